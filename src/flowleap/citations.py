@@ -1,0 +1,145 @@
+"""The papers the parts come from, by BibTeX key. A part names its papers in a class attribute `cites`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CITATIONS", "Citation"]
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A paper on arXiv."""
+
+    key: str
+    title: str
+    authors: str
+    year: int
+    eprint: str
+
+    def bibtex(self) -> str:
+        """Return the BibTeX entry."""
+        return (
+            f"@misc{{{self.key},\n"
+            f"  title = {{{self.title}}},\n"
+            f"  author = {{{self.authors}}},\n"
+            f"  year = {{{self.year}}},\n"
+            f"  eprint = {{{self.eprint}}},\n"
+            f"  archivePrefix = {{arXiv}},\n"
+            f"  url = {{https://arxiv.org/abs/{self.eprint}}}\n"
+            "}"
+        )
+
+
+_PAPERS = (
+    Citation(
+        "lipman2022flow",
+        "Flow Matching for Generative Modeling",
+        "Lipman, Yaron and Chen, Ricky T. Q. and Ben-Hamu, Heli and Nickel, Maximilian and Le, Matt",
+        2022,
+        "2210.02747",
+    ),
+    Citation(
+        "liu2022flow",
+        "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
+        "Liu, Xingchao and Gong, Chengyue and Liu, Qiang",
+        2022,
+        "2209.03003",
+    ),
+    Citation(
+        "albergo2022building",
+        "Building Normalizing Flows with Stochastic Interpolants",
+        "Albergo, Michael S. and Vanden-Eijnden, Eric",
+        2022,
+        "2209.15571",
+    ),
+    Citation(
+        "song2020score",
+        "Score-Based Generative Modeling through Stochastic Differential Equations",
+        "Song, Yang and Sohl-Dickstein, Jascha and Kingma, Diederik P. and Kumar, Abhishek and Ermon, Stefano and "
+        "Poole, Ben",
+        2020,
+        "2011.13456",
+    ),
+    Citation(
+        "song2020denoising",
+        "Denoising Diffusion Implicit Models",
+        "Song, Jiaming and Meng, Chenlin and Ermon, Stefano",
+        2020,
+        "2010.02502",
+    ),
+    Citation(
+        "karras2022elucidating",
+        "Elucidating the Design Space of Diffusion-Based Generative Models",
+        "Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli",
+        2022,
+        "2206.00364",
+    ),
+    Citation(
+        "karras2024analyzing",
+        "Analyzing and Improving the Training Dynamics of Diffusion Models",
+        "Karras, Tero and Aittala, Miika and Lehtinen, Jaakko and Hellsten, Janne and Aila, Timo and Laine, Samuli",
+        2023,
+        "2312.02696",
+    ),
+    Citation(
+        "song2023improved",
+        "Improved Techniques for Training Consistency Models",
+        "Song, Yang and Dhariwal, Prafulla",
+        2023,
+        "2310.14189",
+    ),
+    Citation(
+        "lu2024simplifying",
+        "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models",
+        "Lu, Cheng and Song, Yang",
+        2024,
+        "2410.11081",
+    ),
+    Citation(
+        "esser2024scaling",
+        "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",
+        "Esser, Patrick and Kulal, Sumith and Blattmann, Andreas and Entezari, Rahim and M{\\\"u}ller, Jonas and others",
+        2024,
+        "2403.03206",
+    ),
+    Citation(
+        "frans2024one",
+        "One Step Diffusion via Shortcut Models",
+        "Frans, Kevin and Hafner, Danijar and Levine, Sergey and Abbeel, Pieter",
+        2024,
+        "2410.12557",
+    ),
+    Citation(
+        "boffi2025build",
+        "How to build a consistency model: Learning flow maps via self-distillation",
+        "Boffi, Nicholas M. and Albergo, Michael S. and Vanden-Eijnden, Eric",
+        2025,
+        "2505.18825",
+    ),
+    Citation(
+        "geng2025mean",
+        "Mean Flows for One-step Generative Modeling",
+        "Geng, Zhengyang and Deng, Mingyang and Bai, Xingjian and Kolter, J. Zico and He, Kaiming",
+        2025,
+        "2505.13447",
+    ),
+    Citation(
+        "lin2025design",
+        "On the Design of One-step Diffusion via Shortcutting Flow Paths",
+        "Lin, Haitao and Hu, Peiyan and Ren, Minsi and Gao, Zhifeng and Ma, Zhi-Ming and Ke, Guolin and Wu, Tailin and "
+        "Li, Stan Z.",
+        2025,
+        "2512.11831",
+    ),
+    Citation(
+        "ho2022classifier",
+        "Classifier-Free Diffusion Guidance",
+        "Ho, Jonathan and Salimans, Tim",
+        2022,
+        "2207.12598",
+    ),
+)
+
+CITATIONS: dict[str, Citation] = {paper.key: paper for paper in _PAPERS}
+"""Every paper by its BibTeX key."""

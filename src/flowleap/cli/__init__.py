@@ -1,0 +1,50 @@
+"""The command line: train, sample, evaluate, methods, cite. Each command is a file; the parts know nothing of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flowleap.cli import cite, evaluate, methods, sample, train
+from flowleap.cli.group import OneLine
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="flowleap",
+    cls=OneLine,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train one-step image generators from scratch, sample from them, and measure them.",
+)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"flowleap {version('flowleap')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Train one-step image generators from scratch, sample from them, and measure them."""
+
+
+app.command("train")(train.train)
+app.command("sample")(sample.sample)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(methods.app, name="methods")
+app.command("cite")(cite.cite)
+
+
+def main() -> None:
+    """Run the command line; errors of users are one line on standard error and exit code 2."""
+    app()

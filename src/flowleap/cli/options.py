@@ -1,0 +1,97 @@
+"""What several commands take, and how it is read: numbers of steps, times, labels, devices."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Weights(str, Enum):
+    """Which weights of a run are used: the running average, or those of the last step."""
+
+    ema = "ema"
+    raw = "raw"
+
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `flowleap train` wrote.")]
+Times = Annotated[
+    str | None,
+    typer.Option(metavar="T,T,…", help="Times to visit instead of equal steps, from noise (1) to data (0): 1,0.6,0."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the noise; image i depends on the seed and on i only.")]
+WeightsOption = Annotated[Weights, typer.Option(help="The running average of the weights, or the last ones.")]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="Classifier-free guidance when sampling, 1 for none; it doubles the evaluations."),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples made at a time; changes speed and memory only.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers ≥ 1 separated by commas.
+
+    Raises: typer.BadParameter for anything else.
+    """
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise typer.BadParameter(
+            f"{text!r}: expected whole numbers from 1 up, separated by commas, as in 1,2,4,128", param_hint=option
+        )
+    return found
+
+
+def instants(text: str | None) -> tuple[float, ...] | None:
+    """Decreasing times separated by commas, at least two; None stays None.
+
+    Raises: typer.BadParameter for anything else.
+    """
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) < 2 or any(not early > late for early, late in zip(found, found[1:], strict=False)):
+        raise typer.BadParameter(
+            f"{text!r}: expected at least two decreasing times separated by commas, as in 1,0.6,0",
+            param_hint="--times",
+        )
+    return found
+
+
+def device(name: str) -> torch.device:
+    """The device of a name; "auto" is a GPU where there is one, else the CPU.
+
+    Raises: typer.BadParameter for unknown names and for devices this machine lacks.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        torch.empty(1, device=found)
+    except Exception as error:  # torch raises several types here, some with long dumps
+        reason = str(error).splitlines()[0]
+        raise typer.BadParameter(f"{name!r} cannot be used: {reason}", param_hint="--device") from None
+    return found
+
+
+def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
+    """Stop before any work where the output is there already: a file, or a folder that holds something.
+
+    Raises: ValueError unless `overwrite`.
+    """
+    taken = any(path.iterdir()) if path.is_dir() else path.exists()
+    if taken and not overwrite:
+        raise ValueError(f"{path} exists already: choose another --out, or replace it with --overwrite")

@@ -1,0 +1,158 @@
+"""flowleap sample: pictures or arrays out of a run."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flowleap.cli import options
+from flowleap.cli.group import say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MADE_HERE = re.compile(r"\d{6}\.png|labels\.csv")
+
+
+def sample(
+    run: options.RunFolder,
+    steps: Annotated[int | None, typer.Option(min=1, help="Network steps from noise to image.  [default: 1]")] = None,
+    times: options.Times = None,
+    num: Annotated[int | None, typer.Option(min=1, help="How many samples.  [default: 100; 2000 points]")] = None,
+    seed: options.Seed = 0,
+    label: Annotated[
+        str, typer.Option(metavar="N|all", help="One class, or all in turn: 0, 1, 2, …, and again.")
+    ] = "all",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .png grid (a scatter plot for points), a .npz with `images` float32 (N, C, H, W) in [-1, 1] and "
+            "`labels` (`points` (N, 2) for points; labels are -1 where the run has none), or a folder of one PNG "
+            "each.  [default: samples.png in the run folder]"
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")] = False,
+    weights: options.WeightsOption = options.Weights.ema,
+    guidance: options.Guidance = None,
+    batch: options.BatchSize = 250,
+    device: options.Device = "auto",
+) -> None:
+    """Sample images from a trained run.
+
+    Runs with labels cycle through their classes unless --label names one. Image i depends on the seed and on i only.
+    """
+    if steps is not None and times is not None:
+        raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
+    grid = options.instants(times)
+    path = run / "samples.png" if out is None else out
+    write = writer(path)
+    options.refuse_to_overwrite(path, overwrite)
+
+    from flowleap import runs
+    from flowleap.evaluation import generate
+
+    loaded = runs.load_run(run, weights=weights.value, device=options.device(device))
+    points = len(loaded.shape) == 1
+    if points and write is write_folder:
+        raise ValueError(f"{path}: points are written as a .png scatter plot or a .npz, not as a folder of images")
+    count = num or (2000 if points else 100)
+    wanted = labels(label, count, loaded.flow.num_classes)
+    start = time.perf_counter()
+    samples = generate(
+        loaded.flow,
+        loaded.objective,
+        loaded.shape,
+        count,
+        seed=seed,
+        label=wanted,
+        steps=None if grid else steps or 1,
+        times=grid,
+        guidance=guidance,
+        batch=batch,
+        bounds=None if points else (-1.0, 1.0),
+    )
+    seconds = time.perf_counter() - start
+    write(path, samples, wanted, loaded)
+    nfe = loaded.objective.nfe(len(grid) - 1 if grid else steps or 1, guidance=guidance)
+    say(f"{path}: {count} samples, {nfe} network evaluations each, seed {seed}, {weights.value} weights, {seconds:.2f} s")
+
+
+def labels(text: str, num: int, num_classes: int | None) -> Tensor | None:
+    """The labels to sample with: "all" cycles through the classes, a number repeats one.
+
+    Raises: ValueError for a class the run does not know; typer.BadParameter for anything but a number or "all".
+    """
+    import torch
+
+    from flowleap.evaluation import check_label, cycle
+
+    if text == "all":
+        return cycle(num, num_classes)
+    if not re.fullmatch(r"-?\d+", text):
+        raise typer.BadParameter(f"{text!r}: expected a class number, or all", param_hint="--label")
+    check_label(int(text), num_classes)
+    return torch.full((num,), int(text))
+
+
+Writer = Callable[[Path, "Tensor", "Tensor | None", Any], None]
+
+
+def writer(path: Path) -> Writer:
+    """How to write to a path, by its suffix.
+
+    Raises: ValueError for a suffix that is neither .png nor .npz nor that of a folder.
+    """
+    known: dict[str, Writer] = {".png": write_picture, ".npz": write_arrays, "": write_folder}
+    suffix = "" if path.is_dir() else path.suffix.lower()
+    if suffix not in known:
+        raise ValueError(f"{path}: --out takes a .png, a .npz or a folder, not {path.suffix!r}")
+    return known[suffix]
+
+
+def write_picture(path: Path, samples: Tensor, label: Tensor | None, run: Any) -> None:
+    """A grid of images with a column for each class where all are shown, or points beside the real data."""
+    from flowleap import pictures
+
+    if samples.ndim == 2:
+        pictures.scatter({f"{len(samples)} samples": samples}, path, real=run.dataset().x)
+        return
+    several = label is not None and bool((label != label[0]).any())
+    columns = run.flow.num_classes if several and run.flow.num_classes <= 20 else None
+    pictures.save(pictures.grid(samples, columns), path)
+
+
+def write_arrays(path: Path, samples: Tensor, label: Tensor | None, run: Any) -> None:
+    """images or points in float32, labels in int64 (−1 where there are none)."""
+    import numpy
+
+    numbers = numpy.full(len(samples), -1) if label is None else label.numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    name = "points" if samples.ndim == 2 else "images"
+    with partial.open("wb") as file:
+        numpy.savez_compressed(file, **{name: samples.numpy(), "labels": numbers.astype("int64")})
+    os.replace(partial, path)
+
+
+def write_folder(path: Path, samples: Tensor, label: Tensor | None, run: Any) -> None:
+    """One PNG per image in its own size, 000000.png and up, and labels.csv; earlier files of these names are removed."""
+    from PIL import Image
+
+    from flowleap import pictures
+
+    path.mkdir(parents=True, exist_ok=True)
+    for entry in path.iterdir():
+        if MADE_HERE.fullmatch(entry.name):
+            entry.unlink()
+    for index, colors in enumerate(pictures.pixels(samples)):
+        gray = colors[..., 0] if samples.shape[1] == 1 else colors
+        Image.fromarray(gray).save(path / f"{index:06d}.png")
+    if label is not None:
+        lines = [f"{index:06d}.png,{value}" for index, value in enumerate(label.tolist())]
+        (path / "labels.csv").write_text("\n".join(["file,label", *lines]) + "\n", encoding="utf-8")

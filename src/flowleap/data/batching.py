@@ -1,0 +1,92 @@
+"""Which rows make a batch: a pure function of (key, step), so that a run resumes exactly where it stopped."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from flowleap.randomness import generator
+
+
+@lru_cache(maxsize=4)
+def _order(key: int, stream: str, epoch: int, size: int) -> Tensor:
+    """The permutation of an epoch; remembered, for consecutive steps ask for the same one."""
+    return torch.randperm(size, generator=generator(key, stream, epoch))
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Epoch after epoch in a new order, end to end: every row once per epoch, whatever the batch size.
+
+    Shapes: indices -> (batch,) int64 rows of the data set.
+    """
+
+    def indices(self, label: Tensor | None, size: int, batch: int, step: int, key: int) -> Tensor:
+        """Rows of the batch of this step; `label` plays no part."""
+        _positive(size=size, batch=batch)
+        first, last = step * batch // size, ((step + 1) * batch - 1) // size
+        rows = torch.cat([_order(key, "batching/epoch", epoch, size) for epoch in range(first, last + 1)])
+        start = step * batch - first * size
+        return rows[start : start + batch]
+
+
+@dataclass(frozen=True)
+class ClassGroups:
+    """Batches made of groups of one class, contiguous in the batch; the classes take turns.
+
+    Classes: each round deals every class once, in a new order, so each is drawn uniformly. Rows: a class is
+    gone through in passes, each in a new order; no row returns before all have been seen, and no group holds
+    a row twice (the last group of a pass is filled up with the pass's own first rows).
+    `group=None` takes the largest divisor of the batch that the smallest class can fill. Without labels the
+    whole set is one class, and this is `Shuffled`.
+    Shapes: indices -> (batch,) int64 rows of the data set.
+    Raises: ValueError where groups do not fill the batch, or a class cannot fill a group.
+    """
+
+    group: int | None = None
+
+    def indices(self, label: Tensor | None, size: int, batch: int, step: int, key: int) -> Tensor:
+        """Rows of the batch of this step."""
+        if label is None:
+            return Shuffled().indices(None, size, batch, step, key)
+        _positive(size=size, batch=batch)
+        count = label.bincount()
+        classes = count.nonzero().flatten()
+        group = self.size(count[classes], batch)
+        rows = []
+        for turn in range(step * batch // group, (step + 1) * batch // group):
+            round_, place = divmod(turn, len(classes))
+            chosen = int(classes[_order(key, "batching/classes", round_, len(classes))[place]])
+            rows.append(_group_of_class(label, chosen, group, round_, key))
+        return torch.cat(rows)
+
+    def size(self, counts: Tensor, batch: int) -> int:
+        """Rows of a group, given how many rows each class has."""
+        smallest = int(counts.min())
+        if self.group is None:
+            return max(d for d in range(1, min(batch, smallest) + 1) if batch % d == 0)
+        if self.group < 1 or batch % self.group:
+            raise ValueError(
+                f"a batch of {batch} is not made of whole groups of {self.group}; change one of them"
+            )
+        if self.group > smallest:
+            raise ValueError(
+                f"the smallest class has {smallest} rows and cannot fill a group of {self.group}"
+            )
+        return self.group
+
+
+def _group_of_class(label: Tensor, chosen: int, group: int, turn: int, key: int) -> Tensor:
+    """The group which a class sends on its turn-th turn."""
+    members = (label == chosen).nonzero().flatten()
+    groups_in_pass = -(-len(members) // group)
+    pass_, place = divmod(turn, groups_in_pass)
+    order = _order(key, f"batching/class/{chosen}", pass_, len(members))
+    return members[order[(place * group + torch.arange(group)) % len(members)]]
+
+
+def _positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} is at least 1; got {number}")

@@ -1,0 +1,37 @@
+"""Refuse data that would spoil a run."""
+
+import torch
+
+from flowleap.data.dataset import Dataset
+
+
+def check(dataset: Dataset) -> Dataset:
+    """Return the data set as it is, if it is fit to train on.
+
+    Raises: ValueError for an empty set, NaN or infinity, images outside [-1, 1], labels that do not fit.
+    """
+    name, x, label, classes = dataset.name, dataset.x, dataset.label, dataset.num_classes
+    if not len(x):
+        raise ValueError(f"data set {name!r} is empty")
+    if not x.is_floating_point():
+        raise ValueError(f"data set {name!r} holds {x.dtype}; convert it to float32, images to [-1, 1]")
+    bad = ~x.flatten(1).isfinite().all(dim=1)
+    if bad.any():
+        raise ValueError(
+            f"data set {name!r} holds NaN or infinity in {int(bad.sum())} of {len(x)} rows, the first is row "
+            f"{int(bad.int().argmax())}; remove or repair them"
+        )
+    if dataset.kind == "image" and float(x.abs().max()) > 1:
+        raise ValueError(
+            f"images lie in [-1, 1]; those of {name!r} in [{float(x.min()):g}, {float(x.max()):g}]; rescale them"
+        )
+    if (label is None) != (classes is None):
+        raise ValueError(f"data set {name!r} needs both labels and their number of classes, or neither")
+    if label is not None and classes is not None:
+        if label.shape != (len(x),) or label.dtype != torch.int64:
+            raise ValueError(f"labels are int64 of shape ({len(x)},); got {label.dtype} {tuple(label.shape)}")
+        outside = (label < 0) | (label >= classes)
+        if outside.any():
+            row = int(outside.int().argmax())
+            raise ValueError(f"labels of {name!r} lie in 0 to {classes - 1}; row {row} has {int(label[row])}")
+    return dataset

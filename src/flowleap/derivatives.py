@@ -1,0 +1,166 @@
+"""Derivatives along the flow: dF/dt of a field F(x, t) along a tangent dx/dt, three ways behind one interface.
+
+    dF/dt = ∂_t F + (∇_x F) · dx/dt
+
+| strategy          | how                                                   | order in ε | runs under fused attention |
+|-------------------|-------------------------------------------------------|------------|----------------------------|
+| ExactJVP          | forward-mode AD; value and derivative from one pass   | exact      | no                         |
+| TwoPass           | the same AD without a graph; the value is made anew   | exact      | no                         |
+| CentralDifference | two evaluations at t ± ε                              | 2          | yes                        |
+
+Attention backend, autocast and random state under differentiation are this file's business and nobody else's:
+fused attention has no forward-mode derivative, so the math backend is forced here (torch 2.8 – 2.13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from flowleap.tensors import Image, Time, like
+
+__all__ = ["CentralDifference", "Derivative", "ExactJVP", "TwoPass", "time_rate"]
+
+Field = Callable[[Image, Time], Image]
+
+
+class Derivative(Protocol):
+    """A strategy for dF/dt."""
+
+    single_pass: ClassVar[bool]
+    """Whether the value comes with its reverse-mode graph, so that it can serve as the prediction."""
+
+    def __call__(
+        self,
+        field: Field,
+        x: Image,
+        t: Time,
+        tangent: Image,
+        *,
+        domain: tuple[float, float],
+        curve: Callable[[Time], Image],
+    ) -> tuple[Image | None, Image]:
+        """Return (F(x, t) or None, dF/dt), the derivative without a graph.
+
+        Args:
+            field: F(x, t), differentiable; landing time and label are fixed inside it.
+            x, t, tangent: the point, its time and dx/dt; (batch, *dims), (batch,), (batch, *dims).
+            domain: the times [t_min, t_max] outside which F is not evaluated.
+            curve: t ↦ x_t of the same (x, ε) pair; read by `CentralDifference(along="path")` alone.
+        """
+        ...
+
+
+def _jvp(field: Field, x: Image, t: Time, tangent: Image) -> tuple[Image, Image]:
+    with sdpa_kernel(SDPBackend.MATH):
+        value, rate = torch.func.jvp(field, (x, t), (tangent.to(x.dtype), torch.ones_like(t)))
+    return value, rate.detach().to(x.dtype)
+
+
+@dataclass(frozen=True)
+class ExactJVP:
+    """Forward-mode AD in the pass that also makes the prediction: one evaluation less, a larger graph.
+
+    Source: Geng et al. 2025 (arXiv 2505.13447) algorithm 1.
+    """
+
+    single_pass: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        field: Field,
+        x: Image,
+        t: Time,
+        tangent: Image,
+        *,
+        domain: tuple[float, float],
+        curve: Callable[[Time], Image],
+    ) -> tuple[Image | None, Image]:
+        return _jvp(field, x, t, tangent)
+
+
+@dataclass(frozen=True)
+class TwoPass:
+    """Forward-mode AD under `no_grad`: no reverse graph is kept under the JVP; the prediction is a pass of its own."""
+
+    single_pass: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        field: Field,
+        x: Image,
+        t: Time,
+        tangent: Image,
+        *,
+        domain: tuple[float, float],
+        curve: Callable[[Time], Image],
+    ) -> tuple[Image | None, Image]:
+        with torch.no_grad():
+            return None, _jvp(field, x, t, tangent)[1]
+
+
+@dataclass(frozen=True)
+class CentralDifference:
+    """[F(x₊, t + ε) − F(x₋, t − ε)] / 2ε, of second order; one-sided, of first order, within ε of the domain's ends.
+
+    Args:
+        eps: ε in units of t. 5e-3 balances truncation against fp32 rounding; use 1e-5 in float64.
+        along: "tangent" takes x± = x ± ε·tangent, which carries any velocity (guided, plug-in, own);
+            "path" re-noises the same (x, ε) pair at t ± ε, right for the unguided conditional velocity only.
+
+    Both evaluations see the same random state, so dropout masks agree. The difference is taken in float64.
+    Raises: ValueError for a non-positive ε or an unknown `along`.
+    Source: Wang et al. 2025 (TiM), "differential derivation equation", with ε = 0.005 re-noised along the path.
+    """
+
+    eps: float = 5e-3
+    along: str = "tangent"
+    single_pass: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise ValueError(f"CentralDifference(eps={self.eps}): the step must be positive")
+        if self.along not in ("tangent", "path"):
+            raise ValueError(f'CentralDifference(along={self.along!r}): expected "tangent" or "path"')
+
+    def __call__(
+        self,
+        field: Field,
+        x: Image,
+        t: Time,
+        tangent: Image,
+        *,
+        domain: tuple[float, float],
+        curve: Callable[[Time], Image],
+    ) -> tuple[Image | None, Image]:
+        low, high = domain
+        forward = (high - t).clamp(0.0, self.eps)
+        backward = (t - low).clamp(0.0, self.eps)
+
+        def shifted(h: Time) -> Image:
+            return curve(t + h) if self.along == "path" else x + like(h, x) * tangent
+
+        with torch.no_grad():
+            with _restored_randomness(x.device):
+                after = field(shifted(forward), t + forward)
+            before = field(shifted(-backward), t - backward)
+            span = like((t + forward).double() - (t - backward).double(), x)
+            return None, ((after.double() - before.double()) / span).to(x.dtype)
+
+
+@contextmanager
+def _restored_randomness(device: torch.device) -> Iterator[None]:
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+def time_rate(schedule: Callable[[Time], tuple[Tensor, ...]], t: Time) -> tuple[Tensor, ...]:
+    """Return the exact time derivative of schedules such as (a, b)(t), each (batch,)."""
+    return torch.func.jvp(schedule, (t,), (torch.ones_like(t),))[1]

@@ -1,0 +1,66 @@
+"""Class agreement: how often a classifier fitted on real data finds, in a sample, the label that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowleap.data import Dataset
+from flowleap.randomness import generator
+
+FITTED = 1000  # rows of the seeded permutation the classifier is fitted on; four fifths of a smaller set
+GAMMA: dict[str, float | str] = {"digits": 0.02}  # radial-basis width by data set; "scale" = 1 / (d var) elsewhere
+PENALTY = 10.0
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A support vector classifier exp(−γ |a − b|²) fitted on part of the real data, in the units of the data.
+
+    `score` is its accuracy on the rest of the real data (`held_out` rows): the agreement perfect samples would reach.
+    Units: digits are judged in [−1, 1] with γ = 0.02 and C = 10, where `score` is 0.992; on the same
+    rows the same γ scores 0.990 with pixels in 0..1 and 0.300 with pixels in 0..16.
+    """
+
+    classifier: Any
+    score: float
+    fitted: int
+    held_out: int
+
+    def __call__(self, samples: Tensor, label: Tensor) -> float:
+        """The share of samples whose predicted class is the wanted one.
+
+        Shapes: samples (n, ...), label (n,).
+        """
+        assert len(samples) == len(label), "one label for each sample"
+        return float((self.classifier.predict(rows(samples)) == label.cpu().numpy()).mean())
+
+
+def rows(samples: Tensor) -> Any:
+    """Samples as the classifier sees them: one float64 row each, in the units of the data.
+
+    Shapes: (n, ...) -> (n, d), a numpy array.
+    """
+    return samples.flatten(1).double().cpu().numpy()
+
+
+def fit(dataset: Dataset, seed: int = 0) -> Judge | None:
+    """A judge fitted on the first rows of a seeded permutation of the data; None without labels of two classes or more.
+
+    Deterministic: the same data and seed give the same classifier.
+    """
+    if dataset.label is None:
+        return None
+    from sklearn.svm import SVC
+
+    order = torch.randperm(len(dataset), generator=generator(seed, "judge")).numpy()
+    fitted = min(FITTED, 4 * len(order) // 5)
+    x, label = rows(dataset.x), dataset.label.cpu().numpy()
+    seen, rest = order[:fitted], order[fitted:]
+    if len(set(label[seen].tolist())) < 2:
+        return None
+    classifier = SVC(kernel="rbf", C=PENALTY, gamma=GAMMA.get(dataset.name, "scale")).fit(x[seen], label[seen])
+    return Judge(classifier, float(classifier.score(x[rest], label[rest])), len(seen), len(rest))

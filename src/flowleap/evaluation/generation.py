@@ -1,0 +1,97 @@
+"""Samples by the number: sample i depends on the seed and on i, never on how many are made or in which batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from flowleap import samplers
+from flowleap.flow_map import FlowMap
+from flowleap.objectives import Objective
+
+
+class NotFinite(ValueError):
+    """Some samples hold NaN or infinity."""
+
+
+def cycle(num: int, num_classes: int | None) -> Tensor | None:
+    """Labels 0, 1, …, classes − 1, 0, 1, …: every class equally often. None where there are no classes.
+
+    Shapes: (num,), int64.
+    """
+    return None if num_classes is None else torch.arange(num) % num_classes
+
+
+def check_label(label: int, num_classes: int | None) -> None:
+    """Refuse a label the network was not trained for.
+
+    Raises: ValueError for a network without classes, or a label outside 0 … classes − 1.
+    """
+    if num_classes is None:
+        raise ValueError(f"label {label} was asked for, but this run was trained without labels: leave the label out")
+    if not 0 <= label < num_classes:
+        raise ValueError(f"label {label} is out of range: this run knows the classes 0 to {num_classes - 1}")
+
+
+def device_of(flow: FlowMap) -> torch.device:
+    """The device the network of a flow map lives on; the CPU for a network without parameters."""
+    parameters = flow.network.parameters() if isinstance(flow.network, nn.Module) else iter(())
+    first = next(iter(parameters), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+@contextmanager
+def evaluating(flow: FlowMap) -> Iterator[None]:
+    """Hold the network of a flow map in evaluation mode, without gradients, and leave it as it was."""
+    network = flow.network
+    before = network.training if isinstance(network, nn.Module) else False
+    try:
+        if isinstance(network, nn.Module):
+            network.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        if isinstance(network, nn.Module):
+            network.train(before)
+
+
+def generate(
+    flow: FlowMap,
+    objective: Objective,
+    shape: Sequence[int],
+    num: int,
+    *,
+    seed: int = 0,
+    label: Tensor | None = None,
+    steps: int | None = None,
+    times: Sequence[float] | None = None,
+    guidance: float | None = None,
+    batch: int = 250,
+    bounds: tuple[float, float] | None = None,
+) -> Tensor:
+    """Exactly `num` samples, on the CPU, in float32; sample i starts from the noise of (seed, i).
+
+    Shapes: shape is that of one sample, label (num,) or None -> (num, *shape). `bounds` clamps, as an image file would.
+    Raises: NotFinite where samples hold NaN or infinity; ValueError for a number or batch below 1.
+    """
+    if num < 1 or batch < 1:
+        raise ValueError(f"num={num} samples in batches of {batch}: both must be at least 1")
+    device, parts = device_of(flow), []
+    with evaluating(flow):
+        for start in range(0, num, batch):
+            stop = min(start + batch, num)
+            noise = samplers.noise(seed, torch.arange(start, stop), tuple(shape)).to(device)
+            wanted = None if label is None else label[start:stop].to(device)
+            made = objective.sample(flow, noise, steps=steps, times=times, label=wanted, guidance=guidance)
+            parts.append(made.float().cpu())
+    samples = torch.cat(parts)
+    broken = int((~samples.flatten(1).isfinite().all(dim=1)).sum())
+    if broken:
+        raise NotFinite(
+            f"{broken} of {num} samples are not finite: the network diverged (train with a lower learning rate, "
+            "or resume from an earlier checkpoint) or these steps do not suit it"
+        )
+    return samples if bounds is None else samples.clamp(*bounds)

@@ -1,0 +1,139 @@
+"""Classifier-free guidance: baked in by training, or applied when sampling.
+
+    in training   ṽ = ω v + κ u(x_t, t, t | y) + (1 − ω − κ) u(x_t, t, t | ∅)     effective scale ω/(1 − κ)
+    in sampling   F = F(∅) + w (F(y) − F(∅))                                      two evaluations
+
+Labels, windows and scales of both live here. `guidance=None` ⇔ ω = 1, κ = 0 ⇔ none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flowleap.flow_map import FlowMap, Network
+from flowleap.point import Point
+from flowleap.tensors import Image, Label, Time
+
+__all__ = ["FinestLevel", "Guidance", "guide"]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Guidance folded into the velocity that drives the target, on rows that keep their label and lie in the window.
+
+    ṽ = ω v + κ u(x_t, t, t | y) + (1 − ω − κ) u(x_t, t, t | ∅), no gradient; other rows keep ṽ = v.
+
+    Args:
+        omega, kappa: ω and κ; the fixed point is guided with scale ω/(1 − κ).
+        window: the times [t_min, t_max] in which rows are guided.
+
+    Raises: ValueError for κ ≥ 1 (no fixed point) or an empty window.
+    Source: Geng et al. 2025 (arXiv 2505.13447) eq. 19–21 and appendix; MeanFlow-B/2 uses ω = 1, κ = 0.5.
+    """
+
+    omega: float = 1.0
+    kappa: float = 0.0
+    window: tuple[float, float] = (0.0, 1.0)
+    cites: ClassVar[tuple[str, ...]] = ("geng2025mean", "ho2022classifier")
+
+    def __post_init__(self) -> None:
+        if self.kappa >= 1:
+            raise ValueError(f"Guidance(kappa={self.kappa}): κ < 1 is expected, the scale is ω/(1 − κ)")
+        if not (len(self.window) == 2 and self.window[0] < self.window[1]):
+            raise ValueError(f"Guidance(window={self.window}): two times (from, to) with from < to are expected")
+
+    @property
+    def scale(self) -> float:
+        """The effective guidance scale ω/(1 − κ)."""
+        return self.omega / (1 - self.kappa)
+
+    def rows(self, point: Point) -> Tensor:
+        """Return the indices of the rows to guide; the times and masks are those of the CPU."""
+        inside = (point.t >= self.window[0]) & (point.t <= self.window[1])
+        return _kept(inside, point)
+
+    def __call__(self, flow: FlowMap, point: Point, velocity: Image) -> Image:
+        """Return ṽ, like `velocity`; networks are asked on `point.guided` only."""
+        rows, null = point.guided, 1 - self.omega - self.kappa
+        if rows is None or len(rows) == 0 or (self.kappa == 0 and null == 0):
+            return velocity
+        assert point.label is not None
+        x, t, label = point.x_t[rows], point.t[rows], point.label[rows]
+        with torch.no_grad():
+            known, unknown = _both(flow, x, t, t, label)
+        mixed = self.omega * velocity[rows] + self.kappa * known + null * unknown
+        return velocity.index_copy(0, rows, mixed.to(velocity.dtype))
+
+
+@dataclass(frozen=True)
+class FinestLevel:
+    """Guidance of shortcut models: only jumps made of two finest steps are guided; larger jumps inherit it.
+
+    v = u(∅) + w (u(y) − u(∅)) in both halves of the rows t − r = 2/N.
+
+    Args:
+        scale: w; 1 is none.
+
+    Source: Frans et al. 2024 (arXiv 2410.12557) section 3.2, and its code's `bootstrap_cfg` (TABLE1.md §3.2).
+    """
+
+    scale: float = 1.5
+    cites: ClassVar[tuple[str, ...]] = ("frans2024one", "ho2022classifier")
+
+    def rows(self, point: Point) -> Tensor:
+        """Return the indices of the jumps made of two finest steps."""
+        inside = (point.t > point.r) & (point.t - point.r <= 2.001 * point.finest)
+        return _kept(inside, point)
+
+
+def _kept(inside: Tensor, point: Point) -> Tensor:
+    if point.label is None:
+        raise ValueError("guidance in training contrasts a label with none: give the batch labels, or guidance=None")
+    kept = inside if point.dropped is None else inside & ~point.dropped
+    return kept.nonzero().squeeze(1)
+
+
+def _both(flow: FlowMap, x: Image, t: Time, r: Time, label: Tensor) -> tuple[Image, Image]:
+    """Velocities with the label and with the null label, in one pass of twice the rows."""
+    both = torch.cat([label, _null(label, flow.num_classes)])
+    twice = (torch.cat([v, v]) for v in (x, t, r))
+    known, unknown = flow.velocity(*twice, both).chunk(2)
+    return known, unknown
+
+
+def _null(label: Tensor, num_classes: int | None) -> Tensor:
+    if num_classes is None:
+        raise ValueError(
+            "guidance needs a network trained with labels and a null class, but this one has no `num_classes`"
+        )
+    return torch.full_like(label, num_classes)
+
+
+@dataclass(frozen=True)
+class _Guided:
+    """F(∅) + w (F(y) − F(∅)) as a network: twice the evaluations."""
+
+    network: Network = field(repr=False)
+    num_classes: int | None
+    scale: float
+
+    def __call__(self, x: Image, t: Time, r: Time, label: Label) -> Image:
+        if label is None:
+            raise ValueError("guidance contrasts a label with none: give labels to sample with")
+        both = torch.cat([label, _null(label, self.num_classes)])
+        known, unknown = self.network(*(torch.cat([v, v]) for v in (x, t, r)), both).chunk(2)
+        return unknown + self.scale * (known - unknown)
+
+
+def guide(flow: FlowMap, scale: float | None) -> FlowMap:
+    """Return the map under sampling guidance F(∅) + w (F(y) − F(∅)); w = 1 or None returns the map itself.
+
+    Source: Ho and Salimans 2022 (arXiv 2207.12598) eq. 6, with w = 1 for none.
+    """
+    if scale is None or scale == 1.0:
+        return flow
+    return replace(flow, network=_Guided(flow.network, flow.num_classes, scale))

@@ -1,0 +1,128 @@
+"""Named compositions. Read from top to bottom: each method is the one before it with the parts it changed.
+
+An ablation is one `replace`:
+
+    >>> from dataclasses import replace
+    >>> from flowleap import methods, velocities
+    >>> without_plug_in = replace(methods.esc(), velocity=velocities.Conditional())
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+
+from flowleap.citations import CITATIONS, Citation
+from flowleap.data.batching import ClassGroups
+from flowleap.derivatives import TwoPass
+from flowleap.guidance import FinestLevel
+from flowleap.losses import AdaptivePower, LearnedVariance, Squared
+from flowleap.objectives import EMA, Diagonal, Eulerian, Objective, SelfConsistency
+from flowleap.samplers import Sampling
+from flowleap.times import DyadicGrid, Gradual, LogitNormal, OneTime, SortedPair, Uniform
+from flowleap.velocities import PlugIn
+
+__all__ = ["citations", "esc", "flow_matching", "get", "meanflow", "names", "shortcut"]
+
+
+def flow_matching() -> Objective:
+    """The instantaneous velocity alone, r = t (Lipman et al., 2022; Liu et al., 2022). Needs many steps."""
+    return Objective(
+        name="flow matching",
+        times=OneTime(LogitNormal(mean=-0.4, std=1.0)),
+        target=Diagonal(),
+        loss=Squared(reduce="mean"),
+        sampling=Sampling(finest=1, least=16),
+    )
+
+
+def shortcut(variant: str = "paper", guidance: float | None = None, base_steps: int = 128) -> Objective:
+    """One jump of size d equals two of d/2, down to d = 1/128 (Frans et al., 2024).
+
+    Args:
+        variant: "paper": a quarter of the batch jumps, each row with a size of its own, t uniform on the diagonal.
+            "repo": an eighth, fixed quotas per size, t on the grid, |x_s| and targets clipped at 4, 1e-5 path floor.
+        guidance: scale of classifier-free guidance at the finest level, inherited upwards; None for none.
+        base_steps: the steps of the finest sampler, a power of two.
+    """
+    paper = replace(
+        flow_matching(),
+        name="shortcut",
+        times=DyadicGrid(share=1 / 4, base_steps=base_steps, law=Uniform()),
+        target=SelfConsistency(guidance=None if guidance is None else FinestLevel(guidance)),
+        frozen=EMA(0.999),
+        sampling=Sampling().with_base(base_steps),
+    )
+    if variant == "paper":
+        return paper
+    if variant == "repo":
+        return replace(
+            paper,
+            name="shortcut-repo",
+            path=replace(paper.path, floor=1e-5),
+            times=DyadicGrid(share=1 / 8, base_steps=base_steps, quotas=True),
+            target=replace(paper.target, clip=4.0),
+        )
+    raise ValueError(f'shortcut(variant={variant!r}): expected "paper" or "repo"')
+
+
+def meanflow() -> Objective:
+    """Average velocity learned from its own total derivative (Geng et al., 2025)."""
+    return replace(
+        flow_matching(),
+        name="meanflow",
+        times=SortedPair(LogitNormal(mean=-0.4, std=1.0), diagonal=0.75),
+        target=Eulerian(derivative=TwoPass()),
+        loss=AdaptivePower(power=1.0, eps=1e-2, reduce="sum"),
+        sampling=Sampling(),
+    )
+
+
+def esc() -> Objective:
+    """MeanFlow with the four components of the explicit shortcut model (Lin et al., 2025), each one field.
+
+    Unguided; the published B/2 adds `guidance=Guidance(omega=1.0, kappa=0.5)`.
+    """
+    return replace(
+        meanflow(),
+        name="esc",
+        velocity=PlugIn(probability=0.5),
+        times=Gradual(SortedPair(LogitNormal(mean=-0.4, std=1.0), diagonal=0.75), horizon=1 / 30),
+        loss=LearnedVariance(AdaptivePower(power=1.0, eps=1e-3, reduce="sum")),
+        batching=ClassGroups(),
+    )
+
+
+_METHODS: dict[str, Callable[[], Objective]] = {
+    "flow_matching": flow_matching,
+    "shortcut": shortcut,
+    "shortcut_repo": lambda: shortcut("repo"),
+    "meanflow": meanflow,
+    "esc": esc,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all methods, with underscores."""
+    return tuple(_METHODS)
+
+
+def get(name: str) -> Objective:
+    """Return a method by name, with underscores or hyphens.
+
+    Raises: ValueError for an unknown name, naming its neighbors.
+    """
+    key = name.strip().lower().replace("-", "_").replace(" ", "_")
+    if key in _METHODS:
+        return _METHODS[key]()
+    near = difflib.get_close_matches(key, _METHODS, n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(f"unknown method {name!r}: {hint}known methods are {', '.join(_METHODS)}")
+
+
+def citations(method: str | Objective) -> list[Citation]:
+    """Return the papers of exactly the parts in use, in the order of the composition."""
+    objective = get(method) if isinstance(method, str) else method
+    keys = dict.fromkeys(key for part in objective.parts() for key in getattr(part, "cites", ()))
+    return [CITATIONS[key] for key in keys]

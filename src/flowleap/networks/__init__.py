@@ -1,0 +1,51 @@
+"""Networks: callables network(x, t, r, label) -> tensor like x, knowing nothing of paths or methods."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from flowleap.networks.adapters import StepToken, WithLogVariance
+from flowleap.networks.dit import DiT
+from flowleap.networks.mlp import MLP
+
+__all__ = ["MLP", "DiT", "StepToken", "WithLogVariance", "build", "describe"]
+
+_KINDS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (DiT, MLP, StepToken, WithLogVariance)}
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """Build a network, with fresh parameters, from its `config`: build(network.config) is its twin.
+
+    Raises: ValueError for an unknown kind or option.
+    """
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
+    }
+    kind = options.pop("kind", None)
+    if kind not in _KINDS:
+        near = difflib.get_close_matches(str(kind), _KINDS, n=1, cutoff=0.4)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"unknown kind of network {kind!r}{hint}; known: {', '.join(_KINDS)}")
+    if isinstance(options.get("network"), Mapping):
+        options["network"] = build(options["network"])
+    try:
+        return _KINDS[kind](**options)
+    except TypeError as error:
+        raise ValueError(
+            f"a network of kind {kind} cannot be built from {sorted(options)}: {error}"
+        ) from error
+
+
+def describe(network: nn.Module) -> str:
+    """One line: what the network is, and how many parameters it trains."""
+    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    config = getattr(network, "config", {"kind": type(network).__name__})
+    return f"{_summary(config)}, {trained:,} parameters"
+
+
+def _summary(config: Mapping[str, Any]) -> str:
+    options = {name: value for name, value in config.items() if name != "kind"}
+    shown = (_summary(value) if name == "network" else f"{name}={value}" for name, value in options.items())
+    return f"{config['kind']}({', '.join(shown)})"

@@ -1,0 +1,82 @@
+"""Border adapters: a network seen through another convention, or given one thing more."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowleap.networks.embeddings import TimeEmbedding, zero_linear
+
+Network = Callable[..., Tensor]
+FINEST = 1 / 128
+
+
+class WithLogVariance(nn.Module):
+    """Any network, and beside it a small one ℓ(t, r) for losses with a learned weight; ℓ = 0 at init.
+
+    ℓ(t, r) = linear(SiLU(t_embedder(t) + r_embedder(t - r)))
+    Shapes: as the network's; log_variance: t, r (batch,) -> (batch,).
+    """
+
+    def __init__(self, network: Network, width: int = 64) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.width = width
+        self.t_embedder = TimeEmbedding(width, size=32, max_period=64.0, scale=8.0)
+        self.r_embedder = TimeEmbedding(width, size=32, max_period=64.0, scale=8.0)
+        self.logvar_linear = zero_linear(width, 1)
+
+    @property
+    def num_classes(self) -> int | None:
+        return getattr(self.network, "num_classes", None)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"kind": "WithLogVariance", "network": dict(self.network.config), "width": self.width}
+
+    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.network(x, t, r, label)
+
+    def log_variance(self, t: Tensor, r: Tensor) -> Tensor:
+        with torch.autocast(t.device.type, enabled=False):
+            h = nn.functional.silu(self.t_embedder(t) + self.r_embedder(t - r))
+            return self.logvar_linear(h).squeeze(-1)
+
+
+class StepToken(nn.Module):
+    """Tells the network the size of a step as the published shortcut code does, by its exponent.
+
+    b = log2(1 / max(t - r, 1/128)) stands where the network reads its second time. On the diagonal, r = t,
+    b = 7: the flow itself is the finest step.
+    Shapes: as the network's.
+    Source: Frans et al., arXiv 2410.12557, and its code (kvfrans/shortcut-models).
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network: Any = network
+
+    @property
+    def num_classes(self) -> int | None:
+        return getattr(self.network, "num_classes", None)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"kind": "StepToken", "network": dict(self.network.config)}
+
+    def token(self, t: Tensor, r: Tensor) -> Tensor:
+        """b = log2(1 / max(t - r, 1/128)), from 0 for the whole way to 7 for the finest step."""
+        return -(t - r).clamp_min(FINEST).log2()
+
+    def _second(self, t: Tensor, r: Tensor) -> Tensor:
+        b = self.token(t, r)
+        return b if getattr(self.network, "second", "span") == "landing" else t - b  # so that t - r is b
+
+    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.network(x, t, self._second(t, r), label)
+
+    @property
+    def log_variance(self) -> Callable[[Tensor, Tensor], Tensor]:
+        inner = self.network.log_variance
+        return lambda t, r: inner(t, self._second(t, r))

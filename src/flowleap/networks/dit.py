@@ -1,0 +1,227 @@
+"""Diffusion transformer (DiT, SiT) for the flow map: two times, optional labels, adaLN-Zero.
+
+Source: Peebles & Xie, arXiv 2212.09748; parameter names as in SiT, arXiv 2401.08740.
+"""
+
+from functools import partial
+from typing import Any, Self, TypedDict, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowleap.networks.embeddings import (
+    Conditioned,
+    Second,
+    TimeEmbedding,
+    linear,
+    modulate,
+    modulation,
+    sincos_positions,
+    zero_linear,
+)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; its derivative forward in time needs the MATH backend, set from outside."""
+
+    def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = linear(width, 3 * width)
+        self.proj = linear(width, width)
+        self.q_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
+        return self.proj(h.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = linear(width, hidden)
+        self.fc2 = linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """x + gate · branch(modulated LayerNorm x), for attention, then for the MLP; the identity at init."""
+
+    def __init__(self, width: int, heads: int, hidden: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.width = width
+        self.attn = Attention(width, heads, qk_norm)
+        self.mlp = Mlp(width, hidden)
+        self.adaLN_modulation = modulation(width, 6 * width)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.adaLN_modulation(c)[:, None].chunk(
+            6, dim=-1
+        )
+        x = torch.addcmul(x, gate_1, self.attn(modulate(self._norm(x), shift_1, scale_1)))
+        return torch.addcmul(x, gate_2, self.mlp(modulate(self._norm(x), shift_2, scale_2)))
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.width,), eps=1e-6)
+
+
+class FinalLayer(nn.Module):
+    """Modulated LayerNorm, then a linear layer from tokens to patches; zero at init."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.width = width
+        self.linear = zero_linear(width, outputs)
+        self.adaLN_modulation = modulation(width, 2 * width)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, dim=-1)
+        return self.linear(modulate(F.layer_norm(x, (self.width,), eps=1e-6), shift, scale))
+
+
+class PatchEmbedding(nn.Module):
+    """Image -> tokens: the convolution `proj` with stride = patch, computed as one matrix product."""
+
+    def __init__(self, channels: int, patch: int, width: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
+        nn.init.xavier_uniform_(self.proj.weight.view(width, -1))
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.patch
+        x = x.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # (batch, channel, row, p, column, q)
+        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (batch, token, channel · p · q)
+        return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class Options(TypedDict, total=False):
+    """What the sizes leave open; see `DiT`."""
+
+    mlp_ratio: float
+    second: Second
+    qk_norm: bool
+    log_variance: bool
+    time_scale: float
+
+
+class DiT(Conditioned):
+    """Transformer over image patches, conditioned on (t, r, label) by adaLN-Zero: exactly zero at init.
+
+    F = unpatchify(final(blocks(patches(x) + positions, c), c))
+    c = t_embedder(t) + r_embedder(t - r) + y_embedder(label)
+    Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last -> like x.
+    Raises: ValueError where the image does not split into patches, or an input does not fit.
+    Source: Peebles & Xie, arXiv 2212.09748, §3.2.
+    """
+
+    def __init__(
+        self,
+        image: tuple[int, int, int],
+        classes: int | None = None,
+        *,
+        patch: int = 2,
+        width: int = 192,
+        depth: int = 6,
+        heads: int = 3,
+        mlp_ratio: float = 4.0,
+        second: Second = "span",
+        qk_norm: bool = False,
+        log_variance: bool = False,
+        time_scale: float = 1.0,
+    ) -> None:
+        channels, *size = image
+        if any(side % patch for side in size):
+            raise ValueError(
+                f"an image of {size[0]} x {size[1]} does not split into patches of {patch} x {patch}"
+            )
+        if width % heads or width % 4:
+            raise ValueError(f"width is a multiple of heads and of 4; got width={width}, heads={heads}")
+        super().__init__(width, classes, second, log_variance, partial(TimeEmbedding, scale=time_scale))
+        self.image, self.patch = (channels, *size), patch
+        self.config: dict[str, Any] = {
+            "kind": "DiT", "image": [channels, *size], "classes": classes, "patch": patch, "width": width,
+            "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio, "second": second, "qk_norm": qk_norm,
+            "log_variance": log_variance, "time_scale": time_scale,
+        }  # fmt: skip
+        self.x_embedder = PatchEmbedding(channels, patch, width)
+        self.register_buffer("pos_embed", sincos_positions(width, size[0] // patch, size[1] // patch))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, int(width * mlp_ratio), qk_norm) for _ in range(depth)
+        )
+        self.final_layer = FinalLayer(width, patch * patch * channels)
+
+    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
+        if x.shape[1:] != self.image:
+            raise ValueError(f"this network takes images of shape {self.image}; got a batch {tuple(x.shape)}")
+        c = self._condition(x, t, r, label)
+        tokens = self.x_embedder(x) + self.pos_embed
+        for block in self.blocks:
+            tokens = block(tokens, c)
+        return self._unpatchify(self.final_layer(tokens, c))
+
+    def _unpatchify(self, tokens: Tensor) -> Tensor:
+        (channels, height, width), p = self.image, self.patch
+        x = tokens.view(len(tokens), height // p, width // p, p, p, channels)  # row, column, p, q, channel
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), channels, height, width)
+
+    @classmethod
+    def tiny(
+        cls,
+        image: tuple[int, int, int],
+        classes: int | None = None,
+        patch: int = 2,
+        **options: Unpack[Options],
+    ) -> Self:
+        """6 layers, 192 wide."""
+        return cls(image, classes, patch=patch, width=192, depth=6, heads=3, **options)
+
+    @classmethod
+    def small(
+        cls,
+        image: tuple[int, int, int],
+        classes: int | None = None,
+        patch: int = 2,
+        **options: Unpack[Options],
+    ) -> Self:
+        """DiT-S: 12 layers, 384 wide, 33 M parameters."""
+        return cls(image, classes, patch=patch, width=384, depth=12, heads=6, **options)
+
+    @classmethod
+    def base(
+        cls,
+        image: tuple[int, int, int],
+        classes: int | None = None,
+        patch: int = 2,
+        **options: Unpack[Options],
+    ) -> Self:
+        """DiT-B: 12 layers, 768 wide, 131 M parameters."""
+        return cls(image, classes, patch=patch, width=768, depth=12, heads=12, **options)
+
+    @classmethod
+    def large(
+        cls,
+        image: tuple[int, int, int],
+        classes: int | None = None,
+        patch: int = 2,
+        **options: Unpack[Options],
+    ) -> Self:
+        """DiT-L: 24 layers, 1024 wide, 460 M parameters."""
+        return cls(image, classes, patch=patch, width=1024, depth=24, heads=16, **options)
+
+    @classmethod
+    def xlarge(
+        cls,
+        image: tuple[int, int, int],
+        classes: int | None = None,
+        patch: int = 2,
+        **options: Unpack[Options],
+    ) -> Self:
+        """DiT-XL: 28 layers, 1152 wide, 676 M parameters."""
+        return cls(image, classes, patch=patch, width=1152, depth=28, heads=16, **options)

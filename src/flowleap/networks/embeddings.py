@@ -1,0 +1,173 @@
+"""How time and label enter a network: c = t_embedder(t) + r_embedder(t - r) + y_embedder(label).
+
+Time enters unscaled, in [0, 1], and its path stays in fp32 under autocast: a derivative in t taken through
+bf16 sines is noise. Parameter names are those of SiT and DiT, so their checkpoints load.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Second = Literal["span", "landing"]
+
+
+def sinusoid(t: Tensor, size: int = 256, max_period: float = 10_000.0) -> Tensor:
+    """Cosines, then sines, of t at geometric frequencies.
+
+    e_k(t) = cos(ω_k t),  e_{k + size/2}(t) = sin(ω_k t),  ω_k = max_period^(-2k / size)
+    Shapes: t (batch,) -> (batch, size), in at least fp32.
+    """
+    t = t.to(torch.promote_types(t.dtype, torch.float32))
+    exponent = torch.arange(size // 2, dtype=t.dtype, device=t.device) / (size // 2)
+    angle = t[:, None] * torch.exp(-math.log(max_period) * exponent)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """Embeds a time: Linear(SiLU(Linear(sinusoid(scale · t)))), in fp32 even under autocast.
+
+    Shapes: t (batch,) -> (batch, width).
+    """
+
+    def __init__(self, width: int, size: int = 256, max_period: float = 10_000.0, scale: float = 1.0) -> None:
+        super().__init__()
+        self.size, self.max_period, self.scale = size, max_period, scale
+        self.mlp = nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width))
+        for name, parameter in self.mlp.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.02)
+            else:
+                nn.init.zeros_(parameter)
+
+    def forward(self, t: Tensor) -> Tensor:
+        with torch.autocast(t.device.type, enabled=False):
+            waves = sinusoid(self.scale * t, self.size, self.max_period)
+            return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
+
+
+class LabelEmbedding(nn.Module):
+    """Embeds a label; the table has one row more than there are classes, its last is the null class.
+
+    Shapes: label (batch,) int64 in [0, classes], or None for the null class throughout -> (batch, width).
+    Raises: ValueError for a label out of range (looked at on the CPU only: no CUDA synchronization).
+    """
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.embedding_table = nn.Embedding(classes + 1, width)
+        nn.init.normal_(self.embedding_table.weight, std=0.02)
+
+    def forward(self, label: Tensor | None, batch: int) -> Tensor:
+        if label is None:
+            return self.embedding_table.weight[self.classes].expand(batch, -1)
+        if label.shape != (batch,) or label.is_floating_point() or label.dtype == torch.bool:
+            raise ValueError(
+                f"labels are integers of shape ({batch},), one per sample; "
+                f"got {label.dtype} {tuple(label.shape)}"
+            )
+        if label.device.type == "cpu" and batch and not torch.compiler.is_compiling():
+            low, high = (int(end) for end in label.aminmax())
+            if low < 0 or high > self.classes:
+                raise ValueError(
+                    f"label {low if low < 0 else high} is out of range: this network knows the classes 0 to "
+                    f"{self.classes - 1}, and {self.classes} for 'no class'"
+                )
+        return self.embedding_table(label)
+
+
+def sincos_positions(width: int, rows: int, columns: int) -> Tensor:
+    """Fixed two-dimensional positions: half of the channels for the column (w), then half for the row.
+
+    Each half is sin ‖ cos of the position at width/4 geometric frequencies from 1 to 1/10000.
+    Shapes: -> (1, rows · columns, width), tokens in row-major order.
+    """
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    frequency = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angle = torch.stack([column.flatten(), row.flatten()], dim=1)[:, :, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=2).flatten(1)[None].float()
+
+
+class Conditioned(nn.Module):
+    """What every network here shares: the embeddings of (t, r, label) and the log-variance head.
+
+    `second` says what r_embedder is fed: the span t - r (MeanFlow, ESC) or the landing time r itself.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        classes: int | None,
+        second: Second,
+        log_variance: bool,
+        time: Callable[[int], TimeEmbedding],
+    ) -> None:
+        super().__init__()
+        if second not in ("span", "landing"):
+            raise ValueError(f"second is 'span' (feeds t - r) or 'landing' (feeds r); got {second!r}")
+        if classes is not None and classes < 1:
+            raise ValueError(f"classes is at least 1, or None for an unconditional network; got {classes}")
+        self.num_classes, self.second = classes, second
+        self.t_embedder, self.r_embedder = time(width), time(width)
+        if classes is not None:
+            self.y_embedder = LabelEmbedding(classes, width)
+        if log_variance:
+            self.logvar_linear = zero_linear(width, 1)
+
+    def _times(self, t: Tensor, r: Tensor) -> Tensor:
+        return self.t_embedder(t) + self.r_embedder(t - r if self.second == "span" else r)
+
+    def _condition(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None) -> Tensor:
+        if t.shape != x.shape[:1] or r.shape != x.shape[:1]:
+            raise ValueError(
+                f"t and r have one entry per sample, shape ({len(x)},); "
+                f"got {tuple(t.shape)} and {tuple(r.shape)}"
+            )
+        if self.num_classes is not None:
+            return self._times(t, r) + self.y_embedder(label, len(x))
+        if label is not None:
+            raise ValueError("this network is unconditional: build it with classes=..., or pass label=None")
+        return self._times(t, r)
+
+    def _log_variance(self, t: Tensor, r: Tensor) -> Tensor:
+        with torch.autocast(t.device.type, enabled=False):
+            return self.logvar_linear(self._times(t, r)).squeeze(-1)
+
+    @property
+    def log_variance(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """ℓ(t, r), one linear head on the embedded times; absent unless built with log_variance=True.
+
+        Shapes: t, r (batch,) -> (batch,).
+        """
+        if "logvar_linear" not in self._modules:
+            raise AttributeError("no log-variance head: build with log_variance=True, or use WithLogVariance")
+        return self._log_variance
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer with Xavier weights and no bias yet, as everywhere in the transformer."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer that answers zero until it is trained."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def modulation(width: int, outputs: int) -> nn.Sequential:
+    """adaLN-Zero: the layer from a condition to shifts, scales and gates, all zero at init."""
+    return nn.Sequential(nn.SiLU(), zero_linear(width, outputs))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x · (1 + scale) + shift, in one pass over x."""
+    return torch.addcmul(shift, x, 1 + scale)

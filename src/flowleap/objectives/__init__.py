@@ -1,0 +1,8 @@
+"""Objectives: one file per identity, and the composition that trains a network with it."""
+
+from flowleap.objectives.base import EMA, Identity, Objective, Self
+from flowleap.objectives.diagonal import Diagonal
+from flowleap.objectives.eulerian import Eulerian
+from flowleap.objectives.self_consistency import SelfConsistency
+
+__all__ = ["EMA", "Diagonal", "Eulerian", "Identity", "Objective", "Self", "SelfConsistency"]

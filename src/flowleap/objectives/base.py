@@ -1,0 +1,364 @@
+"""An objective is a value: a frozen dataclass whose fields are the design space.
+
+`draw` makes all random choices, `point` none, `regress` holds the network to its target, `per_sample` weighs the
+residual. Every step is public, so that a published loss can be compared number by number.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from flowleap.couplings import Coupling, Independent
+from flowleap.data.batching import ClassGroups, Shuffled
+from flowleap.flow_map import FlowMap, Network
+from flowleap.guidance import Guidance
+from flowleap.losses import Loss, Squared
+from flowleap.objectives.diagonal import Diagonal, diagonal
+from flowleap.parameterization import AverageVelocity, Parameterization
+from flowleap.paths import LinearPath, Path
+from flowleap.point import Batch, Point, Regression, Target
+from flowleap.randomness import generator
+from flowleap.samplers import Sampling
+from flowleap.tensors import Image, Label, Time
+from flowleap.times import OneTime, TimeLaw
+from flowleap.velocities import Conditional, PlugIn, VelocitySource
+
+__all__ = ["EMA", "Identity", "Objective", "Self"]
+
+
+@dataclass(frozen=True)
+class Self:
+    """The frozen map of a target is the network as it stands (stop-gradient, decay 0)."""
+
+
+@dataclass(frozen=True)
+class EMA:
+    """The frozen map of a target is a moving average: decay min(μ, (1 + k)/(10 + k)) after k updates.
+
+    Source: Frans et al. 2024 (arXiv 2410.12557): μ = 0.999. The warm-up is the usual one of averaged weights.
+    """
+
+    decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"EMA(decay={self.decay}): a decay in [0, 1) is expected")
+
+    def at(self, updates: int) -> float:
+        """Return the decay of the update after `updates` others."""
+        return min(self.decay, (1 + updates) / (10 + updates))
+
+
+class Identity(Protocol):
+    """An identity turned into a target for the rows r < t."""
+
+    @property
+    def horizon(self) -> float | None:
+        """A fraction of the run after which the target no longer changes its form, or None."""
+        ...
+
+    def refusal(self, flow: FlowMap) -> str | None:
+        """Return why the identity is singular for this path and parameterization, or None."""
+        ...
+
+    def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
+        """Return the target of the rows of `point`, all of which have r < t and carry `point.v`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A training method as a composition of parts; change one with `dataclasses.replace`.
+
+    Args:
+        name: what reports call it.
+        path, parameterization: how data becomes noise, and what the network output means.
+        times: the joint law of (t, s, r).
+        coupling: how noise meets data.
+        velocity: which velocity drives the target.
+        guidance: classifier-free guidance in training, or None.
+        target: the identity for the rows r < t; rows r = t always take the diagonal.
+        loss: distance and weight.
+        frozen: which copy of the network targets are made with.
+        label_dropout: the share of rows trained with the null label.
+        batching: how batches are composed (`ClassGroups` for the class-consistent ones of ESC).
+        sampling: how the method is meant to be sampled.
+        steps: the length of the run, which horizons are fractions of; None counts every horizon as passed.
+
+    Raises: ValueError where parts do not fit one another.
+    """
+
+    name: str = "flow matching"
+    path: Path = LinearPath()
+    parameterization: Parameterization = AverageVelocity()
+    times: TimeLaw = OneTime()
+    coupling: Coupling = Independent()
+    velocity: VelocitySource = Conditional()
+    guidance: Guidance | None = None
+    target: Identity = Diagonal()
+    loss: Loss = Squared()
+    frozen: Self | EMA = Self()
+    label_dropout: float = 0.1
+    batching: Shuffled | ClassGroups = Shuffled()
+    sampling: Sampling = Sampling()
+    steps: int | None = None
+    cites: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout={self.label_dropout}: a share of the rows in [0, 1] is expected")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps={self.steps}: a run of at least one step is expected")
+        if self.times.support[1] < self.path.t_max and self.path.t_max > 1:
+            raise ValueError(
+                f"{type(self.times).__name__} draws times in {self.times.support}, but the time of "
+                f"{type(self.path).__name__} is a noise level in [{self.path.t_min:g}, {self.path.t_max:g}]: use a law "
+                "such as LogNormal(-1.2, 1.2)"
+            )
+        refusal = self.target.refusal(self.flow_map(_unused))
+        if refusal is not None:
+            meaning = f"{type(self.parameterization).__name__} on {type(self.path).__name__}"
+            raise ValueError(f"{type(self.target).__name__} does not fit {meaning}: {refusal}")
+
+    def flow_map(self, network: Network) -> FlowMap:
+        """Wrap a network in this objective's parameterization and path."""
+        return FlowMap(network, self.parameterization, self.path)
+
+    def for_run(self, steps: int) -> Objective:
+        """Return the objective with its horizons resolved for a run of `steps` steps."""
+        return replace(self, steps=steps)
+
+    def horizons(self) -> dict[str, float]:
+        """Return every horizon by the name of its field, as a fraction of the run."""
+        found = {f"{f.name}": getattr(getattr(self, f.name), "horizon", None) for f in fields(self)}
+        return {name: value for name, value in found.items() if value}
+
+    def progress(self, step: int) -> float:
+        """Return the fraction of the run that has passed; 1 where the length of the run is unknown."""
+        if self.steps is not None:
+            return min(1.0, step / self.steps)
+        if self.horizons():
+            warnings.warn(
+                f"{self.name}: the length of the run is unknown, so its horizons {self.horizons()} count as passed; "
+                "use objective.for_run(steps)",
+                stacklevel=3,
+            )
+        return 1.0
+
+    def __call__(
+        self, flow: FlowMap, frozen: FlowMap | None = None, batch: Batch | None = None, step: int = 0, key: int = 0
+    ) -> Tensor:
+        """Return the weighted loss of every row, (batch,): draw, regress and weigh in one call.
+
+        Args:
+            flow: the map in training. frozen: the map targets are made with; None for `flow` itself.
+            batch: the data. step: the training step. key: the seed of the run.
+        """
+        if batch is None:
+            raise ValueError("an objective is called with a batch: objective(flow, frozen, Batch(x, label), step, key)")
+        point = self.draw(batch, step, key, frozen)
+        return self.per_sample(self.regress(flow, frozen, point), point)
+
+    def draw(self, batch: Batch, step: int, key: int, frozen: FlowMap | None = None) -> Point:
+        """Make every random choice of a step: order, times, noise, dropped labels, plug-in rows.
+
+        Draws are made on the CPU for the global batch, keyed by (key, stream, step), and sliced by `batch.row`.
+        """
+        total = batch.total
+        law = self.times.draw(generator(key, "times", step), total, self.progress(step))
+        order = torch.randperm(total, generator=generator(key, "order", step))
+        slots, rows = _local(order, batch.row)
+        off = int((slots < law.off).sum())
+        noise = batch.noise
+        if noise is None:
+            shape = (total, *batch.x.shape[1:])
+            noise = self.coupling.noise(generator(key, "noise", step), shape)
+            noise = noise[order[slots]].to(batch.x)
+        else:
+            noise = noise[rows.to(noise.device)]
+        dropped = self._chance(batch.label is not None, self.label_dropout, key, "labels", step, total, slots)
+        share = self.velocity.probability if isinstance(self.velocity, PlugIn) else 0.0
+        plug_in = self._chance(0 < share < 1, share, key, "plug-in", step, total, slots)
+        here = rows.to(batch.x.device)
+        label = None if batch.label is None else batch.label[here]
+        t, s, r = (time[slots] for time in law[:3])
+        return self._point(batch.x[here], noise, t, s, r, label, step, dropped, plug_in, label, off)
+
+    def point(
+        self,
+        x: Image,
+        noise: Image,
+        t: Time,
+        s: Time,
+        r: Time,
+        label: Label = None,
+        step: int = 0,
+        dropped: Tensor | None = None,
+        plug_in: Tensor | None = None,
+        group: Tensor | None = None,
+    ) -> Point:
+        """Make a point without any randomness: rows with r < t must come first.
+
+        `group` defaults to the label: which rows are one class for the plug-in velocity.
+        """
+        ahead = (r < t).cpu()
+        off = int(ahead.sum())
+        if not bool(ahead[:off].all()):
+            raise ValueError("rows with r < t come first in a point, then the rows with r = t: sort the rows so")
+        group = label if group is None else group
+        return self._point(x, noise, t.cpu(), s.cpu(), r.cpu(), label, step, dropped, plug_in, group, off)
+
+    def _point(
+        self,
+        x: Image,
+        noise: Image,
+        t: Time,
+        s: Time,
+        r: Time,
+        label: Label,
+        step: int,
+        dropped: Tensor | None,
+        plug_in: Tensor | None,
+        group: Tensor | None,
+        off: int,
+    ) -> Point:
+        low, high = self.path.t_min, self.path.t_max
+        t, s, r = (time.to(x.dtype).clamp(low, high) for time in (t, s, r))
+        progress = 1.0 if self.steps is None else self.progress(step)
+        blank = Point(
+            self.path, x, noise, t, s, r, x, off, label, dropped, plug_in, group, None, None, self.times.finest
+        )
+        guided = self._guided_rows(blank)
+        move = {name: value.to(x.device) for name, value in (("t", t), ("s", s), ("r", r))}
+        for name, value in (("dropped", dropped), ("plug_in", plug_in), ("group", group), ("guided", guided)):
+            move[name] = None if value is None else value.to(x.device)
+        x_t = self.path.point(x, noise, move["t"])
+        return replace(blank, x_t=x_t, step=step, progress=progress, **move)
+
+    def _guided_rows(self, point: Point) -> Tensor | None:
+        guidance = self.guidance or getattr(self.target, "guidance", None)
+        if guidance is None:
+            return None
+        mask = None if point.dropped is None else point.dropped.cpu()
+        return guidance.rows(replace(point, dropped=mask))
+
+    @staticmethod
+    def _chance(
+        wanted: bool, share: float, key: int, stream: str, step: int, total: int, slots: Tensor
+    ) -> Tensor | None:
+        if not wanted or share == 0:
+            return None
+        return (torch.rand(total, generator=generator(key, stream, step)) < share)[slots]
+
+    def regress(self, flow: FlowMap, frozen: FlowMap | None, point: Point) -> Regression:
+        """Predict on every row with one student pass and hold it to the identity (r < t) or the diagonal (r = t)."""
+        frozen = flow if frozen is None else frozen
+        self._check(flow), self._check(frozen)
+        with torch.no_grad():
+            v = self.velocity(point, frozen)
+            v = v if self.guidance is None else self.guidance(frozen, point, v)
+            point = replace(point, v=v)
+            rest = point.rows(point.off, len(point))
+            target = diagonal(flow, rest)
+        jump = self.target(flow, frozen, point.rows(0, point.off)) if point.off else None
+        done = 0 if jump is None or jump.prediction is None else point.off
+        label = point.network_label(flow.num_classes)
+        prediction = flow.output(
+            point.x_t[done:], point.t[done:], point.r[done:], None if label is None else label[done:]
+        )
+        if done and jump is not None and jump.prediction is not None:
+            prediction = torch.cat([jump.prediction, prediction])
+        if jump is not None:
+            target = torch.cat([jump.value.to(target.dtype), target])
+        log_variance = flow.log_variance(point.t, point.r)
+        norm = None if jump is None else jump.derivative_norm
+        return Regression(prediction, target, log_variance, derivative_norm=norm)
+
+    def per_sample(self, regression: Regression, point: Point) -> Tensor:
+        """Return the weighted loss of every row, (batch,)."""
+        return self.loss(regression, point)
+
+    def _check(self, flow: FlowMap) -> None:
+        if flow.path != self.path or flow.parameterization != self.parameterization:
+            raise ValueError(
+                f"{self.name} trains {self.parameterization} on {self.path}, but the map is {flow.parameterization} on "
+                f"{flow.path}: build it with objective.flow_map(network)"
+            )
+
+    def sample(
+        self,
+        flow: FlowMap,
+        noise: Image,
+        steps: int | None = None,
+        times: Sequence[float] | None = None,
+        label: Label = None,
+        guidance: float | None = None,
+    ) -> Image:
+        """Return images from standard normal noise in `steps` steps (one by default) or over given times.
+
+        Warns: where a budget was not trained, or guidance comes on top of what training baked in.
+        """
+        for advice in self.advice(steps, times, guidance):
+            warnings.warn(advice, stacklevel=2)
+        return self.sampling.sample(flow, noise, steps or 1, times, label, guidance)
+
+    def advice(
+        self, steps: int | None = None, times: Sequence[float] | None = None, guidance: float | None = None
+    ) -> list[str]:
+        """Return, in sentences, what about a way of sampling this method was not trained for."""
+        count = (steps or 1) if times is None else len(times) - 1
+        budget = self.sampling.advice(count, uniform=times is None)
+        found = [] if budget is None else [f"{self.name} in {count} step{'s' * (count > 1)}: {budget}"]
+        if guidance is not None and guidance != 1.0:
+            found += self._guidance_advice(count, guidance)
+        return found
+
+    def _guidance_advice(self, steps: int, scale: float) -> list[str]:
+        if self.guidance is not None and self.guidance.scale != 1.0:
+            baked = f"guidance of scale {self.guidance.scale:g} was baked in by training"
+            return [f"{self.name}: {baked}, and {scale:g} at sampling comes on top; sample without"]
+        finest = self.sampling.finest
+        if finest is not None and self.sampling.trained is not None and steps < finest:
+            meant = f"guidance at sampling is meant for its finest step only ({finest} steps)"
+            return [f"{self.name} in {steps} steps: {meant}; larger jumps never saw the null label"]
+        if self.label_dropout == 0:
+            return [f"{self.name}: the null label was never trained (label_dropout=0), guidance contrasts with nothing"]
+        return []
+
+    def nfe(self, steps: int, guidance: float | None = None) -> int:
+        """Return the number of network evaluations of one image."""
+        return steps * (1 if guidance is None or guidance == 1.0 else 2)
+
+    def parts(self) -> list[Any]:
+        """Return every part of the composition, depth first."""
+        return _parts(self)
+
+
+def _parts(value: Any) -> list[Any]:
+    found = [value]
+    for f in fields(value):
+        child = getattr(value, f.name)
+        if is_dataclass(child) and not isinstance(child, type):
+            found += _parts(child)
+    return found
+
+
+def _unused(x: Image, t: Time, r: Time, label: Label) -> Image:
+    raise AssertionError("this map only carries a path and a parameterization")
+
+
+def _local(order: Tensor, row: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the slots this process holds and, for each, its row in the local batch."""
+    if row is None:
+        return torch.arange(len(order)), order
+    where = torch.full((len(order),), -1, dtype=torch.int64)
+    where[row.cpu()] = torch.arange(len(row))
+    local = where[order]
+    slots = (local >= 0).nonzero().squeeze(1)
+    return slots, local[slots]

@@ -1,0 +1,68 @@
+"""Self-consistency: one jump equals two, X_{t→r} = X_{s→r} ∘ X_{t→s}. Shortcut models, interval splitting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from flowleap.flow_map import FlowMap
+from flowleap.guidance import FinestLevel, guide
+from flowleap.point import Point, Target
+from flowleap.tensors import Image, Label, Time
+
+__all__ = ["SelfConsistency"]
+
+
+@dataclass(frozen=True)
+class SelfConsistency:
+    """F* = the output whose jump lands where two frozen jumps land: X_{s→r}(X_{t→s}(x_t)).
+
+    On the linear path with the average velocity this is F* = ½ (u(x_t, t, s) + u(x_s, s, r)) for s half-way.
+    Jumps no longer than `point.finest` ask the network on the diagonal, u(x, t, t), as shortcut models do.
+
+    Args:
+        clip: bound on |x_s| and |F*| (4 in the shortcut code, for its latents), or None.
+        guidance: classifier-free guidance of the finest jumps, inherited by all others, or None.
+
+    Exact for: any exact flow map, where no jump is at the finest level.
+    Source: Frans et al. 2024 (arXiv 2410.12557) eq. 4–5.
+    """
+
+    clip: float | None = None
+    guidance: FinestLevel | None = None
+    horizon: ClassVar[None] = None
+    cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"SelfConsistency(clip={self.clip}): a positive bound is expected, or None")
+
+    def refusal(self, flow: FlowMap) -> str | None:
+        """Return why the finest jumps would be wrong on this path, or None."""
+        return flow.parameterization.euler_refusal(flow.path)
+
+    @torch.no_grad()
+    def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
+        p, label = point, point.network_label(frozen.num_classes)
+        x_s = self._clipped(self._jump(frozen, p, p.x_t, p.t, p.s, label))
+        x_r = self._jump(frozen, p, x_s, p.s, p.r, label)
+        return Target(self._clipped(flow.output_for(x_r, p.x_t, p.t, p.r)))
+
+    def _jump(self, frozen: FlowMap, p: Point, x: Image, t: Time, r: Time, label: Label) -> Image:
+        instant = (t - r) <= 1.001 * p.finest
+        asked = torch.where(instant, t, r)
+        output = frozen.output(x, t, asked, label)
+        rows = p.guided
+        if self.guidance is not None and rows is not None and len(rows) and label is not None:
+            guided = guide(frozen, self.guidance.scale).output(x[rows], t[rows], asked[rows], label[rows])
+            output = output.index_copy(0, rows, guided.to(output.dtype))
+        return frozen.step(output, x, t, r)
+
+    def _clipped(self, x: Image) -> Image:
+        return x if self.clip is None else x.clamp(-self.clip, self.clip)
+
+    def with_guidance(self, scale: float) -> SelfConsistency:
+        """Return the same target with its finest jumps guided at this scale."""
+        return replace(self, guidance=FinestLevel(scale))

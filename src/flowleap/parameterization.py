@@ -1,0 +1,170 @@
+"""What the raw network output F means: X_{t→r}(x) = a(t, r)·x + b(t, r)·F, with a(t, t) = 1 and b(t, t) = 0.
+
+| parameterization | a, b                                       | F is                         | singular where            |
+|------------------|--------------------------------------------|------------------------------|---------------------------|
+| AverageVelocity  | 1, r − t                                   | (X − x)/(r − t)              | nowhere                   |
+| Velocity         | the path's DDIM transfer                   | a velocity of one (x, ε)     | trigonometric full jump¹  |
+| Endpoint         | σ_r/σ_t, α_r − α_t σ_r/σ_t                 | the clean image              | departure at σ = 0; r = 0¹|
+| Noise            | α_r/α_t, κ(σ_r − σ_t α_r/α_t)              | the noise                    | departure at α = 0        |
+| EDM              | Endpoint ∘ (c_skip, c_out), input c_in     | Karras' preconditioned net   | departure at σ = 0; r = 0¹|
+
+¹ only for Eulerian targets, which divide by ∂_t b: see `eulerian_singularity`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flowleap.derivatives import time_rate
+from flowleap.paths import Path
+from flowleap.tensors import Time
+
+__all__ = ["EDM", "AverageVelocity", "Endpoint", "Noise", "Parameterization", "Velocity"]
+
+
+class Parameterization(ABC):
+    """The coefficients (a, b) of X = a·x + b·F and all that follows from them; subclasses are final."""
+
+    @abstractmethod
+    def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
+        """Return (a, b), each (batch,)."""
+
+    def input_scale(self, path: Path, t: Time) -> Tensor | None:
+        """Return the factor on the network's input, (batch,), or None for 1."""
+        return None
+
+    def departure_rates(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
+        """Return (∂_t a, ∂_t b), each (batch,), exactly."""
+        a_rate, b_rate = time_rate(lambda time: self.coefficients(path, time, r), t)
+        return a_rate, b_rate
+
+    def landing_rates(self, path: Path, t: Time) -> tuple[Tensor, Tensor]:
+        """Return (∂_r a, ∂_r b) at r = t, where u(x, t, t) = ∂_r a·x + ∂_r b·F."""
+        a_rate, b_rate = time_rate(lambda time: self.coefficients(path, t, time), t)
+        return a_rate, b_rate
+
+    def singularity(self, path: Path) -> str | None:
+        """Return why maps of this parameterization are infinite somewhere on this path, or None."""
+        t, r = _jumps(path)
+        a, b = self.coefficients(path, t, r)
+        return _first_bad(~((a.abs() < 1e9) & (b.abs() < 1e9)), t, r, "a or b is infinite")
+
+    def eulerian_singularity(self, path: Path) -> str | None:
+        """Return why F* = −(ȧx + av + b dF/dt)/ḃ is infinite somewhere on this path, or None."""
+        t, r = _jumps(path)
+        rate = self.departure_rates(path, t, r)[1]
+        scale = rate.abs().amax() * 1e-9
+        bad = ~rate.isfinite() | (rate.abs() <= scale) | (torch.sign(rate) != torch.sign(rate[0]))
+        return _first_bad(bad, t, r, "∂_t b vanishes")
+
+    def euler_refusal(self, path: Path) -> str | None:
+        """Return why stepping with the instantaneous F over a finite step is wrong on this path, or None."""
+        t, r = _jumps(path)
+        ours, exact = self.coefficients(path, t, r), path.transfer(t, r)
+        if all(torch.allclose(o, e, rtol=1e-6, atol=1e-9) for o, e in zip(ours, exact, strict=True)):
+            return None
+        if isinstance(self, AverageVelocity):
+            return (
+                f"{type(self).__name__} on {type(path).__name__} would be an Euler step with an instantaneous "
+                "velocity along a curved path; use Velocity(), whose step is the path's DDIM transfer"
+            )
+        return None
+
+
+def _jumps(path: Path) -> tuple[Tensor, Tensor]:
+    """All pairs t > r of a grid over the path's domain, from t_max downwards."""
+    grid = torch.linspace(path.t_max, path.t_min, 33, dtype=torch.float64)
+    t, r = torch.meshgrid(grid, grid, indexing="ij")
+    return t[t > r], r[t > r]
+
+
+def _first_bad(bad: Tensor, t: Tensor, r: Tensor, what: str) -> str | None:
+    if not bool(bad.any()):
+        return None
+    row = int(bad.nonzero()[0])
+    return f"{what} at (t, r) = ({t[row]:g}, {r[row]:g})"
+
+
+@dataclass(frozen=True)
+class AverageVelocity(Parameterization):
+    """X = x + (r − t)·F: F is the average velocity u over [r, t], on any path.
+
+    Source: Geng et al. 2025 (arXiv 2505.13447) eq. 3; Frans et al. 2024 (arXiv 2410.12557) eq. 3.
+    """
+
+    cites: ClassVar[tuple[str, ...]] = ("geng2025mean",)
+
+    def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), r - t
+
+
+@dataclass(frozen=True)
+class Velocity(Parameterization):
+    """X = the path's DDIM step with velocity F: linear x + (r − t)F; trigonometric cos(θ)x − sin(θ)F/(π/2).
+
+    Source: Lu and Song 2024 (arXiv 2410.11081) eq. 3 for the trigonometric path.
+    """
+
+    cites: ClassVar[tuple[str, ...]] = ("song2020denoising",)
+
+    def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
+        return path.transfer(t, r)
+
+
+@dataclass(frozen=True)
+class Endpoint(Parameterization):
+    """X = the DDIM step that takes F for the clean image: (σ_r/σ_t) x + (α_r − α_t σ_r/σ_t) F.
+
+    Source: Song et al. 2020 (arXiv 2010.02502) eq. 12, with the predicted x_0.
+    """
+
+    cites: ClassVar[tuple[str, ...]] = ("song2020denoising",)
+
+    def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
+        keep = path.sigma(r) / path.sigma(t)
+        return keep, path.alpha(r) - path.alpha(t) * keep
+
+
+@dataclass(frozen=True)
+class Noise(Parameterization):
+    """X = the DDIM step that takes F for the (standard normal) noise: (α_r/α_t) x + κ(σ_r − σ_t α_r/α_t) F.
+
+    Singular where α(t) = 0, so LinearPath and TrigPath are refused; VPPath and VEPath are regular.
+    Source: Song et al. 2020 (arXiv 2010.02502) eq. 12.
+    """
+
+    cites: ClassVar[tuple[str, ...]] = ("song2020denoising",)
+
+    def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
+        keep = path.alpha(r) / path.alpha(t)
+        return keep, path.noise_scale * (path.sigma(r) - path.sigma(t) * keep)
+
+
+@dataclass(frozen=True)
+class EDM(Parameterization):
+    """Endpoint with Karras' preconditioning x̂ = c_skip x + c_out F(c_in x), written for any path.
+
+    With S² = α²σ_d² + κ²σ²: c_skip = ασ_d²/S², c_out = κσσ_d/S, c_in = 1/S; on VEPath these are EDM's own.
+    Source: Karras et al. 2022 (arXiv 2206.00364) table 1.
+    """
+
+    sigma_data: float = 0.5
+    cites: ClassVar[tuple[str, ...]] = ("karras2022elucidating",)
+
+    def _power(self, path: Path, t: Time) -> Tensor:
+        return (path.alpha(t) * self.sigma_data).square() + (path.sigma(t) * path.noise_scale).square()
+
+    def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
+        a, b = Endpoint().coefficients(path, t, r)
+        power = self._power(path, t)
+        skip = path.alpha(t) * self.sigma_data**2 / power
+        out = path.sigma(t) * path.noise_scale * self.sigma_data / power.sqrt()
+        return a + b * skip, b * out
+
+    def input_scale(self, path: Path, t: Time) -> Tensor | None:
+        return self._power(path, t).rsqrt()

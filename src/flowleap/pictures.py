@@ -1,0 +1,237 @@
+"""Pictures of samples and of numbers: grids, one grid per number of evaluations, scatter plots, curves.
+
+Images are tensors (n, channels, height, width) in [−1, 1], points are (n, 2). Grids need Pillow only; scatter plots and
+curves need matplotlib, which is imported when the first one is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
+
+__all__ = ["curves", "evaluations", "figure", "grid", "pixels", "save", "scatter", "smooth", "tiles"]
+
+PAPER = "#ffffff"
+LINE = "#1f242b"  # between the images of a grid, dark, so that light strokes end where an image ends
+INK = "#1f2328"
+FAINT = "#8c959f"
+RULE = "#d0d7de"
+BLUE = "#0969da"
+COLORS = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#9a6700", "#bf3989")
+CELL = 48  # pixels a small image is enlarged to, at least
+GUTTER = 6
+
+
+def evaluations(nfe: int) -> str:
+    """The title of a panel: "1 evaluation", "2 evaluations", …"""
+    return f"{nfe} evaluation" if nfe == 1 else f"{nfe} evaluations"
+
+
+def pixels(images: Tensor) -> Any:
+    """Images in [−1, 1] as 8-bit colors: round(127.5 (x + 1)), clamped; what is not finite becomes middle gray.
+
+    Shapes: (n, 1 or 3, height, width) -> (n, height, width, 3), a uint8 numpy array.
+    Raises: ValueError for another number of dimensions or channels.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"images of shape {tuple(images.shape)}: expected (n, 1 or 3, height, width)")
+    colors = images.detach().float().cpu().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    colors = ((colors.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+    return colors.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def tiles(images: Tensor, cell: int = CELL) -> list[PillowImage.Image]:
+    """One Pillow image per sample, small ones enlarged smoothly by a whole number of times to at least `cell` pixels.
+
+    Shapes: (n, 1 or 3, height, width). Raises: ValueError as `pixels`.
+    """
+    from PIL import Image
+
+    factor = max(1, math.ceil(cell / max(images.shape[-2:])))
+    size = (images.shape[-1] * factor, images.shape[-2] * factor)
+    made = [Image.fromarray(colors) for colors in pixels(images)]
+    return made if factor == 1 else [tile.resize(size, Image.Resampling.BICUBIC) for tile in made]
+
+
+def grid(images: Tensor, columns: int | None = None, cell: int = CELL, gutter: int = GUTTER) -> PillowImage.Image:
+    """Samples in rows of `columns` (a near-square by default), with thin gutters and no text.
+
+    Shapes: (n, 1 or 3, height, width). Raises: ValueError without images, with less than one column, or as `pixels`.
+    """
+    from PIL import Image
+
+    if len(images) == 0:
+        raise ValueError("a grid needs at least one image, got none")
+    columns = math.ceil(math.sqrt(len(images))) if columns is None else columns
+    if columns < 1:
+        raise ValueError(f"columns={columns}: a grid needs at least one column")
+    made = tiles(images, cell)
+    width, height = made[0].size
+    columns, rows = min(columns, len(made)), math.ceil(len(made) / columns)
+    canvas = Image.new("RGB", (columns * (width + gutter) + gutter, rows * (height + gutter) + gutter), LINE)
+    for index, tile in enumerate(made):
+        row, column = divmod(index, columns)
+        canvas.paste(tile, (gutter + column * (width + gutter), gutter + row * (height + gutter)))
+    return canvas
+
+
+def figure(
+    panels: Mapping[int, Tensor], columns: int = 10, abreast: int | None = None, cell: int = CELL
+) -> PillowImage.Image:
+    """One titled grid for each number of network evaluations, side by side; made for samples from the same noise.
+
+    Shapes: panels maps the number of evaluations to images (n, 1 or 3, height, width). Panels stand `abreast` in a row,
+    by default two where there are four, else up to three. Raises: ValueError without panels, or as `grid`.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not panels:
+        raise ValueError("a figure needs at least one panel, got none")
+    grids = {evaluations(nfe): grid(images, columns, cell) for nfe, images in panels.items()}
+    abreast = (2 if len(grids) == 4 else min(3, len(grids))) if abreast is None else abreast
+    text, space = 22, 32
+    width = max(picture.width for picture in grids.values())
+    height = max(picture.height for picture in grids.values()) + text + 10
+    rows = math.ceil(len(grids) / abreast)
+    size = (space + min(abreast, len(grids)) * (width + space), space // 2 + rows * (height + space))
+    canvas = Image.new("RGB", size, PAPER)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=text)
+    for index, (title, picture) in enumerate(grids.items()):
+        row, column = divmod(index, abreast)
+        left, top = space + column * (width + space), space // 2 + row * (height + space)
+        draw.text((left, top), title, fill=INK, font=font)
+        canvas.paste(picture, (left, top + text + 10))
+    return canvas
+
+
+def save(picture: PillowImage.Image, path: str | Path) -> Path:
+    """Write a picture so that the file is either complete or the one that was there before."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    picture.save(partial, format="PNG", optimize=True)
+    os.replace(partial, path)
+    return path
+
+
+def _axes(width: float, height: float, panels: int = 1) -> tuple[Any, list[Any]]:
+    """A matplotlib figure off any screen, with quiet axes; the global state of matplotlib is not touched."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(width, height), dpi=160, layout="constrained", facecolor="white")
+    FigureCanvasAgg(drawing)
+    return drawing, [drawing.add_subplot(1, panels, index + 1) for index in range(panels)]
+
+
+def _write(drawing: Any, path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    drawing.savefig(partial, format="png", metadata={"Software": None})
+    os.replace(partial, path)
+    return path
+
+
+def scatter(panels: Mapping[str, Tensor], path: str | Path, real: Tensor | None = None) -> Path:
+    """Point sets side by side on equal axes, the real data first where it is given; written as PNG.
+
+    Shapes: panels maps titles to points (n, 2); real (m, 2) or None. Raises: ValueError without panels, or for other
+    shapes.
+    """
+    shown = ({} if real is None else {"real data": real}) | dict(panels)
+    for title, points in shown.items():
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise ValueError(f"{title}: points of shape {tuple(points.shape)}, expected (n, 2)")
+    if not shown:
+        raise ValueError("a scatter plot needs at least one set of points, got none")
+    frame = next(iter(shown.values())).detach().float().cpu()
+    center, reach = frame.mean(dim=0), 1.25 * (frame - frame.mean(dim=0)).abs().max().item() + 1e-6
+    drawing, axes = _axes(2.6 * len(shown), 2.9, len(shown))
+    for axis, (title, points) in zip(axes, shown.items(), strict=True):
+        points = points.detach().float().cpu()
+        color = INK if title == "real data" else BLUE
+        size = max(0.4, min(6.0, 3000.0 / max(1, len(points))))
+        axis.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=size, color=color, alpha=0.5, linewidths=0)
+        axis.set_title(title, fontsize=10, color=INK)
+        axis.set_xlim(float(center[0]) - reach, float(center[0]) + reach)
+        axis.set_ylim(float(center[1]) - reach, float(center[1]) + reach)
+        axis.set_aspect("equal")
+        axis.set_xticks([])
+        axis.set_yticks([])
+        for spine in axis.spines.values():
+            spine.set_color(RULE)
+    return _write(drawing, path)
+
+
+def smooth(values: Sequence[float], window: int) -> list[float]:
+    """The running mean of the finite values among the last `window`; NaN where there are none."""
+    means = []
+    for stop in range(1, len(values) + 1):
+        seen = [value for value in values[max(0, stop - window) : stop] if math.isfinite(value)]
+        means.append(sum(seen) / len(seen) if seen else math.nan)
+    return means
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: str | Path,
+    *,
+    xlabel: str = "step",
+    ylabel: str = "",
+    title: str = "",
+    log: bool = False,
+    window: int | None = None,
+) -> Path:
+    """Lines over a common axis, each smoothed over `window` points with the raw values faint behind; written as PNG.
+
+    `series` maps a name to (x, y); `window` is a fiftieth of the longest line by default and 1 draws it as it is. Values
+    that are not finite leave gaps. Raises: ValueError without series, or where x and y differ in length.
+    """
+    if not series:
+        raise ValueError("curves need at least one series, got none")
+    drawing, (axis,) = _axes(6.4, 3.2)
+    for color, (name, (x, y)) in zip(_colors(len(series)), series.items(), strict=True):
+        if len(x) != len(y):
+            raise ValueError(f"{name}: {len(x)} positions for {len(y)} values, expected as many")
+        span = max(1, len(y) // 50) if window is None else window
+        if span > 1:
+            axis.plot(x, y, color=color, alpha=0.22, linewidth=0.8)
+        axis.plot(x, smooth(y, span), color=color, linewidth=1.8, label=name, marker="o" if len(y) < 2 else None)
+    if log:
+        _log_scale(axis)
+    axis.set_xlabel(xlabel, color=INK)
+    axis.set_ylabel(ylabel, color=INK)
+    axis.set_title(title, loc="left", fontsize=11, color=INK)
+    axis.grid(True, color="#eaeef2", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.tick_params(colors=FAINT, labelsize=9)
+    for side, spine in axis.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(RULE)
+    if len(series) > 1:
+        axis.legend(frameon=False, fontsize=9)
+    return _write(drawing, path)
+
+
+def _log_scale(axis: Any) -> None:
+    """A logarithmic axis with its numbers written out: 0.1, 0.2, 0.5, 1."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter("{x:g}")
+
+
+def _colors(count: int) -> list[str]:
+    return [COLORS[index % len(COLORS)] for index in range(count)]

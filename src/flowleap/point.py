@@ -1,0 +1,149 @@
+"""All that is known at a training point: the data, the draws made for it, and what was regressed there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowleap.paths import Path
+from flowleap.tensors import Image, Label, Time
+
+__all__ = ["Batch", "Point", "Regression", "Target"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Data before any draw.
+
+    Args:
+        x: (batch, *dims), floating point.
+        label: (batch,) int64, or None.
+        noise: (batch, *dims) standard normal noise to use instead of drawing it, or None.
+        row: (batch,) int64 on the CPU: which rows of the *global* batch these are; None for all of them.
+        size: the size of the global batch; None for the number of rows here. Draws are made for the global
+            batch and sliced by `row`, so the split over processes does not change them.
+
+    Raises: ValueError where the sizes disagree.
+    """
+
+    x: Image
+    label: Label = None
+    noise: Image | None = None
+    row: Tensor | None = None
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.x.is_floating_point():
+            raise ValueError(f"Batch.x has dtype {self.x.dtype}: floating point images are expected, in [-1, 1]")
+        for name in ("label", "noise", "row"):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(self.x):
+                raise ValueError(f"Batch.{name} has {len(value)} rows, Batch.x has {len(self.x)}")
+        if self.row is not None and self.size is None:
+            raise ValueError("Batch.row is given without Batch.size: say how many rows the global batch has")
+
+    @property
+    def total(self) -> int:
+        """The size of the global batch."""
+        return len(self.x) if self.size is None else self.size
+
+
+@dataclass(frozen=True)
+class Point:
+    """A batch with every random draw made: rows [0, off) have r < t, the others r = t.
+
+    Shapes: x, noise, x_t, v (batch, *dims); t, s, r (batch,); label, group, dropped, plug_in (batch,).
+    `label` survives being dropped; `dropped` says which rows the network sees without it.
+    `group` says which rows are of one class for the plug-in velocity (the label, where there is one).
+    `guided` holds the indices of the rows that training guidance applies to; `finest` is the step length at or
+    below which a grid method asks for the instantaneous velocity (0 where times are continuous); `v` is the velocity
+    that drives the target, set by `Objective.regress`; `progress` is the fraction of the run that has passed.
+    """
+
+    path: Path
+
+    x: Image
+    noise: Image
+    t: Time
+    s: Time
+    r: Time
+    x_t: Image
+    off: int
+    label: Label = None
+    dropped: Tensor | None = None
+    plug_in: Tensor | None = None
+    group: Tensor | None = None
+    guided: Tensor | None = None
+    v: Image | None = None
+    finest: float = 0.0
+    step: int = 0
+    progress: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def rows(self, start: int, stop: int) -> Point:
+        """Return the rows [start, stop) as a point of their own; `guided` is kept for a leading slice only."""
+        changes: dict[str, Any] = {
+            f.name: getattr(self, f.name)[start:stop]
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor) and f.name != "guided"
+        }
+        off = max(0, min(self.off, stop) - start)
+        return replace(self, **changes, off=off, guided=self.guided if start == 0 else None)
+
+    def network_label(self, num_classes: int | None) -> Label:
+        """Return the label as the network sees it: dropped rows carry the null class.
+
+        Raises: ValueError where labels are dropped for a network without a null class.
+        """
+        if self.label is None or self.dropped is None:
+            return self.label
+        if num_classes is None:
+            raise ValueError(
+                "labels are dropped (label_dropout > 0) but the network has no `num_classes`, the index of its null "
+                "class: set the attribute, or use label_dropout=0.0"
+            )
+        return torch.where(self.dropped, torch.full_like(self.label, num_classes), self.label)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an identity asks of the network on the rows r < t.
+
+    Args:
+        value: F*, (rows, *dims), without a graph.
+        prediction: F with a graph where the identity evaluated the student anyway (`ExactJVP`), or None.
+        derivative_norm: root mean square of dF/dt over the dimensions, (rows,), or None.
+    """
+
+    value: Image
+    prediction: Image | None = None
+    derivative_norm: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A prediction and the target it is held to, rows in the order of the point.
+
+    Args:
+        prediction: (batch, *dims), with a graph.
+        target: (batch, *dims), without one.
+        log_variance: ℓ(t, r) of the network, (batch,) with a graph, or None.
+        space: "output" where F is compared with F*, "map" where X is compared with X*.
+        derivative_norm: root mean square of dF/dt over the dimensions of the off-diagonal rows, or None.
+    """
+
+    prediction: Image
+    target: Image
+    log_variance: Tensor | None = None
+    space: str = "output"
+    derivative_norm: Tensor | None = None
+
+    @property
+    def raw(self) -> Tensor:
+        """The unweighted error: the mean squared residual over the dimensions of each row, (batch,), no graph."""
+        return (self.prediction.detach() - self.target).flatten(1).float().square().mean(1)

@@ -1,0 +1,212 @@
+"""From noise to images with any budget: every sampler on one screen. N steps over times t_0 > t_1 > … > t_N.
+
+| sampler | one step t → r                                                       | network evaluations (NFE) |
+|---------|----------------------------------------------------------------------|---------------------------|
+| chain   | x ← X_{t→r}(x)                                                       | N                         |
+| gamma   | x ← X_{t→r'}(x), then noise up to r; γ = 1 re-noises, γ = 0 is chain | N                         |
+| ddim    | x ← a(t, r) x + b(t, r) F(x, t, t)                                   | N                         |
+| euler   | x ← x + (r − t) u(x, t, t), straight paths only                      | N                         |
+| heun    | trapezoid of u at both ends, plain Euler in the last step            | 2N − 1                    |
+
+Guidance at sampling (`guide(flow, w)`) doubles every count. `noise` is always standard normal; the path scales it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from flowleap.flow_map import FlowMap
+from flowleap.guidance import guide
+from flowleap.parameterization import AverageVelocity
+from flowleap.paths import Path
+from flowleap.randomness import generator
+from flowleap.tensors import Image, Label
+
+__all__ = ["Sampling", "chain", "ddim", "euler", "gamma", "grid", "heun", "noise"]
+
+
+def chain(
+    flow: FlowMap,
+    noise: Image,
+    steps: int = 1,
+    times: Sequence[float] | None = None,
+    label: Label = None,
+) -> Image:
+    """Return X_{t_{N−1}→t_N} ∘ … ∘ X_{t_0→t_1}, the chain of learned maps. NFE N."""
+    x = flow.path.prior(noise)
+    for t, r in pairwise(grid(flow.path, steps, times)):
+        x = flow(x, t, r, label)
+    return x
+
+
+def gamma(
+    flow: FlowMap,
+    noise: Image,
+    steps: int = 1,
+    times: Sequence[float] | None = None,
+    label: Label = None,
+    strength: float = 1.0,
+    seed: int = 0,
+) -> Image:
+    """Jump past r to r', σ/α(r') = √(1 − γ²) σ/α(r), and add γ κ σ(r) ε; γ = 1 is consistency re-noising. NFE N.
+
+    Source: Kim et al. 2023 (arXiv 2310.02279), γ-sampling, written for any path.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength={strength}: γ in [0, 1] is expected")
+    path, x = flow.path, flow.path.prior(noise)
+    random = generator(seed, "gamma-sampler")
+    for t, r in pairwise(grid(path, steps, times)):
+        if r <= path.t_min:
+            return flow(x, t, path.t_min, label)
+        landing = torch.tensor(r, dtype=torch.float64)
+        ratio = path.sigma(landing) / path.alpha(landing)
+        below = path.time_at(ratio * math.sqrt(1 - strength**2))
+        x = flow(x, t, float(below), label) * float(path.alpha(landing) / path.alpha(below))
+        fresh = torch.randn(x.shape, generator=random).to(x)
+        x = x + fresh * (strength * path.noise_scale * float(path.sigma(landing)))
+    return x
+
+
+def ddim(
+    flow: FlowMap,
+    noise: Image,
+    steps: int = 1,
+    times: Sequence[float] | None = None,
+    label: Label = None,
+) -> Image:
+    """Step with the instantaneous output: x ← a(t, r) x + b(t, r) F(x, t, t). NFE N.
+
+    Raises: ValueError where that would be an Euler step along a curved path.
+    Source: Song et al. 2020 (arXiv 2010.02502) eq. 12 with η = 0.
+    """
+    refusal = flow.parameterization.euler_refusal(flow.path)
+    if refusal is not None:
+        raise ValueError(f"{refusal}, or samplers.heun")
+    x = flow.path.prior(noise)
+    for t, r in pairwise(grid(flow.path, steps, times)):
+        time, landing = x.new_full((len(x),), t), x.new_full((len(x),), r)
+        x = flow.step(flow.output(x, time, time, label), x, time, landing)
+    return x
+
+
+def euler(
+    flow: FlowMap,
+    noise: Image,
+    steps: int = 1,
+    times: Sequence[float] | None = None,
+    label: Label = None,
+) -> Image:
+    """Integrate dx/dt = u(x, t, t) by Euler's method. NFE N.
+
+    Raises: ValueError on curved paths, where Euler leaves the path even for the exact velocity.
+    """
+    refusal = AverageVelocity().euler_refusal(flow.path)
+    if refusal is not None:
+        raise ValueError(f"{refusal}: use samplers.ddim or samplers.heun")
+    x = flow.path.prior(noise)
+    for t, r in pairwise(grid(flow.path, steps, times)):
+        x = x + (r - t) * flow.velocity(x, t, label=label)
+    return x
+
+
+def heun(
+    flow: FlowMap,
+    noise: Image,
+    steps: int = 1,
+    times: Sequence[float] | None = None,
+    label: Label = None,
+) -> Image:
+    """Integrate dx/dt = u(x, t, t) by Heun's method, the last step by Euler's. NFE 2N − 1.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364) algorithm 1.
+    """
+    x, stops = flow.path.prior(noise), grid(flow.path, steps, times)
+    for t, r in pairwise(stops):
+        slope = flow.velocity(x, t, label=label)
+        ahead = x + (r - t) * slope
+        last = r == stops[-1]
+        x = ahead if last else x + (r - t) * (slope + flow.velocity(ahead, r, label=label)) / 2
+    return x
+
+
+def grid(path: Path, steps: int = 1, times: Sequence[float] | None = None) -> list[float]:
+    """Return the times of N steps from t_max to t_min: `times` checked, or uniform (Karras' ρ = 7 for noise levels).
+
+    Raises: ValueError for fewer than one step, or times that do not fall or leave the path's domain.
+    """
+    if times is not None:
+        stops = [float(t) for t in times]
+        falls = all(t > r for t, r in pairwise(stops))
+        if len(stops) < 2 or not falls or stops[0] > path.t_max or stops[-1] < 0:
+            raise ValueError(
+                f"times {', '.join(f'{t:g}' for t in stops)}: at least two falling times from {path.t_max:g} (noise) "
+                f"to {path.t_min:g} (data) are expected, such as {path.t_max:g},{(path.t_max + path.t_min) / 2:g},"
+                f"{path.t_min:g}"
+            )
+        return [max(t, path.t_min) for t in stops]
+    if steps < 1:
+        raise ValueError(f"steps={steps}: at least one step is expected")
+    fractions = [i / steps for i in range(steps + 1)]
+    if path.t_max <= 1:
+        return [path.t_max + (path.t_min - path.t_max) * f for f in fractions]
+    high, low = path.t_max ** (1 / 7), path.t_min ** (1 / 7)
+    return [(high + (low - high) * f) ** 7 for f in fractions]
+
+
+def noise(seed: int, indices: Sequence[int] | Tensor, shape: Sequence[int]) -> Tensor:
+    """Return standard normal noise (len(indices), *shape), float32; row i depends on (seed, index i) only, bitwise."""
+    rows = [torch.randn(tuple(shape), generator=generator(seed, "sample", int(i))) for i in indices]
+    return torch.stack(rows) if rows else torch.empty(0, *shape)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a method is meant to be sampled, and which budgets it was trained for.
+
+    Args:
+        trained: the numbers of steps its maps were trained for; None for any.
+        finest: from this many steps on, step with the instantaneous output (ddim) rather than with maps; None: never.
+        least: fewer steps than this are outside what the method is trained for.
+    """
+
+    trained: tuple[int, ...] | None = None
+    finest: int | None = None
+    least: int = 1
+
+    def instantaneous(self, steps: int) -> bool:
+        """Return whether this budget steps with the instantaneous output."""
+        return self.finest is not None and steps >= self.finest
+
+    def advice(self, steps: int, uniform: bool = True) -> str | None:
+        """Return why this budget is outside the method's training, or None."""
+        if steps < self.least:
+            return f"it is trained for the instantaneous velocity, which needs many steps ({self.least} or more)"
+        if self.trained is not None and not (uniform and steps in self.trained):
+            return f"it is trained for {', '.join(map(str, self.trained))} uniform steps"
+        return None
+
+    def sample(
+        self,
+        flow: FlowMap,
+        noise: Image,
+        steps: int = 1,
+        times: Sequence[float] | None = None,
+        label: Label = None,
+        guidance: float | None = None,
+    ) -> Image:
+        """Return images from standard normal noise, by the sampler that belongs to the budget."""
+        steps = steps if times is None else len(times) - 1
+        sampler = ddim if self.instantaneous(steps) else chain
+        return sampler(guide(flow, guidance), noise, steps, times, label)
+
+    def with_base(self, base_steps: int) -> Sampling:
+        """Return the sampling of a method on a dyadic grid of `base_steps` steps."""
+        budgets = tuple(2**b for b in range(base_steps.bit_length()))
+        return replace(self, trained=budgets, finest=base_steps)

@@ -1,0 +1,30 @@
+"""Shapes: what images, times and labels are, and the one place where times meet images."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["Image", "Label", "Time", "like", "squared_norm"]
+
+Image = Tensor
+"""(batch, *dims), floating point: images (batch, channels, height, width) or points (batch, dims)."""
+Time = Tensor
+"""(batch,), floating point. t = 0 is data, t = 1 is noise (σ itself on the variance-exploding path)."""
+Label = Tensor | None
+"""(batch,), int64, or None where there are no classes. The null class is `network.num_classes`."""
+
+
+def like(t: Time, x: Image) -> Tensor:
+    """Reshape per-row numbers so that they broadcast over the rows of `x`.
+
+    Shapes: t (batch,), x (batch, *dims) → (batch, 1, …, 1).
+    """
+    return t.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def squared_norm(x: Image, reduce: str = "sum") -> Tensor:
+    """Return Σ_d x_d² ("sum") or its mean over the dimensions ("mean") of each row, (batch,)."""
+    if reduce not in ("sum", "mean"):
+        raise ValueError(f'reduce={reduce!r}: expected "sum" or "mean" over the dimensions of a row')
+    squares = x.flatten(1).square()
+    return squares.sum(1) if reduce == "sum" else squares.mean(1)

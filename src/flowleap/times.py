@@ -1,0 +1,297 @@
+"""Joint laws of the times (t, s, r), r ≤ s ≤ t: where departures, stops on the way and landings fall.
+
+| law        | t, r                                                        | s    | used by                    |
+|------------|-------------------------------------------------------------|------|----------------------------|
+| OneTime    | t = r from one law                                          | t    | flow matching, diffusion   |
+| SortedPair | max and min of two draws; a share of rows r := t            | → t  | MeanFlow, iMF              |
+| Gradual    | SortedPair, with r := t_min at first, ever more rarely      | → t  | ESC                        |
+| DyadicGrid | t a multiple of the jump d = 2^−b, r = t − d                | t−d/2| shortcut                   |
+
+A law draws rows in the order in which points carry them: the `off` rows with r < t first, then the rows r = t.
+Marginal laws are `Uniform` and `LogitNormal` on [0, 1] and `LogNormal` for the variance-exploding path.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from flowleap.tensors import Time
+
+__all__ = [
+    "Draw",
+    "DyadicGrid",
+    "Gradual",
+    "LogNormal",
+    "LogitNormal",
+    "OneTime",
+    "SortedPair",
+    "TimeLaw",
+    "Uniform",
+]
+
+
+class Draw(NamedTuple):
+    """Times of a batch: t ≥ s ≥ r, each (batch,) float32 on the CPU; rows [0, off) have r < t."""
+
+    t: Time
+    s: Time
+    r: Time
+    off: int
+
+
+class Law(Protocol):
+    """A law of one time."""
+
+    support: tuple[float, float]
+
+    def sample(self, generator: torch.Generator, size: int) -> Tensor:
+        """Return (size,) float32."""
+        ...
+
+
+class TimeLaw(Protocol):
+    """A joint law of (t, s, r)."""
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The interval all times lie in."""
+        ...
+
+    @property
+    def finest(self) -> float:
+        """The step length at or below which the instantaneous velocity is asked for; 0 for continuous laws."""
+        ...
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        """Return the times of a batch; `progress` is the fraction of the run that has passed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """t uniform on [low, high]."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high:
+            raise ValueError(f"Uniform(low={self.low}, high={self.high}): 0 ≤ low < high is expected")
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def sample(self, generator: torch.Generator, size: int) -> Tensor:
+        return self.low + (self.high - self.low) * torch.rand(size, generator=generator)
+
+
+@dataclass(frozen=True)
+class LogitNormal:
+    """t = 1/(1 + e^{−z}), z ~ N(mean, std²); a negative mean favors clean times.
+
+    Source: Esser et al. 2024 (arXiv 2403.03206) section 3.1; MeanFlow uses mean −0.4, std 1.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    cites: ClassVar[tuple[str, ...]] = ("esser2024scaling",)
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"LogitNormal(std={self.std}): a positive standard deviation is expected")
+
+    def sample(self, generator: torch.Generator, size: int) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * torch.randn(size, generator=generator))
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """ln t ~ N(mean, std²), for the noise levels of the variance-exploding path.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364) table 1: mean −1.2, std 1.2.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+    support: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    cites: ClassVar[tuple[str, ...]] = ("karras2022elucidating",)
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"LogNormal(std={self.std}): a positive standard deviation is expected")
+
+    def sample(self, generator: torch.Generator, size: int) -> Tensor:
+        return torch.exp(self.mean + self.std * torch.randn(size, generator=generator))
+
+
+@dataclass(frozen=True)
+class OneTime:
+    """r = s = t: every row is on the diagonal, which is flow matching."""
+
+    law: Law = LogitNormal()
+    finest: ClassVar[float] = 0.0
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.law.support
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        t = self.law.sample(generator, size)
+        return Draw(t, t, t, 0)
+
+
+@dataclass(frozen=True)
+class SortedPair:
+    """t = max and r = min of two draws, then r := t for a share of the rows.
+
+    Args:
+        law: the law of both draws.
+        diagonal: the share of rows with r = t.
+        landing: a law of its own for the second draw, or None.
+        fixed: a fixed number of diagonal rows per batch; False draws each row's fate (both are unbiased).
+
+    Source: Geng et al. 2025 (arXiv 2505.13447) section 4.3 "sampling time steps".
+    """
+
+    law: Law = LogitNormal(-0.4, 1.0)
+    diagonal: float = 0.75
+    landing: Law | None = None
+    fixed: bool = True
+    finest: ClassVar[float] = 0.0
+    cites: ClassVar[tuple[str, ...]] = ("geng2025mean",)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.diagonal <= 1:
+            raise ValueError(f"SortedPair(diagonal={self.diagonal}): a share of the rows in [0, 1] is expected")
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.law.support
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        first = self.law.sample(generator, size)
+        second = (self.landing or self.law).sample(generator, size)
+        if self.fixed:
+            off = size - round(self.diagonal * size)
+        else:
+            off = int((torch.rand(size, generator=generator) >= self.diagonal).sum())
+        t, r = torch.maximum(first, second), torch.minimum(first, second)
+        r = torch.cat([r[:off], t[off:]])
+        return Draw(t, t, r, off)
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """SortedPair whose landings start at the data: r := t_min with probability arccos(min(1, k/K))/arccos(0).
+
+    The probability falls from 1 to 0 over the first K steps; K is `horizon` as a fraction of the run
+    (20,000 of 600,000 published steps).
+
+    Source: Lin et al. 2025 (arXiv 2512.11831), gradual time sampler.
+    """
+
+    pair: SortedPair = SortedPair()
+    horizon: float = 1 / 30
+    finest: ClassVar[float] = 0.0
+    cites: ClassVar[tuple[str, ...]] = ("lin2025design",)
+
+    def __post_init__(self) -> None:
+        if not self.horizon > 0:
+            raise ValueError(f"Gradual(horizon={self.horizon}): a positive fraction of the run is expected")
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.pair.support
+
+    def probability(self, progress: float) -> float:
+        """Return P(r := t_min) once this fraction of the run has passed."""
+        return math.acos(min(1.0, progress / self.horizon)) / math.acos(0.0)
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        t, s, r, off = self.pair.draw(generator, size, progress)
+        to_data = torch.rand(size, generator=generator) < self.probability(progress)
+        to_data[off:] = False
+        return Draw(t, s, torch.where(to_data, torch.zeros_like(r), r), off)
+
+
+@dataclass(frozen=True)
+class DyadicGrid:
+    """Jumps of d = 2^−b, b = 0 … log2(N) − 1, from multiples of d, in two halves; N = `base_steps`.
+
+    r = t − d, s = t − d/2, t = 1 − j d with j uniform on {0, …, 2^b − 1}.
+
+    Args:
+        share: the share of rows that jump (k = 1/4 in the paper, 1/8 in its code).
+        base_steps: N, a power of two: the number of steps of the finest sampler.
+        quotas: a fixed number of rows per jump size (the remainder goes to d = 1); False draws each row's size.
+        law: the law of t on the diagonal rows; None draws it on the grid {1/N, …, 1}.
+
+    Raises: ValueError for a base that is no power of two, or a batch too small for one row per jump size.
+    Source: Frans et al. 2024 (arXiv 2410.12557) section 3.2 and algorithm 1; its code's quotas (TABLE1.md §3.2).
+    """
+
+    share: float = 0.25
+    base_steps: int = 128
+    quotas: bool = False
+    law: Law | None = None
+    cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
+
+    def __post_init__(self) -> None:
+        n = self.base_steps
+        if n < 2 or n & (n - 1):
+            lower = 2 ** max(1, n.bit_length() - 1) if n > 0 else 2
+            raise ValueError(
+                f"DyadicGrid(base_steps={n}): jumps halve down to one base step, so a power of two is expected "
+                f"(such as {lower} or {2 * lower})"
+            )
+        if not 0 < self.share <= 1:
+            raise ValueError(f"DyadicGrid(share={self.share}): a share of the rows in (0, 1] is expected")
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    @property
+    def levels(self) -> int:
+        """The number of jump sizes, log2(N)."""
+        return self.base_steps.bit_length() - 1
+
+    @property
+    def finest(self) -> float:
+        return 1 / self.base_steps
+
+    def exponents(self, generator: torch.Generator, jumps: int) -> Tensor:
+        """Return b of each jumping row, (jumps,): quotas from fine to coarse, or uniform."""
+        if not self.quotas:
+            return torch.randint(self.levels, (jumps,), generator=generator)
+        each = jumps // self.levels
+        fine_to_coarse = torch.arange(self.levels - 1, -1, -1).repeat_interleave(each)
+        return torch.cat([fine_to_coarse, torch.zeros(jumps - len(fine_to_coarse), dtype=torch.int64)])
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        jumps = int(size * self.share)
+        least = self.levels if self.quotas else 1
+        if jumps < least:
+            raise ValueError(
+                f"a batch of {size} leaves {jumps} rows for jumps (share {self.share:g}), fewer than the {least} that "
+                f"{self.levels} jump sizes with quotas={self.quotas} need: use a batch of at least "
+                f"{math.ceil(least / self.share)}, a larger share, or quotas=False"
+            )
+        count = 2.0 ** self.exponents(generator, jumps)
+        start = (torch.rand(jumps, generator=generator) * count).floor().clamp(max=count - 1)
+        jump = 1 / count
+        t, s, r = 1 - start * jump, 1 - (start + 0.5) * jump, 1 - (start + 1) * jump
+        rest = size - jumps
+        if self.law is None:
+            grid = torch.randint(1, self.base_steps + 1, (rest,), generator=generator)
+            diagonal = grid / self.base_steps
+        else:
+            diagonal = self.law.sample(generator, rest)
+        return Draw(*(torch.cat([jumping, diagonal]) for jumping in (t, s, r)), off=jumps)

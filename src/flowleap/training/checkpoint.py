@@ -1,0 +1,243 @@
+"""Checkpoints: a folder of safetensors and one JSON file, whole or not there at all, never a pickle.
+
+    checkpoints/
+      latest                        the name of the newest checkpoint
+      step-00002000/
+        network.safetensors         the weights
+        ema-0.999.safetensors       their running averages, one file per decay
+        target.safetensors          the target network, where the objective has one
+        optimizer.safetensors       moments and step counts, named <moment>/<parameter>
+        state.json                  step, skipped, streak, seconds
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from flowleap.training import ema
+from flowleap.training.files import new_folder, replace_file
+from flowleap.training.state import Player, State
+
+__all__ = ["CheckpointError", "Progress", "latest", "load_weights", "restore", "save", "write_tensors"]
+
+KEPT = 2
+"""How many checkpoints of a run stay on disk."""
+FORMAT = 1
+Tensors = dict[str, Tensor]
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written or read; the message says which file, why, and what is left."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The numbers of a `State` that are not tensors, as state.json holds them."""
+
+    step: int
+    skipped: int
+    streak: int
+    seconds: float
+
+
+def save(folder: Path, state: State) -> Path:
+    """Write the checkpoint of `state` into `folder`, point `latest` at it and remove all but the last two.
+
+    Raises: CheckpointError where the disk is full or otherwise refuses; the earlier checkpoints are then untouched.
+    """
+    path = folder / f"step-{state.step:08d}"
+    progress = Progress(state.step, state.skipped, state.streak, state.seconds)
+    try:
+        with new_folder(path) as temporary:
+            for name, tensors in files_of(state.player).items():
+                write_tensors(temporary / name, tensors)
+            text = json.dumps({"format": FORMAT, **asdict(progress)}, indent=2) + "\n"
+            (temporary / "state.json").write_text(text, encoding="utf-8")
+        replace_file(folder / "latest", path.name + "\n")
+    except (OSError, SafetensorError) as error:
+        left = _existing(folder)
+        kept = f"the checkpoint {left[-1].name} is untouched" if left else "there is no earlier checkpoint"
+        raise CheckpointError(f"could not write the checkpoint {path}: {error}; {kept}") from error
+    _prune(folder, path)
+    return path
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the newest checkpoint in `folder`, None where there is none.
+
+    Raises: CheckpointError where `latest` names a checkpoint that is not there.
+    """
+    pointer = folder / "latest"
+    if not pointer.exists():
+        left = _existing(folder)
+        return left[-1] if left else None
+    path = folder / pointer.read_text(encoding="utf-8").strip()
+    if not path.is_dir():
+        raise CheckpointError(f"{pointer} names {path.name!r}, which is not there{_alternative(path)}")
+    return path
+
+
+def restore(path: Path, state: State) -> None:
+    """Fill `state` from the checkpoint at `path`; nothing in it changes unless every file is sound.
+
+    Raises: CheckpointError for a missing, truncated or foreign file, naming it and the reason.
+    """
+    try:
+        progress = read_progress(path / "state.json")
+        expected = files_of(state.player, empty_moments=True)
+        found = {name: read_tensors(path / name) for name in expected}
+        for name, tensors in expected.items():
+            _compare(path / name, found[name], tensors, subset=name == "optimizer.safetensors")
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_alternative(path)}") from error
+    _fill(state.player, found, progress.step)
+    state.step, state.skipped = progress.step, progress.skipped
+    state.streak, state.seconds = progress.streak, progress.seconds
+
+
+def files_of(player: Player, *, empty_moments: bool = False) -> dict[str, Tensors]:
+    """Return the tensors of every file of a checkpoint by its name.
+
+    Args:
+        empty_moments: whether to describe an optimizer that has not stepped by what it will hold.
+    """
+    files = {"network.safetensors": player.network.state_dict()}
+    files |= {f"ema-{decay:g}.safetensors": copy.module.state_dict() for decay, copy in player.averages.items()}
+    if player.target is not None:
+        files["target.safetensors"] = player.target.module.state_dict()
+    files["optimizer.safetensors"] = _moments(player, fill=empty_moments)
+    return files
+
+
+def _moments(player: Player, *, fill: bool) -> Tensors:
+    """Return the optimizer's state by "<moment>/<parameter>"; `fill` adds zeros for parameters it has not stepped."""
+    tensors: Tensors = {}
+    for name, parameter in player.network.named_parameters():
+        state = player.optimizer.state.get(parameter, {})
+        if not state and fill:
+            zeros = torch.zeros_like(parameter)
+            state = {"step": torch.zeros((), device=parameter.device), "exp_avg": zeros, "exp_avg_sq": zeros}
+        tensors |= {f"{moment}/{name}": value for moment, value in state.items()}
+    return tensors
+
+
+def _fill(player: Player, files: dict[str, Tensors], step: int) -> None:
+    """Load checked tensors into a player that is `step` updates old."""
+    player.network.load_state_dict(files["network.safetensors"])
+    for decay, copy in player.averages.items():
+        copy.module.load_state_dict(files[f"ema-{decay:g}.safetensors"])
+    if player.target is not None:
+        player.target.module.load_state_dict(files["target.safetensors"])
+    for copy in player.every_average():
+        ema.restore(copy, step)
+    places = {name: place for place, (name, _) in enumerate(player.network.named_parameters())}
+    state: dict[int, Tensors] = {}
+    for key, value in files["optimizer.safetensors"].items():
+        moment, name = key.split("/", 1)
+        state.setdefault(places[name], {})[moment] = value
+    groups = player.optimizer.state_dict()["param_groups"]
+    player.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """Write tensors as safetensors."""
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def load_weights(path: Path, network: nn.Module) -> None:
+    """Load the weights in a safetensors file into `network`.
+
+    Raises: CheckpointError for a missing, truncated or foreign file, naming it and the reason.
+    """
+    tensors = read_tensors(path)
+    _compare(path, tensors, network.state_dict())
+    network.load_state_dict(tensors)
+
+
+def read_tensors(path: Path) -> Tensors:
+    """Read a safetensors file; never a pickle.
+
+    Raises: CheckpointError for a missing, truncated or foreign file, naming it and the reason.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: {_reason(path, error)}") from error
+
+
+def read_progress(path: Path) -> Progress:
+    """Read state.json.
+
+    Raises: CheckpointError where it is missing, cut off, or not ours.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format") != FORMAT:
+            raise ValueError(f"a format other than {FORMAT}, written by another version of flowleap")
+        return Progress(**content)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: the file is missing") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: truncated or not the state of a run ({error})") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Say in words why a file is no safetensors file."""
+    if not path.is_file():
+        return "the file is missing"
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(b"PK\x03\x04") or head.startswith(b"\x80"):
+        return "a PyTorch pickle, not safetensors; pickles can run code and are never loaded"
+    size = path.stat().st_size
+    if size < 8 or int.from_bytes(head, "little") > size or "not fully covered" in str(error):
+        return f"truncated, or not safetensors at all ({size} bytes; {error})"
+    return f"not a safetensors file ({error})"
+
+
+def _compare(path: Path, found: Tensors, expected: Tensors, *, subset: bool = False) -> None:
+    """Raise where the tensors of a file are not those expected, by name, shape and type; a `subset` may be enough."""
+    missing = [] if subset else [name for name in expected if name not in found]
+    foreign = [name for name in found if name not in expected]
+    shared = [name for name in found if name in expected]
+    wrong = [
+        f"{name} is {tuple(found[name].shape)} {found[name].dtype}, "
+        f"expected {tuple(expected[name].shape)} {expected[name].dtype}"
+        for name in shared
+        if found[name].shape != expected[name].shape or found[name].dtype != expected[name].dtype
+    ]
+    complaints = [
+        f"{title} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for title, names in (("lacks", missing), ("has unknown", foreign), ("differs:", wrong))
+        if names
+    ]
+    if complaints:
+        raise CheckpointError(f"{path}: of another network than this run's; it {'; it '.join(complaints)}")
+
+
+def _existing(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def _alternative(path: Path) -> str:
+    """Return the advice to go back to an earlier checkpoint, where there is one."""
+    others = [other.name for other in _existing(path.parent) if other != path]
+    if not others:
+        return ""
+    return f"; to go back to {others[-1]}, write that name into {path.parent / 'latest'}"
+
+
+def _prune(folder: Path, newest: Path) -> None:
+    """Remove the checkpoints before the last `KEPT`, counting `newest`; those of later steps are not touched."""
+    earlier = [path for path in _existing(folder) if path.name < newest.name]
+    for path in earlier[: max(0, len(earlier) - (KEPT - 1))]:
+        shutil.rmtree(path, ignore_errors=True)

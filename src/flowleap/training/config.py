@@ -1,0 +1,225 @@
+"""The config of a run: every setting, resolved, and how it follows from a few names.
+
+    configure(method="esc", data="digits", steps=500, settings=[("times.diagonal", "0.5"), ("network.width", "96")])
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, replace
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic.dataclasses import dataclass
+
+from flowleap import data as data_sets
+from flowleap import methods, networks, values
+from flowleap.data import Dataset
+from flowleap.losses import LearnedVariance
+from flowleap.objectives import Objective
+
+__all__ = ["FREE", "NETWORKS", "PRESETS", "TrainConfig", "change", "configure", "from_dict"]
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TrainConfig:
+    """Everything that a run depends on, resolved; as JSON it is the config.json of the run.
+
+    Args:
+        method: the name of the method that `objective` began as.
+        objective: the objective as `values.to_dict` gives it.
+        data: the name of the data set.
+        network: what `networks.build` takes.
+        steps: optimizer steps of the whole run; horizons are fractions of it.
+        batch: rows of a step.
+        lr: the learning rate of Adam; `warmup` is the fraction of the run over which it rises,
+            `schedule` what it does afterwards.
+        clip: the largest gradient norm, None for no bound.
+        patience: steps in a row that may be skipped because loss or gradient were not finite.
+        ema: decays of the running averages of the weights; the first is what is sampled and judged.
+        log_every, sample_every, checkpoint_every: intervals in steps; 0 switches pictures or checkpoints off
+            (the last step always makes both).
+        eval_num: samples behind each number of the final table, 0 for no table.
+
+    Raises: ValueError (pydantic's) for a value out of range or of another type.
+    """
+
+    method: str
+    objective: dict[str, Any]
+    data: str
+    network: dict[str, Any]
+    steps: PositiveInt
+    batch: PositiveInt
+    lr: PositiveFloat
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    weight_decay: NonNegativeFloat = 0.0
+    warmup: Fraction = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip: PositiveFloat | None = 1.0
+    patience: PositiveInt = 20
+    ema: Annotated[tuple[Decay, ...], Field(min_length=1)] = (0.999,)
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    log_every: PositiveInt = 50
+    sample_every: NonNegativeInt = 500
+    checkpoint_every: NonNegativeInt = 500
+    eval_num: NonNegativeInt = 1000
+
+
+FIELDS = tuple(field.name for field in fields(TrainConfig))
+FREE = ("steps", "patience", "device", "log_every", "sample_every", "checkpoint_every", "eval_num")
+"""The fields that may change when a run is resumed; all but `steps` and `device` leave its numbers as they are."""
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "dit-nano": {"kind": "DiT", "width": 64, "depth": 3, "heads": 4},
+    "dit-tiny": {"kind": "DiT", "width": 192, "depth": 6, "heads": 3},
+    "dit-small": {"kind": "DiT", "width": 384, "depth": 12, "heads": 6},
+    "dit-base": {"kind": "DiT", "width": 768, "depth": 12, "heads": 12},
+    "dit-large": {"kind": "DiT", "width": 1024, "depth": 24, "heads": 16},
+    "dit-xlarge": {"kind": "DiT", "width": 1152, "depth": 28, "heads": 16},
+    "mlp": {"kind": "MLP", "width": 256, "depth": 4},
+}
+"""Networks by name; shape, classes and patch come from the data, everything else from the defaults."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "image": {"network": "dit-nano", "steps": 2200, "batch": 96, "lr": 1e-3},
+    "points": {"network": "mlp", "steps": 3000, "batch": 256, "lr": 1e-3},
+}
+"""Settings by the kind of data, where nothing else is said."""
+
+
+def configure(
+    method: str = "esc",
+    data: str | Dataset = "digits",
+    network: str | None = None,
+    settings: Iterable[tuple[str, Any]] = (),
+    **options: Any,
+) -> TrainConfig:
+    """Return the config of a run: the preset for the data, changed by `options` (fields) and then by `settings`.
+
+    Args:
+        method: where the objective begins; the option `objective` replaces it, as an `Objective` or as its values.
+        settings: pairs such as ("times.diagonal", "0.5"), see `change`.
+
+    Raises: ValueError for an unknown method, data set, network, field or option, naming its neighbors.
+    """
+    dataset = data if isinstance(data, Dataset) else data_sets.load(data)
+    chosen = {**PRESETS[dataset.kind], **{name: value for name, value in options.items() if value is not None}}
+    name = network or chosen.pop("network")
+    chosen.pop("network", None)
+    if name not in NETWORKS:
+        raise ValueError(unknown("network", name, NETWORKS))
+    if isinstance(chosen.get("objective"), Objective):
+        chosen["objective"] = values.to_dict(chosen["objective"])
+    config = from_dict(
+        {
+            "method": method.replace("-", "_"),
+            "objective": values.to_dict(methods.get(method)),
+            "data": dataset.name,
+            "network": NETWORKS[name],
+            **chosen,
+        }
+    )
+    return settle(change(config, settings), dataset)
+
+
+def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainConfig:
+    """Return a config with some values replaced, given by name as text or as they are.
+
+    A field of the config ("warmup"), an option of the network ("network.width"), or a field of the objective at any
+    depth ("times.diagonal", "loss.power").
+
+    Raises: ValueError for an unknown name, with its neighbors, or a value that does not fit.
+    """
+    for name, value in settings:
+        head, _, rest = name.partition(".")
+        if head == "network" and rest:
+            config = replace(config, network={**config.network, rest: parse(value)})
+        elif name in FIELDS and name not in ("method", "objective", "network"):
+            config = from_dict({**asdict(config), name: as_field(name, value)})
+        else:
+            config = replace(config, objective=override(config.objective, name, value))
+    return config
+
+
+def override(objective: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Return the values of an objective with one replaced."""
+    known = [f.name for f in fields(Objective)]
+    if name.partition(".")[0] not in known:
+        raise ValueError(unknown("field", name, [*known, *FIELDS, "network.width", "network.depth"]))
+    changed = values.override(values.from_dict(objective), name, value if isinstance(value, str) else json.dumps(value))
+    return values.to_dict(changed)
+
+
+def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """Return a config whose network is resolved to its last option: shape and classes from the data, defaults filled in.
+
+    Raises: ValueError for a network that does not fit the data or has unknown options.
+    """
+    options = dict(config.network)
+    shape = "image" if options.get("kind") == "DiT" else "shape"
+    if options.get("kind") in ("DiT", "MLP"):
+        if shape == "image" and dataset.kind != "image":
+            raise ValueError(f"a DiT is made for images and {dataset.name} holds points: use --network mlp")
+        options.setdefault(shape, list(dataset.shape))
+        options.setdefault("classes", dataset.num_classes)
+        learned = isinstance(values.from_dict(config.objective).loss, LearnedVariance)
+        options.setdefault("log_variance", learned)
+    with torch.device("meta"):
+        network = networks.build(options)
+    if network.num_classes not in (None, dataset.num_classes):
+        raise ValueError(
+            f"the network is made for {network.num_classes} classes and {dataset.name} has {dataset.num_classes}: "
+            "leave network.classes out, or set it to none for training without labels"
+        )
+    return replace(config, network=network.config)
+
+
+def from_dict(content: Mapping[str, Any]) -> TrainConfig:
+    """Return a config from its values.
+
+    Raises: ValueError for an unknown field, naming its neighbors, or a value that does not fit, naming the field.
+    """
+    for name in content:
+        if name not in FIELDS:
+            raise ValueError(unknown("field", name, FIELDS))
+    try:
+        return TrainConfig(**content)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, p['loc']))}={p['input']!r}: {p['msg'][:1].lower()}{p['msg'][1:]}"
+            for p in error.errors()
+        ]
+        raise ValueError("; ".join(problems)) from error
+
+
+def parse(value: Any) -> Any:
+    """Read text as JSON where it is JSON ("64", "true", "[1, 2]"), "none" as None, and anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value.lower() if value.lower() in ("true", "false") else value)
+    except ValueError:
+        return None if value.lower() in ("none", "null") else value
+
+
+def as_field(name: str, value: Any) -> Any:
+    """Read the text of a field; "0.9,0.99" and a single number both make a tuple where one is expected."""
+    if name in ("ema", "betas") and isinstance(value, str):
+        return tuple(parse(part) for part in value.strip("[]()").split(",") if part.strip())
+    return parse(value)
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """Return the message about an unknown name: its neighbors, then all that is known."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"unknown {what} {name!r}{hint} Known: {', '.join(known)}"

@@ -1,0 +1,86 @@
+"""Writing so that nothing is lost: to a temporary neighbour, synced to the disk, then renamed into place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+__all__ = ["free_name", "new_folder", "replace_file", "sync"]
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder has reached the disk; folders only where the system can."""
+    if path.is_dir():
+        with suppress(OSError):  # a folder cannot be opened on Windows, where renaming is synced anyway
+            _sync(path, os.O_RDONLY)
+        return
+    _sync(path, os.O_RDWR)
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
+    """Write a file, given its text or a function that writes to a path; on any failure the old one is untouched."""
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        if isinstance(content, str):
+            temporary.write_text(content, encoding="utf-8")
+        else:
+            content(temporary)
+        sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` when the block succeeds, and vanishes when it fails.
+
+    A folder that is at `path` already is there until then.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            sync(file)
+        sync(temporary)
+        _exchange(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync(path.parent)
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; what is at `path` goes, but only when that has worked."""
+    stale = path.with_name(f".{path.name}.stale")
+    shutil.rmtree(stale, ignore_errors=True)
+    if path.exists():
+        os.rename(path, stale)
+    try:
+        os.rename(new, path)
+    except OSError:
+        if stale.exists():
+            os.rename(stale, path)
+        raise
+    shutil.rmtree(stale, ignore_errors=True)
+
+
+def free_name(path: Path, mark: str, first: int) -> Path:
+    """Return the first of path + mark + first, path + mark + (first + 1), … that does not exist."""
+    number = first
+    while (candidate := path.with_name(f"{path.name}{mark}{number}")).exists():
+        number += 1
+    return candidate

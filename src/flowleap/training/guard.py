@@ -1,0 +1,79 @@
+"""What happens when a loss or a gradient is not finite: the step is skipped and counted, and too many end the run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flowleap.point import Batch, Regression
+from flowleap.training.state import State
+
+__all__ = ["Diverged", "Guard", "likely_cause"]
+
+
+class Diverged(RuntimeError):
+    """Too many steps in a row had a loss or a gradient that was not finite."""
+
+    def __init__(self, state: State, cause: str) -> None:
+        super().__init__(f"{state.streak} steps in a row were not finite, the last is step {state.step}: {cause}")
+
+
+class Guard:
+    """Lets the optimizer step only where loss and gradient are finite, and counts the steps that it refused.
+
+    The verdict stays on the device: the fused optimizers take it as `found_inf`, the channel of gradient scaling, and
+    leave parameters and moments as they are where it is 1. Nothing waits for the device until `read` is called.
+    """
+
+    def __init__(self, device: torch.device, patience: int, skipped: int = 0, streak: int = 0) -> None:
+        self.patience = patience
+        self.counts = torch.tensor([skipped, streak], dtype=torch.int64, device=device)
+
+    def step(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+        """Let `optimizer` step where the boolean scalar `finite` is true, and do nothing but count where it is not."""
+        bad = (~finite).to(torch.int64)
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        optimizer.step()
+        skipped, streak = self.counts.unbind()
+        self.counts = torch.stack([skipped + bad, (streak + 1) * bad])
+
+    def read(self) -> tuple[int, int]:
+        """Return (steps skipped so far, how many of them are the latest ones); waits for the device."""
+        skipped, streak = self.counts.tolist()
+        return skipped, streak
+
+    def exhausted(self) -> bool:
+        """Return whether the last `patience` steps were all skipped; waits for the device."""
+        return self.read()[1] >= self.patience
+
+
+def likely_cause(batch: Batch, regression: Regression, loss: Tensor, usual: float | None) -> str:
+    """Name what most likely made a loss or a gradient non-finite, looking from the data forward.
+
+    Args:
+        usual: ‖du/dt‖ in the last finite steps, None where none was measured.
+    """
+    norm = regression.derivative_norm
+    finite = {
+        "data": bool(batch.x.isfinite().all()),
+        "prediction": bool(regression.prediction.isfinite().all()),
+        "derivative": norm is None or bool(norm.isfinite().all()),
+        "target": bool(regression.target.isfinite().all()),
+        "loss": bool(loss.isfinite()),
+    }
+    before = "" if usual is None else f" (it was {usual:.3g} in the last finite steps)"
+    causes = {
+        "data": "the data are not finite: check the data set",
+        "prediction": "the output of the network is not finite: the learning rate is too high for it, "
+        "or the weights it started from are not finite",
+        "derivative": f"the derivative du/dt of the network blew up{before}: "
+        "lower the learning rate, or train with qk_norm=true or a shorter time range",
+        "target": "the target is not finite although network and derivative are: "
+        "look at the guidance scale and at the range of times",
+        "loss": "the loss overflows although prediction and target are finite: lower the learning rate",
+    }
+    for name, fine in finite.items():
+        if not fine:
+            return causes[name]
+    derivative = "" if norm is None or not norm.numel() else f" (‖du/dt‖ is {float(norm.mean()):.3g}{before})"
+    return f"the loss is finite but its gradient is not{derivative}: lower the learning rate"

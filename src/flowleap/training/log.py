@@ -1,0 +1,180 @@
+"""What a run says: averages over the log interval as JSON lines, a progress bar, and plain lines without a terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from flowleap.point import Regression
+from flowleap.training.files import replace_file
+from flowleap.training.state import State
+
+__all__ = ["EXPLANATION", "Metrics", "Recorder", "Reporter"]
+
+EXPLANATION = (
+    "The error shown is raw: the mean squared residual without weights. The weighted loss is minimized and logged "
+    "but not shown, because it says nothing: an adaptive weight of power 1 divides the error by itself, so the loss "
+    "sits at 1 whatever the network does."
+)
+
+
+class Recorder:
+    """The numbers of each step, summed on the device and read once per log interval, and the time that they took."""
+
+    names = ("raw_error", "loss", "grad_norm", "derivative_norm")
+
+    def __init__(self, device: torch.device, batch: int, seconds: float) -> None:
+        """Start the clock of a run that has taken `seconds` so far."""
+        self.sums = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)
+        self.absent = torch.full((), math.nan, device=device)
+        self.batch, self.steps, self.paused = batch, 0, 0.0
+        self.start = time.perf_counter() - seconds
+        self.since = time.perf_counter()
+        self.usual_derivative: float | None = None
+
+    def add(self, regression: Regression, loss: Tensor, grad_norm: Tensor) -> None:
+        """Add the numbers of a step; those that are not finite, or not measured, do not count.
+
+        Shapes: loss, grad_norm: scalars.
+        """
+        norm = regression.derivative_norm
+        derivative = self.absent if norm is None or not norm.numel() else norm.mean()
+        numbers = (regression.raw.mean(), loss, grad_norm, derivative)
+        values = torch.stack([number.detach().double() for number in numbers])
+        finite = values.isfinite()
+        self.sums += torch.stack([torch.where(finite, values, 0.0), finite.double()])
+        self.steps += 1
+
+    def row(self, state: State, lr: float) -> dict[str, Any]:
+        """Return the averages since the last row, None where nothing was measured; waits for the device."""
+        total, count = self.sums.tolist()
+        self.sums.zero_()
+        now = time.perf_counter()
+        speed = self.batch * self.steps / max(now - self.since - self.paused, 1e-9)
+        self.steps, self.paused, self.since = 0, 0.0, now
+        state.seconds = now - self.start
+        means = {name: s / n if n else None for name, s, n in zip(self.names, total, count, strict=True)}
+        self.usual_derivative = means["derivative_norm"] or self.usual_derivative
+        return {
+            "step": state.step,
+            "seconds": round(state.seconds, 3),
+            "images_per_second": round(speed, 1),
+            **means,
+            "lr": lr,
+            "skipped": state.skipped,
+        }
+
+    @contextmanager
+    def aside(self, state: State) -> Iterator[None]:
+        """Keep what happens inside out of the images per second."""
+        begin = time.perf_counter()
+        state.seconds = begin - self.start
+        yield
+        self.paused += time.perf_counter() - begin
+
+
+class Metrics:
+    """The metrics of a run as JSON lines: one object per log interval, `step` steps into the run."""
+
+    def __init__(self, path: Path, step: int = 0) -> None:
+        """Open the file of a run that is `step` steps old; rows of later steps, which will be made again, go."""
+        self.path = path
+        kept = [row for row in self.rows() if row["step"] <= step]
+        replace_file(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row and flush it."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return all rows; a last line that was cut off by a crash is left out."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+
+class Reporter:
+    """Speaks to the user: a live bar on a terminal, otherwise a plain line at least `every` seconds apart."""
+
+    def __init__(self, console: Console | None = None, every: float = 10.0) -> None:
+        self.console = Console() if console is None else console
+        self.every = every
+        self.bar: Progress | None = None
+        self.task = TaskID(0)
+        self.total = 0
+        self.spoken = -math.inf
+        self.clock = (0, 0.0)  # step and time at which this sitting began
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a line, taken literally."""
+        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self.say(f"warning: {text}", style="yellow")
+
+    @contextmanager
+    def progress(self, total: int, done: int) -> Iterator[None]:
+        """Show progress from step `done` to `total` for as long as the context lasts."""
+        self.total, self.clock, self.spoken = total, (done, time.perf_counter()), -math.inf
+        if not self.console.is_terminal or os.environ.get("TERM") == "dumb":
+            yield
+            return
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self.bar = Progress(*columns, console=self.console, refresh_per_second=2)
+        self.task = self.bar.add_task("", total=total, completed=done)
+        try:
+            with self.bar:
+                yield
+        finally:
+            self.bar = None
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step`."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Show the numbers of a log interval."""
+        text = describe(row)
+        if self.bar is not None:
+            self.bar.update(self.task, description=text, completed=row["step"])
+        elif time.perf_counter() - self.spoken >= self.every or row["step"] >= self.total:
+            self.spoken = time.perf_counter()
+            self.say(f"step {row['step']}/{self.total}  {self.remaining(row['step'])}{text}")
+
+    def remaining(self, step: int) -> str:
+        """Return the expected time to the end of the run, from the pace of this sitting."""
+        first, start = self.clock
+        if not first < step < self.total:
+            return ""
+        seconds = (time.perf_counter() - start) / (step - first) * (self.total - step)
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d} left  "
+
+
+def describe(row: dict[str, Any]) -> str:
+    """Return the numbers of a log interval as one short line."""
+    parts = [
+        f"{row['images_per_second']:.0f} images/s",
+        *(
+            f"{title} {row[name]:.4g}"
+            for title, name in (("raw error", "raw_error"), ("grad", "grad_norm"), ("‖du/dt‖", "derivative_norm"))
+            if row[name] is not None
+        ),
+    ]
+    if row["skipped"]:
+        parts.append(f"skipped {row['skipped']}")
+    return "  ".join(parts)

@@ -1,0 +1,133 @@
+"""The training loop, from top to bottom.
+
+Every draw is keyed by (seed, step), so a step depends on nothing but its number, the weights, their averages and the
+optimizer: a run that is interrupted and resumed computes what an uninterrupted one computes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from flowleap.data import Dataset
+from flowleap.objectives import Objective
+from flowleap.point import Batch
+from flowleap.training.guard import Diverged, Guard, likely_cause
+from flowleap.training.log import Recorder
+from flowleap.training.state import State
+
+__all__ = ["Events", "Plan", "draw_batch", "fit"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, in what order and with which steps to train; `warmup` is a fraction of the run, 0 for none.
+
+    `clip` bounds the gradient norm (None: no bound). After `patience` steps in a row that were not finite the run ends.
+    """
+
+    steps: int
+    batch: int
+    seed: int
+    lr: float
+    warmup: float = 0.0
+    schedule: str = "constant"
+    clip: float | None = 1.0
+    patience: int = 20
+    log_every: int = 50
+    sample_every: int = 500
+    checkpoint_every: int = 500
+
+    def learning_rate(self, step: int) -> float:
+        """Return lr · min(1, (step + 1)/(warmup · steps)), times ½(1 + cos π step/steps) where schedule = "cosine"."""
+        rise = min(1.0, (step + 1) / max(1.0, self.warmup * self.steps))
+        fall = 0.5 * (1.0 + math.cos(math.pi * step / self.steps)) if self.schedule == "cosine" else 1.0
+        return self.lr * rise * fall
+
+
+@dataclass(frozen=True)
+class Events:
+    """What the loop calls outside of itself.
+
+    Args:
+        log: given the averages over each log interval.
+        sample: called every `Plan.sample_every` steps and at the end.
+        save: called every `Plan.checkpoint_every` steps, at the end, and when the run is interrupted.
+        tick: called after each step.
+        interrupted: asked after each step whether to save and leave.
+    """
+
+    log: Callable[[dict[str, Any]], None]
+    sample: Callable[[State], None]
+    save: Callable[[State], None]
+    tick: Callable[[int], None] = lambda step: None
+    interrupted: Callable[[], bool] = lambda: False
+
+
+def draw_batch(data: Dataset, objective: Objective, plan: Plan, step: int, device: torch.device) -> Batch:
+    """Return the batch of a step: a pure function of (seed, step)."""
+    rows = objective.batching.indices(data.label, len(data), plan.batch, step, plan.seed)
+    label = None if data.label is None else data.label[rows].to(device, non_blocking=True)
+    return Batch(x=data.x[rows].to(device, non_blocking=True), label=label)
+
+
+def fit(state: State, objective: Objective, data: Dataset, plan: Plan, events: Events) -> State:
+    """Train until `plan.steps` steps are done or the run is interrupted; `state` is changed in place.
+
+    Args:
+        objective: as `Objective.for_run` gives it.
+        data: on the CPU; without labels where the network has none.
+
+    Raises: Diverged after `plan.patience` steps in a row whose loss or gradient was not finite.
+    """
+    player = state.player
+    weights = [weight for weight in player.network.parameters() if weight.requires_grad]
+    device = weights[0].device
+    recorder = Recorder(device, plan.batch, state.seconds)
+    guard = Guard(device, plan.patience, state.skipped, state.streak)
+    player.network.train()
+
+    while state.step < plan.steps:
+        # a batch, the random draws made for it, and the error of the network there
+        batch = draw_batch(data, objective, plan, state.step, device)
+        point = objective.draw(batch, state.step, plan.seed, player.frozen)
+        regression = objective.regress(player.flow, player.frozen, point)
+        loss = objective.per_sample(regression, point).mean()
+
+        # one step of the optimizer, unless something is not finite; then the averages follow
+        player.set_learning_rate(lr := plan.learning_rate(state.step))
+        player.optimizer.zero_grad()
+        loss.backward()
+        norm = clip_grad_norm_(weights, math.inf if plan.clip is None else plan.clip)
+        guard.step(player.optimizer, finite=(loss + norm).isfinite())
+        player.update_averages()
+
+        # numbers, pictures, a checkpoint; looking at the guard waits for the device, which only the CPU does each step
+        state.step += 1
+        recorder.add(regression, loss, norm)
+        done = state.step == plan.steps
+        leaving = done or events.interrupted()
+        if leaving or state.step % plan.log_every == 0 or (device.type == "cpu" and guard.exhausted()):
+            state.skipped, state.streak = guard.read()
+            events.log(recorder.row(state, lr))
+        if state.streak >= plan.patience:
+            raise Diverged(state, likely_cause(batch, regression, loss, recorder.usual_derivative))
+        with recorder.aside(state):
+            if done or every(plan.sample_every, state.step):
+                events.sample(state)
+            if leaving or (every(plan.checkpoint_every, state.step) and not guard.read()[1]):
+                events.save(state)
+        events.tick(state.step)
+        if leaving:
+            break
+    return state
+
+
+def every(interval: int, step: int) -> bool:
+    """Whether something done every `interval` steps (0: never) is due after step `step`."""
+    return interval > 0 and step % interval == 0

@@ -1,0 +1,135 @@
+"""What a run leaves for the eye: sample grids, curves of its metrics, the table of quality and time."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from torch import Tensor
+
+from flowleap import evaluation, pictures
+from flowleap.data import Dataset
+from flowleap.flow_map import FlowMap
+from flowleap.objectives import Objective
+from flowleap.training.files import replace_file
+from flowleap.training.log import Reporter
+
+__all__ = ["BUDGETS", "draw_budgets", "draw_curves", "draw_samples", "tabulate"]
+
+BUDGETS = (1, 2, 4, 128)
+"""The numbers of steps that a finished run is judged at."""
+SHOWN = {"image": 100, "points": 2000}
+CURVES = {
+    "raw_error": "raw error (mean squared residual)",
+    "grad_norm": "gradient norm",
+    "derivative_norm": "‖du/dt‖",
+    "images_per_second": "images per second",
+}
+COLUMNS = {
+    "nfe": ("evaluations", "d"),
+    "distance": ("Fréchet distance", ".3f"),
+    "agreement": ("class agreement", ".3f"),
+    "nearest_ratio": ("nearest ratio", ".3f"),
+    "seconds": ("seconds", ".2f"),
+}
+
+
+def shown(flow: FlowMap, objective: Objective, data: Dataset, steps: int | None) -> Tensor:
+    """Return the samples that every picture of a run shows: always from the same noise, labels cycling."""
+    num = SHOWN[data.kind]
+    label = evaluation.cycle(num, flow.num_classes)
+    bounds = (-1.0, 1.0) if data.kind == "image" else None
+    return evaluation.generate(flow, objective, data.shape, num, label=label, steps=steps, bounds=bounds)
+
+
+def draw_samples(flow: FlowMap, objective: Objective, data: Dataset, path: Path, reporter: Reporter) -> None:
+    """Draw one grid (or point cloud) with the number of steps that the method is made for."""
+    try:
+        samples = shown(flow, objective, data, None)
+    except evaluation.NotFinite as error:
+        reporter.warn(f"no picture {path.name}: {error}")
+        return
+    if data.kind == "image":
+        pictures.save(pictures.grid(samples, columns=10), path)
+    else:
+        pictures.scatter({path.stem: samples}, path, real=data.x[: len(samples)])
+
+
+def draw_budgets(flow: FlowMap, objective: Objective, data: Dataset, path: Path, reporter: Reporter) -> None:
+    """Draw one panel for each of `BUDGETS`, all from the same noise."""
+    try:
+        with warnings.catch_warnings():  # the table says which budgets were not trained for
+            warnings.simplefilter("ignore", UserWarning)
+            panels = {objective.nfe(steps): shown(flow, objective, data, steps) for steps in BUDGETS}
+    except evaluation.NotFinite as error:
+        reporter.warn(f"no picture {path.name}: {error}")
+        return
+    if data.kind == "image":
+        pictures.save(pictures.figure(panels, columns=10), path)
+    else:
+        titled = {pictures.evaluations(nfe): points for nfe, points in panels.items()}
+        pictures.scatter(titled, path, real=data.x[: SHOWN["points"]])
+
+
+def draw_curves(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Draw each metric of a run over its steps."""
+    for name, title in CURVES.items():
+        measured = [(row["step"], row[name]) for row in rows if row[name] is not None]
+        if measured:
+            steps, values = zip(*measured, strict=True)
+            series = {title: (steps, values)}
+            logarithmic = name != "images_per_second" and min(values) > 0
+            pictures.curves(series, folder / f"{name}.png", title=title, ylabel=title, log=logarithmic)
+
+
+def tabulate(
+    flow: FlowMap, objective: Objective, data: Dataset, num: int, weights: str, folder: Path, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """Measure a map at each of `BUDGETS`, print the table and write it as table.json and table.md."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        rows = evaluation.evaluate(flow, objective, data, BUDGETS, num=num, weights=weights)
+    notes = [*conditions(rows[0]), *dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning)]
+    replace_file(folder / "table.json", json.dumps(rows, indent=2) + "\n")
+    replace_file(folder / "table.md", markdown(rows, notes))
+    show(rows, notes, reporter)
+    return rows
+
+
+def show(rows: Sequence[dict[str, Any]], notes: Sequence[str], reporter: Reporter) -> None:
+    """Print the table and, under it, the conditions of its numbers."""
+    titles, lines = cells(rows)
+    table = Table(*titles)
+    for line in lines:
+        table.add_row(*line)
+    reporter.console.print(table)
+    for note in notes:
+        reporter.say(note)
+
+
+def markdown(rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
+    """Return the table and its conditions as Markdown."""
+    titles, lines = cells(rows)
+    head = [titles, ["---:"] * len(titles)]
+    table = ["| " + " | ".join(line) + " |" for line in [*head, *lines]]
+    return "\n".join([*table, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return the titles and the formatted lines of the columns that hold anything."""
+    columns = {name: column for name, column in COLUMNS.items() if any(row[name] is not None for row in rows)}
+    titles = [title for title, _ in columns.values()]
+    lines = [
+        ["—" if row[name] is None else format(row[name], spec) for name, (_, spec) in columns.items()] for row in rows
+    ]
+    return titles, lines
+
+
+def conditions(row: dict[str, Any]) -> list[str]:
+    """Return what the numbers of a table were measured with and what real data would score."""
+    judged = "" if row["judge"] is None else f", class agreement of real data {row['judge']:.3f}"
+    return [f"real data: distance of its two halves {row['floor']:.3f}{judged}", f"protocol: {row['protocol']}"]

@@ -1,0 +1,119 @@
+"""Objectives as plain data and back: what a run folder records, what `--set field=value` changes."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from flowleap.objectives import Objective
+
+__all__ = ["from_dict", "override", "to_dict"]
+
+_ROOMS = (
+    "paths",
+    "derivatives",
+    "parameterization",
+    "times",
+    "losses",
+    "velocities",
+    "guidance",
+    "samplers",
+    "couplings",
+    "data.batching",
+    "objectives",
+)
+
+
+def to_dict(value: Any) -> Any:
+    """Return a value as JSON-able data: {"type": "SortedPair", "law": {…}, "diagonal": 0.75, …}.
+
+    Raises: ValueError for a part that holds a network, which is no plain value.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = type(value).__name__
+        if kind not in _types():
+            raise ValueError(f"{kind} cannot be written down as plain data: it is not a part known to flowleap")
+        return {"type": kind, **{f.name: to_dict(getattr(value, f.name)) for f in fields(value)}}
+    if isinstance(value, tuple | list):
+        return [to_dict(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"{type(value).__name__} cannot be written down as plain data: {value!r}")
+
+
+def from_dict(data: Any) -> Any:
+    """Return the value that `to_dict` wrote.
+
+    Raises: ValueError for unknown types or fields, naming their neighbors.
+    """
+    if isinstance(data, list):
+        return tuple(from_dict(item) for item in data)
+    if not isinstance(data, dict):
+        return data
+    kind = data.get("type")
+    if kind not in _types():
+        raise ValueError(f"unknown part {kind!r}{_near(str(kind), _types())}")
+    cls = _types()[kind]
+    known = [f.name for f in fields(cls)]
+    for name in data:
+        if name != "type" and name not in known:
+            raise ValueError(f"{kind} has no field {name!r}{_near(name, known)}")
+    return cls(**{name: from_dict(item) for name, item in data.items() if name != "type"})
+
+
+def override(objective: Objective, field: str, text: str) -> Objective:
+    """Return the objective with one field changed: override(meanflow(), "times.diagonal", "0.5").
+
+    `text` is JSON, or the name of a part with its defaults ("PlugIn"), or a part in full
+    ('{"type": "PlugIn", "probability": 0.2}').
+
+    Raises: ValueError for an unknown field (naming its neighbors) or a value that does not fit.
+    """
+    return _override(objective, field.split("."), _parse(text), field)
+
+
+def _override(value: Any, names: list[str], new: Any, whole: str) -> Any:
+    if not is_dataclass(value) or isinstance(value, type):
+        raise ValueError(f"{whole}: {names[0]!r} is asked of {value!r}, which has no fields")
+    known = [f.name for f in fields(value)]
+    if names[0] not in known:
+        raise ValueError(f"{whole}: {type(value).__name__} has no field {names[0]!r}{_near(names[0], known)}")
+    old = getattr(value, names[0])
+    inner = _override(old, names[1:], new, whole) if len(names) > 1 else _fitting(old, new, whole)
+    return replace(value, **{names[0]: inner})
+
+
+def _fitting(old: Any, new: Any, whole: str) -> Any:
+    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
+        return float(new)
+    part = is_dataclass(old)
+    same = old is None or new is None or isinstance(new, type(old)) or (part and is_dataclass(new))
+    if not same or (isinstance(new, bool) and not isinstance(old, bool | None)):
+        expected = f"a part such as {type(old).__name__}" if part else f"a {type(old).__name__} such as {old!r}"
+        raise ValueError(f"{whole}={new!r}: expected {expected}")
+    return new
+
+
+def _parse(text: str) -> Any:
+    if text in _types():
+        return _types()[text]()
+    try:
+        return from_dict(json.loads(text))
+    except json.JSONDecodeError:
+        return {"none": None, "true": True, "false": False}.get(text.lower(), text)
+
+
+def _near(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(near)}?" if near else f"; known are {', '.join(sorted(known))}"
+
+
+@cache
+def _types() -> dict[str, type]:
+    rooms = [import_module(f"flowleap.{room}") for room in _ROOMS]
+    found = [thing for room in rooms for name, thing in vars(room).items() if not name.startswith("_")]
+    return {cls.__name__: cls for cls in found if isinstance(cls, type) and is_dataclass(cls)}

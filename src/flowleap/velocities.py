@@ -1,0 +1,107 @@
+"""Which velocity drives a target at (x_t, t): of the pair, of the batch, of the network itself, of a teacher.
+
+| velocity    | v(x_t, t)                                                | mean given x_t    | variance      |
+|-------------|----------------------------------------------------------|-------------------|---------------|
+| Conditional | α' x + σ' κε of the row's own (x, ε)                     | exact             | irreducible   |
+| PlugIn      | posterior mean over the batch's rows of the same class   | exact as B → ∞    | smaller       |
+| Own         | u_θ(x_t, t, t)                                           | the network's     | 0             |
+| Teacher     | a frozen flow map's instantaneous velocity               | the teacher's     | 0             |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from flowleap.flow_map import FlowMap
+from flowleap.point import Point
+from flowleap.tensors import Image, like
+
+__all__ = ["Conditional", "Own", "PlugIn", "Teacher", "VelocitySource"]
+
+
+class VelocitySource(Protocol):
+    """A source of velocities."""
+
+    def __call__(self, point: Point, flow: FlowMap | None = None) -> Image:
+        """Return v at every row of the point, (batch, *dims), without a graph."""
+        ...
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """v = α'(t) x + σ'(t) κε, the velocity of the row's own pair.
+
+    Source: Lipman et al. 2022 (arXiv 2210.02747) theorem 3.
+    """
+
+    cites: ClassVar[tuple[str, ...]] = ("lipman2022flow",)
+
+    def __call__(self, point: Point, flow: FlowMap | None = None) -> Image:
+        return point.path.velocity(point.x, point.noise, point.t)
+
+
+@dataclass(frozen=True)
+class PlugIn:
+    """v* = Σ_j w_ij v(x_t,i; x_j): the posterior-mean velocity if the batch were the data set.
+
+    Written around the row's own pair, v* = v + (α' − σ'α/σ)(x̄ − x), so that it meets v exactly where the posterior
+    is the row itself. Only rows of the same `point.group` take part: over mixed classes the mean washes the
+    label out. Memory B² + B·D (Gram form, `Path.posterior_mean`).
+
+    Args:
+        probability: the share of rows that use v*; the others keep v (`point.plug_in` says which; None means all).
+
+    Source: Lin et al. 2025 (arXiv 2512.11831), plug-in velocity: 0.5 for B/2, 0.2 for XL/2.
+    """
+
+    probability: float = 0.5
+    cites: ClassVar[tuple[str, ...]] = ("lin2025design",)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"PlugIn(probability={self.probability}): a share of the rows in [0, 1] is expected")
+
+    def __call__(self, point: Point, flow: FlowMap | None = None) -> Image:
+        path, t = point.path, point.t
+        v = path.velocity(point.x, point.noise, t)
+        if self.probability == 0:
+            return v
+        member = None if point.group is None else point.group[:, None] == point.group[None, :]
+        mean = path.posterior_mean(point.x_t, t, point.x, member)
+        gain = path.d_alpha(t) - path.d_sigma(t) * path.alpha(t) / path.sigma(t).clamp_min(1e-4)
+        plug_in = v + like(gain, v) * (mean - point.x)
+        return plug_in if point.plug_in is None else torch.where(like(point.plug_in, v), plug_in, v)
+
+
+@dataclass(frozen=True)
+class Own:
+    """v = u_θ(x_t, t, t): the network's own instantaneous velocity.
+
+    Source: Boffi et al. 2025 (arXiv 2505.18825), self-distillation.
+    """
+
+    cites: ClassVar[tuple[str, ...]] = ("boffi2025build",)
+
+    def __call__(self, point: Point, flow: FlowMap | None = None) -> Image:
+        if flow is None:
+            raise ValueError("Own() is the network's velocity: call it as velocity(point, flow)")
+        return _instantaneous(flow, point)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """v = the instantaneous velocity of a frozen flow map."""
+
+    flow: FlowMap = field(repr=False)
+
+    def __call__(self, point: Point, flow: FlowMap | None = None) -> Image:
+        return _instantaneous(self.flow, point)
+
+
+def _instantaneous(flow: FlowMap, point: Point) -> Tensor:
+    with torch.no_grad():
+        return flow.velocity(point.x_t, point.t, point.t, point.network_label(flow.num_classes))

@@ -1,0 +1,289 @@
+"""Distances against closed forms and scipy, the judge against its stated score, the protocol against repetition."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy
+import pytest
+import torch
+from scipy import linalg
+from torch import nn
+
+from flowleap import data, evaluation, methods
+from flowleap.evaluation import agreement, distances, features, generation, protocol
+from flowleap.evaluation.distances import Statistics
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def ruler(digits):
+    return evaluation.reference(digits)
+
+
+def positive(dims: int, seed: int) -> torch.Tensor:
+    root = torch.randn(dims, dims, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return root @ root.T / dims
+
+
+# Fréchet distance
+
+
+def test_frechet_of_commuting_gaussians_is_the_closed_form():
+    """|μ₁ − μ₂|² + Σ (√a − √b)² for diagonal covariances."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.rand(2, 20, generator=generator, dtype=torch.float64) + 0.1
+    shift = torch.randn(20, generator=generator, dtype=torch.float64)
+    found = distances.frechet(
+        Statistics(torch.zeros(20, dtype=torch.float64), first.diag(), 100), Statistics(shift, second.diag(), 100)
+    )
+    expected = shift.square().sum() + (first.sqrt() - second.sqrt()).square().sum()
+    assert found == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_frechet_of_scaled_gaussians_is_the_closed_form():
+    """Σ and c²Σ, not diagonal: (1 − c)² tr Σ."""
+    mean, covariance = torch.ones(12, dtype=torch.float64), positive(12, 1)
+    found = distances.frechet(Statistics(mean, covariance, 1), Statistics(mean, 2.25 * covariance, 1))
+    assert found == pytest.approx(0.25 * float(covariance.trace()), rel=1e-10)
+
+
+@pytest.mark.parametrize("dims", [2, 16, 64])
+def test_frechet_equals_scipys_square_root(dims):
+    first, second = positive(dims, 2), positive(dims, 3)
+    mean = torch.linspace(-1, 1, dims, dtype=torch.float64)
+    found = distances.frechet(Statistics(mean, first, 1), Statistics(2 * mean, second, 1))
+    cross = linalg.sqrtm((first @ second).numpy())
+    expected = float(mean.square().sum()) + numpy.trace(first.numpy() + second.numpy() - 2 * cross).real
+    assert found == pytest.approx(expected, rel=1e-8)
+
+
+def test_frechet_survives_singular_covariances(digits):
+    """Pixels that never change make the covariance singular; the distance to itself is 0 and it stays real."""
+    own = distances.statistics(features.PIXEL(digits.x))
+    assert float(torch.linalg.eigvalsh(own.covariance)[0]) < 1e-12
+    assert distances.frechet(own, own) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_statistics_equal_numpys_and_are_float64():
+    rows = torch.randn(300, 7, generator=torch.Generator().manual_seed(4))
+    found = distances.statistics(rows)
+    assert found.mean.dtype == found.covariance.dtype == torch.float64
+    assert found.count == 300
+    numpy.testing.assert_allclose(found.covariance.numpy(), numpy.cov(rows.double().numpy().T), rtol=1e-12)
+
+
+def test_too_few_rows_are_refused():
+    with pytest.raises(ValueError, match="more than 64 samples, got 64.*at least 65"):
+        distances.statistics(torch.randn(64, 64))
+
+
+def test_statistics_of_different_features_are_refused():
+    few, many = distances.statistics(torch.randn(20, 3)), distances.statistics(torch.randn(20, 4))
+    with pytest.raises(ValueError, match="3 features cannot be compared with 4"):
+        distances.frechet(few, many)
+
+
+def test_the_class_means_of_digits_lie_at_the_stated_distance(digits, ruler):
+    """One exact step of flow matching gives the class means; their distance to digits is 7.05."""
+    means = torch.stack([digits.x[digits.label == label].mean(dim=0) for label in range(10)])
+    found = distances.frechet(distances.statistics(ruler.features(means[torch.arange(1000) % 10])), ruler.statistics)
+    assert found == pytest.approx(7.05, abs=0.02)
+
+
+def test_the_floor_of_digits_is_about_a_third(ruler):
+    assert 0.2 < ruler.floor < 0.4
+    assert ruler.floor == evaluation.reference(ruler.dataset).floor
+
+
+# Class agreement
+
+
+def test_the_judge_of_digits_scores_as_stated(ruler):
+    """0.99 on the rows it has not seen, with pixels in [−1, 1]."""
+    assert (ruler.judge.fitted, ruler.judge.held_out) == (1000, 797)
+    assert ruler.judge.score == pytest.approx(0.992, abs=0.003)
+    assert (ruler.judge.classifier.gamma, ruler.judge.classifier.C) == (0.02, 10.0)
+
+
+def test_agreement_sees_the_label(digits, ruler):
+    assert ruler.judge(digits.x, digits.label) > 0.99
+    assert ruler.judge(digits.x, (digits.label + 1) % 10) < 0.01
+
+
+def test_the_judge_is_deterministic(digits, ruler):
+    again = agreement.fit(digits)
+    assert again.score == ruler.judge.score
+    assert numpy.array_equal(again.classifier.dual_coef_, ruler.judge.classifier.dual_coef_)
+
+
+def test_no_judge_without_labels_or_with_one_class(digits):
+    moons = data.load("two-moons")
+    assert agreement.fit(moons) is None
+    assert agreement.fit(replace(digits, label=torch.zeros_like(digits.label))) is None
+
+
+def test_other_labeled_sets_get_a_judge_too():
+    moons = data.load("two-moons")
+    labeled = replace(moons, label=(moons.x[:, 1] > 0).long(), num_classes=2)
+    assert agreement.fit(labeled).score > 0.99
+
+
+# Nearest training sample
+
+
+def test_nearest_ratio_of_copies_is_nil_and_of_fresh_data_about_one():
+    generator = torch.Generator().manual_seed(5)
+    train, fresh = torch.randn(2, 1500, 3, generator=generator, dtype=torch.float64)
+    real = distances.neighbor_distance(train, torch.arange(1500))
+    assert distances.nearest_ratio(train[:200], train, real) == pytest.approx(0.0, abs=1e-5)
+    assert distances.nearest_ratio(fresh, train, real) == pytest.approx(1.0, abs=0.06)
+
+
+def test_nearest_leaves_the_row_itself_out():
+    line = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)
+    assert distances.nearest(line, line).tolist() == [0.0, 0.0, 0.0]
+    assert distances.nearest(line, line, own=torch.arange(3)).tolist() == [1.0, 1.0, 2.0]
+
+
+def test_nearest_does_not_depend_on_the_blocks(monkeypatch):
+    rows, reference = torch.randn(2, 100, 4, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    whole = distances.nearest(rows, reference)
+    monkeypatch.setattr(distances, "CHUNK", 7)
+    torch.testing.assert_close(distances.nearest(rows, reference), whole, rtol=1e-10, atol=1e-10)
+
+
+# Protocol
+
+
+class Still(nn.Module):
+    """A network that says the velocity x / t: one step from noise lands at 0, and the label shifts it."""
+
+    num_classes = 10
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(0.01))
+        self.dropout = nn.Dropout(0.5)
+        self.batches = []
+
+    def forward(self, x, t, r, label=None):
+        self.batches.append((len(x), self.training))
+        shift = self.shift * label.to(x.dtype).reshape(-1, 1, 1, 1)
+        return self.dropout(x - shift)
+
+
+@pytest.fixture
+def still():
+    objective = methods.flow_matching()
+    return objective, objective.flow_map(Still())
+
+
+def run(still, digits, ruler, **changes):
+    objective, flow = still
+    settings = {"steps": (1, 2), "num": 70, "batch": 32, "ruler": ruler} | changes
+    return evaluation.evaluate(flow, objective, digits, **settings)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_rows_hold_exact_counts_and_every_promised_key(still, digits, ruler):
+    rows = run(still, digits, ruler)
+    keys = {"nfe", "steps", "features", "protocol", "distance", "agreement", "nearest_ratio", "seconds", "num"}
+    assert all(keys <= row.keys() for row in rows)
+    assert [row["nfe"] for row in rows] == [1, 2]
+    assert all(row["num"] == 70 and row["features"] == "pixel" for row in rows)
+    counts = still[1].network.batches
+    assert [count for count, _ in counts] == [32, 32, 6, 32, 32, 32, 32, 6, 6]
+    assert not any(training for _, training in counts) and still[1].network.training
+    json.dumps(rows, allow_nan=False)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_same_evaluation_twice_gives_the_same_numbers(still, digits, ruler):
+    first, second = run(still, digits, ruler), run(still, digits, ruler)
+    for row in (*first, *second):
+        row.pop("seconds")
+    assert first == second
+    assert run(still, digits, ruler, seed=1)[0]["distance"] != first[0]["distance"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_protocol_states_what_a_number_depends_on(still, digits, ruler):
+    (row,) = run(still, digits, ruler, steps=(1,), weights="ema=0.999", seed=3)
+    assert row["protocol"] == (
+        f"pixel-frechet/v1;n=70;ref=digits:1797;weights=ema=0.999;seed=3;labels=cycle;guidance=none;"
+        f"sha256={ruler.checksum}"
+    )
+    other = evaluation.reference(replace(digits, x=-digits.x))
+    assert other.checksum != ruler.checksum
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_given_times_make_one_row(still, digits, ruler):
+    (row,) = run(still, digits, ruler, times=(1.0, 0.6, 0.0))
+    assert (row["steps"], row["nfe"], row["times"]) == (2, 2, [1.0, 0.6, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num": 64}, "num=64 samples are too few.*64 pixel features.*at least 65"),
+        ({"steps": (1, 0)}, "steps=0: sampling takes at least 1 step"),
+        ({"steps": ()}, "no number of steps"),
+        ({"times": (1.0,)}, "at least a start and an end"),
+        ({"batch": 0}, "batches of 0"),
+    ],
+)
+def test_bad_requests_say_what_to_do(still, digits, ruler, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(still, digits, ruler, **changes)
+
+
+@pytest.mark.filterwarnings("ignore:.*trained")
+def test_samples_that_are_not_finite_leave_gaps_and_a_warning(still, digits, ruler):
+    nn.init.constant_(still[1].network.shift, math.inf)
+    with pytest.warns(UserWarning, match="63 of 70 samples are not finite|70 of 70 samples are not finite"):
+        rows = run(still, digits, ruler)
+    assert all(row["distance"] is row["agreement"] is row["nearest_ratio"] is None for row in rows)
+    json.dumps(rows, allow_nan=False)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_samples_depend_on_seed_and_index_only(still):
+    objective, flow = still
+    flow.network.eval()
+
+    def make(num, batch, seed=0):
+        label = generation.cycle(num, 10)
+        return generation.generate(flow, objective, (1, 8, 8), num, seed=seed, label=label, steps=2, batch=batch)
+
+    torch.testing.assert_close(make(40, 40)[:11], make(11, 3), rtol=0, atol=1e-5)
+    assert not torch.allclose(make(11, 11), make(11, 11, seed=1))
+
+
+def test_labels_cycle_and_bad_ones_are_refused():
+    assert generation.cycle(5, 3).tolist() == [0, 1, 2, 0, 1]
+    assert generation.cycle(5, None) is None
+    generation.check_label(9, 10)
+    with pytest.raises(ValueError, match="label 10 is out of range.*0 to 9"):
+        generation.check_label(10, 10)
+    with pytest.raises(ValueError, match="trained without labels"):
+        generation.check_label(0, None)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_points_are_judged_by_their_coordinates():
+    moons = data.load("two-moons")
+    objective = methods.flow_matching()
+    flow = objective.flow_map(lambda x, t, r, label: x)
+    (row,) = evaluation.evaluate(flow, objective, moons, steps=(1,), num=200)
+    assert row["features"] == "point" and row["agreement"] is None
+    scale = moons.x.double().square().sum(dim=1).mean()
+    assert row["distance"] == pytest.approx(float(scale), rel=0.01)  # every sample lands at 0
+    assert protocol.reference(moons).features is features.POINT
