@@ -1,4 +1,4 @@
-"""Distances against closed forms and scipy, the judge against its stated score, the protocol against repetition."""
+"""Distances against closed forms and scipy, the judge against its stated score, evaluation against itself."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def test_frechet_of_commuting_gaussians_is_the_closed_form():
     first, second = torch.rand(2, 20, generator=generator, dtype=torch.float64) + 0.1
     shift = torch.randn(20, generator=generator, dtype=torch.float64)
     found = distances.frechet(
-        Statistics(torch.zeros(20, dtype=torch.float64), first.diag(), 100), Statistics(shift, second.diag(), 100)
+        Statistics(torch.zeros(20, dtype=torch.float64), first.diag(), 100),
+        Statistics(shift, second.diag(), 100),
     )
     expected = shift.square().sum() + (first.sqrt() - second.sqrt()).square().sum()
     assert found == pytest.approx(float(expected), rel=1e-12)
@@ -65,7 +66,7 @@ def test_frechet_equals_scipys_square_root(dims):
 
 
 def test_frechet_survives_singular_covariances(digits):
-    """Pixels that never change make the covariance singular; the distance to itself is 0 and it stays real."""
+    """Pixels that never change make the covariance singular; the distance of the set to itself is still 0."""
     own = distances.statistics(features.PIXEL(digits.x))
     assert float(torch.linalg.eigvalsh(own.covariance)[0]) < 1e-12
     assert distances.frechet(own, own) == pytest.approx(0.0, abs=1e-6)
@@ -80,7 +81,7 @@ def test_statistics_equal_numpys_and_are_float64():
 
 
 def test_too_few_rows_are_refused():
-    with pytest.raises(ValueError, match="more than 64 samples, got 64.*at least 65"):
+    with pytest.raises(ValueError, match=r"more than 64 samples, got 64.*at least 65"):
         distances.statistics(torch.randn(64, 64))
 
 
@@ -93,7 +94,9 @@ def test_statistics_of_different_features_are_refused():
 def test_the_class_means_of_digits_lie_at_the_stated_distance(digits, ruler):
     """One exact step of flow matching gives the class means; their distance to digits is 7.05."""
     means = torch.stack([digits.x[digits.label == label].mean(dim=0) for label in range(10)])
-    found = distances.frechet(distances.statistics(ruler.features(means[torch.arange(1000) % 10])), ruler.statistics)
+    found = distances.frechet(
+        distances.statistics(ruler.features(means[torch.arange(1000) % 10])), ruler.statistics
+    )
     assert found == pytest.approx(7.05, abs=0.02)
 
 
@@ -194,12 +197,22 @@ def run(still, digits, ruler, **changes):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_rows_hold_exact_counts_and_every_promised_key(still, digits, ruler):
     rows = run(still, digits, ruler)
-    keys = {"nfe", "steps", "features", "protocol", "distance", "agreement", "nearest_ratio", "seconds", "num"}
+    keys = {
+        "nfe",
+        "steps",
+        "features",
+        "protocol",
+        "distance",
+        "agreement",
+        "nearest_ratio",
+        "seconds",
+        "num",
+    }
     assert all(keys <= row.keys() for row in rows)
     assert [row["nfe"] for row in rows] == [1, 2]
     assert all(row["num"] == 70 and row["features"] == "pixel" for row in rows)
     counts = still[1].network.batches
-    assert [count for count, _ in counts] == [32, 32, 6, 32, 32, 32, 32, 6, 6]
+    assert [count for count, _ in counts] == [32, 32, 32, 6, 32, 32, 32, 32, 6, 6]  # the first warms up
     assert not any(training for _, training in counts) and still[1].network.training
     json.dumps(rows, allow_nan=False)
 
@@ -261,7 +274,9 @@ def test_samples_depend_on_seed_and_index_only(still):
 
     def make(num, batch, seed=0):
         label = generation.cycle(num, 10)
-        return generation.generate(flow, objective, (1, 8, 8), num, seed=seed, label=label, steps=2, batch=batch)
+        return generation.generate(
+            flow, objective, (1, 8, 8), num, seed=seed, label=label, steps=2, batch=batch
+        )
 
     torch.testing.assert_close(make(40, 40)[:11], make(11, 3), rtol=0, atol=1e-5)
     assert not torch.allclose(make(11, 11), make(11, 11, seed=1))
@@ -271,7 +286,7 @@ def test_labels_cycle_and_bad_ones_are_refused():
     assert generation.cycle(5, 3).tolist() == [0, 1, 2, 0, 1]
     assert generation.cycle(5, None) is None
     generation.check_label(9, 10)
-    with pytest.raises(ValueError, match="label 10 is out of range.*0 to 9"):
+    with pytest.raises(ValueError, match=r"label 10 is out of range.*0 to 9"):
         generation.check_label(10, 10)
     with pytest.raises(ValueError, match="trained without labels"):
         generation.check_label(0, None)

@@ -29,7 +29,11 @@ def test_a_grid_puts_images_row_by_row():
     levels = torch.linspace(-1, 1, 6).reshape(6, 1, 1, 1).expand(6, 1, 8, 8)
     picture = pictures.grid(levels, columns=3, cell=16, gutter=2)
     assert picture.size == (3 * 18 + 2, 2 * 18 + 2)
-    centers = [picture.getpixel((2 + 8 + 18 * column, 2 + 8 + 18 * row))[0] for row in range(2) for column in range(3)]
+    centers = [
+        picture.getpixel((2 + 8 + 18 * column, 2 + 8 + 18 * row))[0]
+        for row in range(2)
+        for column in range(3)
+    ]
     assert centers == [0, 51, 102, 153, 204, 255]
     assert picture.getpixel((0, 0)) == picture.getpixel((18, 5)) == (31, 36, 43)
 
@@ -76,7 +80,9 @@ def test_scatter_draws_the_real_data_beside_the_samples(tmp_path):
         width = alone.width
     with Image.open(pictures.scatter({"1 evaluation": points}, tmp_path / "two.png", real=points)) as both:
         assert both.width == pytest.approx(2 * width, abs=2)
-        left, right = (both.convert("RGB").crop(box) for box in ((0, 0, width, 400), (width, 0, 2 * width, 400)))
+        left, right = (
+            both.convert("RGB").crop(box) for box in ((0, 0, width, 400), (width, 0, 2 * width, 400))
+        )
     assert is_blue(right) and not is_blue(left)
     with pytest.raises(ValueError, match="expected \\(n, 2\\)"):
         pictures.scatter({"bad": torch.zeros(3, 3)}, tmp_path / "bad.png")

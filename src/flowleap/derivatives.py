@@ -59,7 +59,7 @@ class Derivative(Protocol):
 
 def _jvp(field: Field, x: Image, t: Time, tangent: Image) -> tuple[Image, Image]:
     with sdpa_kernel(SDPBackend.MATH):
-        value, rate = torch.func.jvp(field, (x, t), (tangent.to(x.dtype), torch.ones_like(t)))
+        value, rate = torch.func.jvp(field, (x, t), (tangent.to(x.dtype), torch.ones_like(t)))[:2]
     return value, rate.detach().to(x.dtype)
 
 

@@ -46,6 +46,8 @@ class Guidance:
         if not (len(self.window) == 2 and self.window[0] < self.window[1]):
             raise ValueError(f"Guidance(window={self.window}): two times (from, to) with from < to are expected")
 
+    jump_scale: ClassVar[float] = 1.0
+
     @property
     def scale(self) -> float:
         """The effective guidance scale ω/(1 − κ)."""
@@ -53,6 +55,8 @@ class Guidance:
 
     def rows(self, point: Point) -> Tensor:
         """Return the indices of the rows to guide; the times and masks are those of the CPU."""
+        if (self.omega, self.kappa) == (1.0, 0.0):
+            return torch.empty(0, dtype=torch.int64)
         inside = (point.t >= self.window[0]) & (point.t <= self.window[1])
         return _kept(inside, point)
 
@@ -63,9 +67,15 @@ class Guidance:
             return velocity
         assert point.label is not None
         x, t, label = point.x_t[rows], point.t[rows], point.label[rows]
+        asked = [(w, y) for w, y in ((self.kappa, label), (null, _null(label, flow.num_classes))) if w != 0]
+        repeat = len(asked)
         with torch.no_grad():
-            known, unknown = _both(flow, x, t, t, label)
-        mixed = self.omega * velocity[rows] + self.kappa * known + null * unknown
+            answers = flow.velocity(
+                x.repeat(repeat, *[1] * (x.ndim - 1)), t.repeat(repeat), label=torch.cat([y for _, y in asked])
+            )
+        mixed = self.omega * velocity[rows]
+        for (weight, _), answer in zip(asked, answers.chunk(repeat), strict=True):
+            mixed = mixed + weight * answer
         return velocity.index_copy(0, rows, mixed.to(velocity.dtype))
 
 
@@ -73,7 +83,7 @@ class Guidance:
 class FinestLevel:
     """Guidance of shortcut models: only jumps made of two finest steps are guided; larger jumps inherit it.
 
-    v = u(∅) + w (u(y) − u(∅)) in both halves of the rows t − r = 2/N.
+    v = u(∅) + w (u(y) − u(∅)) in both halves of the rows t − r = 2/N; `SelfConsistency` applies it.
 
     Args:
         scale: w; 1 is none.
@@ -83,6 +93,15 @@ class FinestLevel:
 
     scale: float = 1.5
     cites: ClassVar[tuple[str, ...]] = ("frans2024one", "ho2022classifier")
+
+    @property
+    def jump_scale(self) -> float:
+        """The scale at which the frozen jumps of the guided rows are guided."""
+        return self.scale
+
+    def __call__(self, flow: FlowMap, point: Point, velocity: Image) -> Image:
+        """Return the velocity as it is: the diagonal is trained without guidance."""
+        return velocity
 
     def rows(self, point: Point) -> Tensor:
         """Return the indices of the jumps made of two finest steps."""
@@ -95,14 +114,6 @@ def _kept(inside: Tensor, point: Point) -> Tensor:
         raise ValueError("guidance in training contrasts a label with none: give the batch labels, or guidance=None")
     kept = inside if point.dropped is None else inside & ~point.dropped
     return kept.nonzero().squeeze(1)
-
-
-def _both(flow: FlowMap, x: Image, t: Time, r: Time, label: Tensor) -> tuple[Image, Image]:
-    """Velocities with the label and with the null label, in one pass of twice the rows."""
-    both = torch.cat([label, _null(label, flow.num_classes)])
-    twice = (torch.cat([v, v]) for v in (x, t, r))
-    known, unknown = flow.velocity(*twice, both).chunk(2)
-    return known, unknown
 
 
 def _null(label: Tensor, num_classes: int | None) -> Tensor:
@@ -125,7 +136,8 @@ class _Guided:
         if label is None:
             raise ValueError("guidance contrasts a label with none: give labels to sample with")
         both = torch.cat([label, _null(label, self.num_classes)])
-        known, unknown = self.network(*(torch.cat([v, v]) for v in (x, t, r)), both).chunk(2)
+        x, t, r = (torch.cat([v, v]) for v in (x, t, r))
+        known, unknown = self.network(x, t, r, both).chunk(2)
         return unknown + self.scale * (known - unknown)
 
 

@@ -19,6 +19,7 @@ from flowleap.derivatives import TwoPass
 from flowleap.guidance import FinestLevel
 from flowleap.losses import AdaptivePower, LearnedVariance, Squared
 from flowleap.objectives import EMA, Diagonal, Eulerian, Objective, SelfConsistency
+from flowleap.paths import LinearPath
 from flowleap.samplers import Sampling
 from flowleap.times import DyadicGrid, Gradual, LogitNormal, OneTime, SortedPair, Uniform
 from flowleap.velocities import PlugIn
@@ -50,7 +51,8 @@ def shortcut(variant: str = "paper", guidance: float | None = None, base_steps: 
         flow_matching(),
         name="shortcut",
         times=DyadicGrid(share=1 / 4, base_steps=base_steps, law=Uniform()),
-        target=SelfConsistency(guidance=None if guidance is None else FinestLevel(guidance)),
+        guidance=None if guidance is None else FinestLevel(guidance),
+        target=SelfConsistency(),
         frozen=EMA(0.999),
         sampling=Sampling().with_base(base_steps),
     )
@@ -60,9 +62,9 @@ def shortcut(variant: str = "paper", guidance: float | None = None, base_steps: 
         return replace(
             paper,
             name="shortcut-repo",
-            path=replace(paper.path, floor=1e-5),
+            path=LinearPath(floor=1e-5),
             times=DyadicGrid(share=1 / 8, base_steps=base_steps, quotas=True),
-            target=replace(paper.target, clip=4.0),
+            target=SelfConsistency(clip=4.0),
         )
     raise ValueError(f'shortcut(variant={variant!r}): expected "paper" or "repo"')
 

@@ -92,7 +92,7 @@ class Path(ABC):
         ‖x_t,i‖² cancels, so memory grows as B·M + B·D and never as B·M·D.
 
         Shapes: x_t (B, *dims), t (B,), data (M, *dims), member (B, M) bool: which rows of `data` may take part.
-        Raises: ValueError where a row has no member at all.
+        A row without any member gets NaN.
         Source: Lin et al. 2025 (arXiv 2512.11831), plug-in velocity; METHODS §2.25.
         """
         t, flat, points = t.to(x_t.dtype), data.flatten(1), x_t.flatten(1)

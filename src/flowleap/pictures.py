@@ -1,7 +1,7 @@
 """Pictures of samples and of numbers: grids, one grid per number of evaluations, scatter plots, curves.
 
-Images are tensors (n, channels, height, width) in [−1, 1], points are (n, 2). Grids need Pillow only; scatter plots and
-curves need matplotlib, which is imported when the first one is drawn.
+Images are tensors (n, channels, height, width) in [−1, 1], points are (n, 2). Grids need Pillow only; scatter
+plots and curves need matplotlib, which is imported when the first one is drawn.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def evaluations(nfe: int) -> str:
 
 
 def pixels(images: Tensor) -> Any:
-    """Images in [−1, 1] as 8-bit colors: round(127.5 (x + 1)), clamped; what is not finite becomes middle gray.
+    """Images in [−1, 1] as 8-bit colors: round(127.5 (x + 1)), clamped; NaN and infinity become middle gray.
 
     Shapes: (n, 1 or 3, height, width) -> (n, height, width, 3), a uint8 numpy array.
     Raises: ValueError for another number of dimensions or channels.
@@ -50,7 +50,7 @@ def pixels(images: Tensor) -> Any:
 
 
 def tiles(images: Tensor, cell: int = CELL) -> list[PillowImage.Image]:
-    """One Pillow image per sample, small ones enlarged smoothly by a whole number of times to at least `cell` pixels.
+    """One Pillow image per sample, small ones enlarged smoothly by a whole number to at least `cell` pixels.
 
     Shapes: (n, 1 or 3, height, width). Raises: ValueError as `pixels`.
     """
@@ -62,10 +62,13 @@ def tiles(images: Tensor, cell: int = CELL) -> list[PillowImage.Image]:
     return made if factor == 1 else [tile.resize(size, Image.Resampling.BICUBIC) for tile in made]
 
 
-def grid(images: Tensor, columns: int | None = None, cell: int = CELL, gutter: int = GUTTER) -> PillowImage.Image:
+def grid(
+    images: Tensor, columns: int | None = None, cell: int = CELL, gutter: int = GUTTER
+) -> PillowImage.Image:
     """Samples in rows of `columns` (a near-square by default), with thin gutters and no text.
 
-    Shapes: (n, 1 or 3, height, width). Raises: ValueError without images, with less than one column, or as `pixels`.
+    Shapes: (n, 1 or 3, height, width).
+    Raises: ValueError without images, with less than one column, or as `pixels`.
     """
     from PIL import Image
 
@@ -87,10 +90,11 @@ def grid(images: Tensor, columns: int | None = None, cell: int = CELL, gutter: i
 def figure(
     panels: Mapping[int, Tensor], columns: int = 10, abreast: int | None = None, cell: int = CELL
 ) -> PillowImage.Image:
-    """One titled grid for each number of network evaluations, side by side; made for samples from the same noise.
+    """One titled grid for each number of network evaluations, made for samples from the same noise.
 
-    Shapes: panels maps the number of evaluations to images (n, 1 or 3, height, width). Panels stand `abreast` in a row,
-    by default two where there are four, else up to three. Raises: ValueError without panels, or as `grid`.
+    Shapes: panels maps the number of evaluations to images (n, 1 or 3, height, width). `abreast` panels
+    stand in a row, by default two where there are four, else up to three.
+    Raises: ValueError without panels, or as `grid`.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -145,8 +149,8 @@ def _write(drawing: Any, path: str | Path) -> Path:
 def scatter(panels: Mapping[str, Tensor], path: str | Path, real: Tensor | None = None) -> Path:
     """Point sets side by side on equal axes, the real data first where it is given; written as PNG.
 
-    Shapes: panels maps titles to points (n, 2); real (m, 2) or None. Raises: ValueError without panels, or for other
-    shapes.
+    Shapes: panels maps titles to points (n, 2); real (m, 2) or None.
+    Raises: ValueError without panels, or for other shapes.
     """
     shown = ({} if real is None else {"real data": real}) | dict(panels)
     for title, points in shown.items():
@@ -192,10 +196,11 @@ def curves(
     log: bool = False,
     window: int | None = None,
 ) -> Path:
-    """Lines over a common axis, each smoothed over `window` points with the raw values faint behind; written as PNG.
+    """Lines over a common axis, each smoothed over `window` points with the raw values faint behind, as PNG.
 
-    `series` maps a name to (x, y); `window` is a fiftieth of the longest line by default and 1 draws it as it is. Values
-    that are not finite leave gaps. Raises: ValueError without series, or where x and y differ in length.
+    `series` maps a name to (x, y). `window` is a fiftieth of each line by default; 1 draws it as it is.
+    Values that are not finite leave gaps.
+    Raises: ValueError without series, or where x and y differ in length.
     """
     if not series:
         raise ValueError("curves need at least one series, got none")
@@ -206,7 +211,9 @@ def curves(
         span = max(1, len(y) // 50) if window is None else window
         if span > 1:
             axis.plot(x, y, color=color, alpha=0.22, linewidth=0.8)
-        axis.plot(x, smooth(y, span), color=color, linewidth=1.8, label=name, marker="o" if len(y) < 2 else None)
+        axis.plot(
+            x, smooth(y, span), color=color, linewidth=1.8, label=name, marker="o" if len(y) < 2 else None
+        )
     if log:
         _log_scale(axis)
     axis.set_xlabel(xlabel, color=INK)

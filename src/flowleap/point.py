@@ -42,8 +42,12 @@ class Batch:
             value = getattr(self, name)
             if value is not None and len(value) != len(self.x):
                 raise ValueError(f"Batch.{name} has {len(value)} rows, Batch.x has {len(self.x)}")
-        if self.row is not None and self.size is None:
-            raise ValueError("Batch.row is given without Batch.size: say how many rows the global batch has")
+        if (self.row is None) != (self.size is None):
+            raise ValueError("Batch.row and Batch.size belong together: which rows of a global batch of which size")
+        if self.row is not None and not (
+            len(self.row.unique()) == len(self.row) and 0 <= int(self.row.min()) <= int(self.row.max()) < self.total
+        ):
+            raise ValueError(f"Batch.row: different rows of [0, {self.total}) are expected, got {self.row.tolist()}")
 
     @property
     def total(self) -> int:
@@ -59,8 +63,9 @@ class Point:
     `label` survives being dropped; `dropped` says which rows the network sees without it.
     `group` says which rows are of one class for the plug-in velocity (the label, where there is one).
     `guided` holds the indices of the rows that training guidance applies to; `finest` is the step length at or
-    below which a grid method asks for the instantaneous velocity (0 where times are continuous); `v` is the velocity
-    that drives the target, set by `Objective.regress`; `progress` is the fraction of the run that has passed.
+    below which a grid method asks for the instantaneous velocity (0 where times are continuous); `jump_scale` is the
+    scale at which frozen jumps of the guided rows are guided; `v` is the velocity that drives the target, set by
+    `Objective.regress`; `progress` is the fraction of the run that has passed.
     """
 
     path: Path
@@ -79,11 +84,18 @@ class Point:
     guided: Tensor | None = None
     v: Image | None = None
     finest: float = 0.0
+    jump_scale: float = 1.0
     step: int = 0
     progress: float = 1.0
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def to(self, device: torch.device) -> Point:
+        """Return the point with every tensor on this device."""
+        tensors = ((f.name, getattr(self, f.name)) for f in fields(self))
+        moved: dict[str, Any] = {name: v.to(device) for name, v in tensors if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
     def rows(self, start: int, stop: int) -> Point:
         """Return the rows [start, stop) as a point of their own; `guided` is kept for a leading slice only."""

@@ -141,23 +141,21 @@ def grid(path: Path, steps: int = 1, times: Sequence[float] | None = None) -> li
 
     Raises: ValueError for fewer than one step, or times that do not fall or leave the path's domain.
     """
+    high, low = path.t_max, path.t_min
     if times is not None:
         stops = [float(t) for t in times]
-        falls = all(t > r for t, r in pairwise(stops))
-        if len(stops) < 2 or not falls or stops[0] > path.t_max or stops[-1] < 0:
+        falls = len(stops) >= 2 and all(t > r for t, r in pairwise([*stops[:-1], max(stops[-1], low)]))
+        if not falls or stops[0] != high or not 0 <= stops[-1] <= low:
             raise ValueError(
-                f"times {', '.join(f'{t:g}' for t in stops)}: at least two falling times from {path.t_max:g} (noise) "
-                f"to {path.t_min:g} (data) are expected, such as {path.t_max:g},{(path.t_max + path.t_min) / 2:g},"
-                f"{path.t_min:g}"
+                f"times {', '.join(f'{t:g}' for t in stops)}: falling times from {high:g} (noise) to {low:g} (data) are "
+                f"expected, such as {high:g},{(high + low) / 2:g},{low:g}"
             )
-        return [max(t, path.t_min) for t in stops]
+        return [*stops[:-1], low]
     if steps < 1:
         raise ValueError(f"steps={steps}: at least one step is expected")
-    fractions = [i / steps for i in range(steps + 1)]
-    if path.t_max <= 1:
-        return [path.t_max + (path.t_min - path.t_max) * f for f in fractions]
-    high, low = path.t_max ** (1 / 7), path.t_min ** (1 / 7)
-    return [(high + (low - high) * f) ** 7 for f in fractions]
+    rho = 1 if high <= 1 else 7
+    root = [high ** (1 / rho) + (low ** (1 / rho) - high ** (1 / rho)) * i / steps for i in range(1, steps)]
+    return [high, *(value**rho for value in root), low]
 
 
 def noise(seed: int, indices: Sequence[int] | Tensor, shape: Sequence[int]) -> Tensor:

@@ -47,7 +47,10 @@ class Draw(NamedTuple):
 class Law(Protocol):
     """A law of one time."""
 
-    support: tuple[float, float]
+    @property
+    def support(self) -> tuple[float, float]:
+        """The interval the times lie in."""
+        ...
 
     def sample(self, generator: torch.Generator, size: int) -> Tensor:
         """Return (size,) float32."""
@@ -294,4 +297,5 @@ class DyadicGrid:
             diagonal = grid / self.base_steps
         else:
             diagonal = self.law.sample(generator, rest)
-        return Draw(*(torch.cat([jumping, diagonal]) for jumping in (t, s, r)), off=jumps)
+        t, s, r = (torch.cat([jumping, diagonal]) for jumping in (t, s, r))
+        return Draw(t, s, r, jumps)

@@ -55,14 +55,17 @@ def from_dict(data: Any) -> Any:
     if not isinstance(data, dict):
         return data
     kind = data.get("type")
-    if kind not in _types():
+    if not isinstance(kind, str) or kind not in _types():
         raise ValueError(f"unknown part {kind!r}{_near(str(kind), _types())}")
     cls = _types()[kind]
     known = [f.name for f in fields(cls)]
     for name in data:
         if name != "type" and name not in known:
             raise ValueError(f"{kind} has no field {name!r}{_near(name, known)}")
-    return cls(**{name: from_dict(item) for name, item in data.items() if name != "type"})
+    try:
+        return cls(**{name: from_dict(item) for name, item in data.items() if name != "type"})
+    except TypeError as error:
+        raise ValueError(f"{kind} cannot be made from {sorted(data)}: {error}") from error
 
 
 def override(objective: Objective, field: str, text: str) -> Objective:
@@ -91,11 +94,18 @@ def _fitting(old: Any, new: Any, whole: str) -> Any:
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
         return float(new)
     part = is_dataclass(old)
-    same = old is None or new is None or isinstance(new, type(old)) or (part and is_dataclass(new))
+    optional = old is None or part or isinstance(old, tuple)  # numbers and names are never None
+    if new is None and not optional:
+        raise ValueError(f"{whole}=none: expected a {type(old).__name__} such as {old!r}")
+    same = old is None or new is None or isinstance(new, type(old)) or (part and _room(new) == _room(old))
     if not same or (isinstance(new, bool) and not isinstance(old, bool | None)):
         expected = f"a part such as {type(old).__name__}" if part else f"a {type(old).__name__} such as {old!r}"
         raise ValueError(f"{whole}={new!r}: expected {expected}")
     return new
+
+
+def _room(value: Any) -> str:
+    return ".".join(type(value).__module__.split(".")[:2])
 
 
 def _parse(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: train, sample, evaluate, methods, cite. Each command is a file; the parts know nothing of it."""
+"""The command line, a file for each command; no other part of flowleap knows of it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ app = typer.Typer(
     cls=OneLine,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train one-step image generators from scratch, sample from them, and measure them.",
 )
@@ -32,7 +33,8 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def common(
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave.")
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave."),
     ] = False,
 ) -> None:
     """Train one-step image generators from scratch, sample from them, and measure them."""

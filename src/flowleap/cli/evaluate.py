@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flowleap.cli import options
+from flowleap.cli.group import waiting
 
 
 def evaluate(
@@ -18,7 +19,9 @@ def evaluate(
     times: options.Times = None,
     num: Annotated[int, typer.Option(min=1, help="Samples for each number; 1000 is the protocol's.")] = 1000,
     seed: options.Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list on standard output, and nothing else.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON list on standard output, and nothing else.")
+    ] = False,
     weights: options.WeightsOption = options.Weights.ema,
     guidance: options.Guidance = None,
     batch: options.BatchSize = 250,
@@ -26,26 +29,28 @@ def evaluate(
 ) -> None:
     """Measure a trained run against the real data.
 
-    Fréchet distance, class agreement, distance to the nearest training sample, and seconds. The same command twice gives
-    the same numbers.
+    Fréchet distance, class agreement, distance to the nearest training sample, and seconds. The same command
+    twice gives the same numbers.
     """
     counts, grid = options.numbers(steps, "--steps"), options.instants(times)
 
     from flowleap import evaluation, runs
 
     loaded = runs.load_run(run, weights=weights.value, device=options.device(device))
-    rows = evaluation.evaluate(
-        loaded.flow,
-        loaded.objective,
-        loaded.dataset(),
-        steps=counts,
-        num=num,
-        seed=seed,
-        batch=batch,
-        times=grid,
-        guidance=guidance,
-        weights=loaded.weights,
-    )
+    budgets = f"{steps} steps" if grid is None else f"the times {times}"
+    with waiting(f"measuring {num} samples at {budgets}"):
+        rows = evaluation.evaluate(
+            loaded.flow,
+            loaded.objective,
+            loaded.dataset(),
+            steps=counts,
+            num=num,
+            seed=seed,
+            batch=batch,
+            times=grid,
+            guidance=guidance,
+            weights=loaded.weights,
+        )
     if as_json:
         typer.echo(json.dumps(rows, indent=2, allow_nan=False))
     else:
@@ -69,7 +74,9 @@ def show(rows: list[dict[str, Any]]) -> None:
             text(row["nearest_ratio"], ".2f"),
             text(row["seconds"], ".2f"),
         )
-    table.add_row("real data", text(first["floor"], ".3f"), text(first["judge"], ".3f"), "1.00", "", style="dim")
+    table.add_row(
+        "real data", text(first["floor"], ".3f"), text(first["judge"], ".3f"), "1.00", "", style="dim"
+    )
     console.print(table)
     for line in footnotes(rows):
         console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
@@ -81,11 +88,11 @@ def text(value: float | None, form: str) -> str:
 
 
 def footnotes(rows: list[dict[str, Any]]) -> list[str]:
-    """What a reader of the table needs: how real data is measured, what a small ratio means, the protocol id."""
+    """What a reader of the table needs: how real data is measured, what a small ratio means, the protocol."""
     from flowleap.evaluation import MEMORIZED
 
-    lines = ["real data: two halves of it against each other; its unseen part before the classifier."]
+    lines = ["real data: its two halves against each other, and its unseen part before the classifier"]
     ratios = [row["nearest_ratio"] for row in rows if row["nearest_ratio"] is not None]
     if ratios and min(ratios) < MEMORIZED:
-        lines.append(f"warning: a nearest ratio below {MEMORIZED}: samples lie closer to training data than real data does.")
+        lines.append(f"warning: nearest ratio below {MEMORIZED}: closer to the training data than real data.")
     return [*lines, f"protocol: {rows[0]['protocol']}"]

@@ -1,18 +1,18 @@
-"""How the command line speaks when something is wrong: one clear line on standard error, exit code 2, no traceback."""
+"""How the command line says what is wrong: one line on standard error, exit code 2, no traceback."""
 
 from __future__ import annotations
 
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-__all__ = ["OneLine", "say", "spoken_warnings", "traceback_wanted"]
+__all__ = ["OneLine", "say", "spoken_warnings", "traceback_wanted", "waiting"]
 
 TRACEBACK = "FLOWLEAP_TRACEBACK"
 USAGE = 2
@@ -41,7 +41,16 @@ def spoken_warnings() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Show on a terminal, on standard error, that something is going on; elsewhere nothing."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
         yield
 
 
@@ -49,34 +58,49 @@ class OneLine(TyperGroup):
     """A group of commands whose errors are one line: what was given, what is expected, what to do."""
 
     def main(
-        self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **extra: Any
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
     ) -> Any:
-        if not standalone_mode or traceback_wanted():
-            return super().main(args, *rest, standalone_mode=standalone_mode, **extra)
-        sys.exit(self._run(args, *rest, **extra))
+        def run(alone: bool) -> Any:
+            return super(OneLine, self).main(
+                args, prog_name, complete_var, alone, windows_expand_args, **extra
+            )
 
-    def _run(self, args: Sequence[str] | None, *rest: Any, **extra: Any) -> int:
-        try:
-            with spoken_warnings():
-                code = super().main(args, *rest, standalone_mode=False, **extra)
-            return code if isinstance(code, int) else 0
-        except typer.Abort:
-            say("interrupted")
-            return INTERRUPTED
-        except (ValueError, OSError) as error:
-            say(f"error: {describe(error)}")
-            return USAGE
-        except Exception as error:
-            if not hasattr(error, "format_message"):
-                raise
-            return usage_error(error)
+        if not standalone_mode or traceback_wanted():
+            return run(standalone_mode)
+        sys.exit(exit_code(lambda: run(False)))
+
+
+def exit_code(run: Callable[[], Any]) -> int:
+    """Run a command line that raises, say in one line what went wrong, and return the exit code."""
+    try:
+        with spoken_warnings():
+            code = run()
+        return code if isinstance(code, int) else 0
+    except typer.Abort:
+        say("interrupted")
+        return INTERRUPTED
+    except (ValueError, OSError) as error:
+        say(f"error: {describe(error)}")
+        return USAGE
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        return usage_error(error)
 
 
 def usage_error(error: Any) -> int:
     """Print what is wrong with a command line, and where its help is; return the exit code."""
     context = getattr(error, "ctx", None)
     message = error.format_message()
-    if type(error).__name__ == "NoArgsIsHelpError":  # no arguments at all ask for the help, which may be printed by now
+    if (
+        type(error).__name__ == "NoArgsIsHelpError"
+    ):  # no arguments at all ask for the help, which may be printed by now
         if message:
             typer.echo(message)
     elif context is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Weights(str, Enum):
+class Weights(StrEnum):
     """Which weights of a run are used: the running average, or those of the last step."""
 
     ema = "ema"
@@ -22,9 +23,13 @@ class Weights(str, Enum):
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `flowleap train` wrote.")]
 Times = Annotated[
     str | None,
-    typer.Option(metavar="T,T,…", help="Times to visit instead of equal steps, from noise (1) to data (0): 1,0.6,0."),
+    typer.Option(
+        metavar="T,T,…", help="Times to visit instead of equal steps, from noise (1) to data (0): 1,0.6,0."
+    ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the noise; image i depends on the seed and on i only.")]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Seed of the noise; image i depends on the seed and on i only.")
+]
 WeightsOption = Annotated[Weights, typer.Option(help="The running average of the weights, or the last ones.")]
 Guidance = Annotated[
     float | None,
@@ -45,7 +50,8 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
         found = ()
     if not found or min(found) < 1:
         raise typer.BadParameter(
-            f"{text!r}: expected whole numbers from 1 up, separated by commas, as in 1,2,4,128", param_hint=option
+            f"{text!r}: expected whole numbers from 1 up, separated by commas, as in 1,2,4,128",
+            param_hint=option,
         )
     return found
 
@@ -61,7 +67,7 @@ def instants(text: str | None) -> tuple[float, ...] | None:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
-    if len(found) < 2 or any(not early > late for early, late in zip(found, found[1:], strict=False)):
+    if len(found) < 2 or any(not early > late for early, late in pairwise(found)):
         raise typer.BadParameter(
             f"{text!r}: expected at least two decreasing times separated by commas, as in 1,0.6,0",
             param_hint="--times",
@@ -82,7 +88,7 @@ def device(name: str) -> torch.device:
         found = torch.device(name)
         torch.empty(1, device=found)
     except Exception as error:  # torch raises several types here, some with long dumps
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise typer.BadParameter(f"{name!r} cannot be used: {reason}", param_hint="--device") from None
     return found
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowleap.cli import options
-from flowleap.cli.group import say
+from flowleap.cli.group import waiting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,9 +22,13 @@ MADE_HERE = re.compile(r"\d{6}\.png|labels\.csv")
 
 def sample(
     run: options.RunFolder,
-    steps: Annotated[int | None, typer.Option(min=1, help="Network steps from noise to image.  [default: 1]")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Network steps from noise to image.", show_default="1")
+    ] = None,
     times: options.Times = None,
-    num: Annotated[int | None, typer.Option(min=1, help="How many samples.  [default: 100; 2000 points]")] = None,
+    num: Annotated[
+        int | None, typer.Option(min=1, help="How many samples.", show_default="100; 2000 points")
+    ] = None,
     seed: options.Seed = 0,
     label: Annotated[
         str, typer.Option(metavar="N|all", help="One class, or all in turn: 0, 1, 2, …, and again.")
@@ -32,12 +36,15 @@ def sample(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="A .png grid (a scatter plot for points), a .npz with `images` float32 (N, C, H, W) in [-1, 1] and "
-            "`labels` (`points` (N, 2) for points; labels are -1 where the run has none), or a folder of one PNG "
-            "each.  [default: samples.png in the run folder]"
+            help="A .png grid (a scatter plot for points); a .npz with `images` float32 (N, C, H, W) in "
+            "[-1, 1] and `labels` (`points` (N, 2) for points; labels are -1 where the run has none); or a "
+            "folder of one PNG each.",
+            show_default="samples.png in the run folder",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the output where it exists.")
+    ] = False,
     weights: options.WeightsOption = options.Weights.ema,
     guidance: options.Guidance = None,
     batch: options.BatchSize = 250,
@@ -45,7 +52,8 @@ def sample(
 ) -> None:
     """Sample images from a trained run.
 
-    Runs with labels cycle through their classes unless --label names one. Image i depends on the seed and on i only.
+    Runs with labels cycle through their classes unless --label names one. Image i depends on the seed and on
+    i only.
     """
     if steps is not None and times is not None:
         raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
@@ -60,33 +68,37 @@ def sample(
     loaded = runs.load_run(run, weights=weights.value, device=options.device(device))
     points = len(loaded.shape) == 1
     if points and write is write_folder:
-        raise ValueError(f"{path}: points are written as a .png scatter plot or a .npz, not as a folder of images")
+        raise ValueError(
+            f"{path}: points are written as a .png scatter plot or a .npz, not as a folder of images"
+        )
     count = num or (2000 if points else 100)
     wanted = labels(label, count, loaded.flow.num_classes)
     start = time.perf_counter()
-    samples = generate(
-        loaded.flow,
-        loaded.objective,
-        loaded.shape,
-        count,
-        seed=seed,
-        label=wanted,
-        steps=None if grid else steps or 1,
-        times=grid,
-        guidance=guidance,
-        batch=batch,
-        bounds=None if points else (-1.0, 1.0),
-    )
+    with waiting(f"making {count} samples"):
+        samples = generate(
+            loaded.flow,
+            loaded.objective,
+            loaded.shape,
+            count,
+            seed=seed,
+            label=wanted,
+            steps=None if grid else steps or 1,
+            times=grid,
+            guidance=guidance,
+            batch=batch,
+            bounds=None if points else (-1.0, 1.0),
+        )
     seconds = time.perf_counter() - start
     write(path, samples, wanted, loaded)
     nfe = loaded.objective.nfe(len(grid) - 1 if grid else steps or 1, guidance=guidance)
-    say(f"{path}: {count} samples, {nfe} network evaluations each, seed {seed}, {weights.value} weights, {seconds:.2f} s")
+    cost = f"{nfe} network evaluation{'s' * (nfe > 1)} each, {seconds:.2f} s"
+    typer.echo(f"{path}: {count} samples, {cost}, seed {seed}, weights {loaded.weights}")
 
 
 def labels(text: str, num: int, num_classes: int | None) -> Tensor | None:
     """The labels to sample with: "all" cycles through the classes, a number repeats one.
 
-    Raises: ValueError for a class the run does not know; typer.BadParameter for anything but a number or "all".
+    Raises: ValueError for a class the run does not know; typer.BadParameter for neither a number nor "all".
     """
     import torch
 
@@ -117,10 +129,11 @@ def writer(path: Path) -> Writer:
 
 def write_picture(path: Path, samples: Tensor, label: Tensor | None, run: Any) -> None:
     """A grid of images with a column for each class where all are shown, or points beside the real data."""
-    from flowleap import pictures
+    from flowleap import data, pictures
 
     if samples.ndim == 2:
-        pictures.scatter({f"{len(samples)} samples": samples}, path, real=run.dataset().x)
+        real = data.load(run.config.data).x if run.config.data in data.names else None
+        pictures.scatter({f"{len(samples)} samples": samples}, path, real=real)
         return
     several = label is not None and bool((label != label[0]).any())
     columns = run.flow.num_classes if several and run.flow.num_classes <= 20 else None
@@ -134,14 +147,14 @@ def write_arrays(path: Path, samples: Tensor, label: Tensor | None, run: Any) ->
     numbers = numpy.full(len(samples), -1) if label is None else label.numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    name = "points" if samples.ndim == 2 else "images"
+    arrays: dict[str, Any] = {"points" if samples.ndim == 2 else "images": samples.numpy()}
     with partial.open("wb") as file:
-        numpy.savez_compressed(file, **{name: samples.numpy(), "labels": numbers.astype("int64")})
+        numpy.savez_compressed(file, **arrays, labels=numbers.astype("int64"))
     os.replace(partial, path)
 
 
 def write_folder(path: Path, samples: Tensor, label: Tensor | None, run: Any) -> None:
-    """One PNG per image in its own size, 000000.png and up, and labels.csv; earlier files of these names are removed."""
+    """One PNG per image in its own size, 000000.png and up, with labels.csv; earlier ones are removed."""
     from PIL import Image
 
     from flowleap import pictures

@@ -30,7 +30,7 @@ def load(name: str, seed: int = 0) -> Dataset:
         return check(load_digits())
     if known in _POINTS:
         x = _POINTS[known](10_000, seed)
-        return check(Dataset(known, x, kind="points", license="none needed", source="drawn from a seed"))
+        return check(Dataset(known, x, kind="points", license="CC0", source="drawn from a seed"))
     near = difflib.get_close_matches(known, names, n=2, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise ValueError(f"unknown data set {name!r}{hint} Known: {', '.join(names)}")
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    raise ValueError(f"unknown data set {name!r}{hint}; known: {', '.join(names)}")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,12 +20,12 @@ def _order(key: int, stream: str, epoch: int, size: int) -> Tensor:
 class Shuffled:
     """Epoch after epoch in a new order, end to end: every row once per epoch, whatever the batch size.
 
-    Shapes: indices -> (batch,) int64 rows of the data set.
+    Shapes: indices → (batch,) int64 rows of the data set.
     """
 
     def indices(self, label: Tensor | None, size: int, batch: int, step: int, key: int) -> Tensor:
         """Rows of the batch of this step; `label` plays no part."""
-        _positive(size=size, batch=batch)
+        _check(size, batch)
         first, last = step * batch // size, ((step + 1) * batch - 1) // size
         rows = torch.cat([_order(key, "batching/epoch", epoch, size) for epoch in range(first, last + 1)])
         start = step * batch - first * size
@@ -40,17 +41,18 @@ class ClassGroups:
     a row twice (the last group of a pass is filled up with the pass's own first rows).
     `group=None` takes the largest divisor of the batch that the smallest class can fill. Without labels the
     whole set is one class, and this is `Shuffled`.
-    Shapes: indices -> (batch,) int64 rows of the data set.
+    Shapes: indices → (batch,) int64 rows of the data set.
     Raises: ValueError where groups do not fill the batch, or a class cannot fill a group.
     """
 
     group: int | None = None
+    cites: ClassVar[tuple[str, ...]] = ("lin2025design",)
 
     def indices(self, label: Tensor | None, size: int, batch: int, step: int, key: int) -> Tensor:
         """Rows of the batch of this step."""
         if label is None:
             return Shuffled().indices(None, size, batch, step, key)
-        _positive(size=size, batch=batch)
+        _check(size, batch)
         count = label.bincount()
         classes = count.nonzero().flatten()
         group = self.size(count[classes], batch)
@@ -86,7 +88,6 @@ def _group_of_class(label: Tensor, chosen: int, group: int, turn: int, key: int)
     return members[order[(place * group + torch.arange(group)) % len(members)]]
 
 
-def _positive(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} is at least 1; got {number}")
+def _check(size: int, batch: int) -> None:
+    if size < 1 or batch < 1:
+        raise ValueError(f"a batch of {batch} from {size} rows: both are at least 1")

@@ -23,7 +23,8 @@ def check(dataset: Dataset) -> Dataset:
         )
     if dataset.kind == "image" and float(x.abs().max()) > 1:
         raise ValueError(
-            f"images lie in [-1, 1]; those of {name!r} in [{float(x.min()):g}, {float(x.max()):g}]; rescale them"
+            f"images lie in [-1, 1], but those of {name!r} in [{float(x.min()):g}, {float(x.max()):g}]; "
+            "rescale them"
         )
     if (label is None) != (classes is None):
         raise ValueError(f"data set {name!r} needs both labels and their number of classes, or neither")

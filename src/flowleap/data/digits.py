@@ -9,7 +9,7 @@ def load_digits() -> Dataset:
     """Handwritten digits in ten classes, grey values 0 to 16 mapped to x / 8 - 1.
 
     Shapes: x (1797, 1, 8, 8), label (1797,).
-    Source: E. Alpaydin and C. Kaynak, UCI ML repository, optical recognition of handwritten digits (test set).
+    Source: E. Alpaydin and C. Kaynak, UCI repository, optical recognition of handwritten digits (test set).
     """
     from sklearn import datasets
 
@@ -19,6 +19,6 @@ def load_digits() -> Dataset:
         x=torch.as_tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1,
         label=torch.as_tensor(label, dtype=torch.int64),
         num_classes=10,
-        license="CC BY 4.0",
+        license="BSD-3-Clause, as shipped in scikit-learn",
         source="UCI ML repository, optical recognition of handwritten digits (test set), as in scikit-learn",
     )

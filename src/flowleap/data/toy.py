@@ -11,7 +11,7 @@ from flowleap.randomness import generator
 def two_moons(n: int = 10_000, seed: int = 0) -> Tensor:
     """Two interleaved half circles with Gaussian noise of standard deviation 0.05.
 
-    Shapes: -> (n, 2), centered.
+    Shapes: → (n, 2), centered.
     """
     g = generator(seed, "data/two_moons")
     angle = math.pi * torch.rand(n, generator=g)
@@ -23,7 +23,7 @@ def two_moons(n: int = 10_000, seed: int = 0) -> Tensor:
 def eight_gaussians(n: int = 10_000, seed: int = 0) -> Tensor:
     """Eight Gaussians of standard deviation 0.1, evenly spaced on a circle of radius √2.
 
-    Shapes: -> (n, 2).
+    Shapes: → (n, 2).
     """
     g = generator(seed, "data/eight_gaussians")
     angle = math.pi / 4 * torch.randint(8, (n,), generator=g)
@@ -34,7 +34,7 @@ def eight_gaussians(n: int = 10_000, seed: int = 0) -> Tensor:
 def checkerboard(n: int = 10_000, seed: int = 0) -> Tensor:
     """Uniform on the eight dark fields of a 4 x 4 board over [-2, 2]².
 
-    Shapes: -> (n, 2).
+    Shapes: → (n, 2).
     """
     g = generator(seed, "data/checkerboard")
     column = torch.randint(4, (n,), generator=g)

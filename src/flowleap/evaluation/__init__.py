@@ -1,4 +1,4 @@
-"""How good samples are: features, distances, class agreement, and the protocol that makes numbers comparable."""
+"""How good samples are: features, distances, class agreement, and the protocol behind each number."""
 
 from flowleap.evaluation.agreement import Judge, fit
 from flowleap.evaluation.distances import Statistics, frechet, nearest_ratio, statistics

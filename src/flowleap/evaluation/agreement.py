@@ -1,4 +1,4 @@
-"""Class agreement: how often a classifier fitted on real data finds, in a sample, the label that was asked for."""
+"""Class agreement: how often a classifier fitted on real data finds in a sample the label asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from flowleap.data import Dataset
 from flowleap.randomness import generator
 
 FITTED = 1000  # rows of the seeded permutation the classifier is fitted on; four fifths of a smaller set
-GAMMA: dict[str, float | str] = {"digits": 0.02}  # radial-basis width by data set; "scale" = 1 / (d var) elsewhere
+GAMMA: dict[str, float | str] = {
+    "digits": 0.02
+}  # radial-basis width by data set; "scale" = 1 / (d var) elsewhere
 PENALTY = 10.0
 
 
@@ -20,9 +22,9 @@ PENALTY = 10.0
 class Judge:
     """A support vector classifier exp(−γ |a − b|²) fitted on part of the real data, in the units of the data.
 
-    `score` is its accuracy on the rest of the real data (`held_out` rows): the agreement perfect samples would reach.
-    Units: digits are judged in [−1, 1] with γ = 0.02 and C = 10, where `score` is 0.992; on the same
-    rows the same γ scores 0.990 with pixels in 0..1 and 0.300 with pixels in 0..16.
+    `score` is its accuracy on the rest of the real data (`held_out` rows), which perfect samples would reach.
+    Units: digits are judged in [−1, 1] with γ = 0.02 and C = 10, where `score` is 0.992; on the same rows the
+    same γ scores 0.990 with pixels in 0..1 and 0.300 with pixels in 0..16.
     """
 
     classifier: Any
@@ -48,9 +50,9 @@ def rows(samples: Tensor) -> Any:
 
 
 def fit(dataset: Dataset, seed: int = 0) -> Judge | None:
-    """A judge fitted on the first rows of a seeded permutation of the data; None without labels of two classes or more.
+    """A judge fitted on the first rows of a seeded permutation of the data.
 
-    Deterministic: the same data and seed give the same classifier.
+    None where the data has no labels, or fewer than two classes. The same data and seed give the same judge.
     """
     if dataset.label is None:
         return None
@@ -62,5 +64,7 @@ def fit(dataset: Dataset, seed: int = 0) -> Judge | None:
     seen, rest = order[:fitted], order[fitted:]
     if len(set(label[seen].tolist())) < 2:
         return None
-    classifier = SVC(kernel="rbf", C=PENALTY, gamma=GAMMA.get(dataset.name, "scale")).fit(x[seen], label[seen])
+    classifier = SVC(kernel="rbf", C=PENALTY, gamma=GAMMA.get(dataset.name, "scale")).fit(
+        x[seen], label[seen]
+    )
     return Judge(classifier, float(classifier.score(x[rest], label[rest])), len(seen), len(rest))

@@ -1,4 +1,4 @@
-"""Distances between samples and a reference: Fréchet between the fitted Gaussians, and the nearest training row."""
+"""Distances between samples and a reference: between fitted Gaussians, and to the nearest training row."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def statistics(rows: Tensor) -> Statistics:
 
 
 def symmetric_root(matrix: Tensor) -> Tensor:
-    """The symmetric square root of a positive semi-definite matrix, V √Λ Vᵀ; eigenvalues below 0 are rounding.
+    """The symmetric root V √Λ Vᵀ of a positive semi-definite matrix; eigenvalues below 0 are rounding.
 
     Shapes: (d, d) -> (d, d).
     """
@@ -53,7 +53,7 @@ def symmetric_root(matrix: Tensor) -> Tensor:
 def frechet(first: Statistics, second: Statistics) -> float:
     """The squared Wasserstein-2 distance between the Gaussians of two sets of features.
 
-    |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁^½ Σ₂ Σ₁^½)^½, in float64; the root stays symmetric, so nothing complex appears.
+    |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁^½ Σ₂ Σ₁^½)^½, in float64; every root is of a symmetric matrix.
     Raises: ValueError where the numbers of features differ.
     Source: Dowson and Landau, J. Multivariate Analysis 12, 1982; Heusel et al., arXiv 1706.08500, section 4.
     """
@@ -71,7 +71,7 @@ def frechet(first: Statistics, second: Statistics) -> float:
 def halves(rows: Tensor, order: Tensor) -> float:
     """The Fréchet distance between two halves of one set: the floor below which differences mean nothing.
 
-    Shapes: rows (n, d), order (n,), a permutation. Raises: ValueError where half the set is too small for a covariance.
+    Shapes: rows (n, d), order (n,), a permutation. Raises: ValueError where half the set is too small.
     """
     middle = len(rows) // 2
     return frechet(statistics(rows[order[:middle]]), statistics(rows[order[middle:]]))
@@ -104,7 +104,7 @@ def neighbor_distance(reference: Tensor, order: Tensor) -> float:
 def nearest_ratio(rows: Tensor, reference: Tensor, real: float) -> float | None:
     """How far samples lie from the training set, in units of the real data's own nearest-neighbor distance.
 
-    mean min_j |f_i − r_j| / real. About 1 for fresh data; below 0.8 smells of memorizing. None where `real` is 0.
+    mean min_j |f_i − r_j| / real: about 1 for fresh data, below 0.8 a smell of memorizing. None for real = 0.
     Shapes: rows (n, d), reference (m, d).
     """
     return float(nearest(rows, reference).mean()) / real if real > 0.0 else None

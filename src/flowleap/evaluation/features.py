@@ -1,4 +1,4 @@
-"""What is compared: a feature turns samples (n, ...) into rows (n, d) of float64; a distance is named after it."""
+"""What is compared: features turn samples (n, ...) into rows (n, d); a distance is named after them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flowleap.data import Dataset
 class Features:
     """A named map from samples to feature rows.
 
-    Shapes: extract: (n, ...) -> (n, d), float64. `checksum` identifies fitted weights; plain features have none.
+    Shapes: extract: (n, ...) -> (n, d), float64. `checksum` identifies fitted weights, None without any.
     """
 
     name: str
@@ -38,5 +38,5 @@ POINT = Features("point", flat)
 
 
 def default(dataset: Dataset) -> Features:
-    """The features a data set is judged by where nothing else is asked for: pixels of images, coordinates of points."""
+    """The features a data set is judged by unless others are asked for: pixels, or coordinates of points."""
     return PIXEL if dataset.kind == "image" else POINT

@@ -1,4 +1,4 @@
-"""Samples by the number: sample i depends on the seed and on i, never on how many are made or in which batches."""
+"""Samples by the number: sample i depends on the seed and on i, not on how many are made or batched."""
 
 from __future__ import annotations
 
@@ -31,9 +31,26 @@ def check_label(label: int, num_classes: int | None) -> None:
     Raises: ValueError for a network without classes, or a label outside 0 … classes − 1.
     """
     if num_classes is None:
-        raise ValueError(f"label {label} was asked for, but this run was trained without labels: leave the label out")
+        raise ValueError(
+            f"label {label} was asked for, but this run was trained without labels: leave the label out"
+        )
     if not 0 <= label < num_classes:
         raise ValueError(f"label {label} is out of range: this run knows the classes 0 to {num_classes - 1}")
+
+
+def check_times(times: Sequence[float] | None, objective: Objective) -> None:
+    """Refuse times that start anywhere but at pure noise, or end before the data.
+
+    Raises: ValueError.
+    """
+    if times is None:
+        return
+    start, end = objective.path.t_max, objective.path.t_min
+    if not times or times[0] != start or not 0.0 <= times[-1] <= end:
+        raise ValueError(
+            f"times {', '.join(f'{t:g}' for t in times)}: samples start as noise at {start:g}, end as data "
+            f"at {end:g}, so these must be the first and the last time"
+        )
 
 
 def device_of(flow: FlowMap) -> torch.device:
@@ -58,6 +75,15 @@ def evaluating(flow: FlowMap) -> Iterator[None]:
             network.train(before)
 
 
+def warm_up(flow: FlowMap, shape: Sequence[int], label: Tensor | None, rows: int) -> None:
+    """Ask the network once, so that what a first call costs is not counted as sampling."""
+    device = device_of(flow)
+    x = torch.zeros(rows, *shape, device=device)
+    t = torch.full((rows,), flow.path.t_max, device=device)
+    with evaluating(flow):
+        flow.output(x, t, t, None if label is None else label[:rows].to(device))
+
+
 def generate(
     flow: FlowMap,
     objective: Objective,
@@ -74,11 +100,13 @@ def generate(
 ) -> Tensor:
     """Exactly `num` samples, on the CPU, in float32; sample i starts from the noise of (seed, i).
 
-    Shapes: shape is that of one sample, label (num,) or None -> (num, *shape). `bounds` clamps, as an image file would.
-    Raises: NotFinite where samples hold NaN or infinity; ValueError for a number or batch below 1.
+    Shapes: shape is that of one sample, label (num,) or None -> (num, *shape). `bounds` clamps, as files do.
+    Raises: NotFinite where samples hold NaN or infinity; ValueError for a number or batch below 1, or for
+        times that do not lead from noise to data.
     """
     if num < 1 or batch < 1:
         raise ValueError(f"num={num} samples in batches of {batch}: both must be at least 1")
+    check_times(times, objective)
     device, parts = device_of(flow), []
     with evaluating(flow):
         for start in range(0, num, batch):
@@ -91,7 +119,7 @@ def generate(
     broken = int((~samples.flatten(1).isfinite().all(dim=1)).sum())
     if broken:
         raise NotFinite(
-            f"{broken} of {num} samples are not finite: the network diverged (train with a lower learning rate, "
-            "or resume from an earlier checkpoint) or these steps do not suit it"
+            f"{broken} of {num} samples are not finite: the network diverged (train it with a lower learning "
+            "rate, or resume from an earlier checkpoint), or these steps do not suit it"
         )
     return samples if bounds is None else samples.clamp(*bounds)

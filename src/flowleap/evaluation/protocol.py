@@ -1,13 +1,13 @@
-"""The ruler: which numbers are measured, under which stated conditions, so that only like is compared with like."""
+"""The ruler: which numbers are measured under which stated conditions, so that like is compared with like."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -21,13 +21,14 @@ from flowleap.randomness import generator
 
 VERSION = 1
 STEPS = (1, 2, 4, 128)
+BOUNDS = {"image": (-1.0, 1.0)}  # what an image file can hold; points are measured as they are
 NUMBERS = ("distance", "agreement", "nearest_ratio")
 MEMORIZED = 0.8  # a nearest-neighbor ratio below this smells of copied training data
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything a number depends on besides the network, its method and its steps; `str` gives the protocol id."""
+    """All a number depends on besides the network, its method and its steps; `str` is the protocol id."""
 
     features: str
     num: int
@@ -37,16 +38,24 @@ class Protocol:
     weights: str = "given"
     seed: int = 0
     labels: str = "none"
-    guidance: float | None = None
+    guidance: str = "none"
     distance: str = "frechet"
     version: int = VERSION
 
     def __str__(self) -> str:
-        guidance = "none" if self.guidance is None else f"{self.guidance:g}"
         return (
             f"{self.features}-{self.distance}/v{self.version};n={self.num};ref={self.reference}:{self.size};"
-            f"weights={self.weights};seed={self.seed};labels={self.labels};guidance={guidance};sha256={self.checksum}"
+            f"weights={self.weights};seed={self.seed};labels={self.labels};guidance={self.guidance};"
+            f"sha256={self.checksum}"
         )
+
+
+def effective_guidance(objective: Objective, sampling: float | None) -> str:
+    """The guidance behind samples: "none", "1.5 sampled", or the scale ω/(1 − κ) of training, "2 trained"."""
+    trained = objective.guidance or getattr(objective.target, "guidance", None)
+    scales = {"trained": None if trained is None else trained.scale, "sampled": sampling}
+    parts = [f"{scale:g} {where}" for where, scale in scales.items() if scale is not None and scale != 1.0]
+    return " + ".join(parts) or "none"
 
 
 @dataclass(frozen=True)
@@ -107,13 +116,12 @@ def reference(dataset: Dataset, kind: features.Features | None = None) -> Refere
 def measure(samples: Tensor, label: Tensor | None, ruler: Reference) -> dict[str, float | None]:
     """The numbers of one set of samples: Fréchet distance, class agreement, nearest-training-sample ratio.
 
-    Shapes: samples (n, ...), label (n,) or None. Raises: ValueError where n does not exceed the number of features.
+    Shapes: samples (n, ...), label (n,) or None. Raises: ValueError where n is not above the features.
     """
-    rows = ruler.features(samples)
-    judged = ruler.judge is not None and label is not None
+    rows, judge = ruler.features(samples), ruler.judge
     return {
         "distance": distances.frechet(distances.statistics(rows), ruler.statistics),
-        "agreement": ruler.judge(samples, label) if judged else None,  # type: ignore[misc,arg-type]
+        "agreement": None if judge is None or label is None else judge(samples, label),
         "nearest_ratio": distances.nearest_ratio(rows, ruler.rows, ruler.neighbor_distance),
     }
 
@@ -154,12 +162,13 @@ def evaluate(
     weights: str = "given",
     ruler: Reference | None = None,
 ) -> list[dict[str, Any]]:
-    """Quality and time of a trained map at several numbers of steps, one row each, against the whole data set.
+    """Quality and time of a trained map against the whole data set, one row for each number of steps.
 
-    Exactly `num` samples, labels cycling through the classes, images clamped to [−1, 1]; sample i has the same noise
-    in every row. The same call twice gives the same numbers, but for `seconds` (sampling alone).
-    Samples that are not finite leave None in their row and a warning. `weights` names them in the protocol id.
-    Raises: ValueError for too few samples or rows, steps below 1, or a time grid the objective refuses.
+    Exactly `num` samples, labels cycling through the classes, images clamped to [−1, 1]; sample i has the
+    same noise in every row. The same call twice gives the same numbers, but for `seconds` (sampling alone).
+    Samples that are not finite leave None in their row and a warning. `weights` names the weights in the
+    protocol id; a `ruler` made by `reference` saves fitting it again.
+    Raises: ValueError for too few samples or rows, steps below 1, or times that do not fall.
     """
     planned = plan(steps, times)
     ruler = ruler or reference(dataset)
@@ -174,13 +183,33 @@ def evaluate(
         weights=weights,
         seed=seed,
         labels="none" if label is None else "cycle",
-        guidance=guidance,
+        guidance=effective_guidance(objective, guidance),
     )
+    make = partial(
+        generation.generate,
+        flow,
+        objective,
+        dataset.shape,
+        num,
+        seed=seed,
+        label=label,
+        guidance=guidance,
+        batch=batch,
+        bounds=BOUNDS.get(dataset.kind),
+    )
+    generation.warm_up(flow, dataset.shape, label, max(1, min(batch, num)))
     rows = []
     for count, grid in planned:
-        samples, seconds = timed(flow, objective, dataset, protocol, label, count, grid, batch)
+        samples, seconds = timed(make, generation.device_of(flow), count, grid)
         numbers = dict.fromkeys(NUMBERS) if samples is None else measure(samples, label, ruler)
-        rows.append(row(objective, protocol, ruler, count, grid, numbers, seconds))
+        made = {
+            "nfe": objective.nfe(count, guidance=guidance),
+            "steps": count,
+            "times": None if grid is None else list(grid),
+            "sampler": "ddim" if objective.sampling.instantaneous(count) else "chain",
+            "guidance": protocol.guidance,
+        }
+        rows.append(made | report(protocol, ruler) | numbers | {"seconds": seconds})
     return rows
 
 
@@ -192,64 +221,31 @@ def enough(num: int, ruler: Reference) -> None:
     dims = ruler.rows.shape[1]
     if num <= dims:
         raise ValueError(
-            f"num={num} samples are too few for a Fréchet distance over {dims} {ruler.features.name} features: "
-            f"ask for at least {dims + 1} (1000 is the usual protocol)"
+            f"num={num} samples are too few for a Fréchet distance over {dims} {ruler.features.name} "
+            f"features: ask for at least {dims + 1} (1000 is the usual protocol)"
         )
 
 
 def timed(
-    flow: FlowMap,
-    objective: Objective,
-    dataset: Dataset,
-    protocol: Protocol,
-    label: Tensor | None,
-    steps: int,
-    times: tuple[float, ...] | None,
-    batch: int,
+    make: Callable[..., Tensor], device: torch.device, steps: int, times: tuple[float, ...] | None
 ) -> tuple[Tensor | None, float]:
     """The samples of one row and the seconds they took; None and a warning where some are not finite."""
-    device = generation.device_of(flow)
     synchronize(device)
     start = time.perf_counter()
     try:
-        samples: Tensor | None = generation.generate(
-            flow,
-            objective,
-            dataset.shape,
-            protocol.num,
-            seed=protocol.seed,
-            label=label,
-            steps=None if times is not None else steps,
-            times=times,
-            guidance=protocol.guidance,
-            batch=batch,
-            bounds=(-1.0, 1.0) if dataset.kind == "image" else None,
-        )
+        samples = make(steps=steps) if times is None else make(times=times)
     except generation.NotFinite as error:
         warnings.warn(f"nothing was measured at {steps} steps: {error}", UserWarning, stacklevel=3)
-        samples = None
+        return None, time.perf_counter() - start
     synchronize(device)
     return samples, time.perf_counter() - start
 
 
-def row(
-    objective: Objective,
-    protocol: Protocol,
-    ruler: Reference,
-    steps: int,
-    times: tuple[float, ...] | None,
-    numbers: dict[str, float | None],
-    seconds: float,
-) -> dict[str, Any]:
-    """One line of the report: what was asked for, what came out, and what real data would score."""
+def report(protocol: Protocol, ruler: Reference) -> dict[str, Any]:
+    """What every row of one evaluation states: the protocol, and what real data would score by it."""
     return {
-        "nfe": objective.nfe(steps, guidance=protocol.guidance),
-        "steps": steps,
-        "times": None if times is None else list(times),
         "features": protocol.features,
         "protocol": str(protocol),
-        **numbers,
-        "seconds": seconds,
         "num": protocol.num,
         "floor": ruler.floor,
         "judge": None if ruler.judge is None else ruler.judge.score,

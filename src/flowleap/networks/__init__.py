@@ -1,4 +1,4 @@
-"""Networks: callables network(x, t, r, label) -> tensor like x, knowing nothing of paths or methods."""
+"""Networks: callables network(x, t, r, label) → tensor like x, knowing nothing of paths or methods."""
 
 import difflib
 from collections.abc import Mapping

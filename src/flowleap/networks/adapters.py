@@ -16,7 +16,7 @@ class WithLogVariance(nn.Module):
     """Any network, and beside it a small one ℓ(t, r) for losses with a learned weight; ℓ = 0 at init.
 
     ℓ(t, r) = linear(SiLU(t_embedder(t) + r_embedder(t - r)))
-    Shapes: as the network's; log_variance: t, r (batch,) -> (batch,).
+    Shapes: as the network's; log_variance: t, r (batch,) → (batch,).
     """
 
     def __init__(self, network: Network, width: int = 64) -> None:

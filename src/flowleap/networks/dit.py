@@ -40,6 +40,8 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
+    """Linear, GELU (by tanh), linear."""
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = linear(width, hidden)
@@ -60,9 +62,7 @@ class Block(nn.Module):
         self.adaLN_modulation = modulation(width, 6 * width)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.adaLN_modulation(c)[:, None].chunk(
-            6, dim=-1
-        )
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.adaLN_modulation(c)[:, None].chunk(6, -1)
         x = torch.addcmul(x, gate_1, self.attn(modulate(self._norm(x), shift_1, scale_1)))
         return torch.addcmul(x, gate_2, self.mlp(modulate(self._norm(x), shift_2, scale_2)))
 
@@ -80,18 +80,19 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = modulation(width, 2 * width)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, dim=-1)
+        shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, -1)
         return self.linear(modulate(F.layer_norm(x, (self.width,), eps=1e-6), shift, scale))
 
 
 class PatchEmbedding(nn.Module):
-    """Image -> tokens: the convolution `proj` with stride = patch, computed as one matrix product."""
+    """Image → tokens: the convolution `proj` with stride = patch, computed as one matrix product."""
 
     def __init__(self, channels: int, patch: int, width: int) -> None:
         super().__init__()
         self.patch = patch
         self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
         nn.init.xavier_uniform_(self.proj.weight.view(width, -1))
+        assert self.proj.bias is not None
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ class DiT(Conditioned):
 
     F = unpatchify(final(blocks(patches(x) + positions, c), c))
     c = t_embedder(t) + r_embedder(t - r) + y_embedder(label)
-    Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last -> like x.
+    Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last → like x.
     Raises: ValueError where the image does not split into patches, or an input does not fit.
     Source: Peebles & Xie, arXiv 2212.09748, §3.2.
     """

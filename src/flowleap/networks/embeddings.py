@@ -18,7 +18,7 @@ def sinusoid(t: Tensor, size: int = 256, max_period: float = 10_000.0) -> Tensor
     """Cosines, then sines, of t at geometric frequencies.
 
     e_k(t) = cos(ω_k t),  e_{k + size/2}(t) = sin(ω_k t),  ω_k = max_period^(-2k / size)
-    Shapes: t (batch,) -> (batch, size), in at least fp32.
+    Shapes: t (batch,) → (batch, size), in at least fp32.
     """
     t = t.to(torch.promote_types(t.dtype, torch.float32))
     exponent = torch.arange(size // 2, dtype=t.dtype, device=t.device) / (size // 2)
@@ -29,7 +29,7 @@ def sinusoid(t: Tensor, size: int = 256, max_period: float = 10_000.0) -> Tensor
 class TimeEmbedding(nn.Module):
     """Embeds a time: Linear(SiLU(Linear(sinusoid(scale · t)))), in fp32 even under autocast.
 
-    Shapes: t (batch,) -> (batch, width).
+    Shapes: t (batch,) → (batch, width).
     """
 
     def __init__(self, width: int, size: int = 256, max_period: float = 10_000.0, scale: float = 1.0) -> None:
@@ -51,7 +51,7 @@ class TimeEmbedding(nn.Module):
 class LabelEmbedding(nn.Module):
     """Embeds a label; the table has one row more than there are classes, its last is the null class.
 
-    Shapes: label (batch,) int64 in [0, classes], or None for the null class throughout -> (batch, width).
+    Shapes: label (batch,) int64 in [0, classes], or None for the null class throughout → (batch, width).
     Raises: ValueError for a label out of range (looked at on the CPU only: no CUDA synchronization).
     """
 
@@ -83,7 +83,7 @@ def sincos_positions(width: int, rows: int, columns: int) -> Tensor:
     """Fixed two-dimensional positions: half of the channels for the column (w), then half for the row.
 
     Each half is sin ‖ cos of the position at width/4 geometric frequencies from 1 to 1/10000.
-    Shapes: -> (1, rows · columns, width), tokens in row-major order.
+    Shapes: → (1, rows · columns, width), tokens in row-major order.
     """
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     frequency = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
@@ -140,7 +140,7 @@ class Conditioned(nn.Module):
     def log_variance(self) -> Callable[[Tensor, Tensor], Tensor]:
         """ℓ(t, r), one linear head on the embedded times; absent unless built with log_variance=True.
 
-        Shapes: t, r (batch,) -> (batch,).
+        Shapes: t, r (batch,) → (batch,).
         """
         if "logvar_linear" not in self._modules:
             raise AttributeError("no log-variance head: build with log_variance=True, or use WithLogVariance")

@@ -14,24 +14,26 @@ CONDITION = 128  # width of the embedded (t, r, label); modulation should not ou
 
 
 class ResidualBlock(nn.Module):
-    """h + gate · fc2(SiLU(modulated fc1(h))); the identity at init."""
+    """h + gate · fc2(SiLU(fc1(modulated LayerNorm h))); the identity at init."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
         self.fc1 = nn.Linear(width, width)
         self.fc2 = nn.Linear(width, width)
         self.adaLN_modulation = modulation(CONDITION, 3 * width)
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
         shift, scale, gate = self.adaLN_modulation(c).chunk(3, dim=-1)
-        return torch.addcmul(h, gate, self.fc2(F.silu(modulate(self.fc1(h), shift, scale))))
+        normed = F.layer_norm(h, (self.width,), eps=1e-6)
+        return torch.addcmul(h, gate, self.fc2(F.silu(self.fc1(modulate(normed, shift, scale)))))
 
 
 class MLP(Conditioned):
     """Residual MLP over flattened samples, modulated by (t, t - r, label): exactly zero at init.
 
-    F = linear(SiLU(blocks(embed(x), c))),  c = t_embedder(t) + r_embedder(t - r) + y_embedder(label)
-    Shapes: x (batch, *shape), t and r (batch,), label None or int64 (batch,), null class last -> like x.
+    F = linear(blocks(linear(x), c)),  c = t_embedder(t) + r_embedder(t - r) + y_embedder(label)
+    Shapes: x (batch, *shape), t and r (batch,), label None or int64 (batch,), null class last → like x.
     Raises: ValueError for an input that does not fit.
     """
 

@@ -17,12 +17,13 @@ from torch import Tensor
 from flowleap.couplings import Coupling, Independent
 from flowleap.data.batching import ClassGroups, Shuffled
 from flowleap.flow_map import FlowMap, Network
-from flowleap.guidance import Guidance
+from flowleap.guidance import FinestLevel, Guidance
 from flowleap.losses import Loss, Squared
 from flowleap.objectives.diagonal import Diagonal, diagonal
 from flowleap.parameterization import AverageVelocity, Parameterization
 from flowleap.paths import LinearPath, Path
 from flowleap.point import Batch, Point, Regression, Target
+from flowleap.objectives.self_consistency import SelfConsistency
 from flowleap.randomness import generator
 from flowleap.samplers import Sampling
 from flowleap.tensors import Image, Label, Time
@@ -45,6 +46,7 @@ class EMA:
     """
 
     decay: float = 0.999
+    cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
@@ -61,6 +63,11 @@ class Identity(Protocol):
     @property
     def horizon(self) -> float | None:
         """A fraction of the run after which the target no longer changes its form, or None."""
+        ...
+
+    @property
+    def keep_labels(self) -> bool:
+        """Whether rows r < t are never dropped their label."""
         ...
 
     def refusal(self, flow: FlowMap) -> str | None:
@@ -100,7 +107,7 @@ class Objective:
     times: TimeLaw = OneTime()
     coupling: Coupling = Independent()
     velocity: VelocitySource = Conditional()
-    guidance: Guidance | None = None
+    guidance: Guidance | FinestLevel | None = None
     target: Identity = Diagonal()
     loss: Loss = Squared()
     frozen: Self | EMA = Self()
@@ -115,11 +122,16 @@ class Objective:
             raise ValueError(f"label_dropout={self.label_dropout}: a share of the rows in [0, 1] is expected")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps={self.steps}: a run of at least one step is expected")
-        if self.times.support[1] < self.path.t_max and self.path.t_max > 1:
+        if (self.path.t_max > 1) != (self.times.support[1] > 1):
+            law = "LogNormal(-1.2, 1.2), a law of noise levels" if self.path.t_max > 1 else "LogitNormal(-0.4, 1.0)"
             raise ValueError(
-                f"{type(self.times).__name__} draws times in {self.times.support}, but the time of "
-                f"{type(self.path).__name__} is a noise level in [{self.path.t_min:g}, {self.path.t_max:g}]: use a law "
-                "such as LogNormal(-1.2, 1.2)"
+                f"{type(self.times).__name__} draws times in {self.times.support}, but those of "
+                f"{type(self.path).__name__} lie in [{self.path.t_min:g}, {self.path.t_max:g}]: use {law}"
+            )
+        if isinstance(self.guidance, FinestLevel) and not isinstance(self.target, SelfConsistency):
+            raise ValueError(
+                f"FinestLevel guides the jumps of SelfConsistency, but the target is {type(self.target).__name__}: use "
+                "Guidance(omega, kappa)"
             )
         refusal = self.target.refusal(self.flow_map(_unused))
         if refusal is not None:
@@ -183,6 +195,8 @@ class Objective:
         else:
             noise = noise[rows.to(noise.device)]
         dropped = self._chance(batch.label is not None, self.label_dropout, key, "labels", step, total, slots)
+        if dropped is not None and self.target.keep_labels:
+            dropped[:off] = False
         share = self.velocity.probability if isinstance(self.velocity, PlugIn) else 0.0
         plug_in = self._chance(0 < share < 1, share, key, "plug-in", step, total, slots)
         here = rows.to(batch.x.device)
@@ -207,6 +221,9 @@ class Objective:
 
         `group` defaults to the label: which rows are one class for the plug-in velocity.
         """
+        if bool((t > self.path.t_max).any() | (r < 0).any() | (s > t).any() | (r > s).any()):
+            domain = f"[{self.path.t_min:g}, {self.path.t_max:g}]"
+            raise ValueError(f"times t ≥ s ≥ r in {domain}, the domain of {type(self.path).__name__}, are expected")
         ahead = (r < t).cpu()
         off = int(ahead.sum())
         if not bool(ahead[:off].all()):
@@ -235,18 +252,15 @@ class Objective:
             self.path, x, noise, t, s, r, x, off, label, dropped, plug_in, group, None, None, self.times.finest
         )
         guided = self._guided_rows(blank)
-        move = {name: value.to(x.device) for name, value in (("t", t), ("s", s), ("r", r))}
-        for name, value in (("dropped", dropped), ("plug_in", plug_in), ("group", group), ("guided", guided)):
-            move[name] = None if value is None else value.to(x.device)
-        x_t = self.path.point(x, noise, move["t"])
-        return replace(blank, x_t=x_t, step=step, progress=progress, **move)
+        jump_scale = 1.0 if self.guidance is None else self.guidance.jump_scale
+        point = replace(blank, guided=guided, step=step, progress=progress, jump_scale=jump_scale).to(x.device)
+        return replace(point, x_t=self.path.point(x, noise, point.t))
 
     def _guided_rows(self, point: Point) -> Tensor | None:
-        guidance = self.guidance or getattr(self.target, "guidance", None)
-        if guidance is None:
+        if self.guidance is None:
             return None
         mask = None if point.dropped is None else point.dropped.cpu()
-        return guidance.rows(replace(point, dropped=mask))
+        return self.guidance.rows(replace(point, dropped=mask))
 
     @staticmethod
     def _chance(
@@ -259,7 +273,8 @@ class Objective:
     def regress(self, flow: FlowMap, frozen: FlowMap | None, point: Point) -> Regression:
         """Predict on every row with one student pass and hold it to the identity (r < t) or the diagonal (r = t)."""
         frozen = flow if frozen is None else frozen
-        self._check(flow), self._check(frozen)
+        for one in (flow, frozen):
+            self._check(one)
         with torch.no_grad():
             v = self.velocity(point, frozen)
             v = v if self.guidance is None else self.guidance(frozen, point, v)
@@ -320,7 +335,7 @@ class Objective:
         return found
 
     def _guidance_advice(self, steps: int, scale: float) -> list[str]:
-        if self.guidance is not None and self.guidance.scale != 1.0:
+        if isinstance(self.guidance, Guidance) and self.guidance.scale != 1.0:
             baked = f"guidance of scale {self.guidance.scale:g} was baked in by training"
             return [f"{self.name}: {baked}, and {scale:g} at sampling comes on top; sample without"]
         finest = self.sampling.finest

@@ -29,6 +29,7 @@ class Diagonal:
     """
 
     horizon: ClassVar[None] = None
+    keep_labels: ClassVar[bool] = False
     cites: ClassVar[tuple[str, ...]] = ("lipman2022flow", "liu2022flow", "albergo2022building")
 
     def refusal(self, flow: FlowMap) -> str | None:

@@ -37,6 +37,7 @@ class Eulerian:
     warmup: float = 0.0
     weighting: str = "unit"
     tangent: VelocitySource | None = None
+    keep_labels: ClassVar[bool] = False
     cites: ClassVar[tuple[str, ...]] = ("geng2025mean",)
 
     def __post_init__(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from flowleap.flow_map import FlowMap
-from flowleap.guidance import FinestLevel, guide
+from flowleap.guidance import guide
 from flowleap.point import Point, Target
 from flowleap.tensors import Image, Label, Time
 
@@ -24,14 +24,16 @@ class SelfConsistency:
 
     Args:
         clip: bound on |x_s| and |F*| (4 in the shortcut code, for its latents), or None.
-        guidance: classifier-free guidance of the finest jumps, inherited by all others, or None.
+        keep_labels: rows that jump never lose their label (as in the shortcut code); False drops theirs too.
+
+    `guidance=FinestLevel(w)` of the objective guides the finest jumps, which all others inherit.
 
     Exact for: any exact flow map, where no jump is at the finest level.
     Source: Frans et al. 2024 (arXiv 2410.12557) eq. 4–5.
     """
 
     clip: float | None = None
-    guidance: FinestLevel | None = None
+    keep_labels: bool = True
     horizon: ClassVar[None] = None
     cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
 
@@ -55,14 +57,10 @@ class SelfConsistency:
         asked = torch.where(instant, t, r)
         output = frozen.output(x, t, asked, label)
         rows = p.guided
-        if self.guidance is not None and rows is not None and len(rows) and label is not None:
-            guided = guide(frozen, self.guidance.scale).output(x[rows], t[rows], asked[rows], label[rows])
+        if p.jump_scale != 1 and rows is not None and len(rows) and label is not None:
+            guided = guide(frozen, p.jump_scale).output(x[rows], t[rows], asked[rows], label[rows])
             output = output.index_copy(0, rows, guided.to(output.dtype))
         return frozen.step(output, x, t, r)
 
     def _clipped(self, x: Image) -> Image:
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
-
-    def with_guidance(self, scale: float) -> SelfConsistency:
-        """Return the same target with its finest jumps guided at this scale."""
-        return replace(self, guidance=FinestLevel(scale))

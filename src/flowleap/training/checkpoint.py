@@ -1,21 +1,24 @@
 """Checkpoints: a folder of safetensors and one JSON file, whole or not there at all, never a pickle.
 
-    checkpoints/
-      latest                        the name of the newest checkpoint
-      step-00002000/
-        network.safetensors         the weights
-        ema-0.999.safetensors       their running averages, one file per decay
-        target.safetensors          the target network, where the objective has one
-        optimizer.safetensors       moments and step counts, named <moment>/<parameter>
-        state.json                  step, skipped, streak, seconds
+checkpoints/
+  latest                        the name of the newest checkpoint
+  step-00002000/
+    network.safetensors         the weights
+    ema-0.999.safetensors       their running averages, one file per decay
+    target.safetensors          the target network, where the objective has one
+    optimizer.safetensors       moments and step counts, named <moment>/<parameter>
+    state.json                  step, skipped, streak, seconds
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,7 +29,18 @@ from flowleap.training import ema
 from flowleap.training.files import new_folder, replace_file
 from flowleap.training.state import Player, State
 
-__all__ = ["CheckpointError", "Progress", "latest", "load_weights", "restore", "save", "write_tensors"]
+__all__ = [
+    "CheckpointError",
+    "Progress",
+    "average_name",
+    "latest",
+    "load_weights",
+    "read_progress",
+    "restore",
+    "save",
+    "step_of",
+    "write_tensors",
+]
 
 KEPT = 2
 """How many checkpoints of a run stay on disk."""
@@ -51,14 +65,14 @@ class Progress:
 def save(folder: Path, state: State) -> Path:
     """Write the checkpoint of `state` into `folder`, point `latest` at it and remove all but the last two.
 
-    Raises: CheckpointError where the disk is full or otherwise refuses; the earlier checkpoints are then untouched.
+    Raises: CheckpointError where the disk is full or otherwise refuses; earlier checkpoints are untouched.
     """
     path = folder / f"step-{state.step:08d}"
     progress = Progress(state.step, state.skipped, state.streak, state.seconds)
     try:
         with new_folder(path) as temporary:
             for name, tensors in files_of(state.player).items():
-                write_tensors(temporary / name, tensors)
+                write_tensors(temporary / name, tensors, state.step)
             text = json.dumps({"format": FORMAT, **asdict(progress)}, indent=2) + "\n"
             (temporary / "state.json").write_text(text, encoding="utf-8")
         replace_file(folder / "latest", path.name + "\n")
@@ -110,15 +124,20 @@ def files_of(player: Player, *, empty_moments: bool = False) -> dict[str, Tensor
         empty_moments: whether to describe an optimizer that has not stepped by what it will hold.
     """
     files = {"network.safetensors": player.network.state_dict()}
-    files |= {f"ema-{decay:g}.safetensors": copy.module.state_dict() for decay, copy in player.averages.items()}
+    files |= {average_name(decay): copy.module.state_dict() for decay, copy in player.averages.items()}
     if player.target is not None:
         files["target.safetensors"] = player.target.module.state_dict()
     files["optimizer.safetensors"] = _moments(player, fill=empty_moments)
     return files
 
 
+def average_name(decay: float) -> str:
+    """Return the name of the file with the running average of a decay."""
+    return f"ema-{decay}.safetensors"
+
+
 def _moments(player: Player, *, fill: bool) -> Tensors:
-    """Return the optimizer's state by "<moment>/<parameter>"; `fill` adds zeros for parameters it has not stepped."""
+    """Return the optimizer's state by "<moment>/<parameter>"; `fill` adds zeros where it has not stepped."""
     tensors: Tensors = {}
     for name, parameter in player.network.named_parameters():
         state = player.optimizer.state.get(parameter, {})
@@ -133,7 +152,7 @@ def _fill(player: Player, files: dict[str, Tensors], step: int) -> None:
     """Load checked tensors into a player that is `step` updates old."""
     player.network.load_state_dict(files["network.safetensors"])
     for decay, copy in player.averages.items():
-        copy.module.load_state_dict(files[f"ema-{decay:g}.safetensors"])
+        copy.module.load_state_dict(files[average_name(decay)])
     if player.target is not None:
         player.target.module.load_state_dict(files["target.safetensors"])
     for copy in player.every_average():
@@ -147,9 +166,22 @@ def _fill(player: Player, files: dict[str, Tensors], step: int) -> None:
     player.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def write_tensors(path: Path, tensors: Tensors) -> None:
-    """Write tensors as safetensors."""
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+def write_tensors(path: Path, tensors: Tensors, step: int) -> None:
+    """Write tensors as safetensors, noting the step they are from."""
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, path, metadata={"step": str(step)})
+
+
+def step_of(path: Path) -> int:
+    """Return the step that the tensors of a file are from.
+
+    Raises: CheckpointError for a file that is not ours, naming it and the reason.
+    """
+    with _opened(path) as file:
+        step = (file.metadata() or {}).get("step", "")
+    if not step.isdigit():
+        raise CheckpointError(f"{path}: not written by flowleap (it does not say which step it is from)")
+    return int(step)
 
 
 def load_weights(path: Path, network: nn.Module) -> None:
@@ -167,9 +199,16 @@ def read_tensors(path: Path) -> Tensors:
 
     Raises: CheckpointError for a missing, truncated or foreign file, naming it and the reason.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file and say in words what is wrong with it."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: {_reason(path, error)}") from error
 
@@ -196,7 +235,7 @@ def _reason(path: Path, error: Exception) -> str:
         return "the file is missing"
     with path.open("rb") as file:
         head = file.read(8)
-    if head.startswith(b"PK\x03\x04") or head.startswith(b"\x80"):
+    if head.startswith((b"PK\x03\x04", b"\x80")):
         return "a PyTorch pickle, not safetensors; pickles can run code and are never loaded"
     size = path.stat().st_size
     if size < 8 or int.from_bytes(head, "little") > size or "not fully covered" in str(error):
@@ -205,7 +244,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _compare(path: Path, found: Tensors, expected: Tensors, *, subset: bool = False) -> None:
-    """Raise where the tensors of a file are not those expected, by name, shape and type; a `subset` may be enough."""
+    """Raise where the tensors of a file are not those expected, by name, shape and type (or a `subset`)."""
     missing = [] if subset else [name for name in expected if name not in found]
     foreign = [name for name in found if name not in expected]
     shared = [name for name in found if name in expected]
@@ -237,7 +276,7 @@ def _alternative(path: Path) -> str:
 
 
 def _prune(folder: Path, newest: Path) -> None:
-    """Remove the checkpoints before the last `KEPT`, counting `newest`; those of later steps are not touched."""
+    """Remove the checkpoints before the last `KEPT`, counting `newest`; later steps are not touched."""
     earlier = [path for path in _existing(folder) if path.name < newest.name]
     for path in earlier[: max(0, len(earlier) - (KEPT - 1))]:
         shutil.rmtree(path, ignore_errors=True)

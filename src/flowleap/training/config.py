@@ -1,6 +1,8 @@
 """The config of a run: every setting, resolved, and how it follows from a few names.
 
-    configure(method="esc", data="digits", steps=500, settings=[("times.diagonal", "0.5"), ("network.width", "96")])
+>>> config = configure("meanflow", steps=500, settings=[("times.diagonal", "0.5"), ("network.width", "96")])
+>>> config.objective["times"]["diagonal"], config.network["width"], config.batch
+(0.5, 96, 96)
 """
 
 from __future__ import annotations
@@ -12,7 +14,15 @@ from dataclasses import asdict, fields, replace
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 from flowleap import data as data_sets
@@ -21,7 +31,20 @@ from flowleap.data import Dataset
 from flowleap.losses import LearnedVariance
 from flowleap.objectives import Objective
 
-__all__ = ["FREE", "NETWORKS", "PRESETS", "TrainConfig", "change", "configure", "from_dict"]
+__all__ = [
+    "DATA",
+    "FREE",
+    "METHOD",
+    "NETWORKS",
+    "PRESETS",
+    "TrainConfig",
+    "change",
+    "configure",
+    "from_dict",
+    "method_name",
+    "reconfigure",
+    "to_dict",
+]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -73,9 +96,11 @@ class TrainConfig:
     eval_num: NonNegativeInt = 1000
 
 
+METHOD, DATA = "esc", "digits"
+"""What a run is about where nothing is said."""
 FIELDS = tuple(field.name for field in fields(TrainConfig))
 FREE = ("steps", "patience", "device", "log_every", "sample_every", "checkpoint_every", "eval_num")
-"""The fields that may change when a run is resumed; all but `steps` and `device` leave its numbers as they are."""
+"""The fields that may change when a run is resumed; only `steps` and `device` change its numbers."""
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "dit-nano": {"kind": "DiT", "width": 64, "depth": 3, "heads": 4},
@@ -96,45 +121,76 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def configure(
-    method: str = "esc",
-    data: str | Dataset = "digits",
+    method: str = METHOD,
+    data: str | Dataset = DATA,
     network: str | None = None,
     settings: Iterable[tuple[str, Any]] = (),
     **options: Any,
 ) -> TrainConfig:
-    """Return the config of a run: the preset for the data, changed by `options` (fields) and then by `settings`.
+    """Return the config of a new run: the preset for the data, changed by `options` and then by `settings`.
 
     Args:
-        method: where the objective begins; the option `objective` replaces it, as an `Objective` or as its values.
+        method: where the objective begins, a name.
+        network: one of `NETWORKS`.
+        options: fields of the config (None: not given); `objective` may be an `Objective` of your own.
         settings: pairs such as ("times.diagonal", "0.5"), see `change`.
 
     Raises: ValueError for an unknown method, data set, network, field or option, naming its neighbors.
     """
+    objective = values.to_dict(methods.get(method))
     dataset = data if isinstance(data, Dataset) else data_sets.load(data)
-    chosen = {**PRESETS[dataset.kind], **{name: value for name, value in options.items() if value is not None}}
-    name = network or chosen.pop("network")
-    chosen.pop("network", None)
-    if name not in NETWORKS:
-        raise ValueError(unknown("network", name, NETWORKS))
+    preset = PRESETS[dataset.kind]
+    chosen = {**preset, **{name: value for name, value in options.items() if value is not None}}
     if isinstance(chosen.get("objective"), Objective):
         chosen["objective"] = values.to_dict(chosen["objective"])
-    config = from_dict(
-        {
-            "method": method.replace("-", "_"),
-            "objective": values.to_dict(methods.get(method)),
-            "data": dataset.name,
-            "network": NETWORKS[name],
-            **chosen,
-        }
-    )
+    named = {"method": method_name(method), "objective": objective, "data": dataset.name}
+    config = from_dict(named | chosen | {"network": network_options(network or preset["network"])})
     return settle(change(config, settings), dataset)
+
+
+def reconfigure(
+    stored: TrainConfig,
+    method: str | None = None,
+    data: str | None = None,
+    network: str | None = None,
+    settings: Iterable[tuple[str, Any]] = (),
+    **options: Any,
+) -> TrainConfig:
+    """Return the config of a run to be resumed, changed by what was given (None: not), as in `configure`."""
+    config = stored
+    if method is not None:
+        config = replace(config, method=method_name(method))
+    if data is not None:
+        config = replace(config, data=data_sets.load(data).name)
+    if network is not None:
+        config = settle(replace(config, network=network_options(network)), data_sets.load(config.data))
+    given = [(name, value) for name, value in options.items() if value is not None]
+    return change(config, [*given, *settings])
+
+
+def method_name(method: str) -> str:
+    """Return the name of a method as configs and folders hold it, with underscores."""
+    return method.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def network_options(name: str) -> dict[str, Any]:
+    """Return the options of a network by its name in `NETWORKS`."""
+    key = name.strip().lower().replace("_", "-")
+    if key not in NETWORKS:
+        raise ValueError(unknown("network", name, NETWORKS))
+    return dict(NETWORKS[key])
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """Return a config as JSON-able values, which `from_dict` reads back."""
+    return dict(json.loads(json.dumps(asdict(config))))
 
 
 def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainConfig:
     """Return a config with some values replaced, given by name as text or as they are.
 
-    A field of the config ("warmup"), an option of the network ("network.width"), or a field of the objective at any
-    depth ("times.diagonal", "loss.power").
+    A field of the config ("warmup"), an option of the network ("network.width"), or a field of the objective
+    at any depth ("times.diagonal", "loss.power").
 
     Raises: ValueError for an unknown name, with its neighbors, or a value that does not fit.
     """
@@ -142,7 +198,7 @@ def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainCon
         head, _, rest = name.partition(".")
         if head == "network" and rest:
             config = replace(config, network={**config.network, rest: parse(value)})
-        elif name in FIELDS and name not in ("method", "objective", "network"):
+        elif name in FIELDS and name not in ("method", "data", "objective", "network"):
             config = from_dict({**asdict(config), name: as_field(name, value)})
         else:
             config = replace(config, objective=override(config.objective, name, value))
@@ -154,12 +210,14 @@ def override(objective: dict[str, Any], name: str, value: Any) -> dict[str, Any]
     known = [f.name for f in fields(Objective)]
     if name.partition(".")[0] not in known:
         raise ValueError(unknown("field", name, [*known, *FIELDS, "network.width", "network.depth"]))
-    changed = values.override(values.from_dict(objective), name, value if isinstance(value, str) else json.dumps(value))
+    changed = values.override(
+        values.from_dict(objective), name, value if isinstance(value, str) else json.dumps(value)
+    )
     return values.to_dict(changed)
 
 
 def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
-    """Return a config whose network is resolved to its last option: shape and classes from the data, defaults filled in.
+    """Return a config whose network is resolved to its last option, with shape and classes from the data.
 
     Raises: ValueError for a network that does not fit the data or has unknown options.
     """
@@ -173,10 +231,10 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         learned = isinstance(values.from_dict(config.objective).loss, LearnedVariance)
         options.setdefault("log_variance", learned)
     with torch.device("meta"):
-        network = networks.build(options)
+        network: Any = networks.build(options)
     if network.num_classes not in (None, dataset.num_classes):
         raise ValueError(
-            f"the network is made for {network.num_classes} classes and {dataset.name} has {dataset.num_classes}: "
+            f"the network has {network.num_classes} classes and {dataset.name} {dataset.num_classes}: "
             "leave network.classes out, or set it to none for training without labels"
         )
     return replace(config, network=network.config)
@@ -185,7 +243,7 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
 def from_dict(content: Mapping[str, Any]) -> TrainConfig:
     """Return a config from its values.
 
-    Raises: ValueError for an unknown field, naming its neighbors, or a value that does not fit, naming the field.
+    Raises: ValueError for an unknown field, naming its neighbors, or a value that does not fit.
     """
     for name in content:
         if name not in FIELDS:
@@ -201,7 +259,7 @@ def from_dict(content: Mapping[str, Any]) -> TrainConfig:
 
 
 def parse(value: Any) -> Any:
-    """Read text as JSON where it is JSON ("64", "true", "[1, 2]"), "none" as None, and anything else as it is."""
+    """Read text as JSON where it is JSON ("64", "true", "[1, 2]"), "none" as None, the rest as it is."""
     if not isinstance(value, str):
         return value
     try:
@@ -220,6 +278,6 @@ def as_field(name: str, value: Any) -> Any:
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """Return the message about an unknown name: its neighbors, then all that is known."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.partition(".")[0], known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"unknown {what} {name!r}{hint} Known: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Running averages of the weights: θ̄ ← μ_k θ̄ + (1 − μ_k) θ with μ_k = min(μ, (1 + k)/(10 + k)) after k updates."""
+"""Running averages of the weights: θ̄ ← μ_k θ̄ + (1 − μ_k) θ, μ_k = min(μ, (1 + k)/(10 + k)) at update k."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from flowleap.objectives import EMA
 
 __all__ = ["averaged", "restore"]
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def averaged(network: nn.Module, decay: float) -> AveragedModel:
-    """Return a copy of `network` whose `update_parameters(network)` moves it by one step of the warmed-up average.
+    """Return a copy of `network` whose `update_parameters(network)` does one step of the warmed-up average.
 
-    μ_k = `EMA(decay).at(k)`, the same law as that of a target network; k = 0 at the first update. The copy
+    μ_k = `EMA(decay).at(k)`, the law that target networks follow too; k = 0 at the first update. The copy
     (`.module`) is in evaluation mode and asks for no gradient. Buffers are copied, not averaged.
     """
     law = EMA(decay)
 
-    def update(averages: list[Tensor], weights: list[Tensor], count: Tensor | int) -> None:
-        # The counter of the copy lives on the host, so reading it waits for no device; `count` is on the device.
+    def update(averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
+        # `count` is on the device; the counter of the copy is on the host and can be read without waiting
         k = int(copy.n_averaged) - 1
         get_ema_multi_avg_fn(law.at(k))(averages, weights, count)
 

@@ -29,7 +29,7 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
-    """Write a file, given its text or a function that writes to a path; on any failure the old one is untouched."""
+    """Write a file, given its text or a function that writes to a path; on failure the old one stays."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
         if isinstance(content, str):

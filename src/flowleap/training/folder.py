@@ -89,10 +89,12 @@ def version(package: str) -> str | None:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return the commit of the code in `folder` and whether it was changed since; None outside of a repository."""
+    """Return the commit of the code in `folder` and whether it has changed; None without a repository."""
     try:
         commit, status = (
-            subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout
+            subprocess.run(
+                ["git", *command], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+            ).stdout
             for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
         )
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""What happens when a loss or a gradient is not finite: the step is skipped and counted, and too many end the run."""
+"""A loss or a gradient that is not finite: the step is skipped and counted, too many in a row end the run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from flowleap.point import Batch, Regression
-from flowleap.training.state import State
 
 __all__ = ["Diverged", "Guard", "likely_cause"]
 
@@ -14,23 +13,20 @@ __all__ = ["Diverged", "Guard", "likely_cause"]
 class Diverged(RuntimeError):
     """Too many steps in a row had a loss or a gradient that was not finite."""
 
-    def __init__(self, state: State, cause: str) -> None:
-        super().__init__(f"{state.streak} steps in a row were not finite, the last is step {state.step}: {cause}")
-
 
 class Guard:
     """Lets the optimizer step only where loss and gradient are finite, and counts the steps that it refused.
 
-    The verdict stays on the device: the fused optimizers take it as `found_inf`, the channel of gradient scaling, and
-    leave parameters and moments as they are where it is 1. Nothing waits for the device until `read` is called.
+    The verdict stays on the device: the fused optimizers take it as `found_inf`, the channel of gradient
+    scaling, and leave parameters and moments as they are where it is 1. Nothing waits for the device until
+    `read` is called.
     """
 
-    def __init__(self, device: torch.device, patience: int, skipped: int = 0, streak: int = 0) -> None:
-        self.patience = patience
+    def __init__(self, device: torch.device, skipped: int = 0, streak: int = 0) -> None:
         self.counts = torch.tensor([skipped, streak], dtype=torch.int64, device=device)
 
     def step(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-        """Let `optimizer` step where the boolean scalar `finite` is true, and do nothing but count where it is not."""
+        """Let `optimizer` step where the boolean scalar `finite` is true, and only count where it is not."""
         bad = (~finite).to(torch.int64)
         optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         optimizer.step()
@@ -41,10 +37,6 @@ class Guard:
         """Return (steps skipped so far, how many of them are the latest ones); waits for the device."""
         skipped, streak = self.counts.tolist()
         return skipped, streak
-
-    def exhausted(self) -> bool:
-        """Return whether the last `patience` steps were all skipped; waits for the device."""
-        return self.read()[1] >= self.patience
 
 
 def likely_cause(batch: Batch, regression: Regression, loss: Tensor, usual: float | None) -> str:

@@ -12,10 +12,10 @@ __all__ = ["Interruption"]
 
 
 class Interruption:
-    """A context in which SIGINT and SIGTERM are remembered rather than obeyed; called, it says whether one came.
+    """A context in which SIGINT and SIGTERM are remembered, not obeyed; called, it says whether one came.
 
-    The second signal raises KeyboardInterrupt. Outside of the main thread, where Python allows no handlers, it does
-    nothing.
+    The second signal raises KeyboardInterrupt. Outside of the main thread, where Python allows no handlers,
+    nothing changes.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a run says: averages over the log interval as JSON lines, a progress bar, and plain lines without a terminal."""
+"""What a run says: averages over log intervals as JSON lines, a progress bar, or plain lines."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from flowleap.training.state import State
 __all__ = ["EXPLANATION", "Metrics", "Recorder", "Reporter"]
 
 EXPLANATION = (
-    "The error shown is raw: the mean squared residual without weights. The weighted loss is minimized and logged "
-    "but not shown, because it says nothing: an adaptive weight of power 1 divides the error by itself, so the loss "
-    "sits at 1 whatever the network does."
+    "The error shown is raw: the mean squared residual without weights. The weighted loss is minimized and "
+    "logged but not shown, because it says nothing: an adaptive weight of power 1 divides the error by "
+    "itself, so the loss sits at 1 whatever the network does."
 )
 
 
 class Recorder:
-    """The numbers of each step, summed on the device and read once per log interval, and the time that they took."""
+    """The numbers of each step, summed on the device and read once per log interval, and their time."""
 
     names = ("raw_error", "loss", "grad_norm", "derivative_norm")
 
@@ -88,7 +88,7 @@ class Metrics:
     """The metrics of a run as JSON lines: one object per log interval, `step` steps into the run."""
 
     def __init__(self, path: Path, step: int = 0) -> None:
-        """Open the file of a run that is `step` steps old; rows of later steps, which will be made again, go."""
+        """Open the file of a run that is `step` steps old; later rows, which will be made again, go."""
         self.path = path
         kept = [row for row in self.rows() if row["step"] <= step]
         replace_file(path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -171,7 +171,11 @@ def describe(row: dict[str, Any]) -> str:
         f"{row['images_per_second']:.0f} images/s",
         *(
             f"{title} {row[name]:.4g}"
-            for title, name in (("raw error", "raw_error"), ("grad", "grad_norm"), ("‖du/dt‖", "derivative_norm"))
+            for title, name in (
+                ("raw error", "raw_error"),
+                ("grad", "grad_norm"),
+                ("‖du/dt‖", "derivative_norm"),
+            )
             if row[name] is not None
         ),
     ]

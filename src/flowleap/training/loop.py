@@ -1,7 +1,7 @@
 """The training loop, from top to bottom.
 
-Every draw is keyed by (seed, step), so a step depends on nothing but its number, the weights, their averages and the
-optimizer: a run that is interrupted and resumed computes what an uninterrupted one computes.
+Every draw is keyed by (seed, step), so a step depends on nothing but its number, the weights, their averages
+and the optimizer: a run that is interrupted and resumed computes what an uninterrupted one computes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Events", "Plan", "draw_batch", "fit"]
 class Plan:
     """How long, in what order and with which steps to train; `warmup` is a fraction of the run, 0 for none.
 
-    `clip` bounds the gradient norm (None: no bound). After `patience` steps in a row that were not finite the run ends.
+    `clip` bounds the gradient norm (None: no bound). `patience` is how many steps in a row may not be finite.
     """
 
     steps: int
@@ -44,7 +44,7 @@ class Plan:
     checkpoint_every: int = 500
 
     def learning_rate(self, step: int) -> float:
-        """Return lr · min(1, (step + 1)/(warmup · steps)), times ½(1 + cos π step/steps) where schedule = "cosine"."""
+        """Return lr · min(1, (step + 1)/(warmup · steps)), times ½(1 + cos π step/steps) if "cosine"."""
         rise = min(1.0, (step + 1) / max(1.0, self.warmup * self.steps))
         fall = 0.5 * (1.0 + math.cos(math.pi * step / self.steps)) if self.schedule == "cosine" else 1.0
         return self.lr * rise * fall
@@ -89,7 +89,7 @@ def fit(state: State, objective: Objective, data: Dataset, plan: Plan, events: E
     weights = [weight for weight in player.network.parameters() if weight.requires_grad]
     device = weights[0].device
     recorder = Recorder(device, plan.batch, state.seconds)
-    guard = Guard(device, plan.patience, state.skipped, state.streak)
+    guard = Guard(device, state.skipped, state.streak)
     player.network.train()
 
     while state.step < plan.steps:
@@ -107,20 +107,24 @@ def fit(state: State, objective: Objective, data: Dataset, plan: Plan, events: E
         guard.step(player.optimizer, finite=(loss + norm).isfinite())
         player.update_averages()
 
-        # numbers, pictures, a checkpoint; looking at the guard waits for the device, which only the CPU does each step
+        # numbers, pictures, a checkpoint (reading the guard waits for the device, which costs a CPU nothing)
         state.step += 1
         recorder.add(regression, loss, norm)
         done = state.step == plan.steps
         leaving = done or events.interrupted()
-        if leaving or state.step % plan.log_every == 0 or (device.type == "cpu" and guard.exhausted()):
+        log, save = (leaving or every(n, state.step) for n in (plan.log_every, plan.checkpoint_every))
+        if log or save or device.type == "cpu":
             state.skipped, state.streak = guard.read()
+        lost = state.streak >= plan.patience
+        if log or lost:
             events.log(recorder.row(state, lr))
-        if state.streak >= plan.patience:
-            raise Diverged(state, likely_cause(batch, regression, loss, recorder.usual_derivative))
+        if lost:
+            cause = likely_cause(batch, regression, loss, recorder.usual_derivative)
+            raise Diverged(f"{state.streak} steps in a row were not finite, up to step {state.step}: {cause}")
         with recorder.aside(state):
             if done or every(plan.sample_every, state.step):
                 events.sample(state)
-            if leaving or (every(plan.checkpoint_every, state.step) and not guard.read()[1]):
+            if save and (leaving or not state.streak):
                 events.save(state)
         events.tick(state.step)
         if leaving:

@@ -38,7 +38,12 @@ COLUMNS = {
 }
 
 
-def shown(flow: FlowMap, objective: Objective, data: Dataset, steps: int | None) -> Tensor:
+def own_budget(objective: Objective) -> int:
+    """Return the smallest number of steps that a method was trained for."""
+    return next((steps for steps in (1, 2, 4, 8, 16, 32, 64) if not objective.advice(steps)), 128)
+
+
+def shown(flow: FlowMap, objective: Objective, data: Dataset, steps: int) -> Tensor:
     """Return the samples that every picture of a run shows: always from the same noise, labels cycling."""
     num = SHOWN[data.kind]
     label = evaluation.cycle(num, flow.num_classes)
@@ -47,9 +52,9 @@ def shown(flow: FlowMap, objective: Objective, data: Dataset, steps: int | None)
 
 
 def draw_samples(flow: FlowMap, objective: Objective, data: Dataset, path: Path, reporter: Reporter) -> None:
-    """Draw one grid (or point cloud) with the number of steps that the method is made for."""
+    """Draw one grid (or point cloud) with the smallest number of steps that the method is made for."""
     try:
-        samples = shown(flow, objective, data, None)
+        samples = shown(flow, objective, data, own_budget(objective))
     except evaluation.NotFinite as error:
         reporter.warn(f"no picture {path.name}: {error}")
         return
@@ -87,13 +92,22 @@ def draw_curves(rows: Sequence[dict[str, Any]], folder: Path) -> None:
 
 
 def tabulate(
-    flow: FlowMap, objective: Objective, data: Dataset, num: int, weights: str, folder: Path, reporter: Reporter
+    flow: FlowMap,
+    objective: Objective,
+    data: Dataset,
+    num: int,
+    weights: str,
+    folder: Path,
+    reporter: Reporter,
 ) -> list[dict[str, Any]]:
     """Measure a map at each of `BUDGETS`, print the table and write it as table.json and table.md."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         rows = evaluation.evaluate(flow, objective, data, BUDGETS, num=num, weights=weights)
-    notes = [*conditions(rows[0]), *dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning)]
+    notes = [
+        *conditions(rows[0]),
+        *dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning),
+    ]
     replace_file(folder / "table.json", json.dumps(rows, indent=2) + "\n")
     replace_file(folder / "table.md", markdown(rows, notes))
     show(rows, notes, reporter)
@@ -124,7 +138,8 @@ def cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     columns = {name: column for name, column in COLUMNS.items() if any(row[name] is not None for row in rows)}
     titles = [title for title, _ in columns.values()]
     lines = [
-        ["—" if row[name] is None else format(row[name], spec) for name, (_, spec) in columns.items()] for row in rows
+        ["—" if row[name] is None else format(row[name], spec) for name, (_, spec) in columns.items()]
+        for row in rows
     ]
     return titles, lines
 
@@ -132,4 +147,7 @@ def cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 def conditions(row: dict[str, Any]) -> list[str]:
     """Return what the numbers of a table were measured with and what real data would score."""
     judged = "" if row["judge"] is None else f", class agreement of real data {row['judge']:.3f}"
-    return [f"real data: distance of its two halves {row['floor']:.3f}{judged}", f"protocol: {row['protocol']}"]
+    return [
+        f"real data: distance of its two halves {row['floor']:.3f}{judged}",
+        f"protocol: {row['protocol']}",
+    ]

@@ -1,4 +1,4 @@
-"""The state of a run: all that a checkpoint holds. Every draw is keyed by (seed, step), so there is no random state."""
+"""The state of a run: all that a checkpoint holds. Draws are keyed by (seed, step), not stateful."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Player", "State", "new_player"]
 class Player:
     """A network in training, with its optimizer and the averages of its weights.
 
-    `flow` wraps `network`; `frozen` is the map that targets are made with: `flow` itself, or the map of `target`.
+    `flow` wraps `network`; `frozen` is the map that targets are made with: `flow`, or the map of `target`.
     """
 
     network: nn.Module
@@ -46,7 +46,7 @@ class Player:
 
 @dataclass
 class State:
-    """Where a run stands: `step` steps are done, `skipped` of them without an update, `streak` of those the latest ones.
+    """Where a run stands: `step` steps are done, `skipped` of them without an update, the last `streak` so.
 
     Units: `seconds` of wall time, over all sittings.
     """
@@ -67,7 +67,7 @@ def new_player(
     weight_decay: float,
     decays: tuple[float, ...],
 ) -> Player:
-    """Return a player at its first step: fused Adam (decoupled weight decay), one average per decay, a target if needed.
+    """Return a player at its first step: fused Adam, one average per decay, and a target network if needed.
 
     Raises: ValueError where `objective.frozen` is neither the network itself nor an average of it.
     """

@@ -1,0 +1,17 @@
+"""flowleap cite: the papers of exactly the parts in use, as BibTeX."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def cite(
+    names: Annotated[list[str], typer.Argument(metavar="METHOD", help="The methods to cite.")],
+) -> None:
+    """Print the BibTeX of exactly the parts that methods use."""
+    from flowleap import methods
+
+    papers = {paper.key: paper for name in names for paper in methods.citations(name)}
+    typer.echo("\n\n".join(paper.bibtex() for paper in papers.values()))

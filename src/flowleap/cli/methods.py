@@ -1,0 +1,225 @@
+"""flowleap methods: which there are, what they are made of, where two differ; all read off the values."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True, help="List the methods, show what they are made of, and where two differ."
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
+WORDS = {
+    "path": "flow path",
+    "parameterization": "network output",
+    "times": "time law",
+    "coupling": "noise coupling",
+    "guidance": "guidance in training",
+    "target": "target, r < t",
+    "loss": "loss metric",
+    "frozen": "target network",
+    "batching": "batches",
+    "label_dropout": "label dropout",
+}
+PIPED = 160  # columns where there is no terminal to fit into
+HEADINGS = ("name", "type", "steps")  # what names an objective, or belongs to a run
+
+
+@app.command("list")
+def list_methods(as_json: AsJson = False) -> None:
+    """List every method with what it is and where it comes from."""
+    from flowleap import methods
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "summary": summary(name),
+            "references": [
+                {"key": paper.key, "title": paper.title, "year": paper.year, "eprint": paper.eprint}
+                for paper in methods.citations(name)
+            ],
+        }
+        for name in methods.names()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    table = new_table("method", "what it is")
+    for row in rows:
+        table.add_row(hyphens(row["name"]), row["summary"])
+    show(table)
+
+
+@app.command("show")
+def show_methods(
+    names: Annotated[
+        list[str], typer.Argument(metavar="METHOD", help="One method, or several side by side.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show the components of methods side by side: every part is exchangeable on its own."""
+    plain = plain_values(names)
+    if as_json:
+        typer.echo(json.dumps(plain, indent=2, ensure_ascii=False))
+        return
+    table = new_table("", *(hyphens(name) for name in plain))
+    for label, cells in component_rows(plain):
+        table.add_row(label, *cells)
+    show(table)
+
+
+@app.command("diff")
+def diff_methods(
+    first: Annotated[str, typer.Argument(metavar="METHOD", help="One method.")],
+    second: Annotated[str, typer.Argument(metavar="METHOD", help="Another.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show only the components in which two methods differ."""
+    plain = plain_values([first, second])
+    left, right = list(plain) if len(plain) == 2 else list(plain) * 2
+    found = differences(plain[left], plain[right])
+    if as_json:
+        rows = [{"field": field, left: a, right: b} for field, a, b in found]
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    if not found:
+        typer.echo(f"{hyphens(left)} and {hyphens(right)} are the same")
+        return
+    table = new_table("field", hyphens(left), hyphens(right))
+    for field, a, b in found:
+        table.add_row(field, written(a), written(b))
+    show(table)
+
+
+def hyphens(name: str) -> str:
+    """A method's name as the command line spells it."""
+    return name.replace("_", "-")
+
+
+def summary(name: str) -> str:
+    """The first line of a method's docstring; a variant without a function borrows that of its method."""
+    from flowleap import methods
+
+    method, variant = name, ""
+    while not hasattr(methods, method):
+        method, _, last = method.rpartition("_")
+        variant = f"{last} {variant}".strip()
+    text = (getattr(methods, method).__doc__ or "").strip().splitlines()[0]
+    return f"{text} Variant {variant}." if variant else text
+
+
+def plain_values(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Methods as plain data, by their names.
+
+    Raises: ValueError for an unknown method, naming its neighbors.
+    """
+    from flowleap import methods, values
+
+    return {canonical(name): values.to_dict(methods.get(name)) for name in names}
+
+
+def canonical(name: str) -> str:
+    """A method's name as the library spells it."""
+    return name.strip().lower().replace("-", "_")
+
+
+def component_rows(plain: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """One row for each field of the objectives, and the steps of their targets below those."""
+    rows, tall = [], len(plain) > 2
+    for field in next(iter(plain.values())):
+        if field in HEADINGS:
+            continue
+        rows.append((WORDS.get(field, field), [written(values[field], tall) for values in plain.values()]))
+        if field == "target":
+            rows += template_rows(list(plain))
+    return rows
+
+
+def template_rows(names: list[str]) -> list[tuple[str, list[str]]]:
+    """What the targets tell of the two-step template, one row for each thing that any of them tells."""
+    from flowleap import methods
+
+    told = [in_words(methods.get(name).target) for name in names]
+    labels = dict.fromkeys(label for template in told for label in template)
+    return [(f"  {label}", [template.get(label, "–") for template in told]) for label in labels]
+
+
+def in_words(target: Any) -> dict[str, str]:
+    """What a target tells of itself: the first line of its docstring, and its steps where it names them."""
+    doc = (type(target).__doc__ or "").strip().splitlines()
+    return {"in words": doc[0] if doc else "–"} | getattr(target, "template", {})
+
+
+def written(value: Any, tall: bool = False) -> str:
+    """A part in words: its type with its numbers, and the parts within it on lines of their own.
+
+    A `tall` part has its numbers on lines of their own too, which keeps many columns narrow.
+    """
+    return "\n".join(lines_of(value, tall))
+
+
+def lines_of(value: Any, tall: bool) -> list[str]:
+    """The lines of a part, those of inner parts indented; numbers that are none are left out."""
+    if not isinstance(value, dict):
+        return [scalar(value)]
+    inner = {key: item for key, item in value.items() if isinstance(item, dict)}
+    knobs = [
+        f"{key}={scalar(item)}"
+        for key, item in value.items()
+        if key != "type" and key not in inner and item is not None
+    ]
+    if tall or not knobs:
+        lines = [value["type"], *(f"  {knob}" for knob in knobs)]
+    else:
+        lines = [f"{value['type']}({', '.join(knobs)})"]
+    for key, item in inner.items():
+        first, *rest = lines_of(item, tall)
+        lines += [f"  {key}: {first}", *(f"  {line}" for line in rest)]
+    return lines
+
+
+def scalar(value: Any) -> str:
+    """A plain value in a few characters."""
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return "(" + ", ".join(scalar(item) for item in value) + ")"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def differences(first: Any, second: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """The fields in which two parts differ: (dotted name, first, second). Other types differ as a whole."""
+    found = []
+    for key in first:
+        a, b = first[key], second[key]
+        if a == b or (not prefix and key in HEADINGS):
+            continue
+        name = f"{prefix}{key}"
+        alike = isinstance(a, dict) and isinstance(b, dict) and a["type"] == b["type"]
+        found += differences(a, b, f"{name}.") if alike else [(name, a, b)]
+    return found
+
+
+def new_table(*titles: str) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(*titles, box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    table.columns[0].style = "bold"
+    return table
+
+
+def show(table: Any) -> None:
+    """Print a table; where it goes to a file or a pipe, as wide as it needs to be."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPED
+    console.print(table)

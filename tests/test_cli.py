@@ -1,0 +1,408 @@
+"""The command line as a user meets it, on a run of a few steps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy
+import pytest
+import torch
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from flowleap import data, methods, objectives, runs, samplers, values
+from flowleap.cli import app, group, options
+from flowleap.cli import methods as listing
+from flowleap.cli import sample as sampling
+
+SMALL = {"steps": 4, "batch": 20, "eval_num": 0, "sample_every": 0, "checkpoint_every": 0, "device": "cpu"}
+
+
+def call(*words: object):
+    return CliRunner(env={"COLUMNS": None}).invoke(app, [str(word) for word in words])
+
+
+def ok(*words: object) -> str:
+    result = call(*words)
+    assert result.exit_code == 0, result.stderr or result.exception
+    return result.stdout
+
+
+def refused(*words: object) -> str:
+    """The one line a wrong command leaves on standard error, and nothing on standard output."""
+    result = call(*words)
+    assert result.exit_code == 2, (result.exit_code, result.output)
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
+    return result.stderr
+
+
+def make(folder, method="esc", dataset="digits", **changes):
+    settings = [("network.width", "32"), ("network.depth", "1"), *changes.pop("settings", ())]
+    config = runs.configure(method, dataset, network="mlp", settings=settings, **SMALL)
+    return runs.train(config, folder).folder
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("runs") / "digits")
+
+
+@pytest.fixture(scope="module")
+def moons(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("runs") / "moons", "meanflow", "two-moons")
+
+
+@pytest.fixture(scope="module")
+def unlabeled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "unlabeled"
+    return make(folder, "meanflow", settings=[("network.classes", "none")])
+
+
+@pytest.fixture(scope="module")
+def flow_matching(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("runs") / "fm", "flow_matching")
+
+
+def arrays(run, out, *words):
+    ok("sample", run, "--out", out, *words)
+    with numpy.load(out) as file:
+        return dict(file)
+
+
+# Sampling
+
+
+def test_an_npz_holds_images_and_cycling_labels(digits, tmp_path):
+    found = arrays(digits, tmp_path / "a.npz", "--num", 23)
+    assert found["images"].shape == (23, 1, 8, 8) and found["images"].dtype == numpy.float32
+    assert abs(found["images"]).max() <= 1.0
+    assert found["labels"].dtype == numpy.int64
+    assert found["labels"].tolist() == [i % 10 for i in range(23)]
+
+
+def test_sample_i_is_that_of_the_library_from_noise_of_seed_and_i(digits, tmp_path):
+    found = arrays(digits, tmp_path / "a.npz", "--num", 5, "--seed", 7, "--steps", 3, "--label", 4)
+    run = runs.load_run(digits)
+    noise = samplers.noise(7, [0, 1, 2, 3, 4], (1, 8, 8))
+    with torch.no_grad():
+        expected = run.objective.sample(run.flow, noise, steps=3, label=torch.full((5,), 4)).clamp(-1, 1)
+    numpy.testing.assert_allclose(found["images"], expected.numpy(), atol=1e-6)
+    assert found["labels"].tolist() == [4] * 5
+
+
+def test_samples_do_not_depend_on_number_or_batch(digits, tmp_path):
+    many = arrays(digits, tmp_path / "many.npz", "--num", 30, "--batch", 30)
+    few = arrays(digits, tmp_path / "few.npz", "--num", 11, "--batch", 4)
+    numpy.testing.assert_allclose(many["images"][:11], few["images"], atol=1e-5)
+    again = arrays(digits, tmp_path / "again.npz", "--num", 30, "--batch", 30)
+    assert numpy.array_equal(many["images"], again["images"])
+
+
+def test_weights_steps_and_times_matter(digits, tmp_path):
+    words = [(), ("--weights", "raw"), ("--steps", 2), ("--times", "1,0.6,0"), ("--seed", 1)]
+    found = [
+        arrays(digits, tmp_path / f"{i}.npz", "--num", 2, *extra)["images"] for i, extra in enumerate(words)
+    ]
+    assert all(not numpy.array_equal(a, b) for i, a in enumerate(found) for b in found[:i])
+    half = arrays(digits, tmp_path / "half.npz", "--num", 2, "--times", "1,0.5,0")["images"]
+    numpy.testing.assert_allclose(half, found[2], atol=1e-6)
+
+
+def test_a_png_has_one_column_per_class(digits, tmp_path):
+    text = ok("sample", digits, "--num", 30, "--out", tmp_path / "a.png")
+    assert "30 samples, 1 network evaluation each" in text and "ema-0.999@4" in text
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (10 * 54 + 6, 3 * 54 + 6)
+
+
+def test_a_folder_holds_the_images_in_their_own_size(digits, tmp_path):
+    folder = tmp_path / "images"
+    ok("sample", digits, "--num", 12, "--out", folder)
+    assert len(list(folder.glob("*.png"))) == 12
+    with Image.open(folder / "000011.png") as picture:
+        assert picture.size == (8, 8) and picture.mode == "L"
+    assert (folder / "labels.csv").read_text(encoding="utf-8").splitlines()[-1] == "000011.png,1"
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    assert "exists already" in refused("sample", digits, "--out", folder)
+    ok("sample", digits, "--num", 2, "--out", folder, "--overwrite")
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "000000.png",
+        "000001.png",
+        "labels.csv",
+        "notes.txt",
+    ]
+
+
+def test_an_output_is_replaced_only_when_asked(digits, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_text("precious", encoding="utf-8")
+    assert "--overwrite" in refused("sample", digits, "--out", path)
+    assert path.read_text(encoding="utf-8") == "precious"
+    ok("sample", digits, "--num", 1, "--out", path, "--overwrite")
+    assert Image.open(path).size[0] > 8
+
+
+def test_the_default_output_is_in_the_run_folder(digits):
+    ok("sample", digits, "--num", 1)
+    assert (digits / "samples.png").is_file()
+
+
+def test_points_are_drawn_beside_the_data_or_written_as_arrays(moons, tmp_path):
+    found = arrays(moons, tmp_path / "a.npz", "--num", 9)
+    assert found["points"].shape == (9, 2) and found["labels"].tolist() == [-1] * 9
+    ok("sample", moons, "--out", tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > 1.5 * picture.height
+    assert "scatter plot or a .npz" in refused("sample", moons, "--out", tmp_path / "folder")
+
+
+def test_runs_without_labels_take_none(unlabeled, tmp_path):
+    assert arrays(unlabeled, tmp_path / "a.npz", "--num", 3)["labels"].tolist() == [-1] * 3
+    assert "trained without labels" in refused("sample", unlabeled, "--label", 3, "--out", tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--label", "10"), "label 10 is out of range: this run knows the classes 0 to 9"),
+        (("--label", "-1"), "out of range"),
+        (("--label", "three"), "expected a class number, or all"),
+        (("--steps", "0"), "--steps"),
+        (("--steps", "2", "--times", "1,0"), "not both"),
+        (("--times", "0,1"), "decreasing"),
+        (("--times", "0.5,0"), "start as noise at 1"),
+        (("--times", "1,0.5"), "end as data at 0"),
+        (("--out", "x.jpg"), "a .png, a .npz or a folder, not '.jpg'"),
+        (("--device", "toaster"), "--device"),
+        (("--weights", "best"), "--weights"),
+        (("--nmu", "3"), "--nmu"),
+    ],
+)
+def test_wrong_sampling_is_one_line(digits, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    extra = () if "--out" in words else ("--out", tmp_path / "a.png")
+    assert message in refused("sample", digits, *words, *extra)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    assert "nothing" in refused("sample", tmp_path / "nothing")
+    assert "nothing" in refused("evaluate", tmp_path / "nothing")
+
+
+def test_budgets_that_were_not_trained_warn_once_on_standard_error(flow_matching, tmp_path):
+    result = call("sample", flow_matching, "--num", 30, "--batch", 10, "--out", tmp_path / "a.png")
+    assert result.exit_code == 0
+    assert result.stderr.count("warning: ") == 1 and "many steps" in result.stderr
+
+
+# Evaluation
+
+
+def test_json_is_all_of_standard_output(flow_matching):
+    result = call("evaluate", flow_matching, "--steps", "1,3", "--num", 70, "--json")
+    rows = json.loads(result.stdout)
+    assert [row["nfe"] for row in rows] == [1, 3]
+    keys = {
+        "nfe",
+        "features",
+        "protocol",
+        "distance",
+        "agreement",
+        "seconds",
+        "nearest_ratio",
+        "num",
+        "floor",
+    }
+    assert all(keys <= row.keys() for row in rows)
+    assert "weights=ema-0.999@4;" in rows[0]["protocol"]
+    assert "warning: " in result.stderr
+
+
+def test_the_same_command_twice_gives_the_same_numbers(digits):
+    first, second = (
+        json.loads(ok("evaluate", digits, "--steps", "1,2", "--num", 70, "--json")) for _ in range(2)
+    )
+    for row in (*first, *second):
+        assert row.pop("seconds") > 0
+    assert first == second
+
+
+def test_guidance_counts_twice_and_is_stated(digits):
+    (row,) = json.loads(ok("evaluate", digits, "--steps", 2, "--num", 70, "--guidance", 2, "--json"))
+    assert row["nfe"] == 4 and "guidance=2 sampled" in row["protocol"]
+
+
+def test_times_make_one_row(digits):
+    (row,) = json.loads(ok("evaluate", digits, "--times", "1,0.7,0.2,0", "--num", 70, "--json"))
+    assert row["nfe"] == 3 and row["times"] == [1.0, 0.7, 0.2, 0.0]
+
+
+def test_the_table_shows_the_numbers_and_what_real_data_scores(digits, moons):
+    (row,) = json.loads(ok("evaluate", digits, "--steps", 1, "--num", 70, "--json"))
+    text = ok("evaluate", digits, "--steps", 1, "--num", 70)
+    assert "FD-pixel" in text and f"{row['distance']:.3f}" in text
+    assert f"{row['floor']:.3f}" in text and row["protocol"] in text
+    assert "FD-point" in ok("evaluate", moons, "--steps", 1, "--num", 70)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--num", "10"), "num=10 samples are too few"),
+        (("--steps", "1,zero"), "as in 1,2,4,128"),
+        (("--steps", "0"), "whole numbers from 1 up"),
+        (("--times", "1"), "at least two decreasing times"),
+    ],
+)
+def test_wrong_evaluation_is_one_line(digits, words, message):
+    assert message in refused("evaluate", digits, *words)
+
+
+def test_memorizing_is_pointed_out():
+    row = {"nearest_ratio": 0.4, "protocol": "p"}
+    from flowleap.cli.evaluate import footnotes
+
+    assert any("below 0.8" in line for line in footnotes([row]))
+    assert not any("below 0.8" in line for line in footnotes([row | {"nearest_ratio": 1.1}]))
+
+
+# Methods and citations
+
+
+def test_every_method_is_listed_with_its_papers():
+    rows = json.loads(ok("methods", "list", "--json"))
+    assert [row["name"] for row in rows] == list(methods.names())
+    assert all(row["summary"] and row["references"] for row in rows)
+    text = ok("methods", "list")
+    assert all(name.replace("_", "-") in text for name in methods.names())
+
+
+def test_show_is_read_off_the_values():
+    assert json.loads(ok("methods", "show", "esc", "--json")) == {"esc": values.to_dict(methods.esc())}
+    text = ok("methods", "show", "esc", "flow-matching")
+    for part in ("LinearPath", "AverageVelocity", "PlugIn", "Conditional", "LearnedVariance", "ClassGroups"):
+        assert part in text
+    wide = ok("methods", "show", "meanflow", "esc", "shortcut", "flow_matching")
+    assert "probability=0.5" in wide and "decay=0.999" in wide
+
+
+def test_every_field_has_a_row_and_every_number_is_shown():
+    objective = replace(methods.esc(), label_dropout=0.237)
+    rows = dict(listing.component_rows({"esc": values.to_dict(objective)}))
+    assert rows["label dropout"] == ["0.237"]
+    assert rows["time law"][0].splitlines() == [
+        "Gradual(horizon=0.03333)",
+        "  pair: SortedPair(diagonal=0.75, fixed=True)",
+        "    law: LogitNormal(mean=-0.4, std=1)",
+    ]
+    assert len(rows) == len(values.to_dict(objective)) - len(listing.HEADINGS) + 1  # and the target in words
+
+
+def test_targets_tell_their_steps(monkeypatch):
+    @dataclass(frozen=True)
+    class Target(objectives.Diagonal):
+        """One jump."""
+
+        template: ClassVar[dict[str, str]] = {"first step t → s": "DDIM with the conditional velocity"}
+
+    told = listing.in_words(Target())
+    assert told == {"in words": "One jump.", "first step t → s": "DDIM with the conditional velocity"}
+
+
+def test_diff_shows_only_what_differs():
+    rows = json.loads(ok("methods", "diff", "meanflow", "esc", "--json"))
+    assert [row["field"] for row in rows] == ["times", "velocity", "loss", "batching"]
+    assert rows[1]["meanflow"] == {"type": "Conditional"} and rows[1]["esc"]["probability"] == 0.5
+    rows = json.loads(ok("methods", "diff", "shortcut", "shortcut-repo", "--json"))
+    assert {"field": "path.floor", "shortcut": 0.0, "shortcut_repo": 1e-05} in rows
+    assert "PlugIn" in ok("methods", "diff", "meanflow", "esc")
+    assert "the same" in ok("methods", "diff", "esc", "esc")
+    assert json.loads(ok("methods", "diff", "esc", "esc", "--json")) == []
+
+
+def test_cite_prints_exactly_the_papers_of_the_parts():
+    text = ok("cite", "shortcut")
+    assert [line for line in text.splitlines() if line.startswith("@")] == [
+        f"@misc{{{paper.key}," for paper in methods.citations("shortcut")
+    ]
+    assert "2410.12557" in text and "2512.11831" not in text
+    both = ok("cite", "shortcut", "esc")
+    assert both.count("lipman2022flow") == 1 and "2512.11831" in both
+
+
+@pytest.mark.parametrize("words", [("methods", "show"), ("cite",), ("methods", "diff", "esc")])
+def test_unknown_methods_name_their_neighbors(words):
+    assert "meanflow" in refused(*words, "mean-flw")
+
+
+# The command line itself
+
+
+def test_version_and_help():
+    assert ok("--version").startswith("flowleap 0.")
+    for words in ((), ("train",), ("sample",), ("evaluate",), ("methods",), ("methods", "show"), ("cite",)):
+        assert "Usage: flowleap" in ok(*words, "--help").replace("Usage: root", "Usage: flowleap")
+    assert "evaluate" in call().output
+
+
+def test_unknown_commands_and_missing_arguments_are_one_line():
+    assert "'sample'" in refused("sampel")
+    assert "RUN" in refused("sample")
+    assert "sample --help" in refused("sample")
+
+
+def test_tracebacks_only_when_asked(monkeypatch, tmp_path):
+    monkeypatch.setenv("FLOWLEAP_TRACEBACK", "1")
+    assert isinstance(call("sample", tmp_path).exception, FileNotFoundError)
+    monkeypatch.setenv("FLOWLEAP_TRACEBACK", "0")
+    assert "holds no run" in refused("sample", tmp_path)
+
+
+def test_errors_of_ours_are_not_hidden():
+    def broken():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        group.exit_code(broken)
+
+
+def test_system_errors_name_the_file_and_interrupts_are_told(capsys):
+    def full():
+        raise OSError(28, "No space left on device", "a.png")
+
+    def stopped():
+        raise typer.Abort
+
+    assert group.exit_code(full) == 2 and group.exit_code(stopped) == 130
+    assert capsys.readouterr().err == "error: a.png: No space left on device\ninterrupted\n"
+
+
+def test_numbers_and_times_are_read():
+    assert options.numbers("1,2, 128", "--steps") == (1, 2, 128)
+    assert options.instants("1, .6 ,0") == (1.0, 0.6, 0.0) and options.instants(None) is None
+    for text in ("", "1,,2", "1.5", "-1", "1;2"):
+        with pytest.raises(typer.BadParameter):
+            options.numbers(text, "--steps")
+    for text in ("", "1", "1,1", "0,1", "a,b", "nan,0"):
+        with pytest.raises(typer.BadParameter):
+            options.instants(text)
+
+
+def test_labels_are_read():
+    assert sampling.labels("all", 4, 3).tolist() == [0, 1, 2, 0]
+    assert sampling.labels("2", 2, 3).tolist() == [2, 2]
+    assert sampling.labels("all", 4, None) is None
+
+
+def test_data_given_by_hand_is_drawn_without_the_real_points(moons, tmp_path):
+    run = runs.load_run(moons)
+    foreign = replace(run, config=replace(run.config, data="my-points"))
+    assert foreign.config.data not in data.names
+    sampling.write_picture(tmp_path / "a.png", torch.randn(50, 2), None, foreign)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width < 1.5 * picture.height

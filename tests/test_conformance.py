@@ -1,0 +1,297 @@
+"""Every objective held to exactly known flows, in float64, in the classes of docs/extending.md.
+
+1. Pointwise: with the exact velocity, prediction and target agree at every point.
+2. In the mean: with the conditional velocity, the target averaged over x | x_t is the exact one.
+3. Discrete: the population optimum in closed form, and the stated order as the step halves.
+
+A new objective adds its name to OBJECTIVES. A spoilt map must leave a residual everywhere a perfect one leaves none.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from flowleap import FlowMap, Objective, methods
+from flowleap.derivatives import CentralDifference, Derivative, ExactJVP, TwoPass
+from flowleap.objectives import Eulerian, SelfConsistency
+from flowleap.oracles import FiniteData, Gaussian, TwoPoints
+from flowleap.parameterization import EDM, AverageVelocity, Endpoint, Noise, Parameterization, Velocity
+from flowleap.paths import LinearPath, Path, TrigPath, VEPath, VPPath
+from flowleap.tensors import like
+from flowleap.times import DyadicGrid, Gradual, LogNormal, OneTime, SortedPair
+from flowleap.velocities import Conditional, PlugIn, Teacher
+
+PATHS: dict[str, Path] = {
+    "linear": LinearPath(),
+    "linear-scaled": LinearPath(noise_scale=0.7, floor=1e-3),
+    "trig": TrigPath(noise_scale=0.5),
+    "vp": VPPath(),
+    "ve": VEPath(t_max=20.0),
+}
+MEANINGS: dict[str, Parameterization] = {
+    "average-velocity": AverageVelocity(),
+    "velocity": Velocity(),
+    "endpoint": Endpoint(),
+    "noise": Noise(),
+    "edm": EDM(sigma_data=0.5),
+}
+OBJECTIVES = ("flow_matching", "shortcut", "shortcut_repo", "meanflow", "esc")
+
+
+def on(objective: Objective, path: Path, meaning: Parameterization) -> Objective:
+    """The objective moved to another path and parameterization, sCM-weighted where ∂_t b vanishes."""
+    target = objective.target
+    if isinstance(target, Eulerian) and meaning.eulerian_singularity(path):
+        target = replace(target, weighting="cos2")
+    if isinstance(target, SelfConsistency):
+        target = replace(target, clip=None)
+    times = objective.times
+    if isinstance(path, VEPath):
+        law = LogNormal()
+        if isinstance(times, OneTime):
+            times = OneTime(law)
+        elif isinstance(times, Gradual | SortedPair):
+            times = SortedPair(law)
+        else:
+            pytest.skip("the dyadic grid lives on [0, 1]")
+    return replace(objective, path=path, parameterization=meaning, target=target, times=times)
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Every path × parameterization that is regular somewhere; the others are refused (see test_refused)."""
+    return [
+        (path, meaning)
+        for path, meaning in itertools.product(PATHS, MEANINGS)
+        if MEANINGS[meaning].singularity(PATHS[path]) is None
+    ]
+
+
+def jumps(path: Path, dims: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Data, noise and times t > s > r all over the domain (r ≥ 0.05), then rows r = t."""
+    random = torch.Generator().manual_seed(3)
+    levels = [0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95]
+    if path.t_max > 1:
+        levels = [0.05, 0.2, 0.6, 1.5, 4.0, 10.0, 19.0]
+    couples = [(t, r) for t in levels for r in levels if r < t]
+    t = torch.tensor([t for t, _ in couples] + levels, dtype=torch.float64)
+    r = torch.tensor([r for _, r in couples] + levels, dtype=torch.float64)
+    x = torch.randn(len(t), dims, dtype=torch.float64, generator=random)
+    noise = torch.randn(len(t), dims, dtype=torch.float64, generator=random)
+    return x, noise, t, (t + r) / 2, r
+
+
+@dataclass(frozen=True)
+class Spoilt:
+    """A network that is wrong everywhere, by a factor and a term that depend on the times."""
+
+    network: Callable[..., Tensor]
+
+    def __call__(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None) -> Tensor:
+        wrong = self.network(x, t, r, label) * like(1.2 + 0.3 * torch.tanh(t - r), x)
+        return wrong + 0.3 * torch.sin(2 * x + like(3 * t, x))
+
+
+def residual(objective: Objective, flow: FlowMap) -> Tensor:
+    """|prediction − target| relative to the scale of the outputs, (rows, dims)."""
+    draws = jumps(objective.path)
+    if isinstance(objective.times, OneTime):  # flow matching lives on the diagonal
+        draws = (*draws[:3], draws[2], draws[2])
+    point = objective.point(*draws)
+    regression = objective.regress(flow, flow, point)
+    scale = regression.prediction.detach().abs().clamp_min(1.0)
+    return (regression.prediction - regression.target).detach().abs() / scale
+
+
+def oracle_on(name: str, path: Path) -> Gaussian | TwoPoints:
+    return Gaussian(mean=0.4, std=0.6, path=path) if name == "gaussian" else TwoPoints(path)
+
+
+# 1. Pointwise ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("oracle_name", ["gaussian", "two-points"])
+@pytest.mark.parametrize(("path", "meaning"), pairs())
+@pytest.mark.parametrize("method", OBJECTIVES)
+def test_exact_map_is_a_fixed_point(method: str, path: str, meaning: str, oracle_name: str) -> None:
+    oracle = oracle_on(oracle_name, PATHS[path])
+    flow = FlowMap.of(oracle, MEANINGS[meaning])
+    objective = methods.get(method)
+    if isinstance(objective.times, DyadicGrid):
+        refusal = MEANINGS[meaning].euler_refusal(PATHS[path])
+        if refusal is not None:
+            with pytest.raises(ValueError, match="curved"):
+                on(objective, PATHS[path], MEANINGS[meaning])
+            return
+    objective = replace(on(objective, PATHS[path], MEANINGS[meaning]), velocity=Teacher(flow))
+    assert residual(objective, flow).max() <= 1e-9
+    spoilt = flow.with_network(Spoilt(flow.network))
+    assert residual(objective, spoilt).amax(dim=1).median() >= 1e-2
+
+
+@pytest.mark.parametrize("derivative", [ExactJVP(), TwoPass(), CentralDifference(eps=1e-5)])
+@pytest.mark.parametrize("path", ["linear", "trig", "vp"])
+def test_every_derivative_strategy_finds_the_exact_target(derivative: Derivative, path: str) -> None:
+    flow = FlowMap.of(Gaussian(0.4, 0.6, PATHS[path]))
+    objective = replace(on(methods.meanflow(), PATHS[path], AverageVelocity()), target=Eulerian(derivative))
+    tolerance = 1e-8 if isinstance(derivative, CentralDifference) else 1e-9
+    assert residual(replace(objective, velocity=Teacher(flow)), flow).max() <= tolerance
+
+
+def test_refused() -> None:
+    """Singular pairs are refused with the reason and a way out, never silently infinite."""
+    for path in (LinearPath(), TrigPath()):
+        with pytest.raises(ValueError, match="infinite at"):
+            replace(methods.meanflow(), path=path, parameterization=Noise())
+    with pytest.raises(ValueError, match=r"∂_t b vanishes.*cos2"):
+        replace(methods.meanflow(), path=TrigPath(), parameterization=Velocity())
+    with pytest.raises(ValueError, match="curved"):
+        replace(methods.shortcut(), path=TrigPath())
+
+
+# 2. In the mean -------------------------------------------------------------------------------------------------
+
+
+def mean_target(objective: Objective, flow: FlowMap, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    """The target with the conditional velocity, averaged over x = ±1 given x_t = z with the exact weights."""
+    path, total = objective.path, torch.zeros_like(z)
+    amplitude = like(path.sigma(t) * path.noise_scale, z)
+    for sign in (-1.0, 1.0):
+        x = torch.full_like(z, sign)
+        noise = (z - like(path.alpha(t), z) * x) / amplitude
+        weight = torch.sigmoid(2 * sign * like(path.alpha(t), z) * z / amplitude.square())
+        point = objective.point(x, noise, t, t, r)
+        total = total + weight * objective.regress(flow, flow, point).target
+    return total
+
+
+@pytest.mark.parametrize(("path", "meaning"), pairs())
+@pytest.mark.parametrize("method", ["meanflow", "esc"])
+def test_conditional_velocity_is_right_in_the_mean(method: str, path: str, meaning: str) -> None:
+    """(E) is linear in v, so E[target | x_t] with the pair's velocity is the exact target (METHODS §7.2 #8)."""
+    oracle = TwoPoints(PATHS[path])
+    flow = FlowMap.of(oracle, MEANINGS[meaning])
+    objective = replace(on(methods.get(method), PATHS[path], MEANINGS[meaning]), velocity=Conditional())
+    _, _, t, _, r = jumps(objective.path, dims=1)
+    high = objective.path.alpha(t) + 2 * objective.path.sigma(t) * objective.path.noise_scale
+    z = (torch.linspace(-1, 1, len(t), dtype=torch.float64) * high)[:, None]
+    exact = flow.output(z, t, r)
+    scale = exact.abs().clamp_min(1.0)
+    assert ((mean_target(objective, flow, z, t, r) - exact).abs() / scale).max() <= 1e-9
+
+
+def test_plug_in_over_the_whole_set_is_exact() -> None:
+    """METHODS §7.2 #15: the plug-in velocity of the whole ±1 set is the marginal velocity of §7.4."""
+    path, t = LinearPath(), torch.linspace(0.1, 0.95, 8, dtype=torch.float64)
+    x = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)[:, None]
+    noise = torch.randn(8, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    point = methods.flow_matching().point(x, noise, t, t, t)
+    expected = TwoPoints(path).velocity(point.x_t, t)
+    assert torch.allclose(PlugIn(1.0)(point), expected, atol=1e-12)
+    assert torch.allclose(FiniteData(x).velocity(point.x_t, t), expected, atol=1e-12)
+
+
+# 3. Discrete ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class AffineTable:
+    """A network F = gain·x + shift with coefficients of its own for every (t, r): the Gaussian population optimum."""
+
+    oracle: Gaussian
+    meaning: Parameterization
+    table: dict[tuple[float, float], tuple[float, float]]
+
+    def __call__(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None) -> Tensor:
+        rows = []
+        for row, start, end in zip(x, t.tolist(), r.tolist(), strict=True):
+            if start == end:
+                exact = FlowMap.of(self.oracle, self.meaning)
+                time = torch.tensor([start], dtype=x.dtype)
+                rows.append(exact.output(row[None], time, time)[0])
+            else:
+                gain, shift = self.table[(start, end)]
+                rows.append(gain * row + shift)
+        return torch.stack(rows)
+
+
+def shortcut_optimum(path: Path, meaning: Parameterization, base_steps: int) -> tuple[float, float]:
+    """Fill the table level by level with the objective's own targets; return (gain, shift) of the map 1 → 0."""
+    oracle = Gaussian(mean=0.4, std=0.6, path=path)
+    network = AffineTable(oracle, meaning, {})
+    base = replace(methods.shortcut(base_steps=base_steps), path=path, parameterization=meaning)
+    flow = base.flow_map(network)
+    for level in range(base_steps.bit_length() - 2, -1, -1):
+        count = 2**level
+        t = 1 - torch.arange(count, dtype=torch.float64) / count
+        r = t - 1 / count
+        found = []
+        for value in (0.0, 1.0):  # two states fix an affine output
+            z = torch.full((count, 1), value, dtype=torch.float64)
+            amplitude = like(path.sigma(t) * path.noise_scale, z)
+            point = base.point(torch.zeros_like(z), z / amplitude, t, (t + r) / 2, r)
+            found.append(base.target(flow, flow, point).value[:, 0])
+        for i in range(count):
+            gain = float(found[1][i] - found[0][i])
+            network.table[(float(t[i]), float(r[i]))] = (gain, float(found[0][i]))
+    ends = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    low, high = flow(ends, 1.0, 0.0)[:, 0].tolist()
+    return high - low, low
+
+
+@pytest.mark.parametrize(("path", "meaning"), [("linear", AverageVelocity()), ("trig", Velocity())])
+def test_shortcut_optimum_is_the_composition_of_base_steps(path: str, meaning: Parameterization) -> None:
+    """METHODS §7.3: slope Π ρ, ρ_ts = (α_tα_s c² + σ_tσ_s κ²)/s_t²; first order in the step towards s_0/s_1."""
+    where = PATHS[path]
+    oracle = Gaussian(mean=0.4, std=0.6, path=where)
+    exact = float(oracle.scale(torch.zeros(1).double()) / oracle.scale(torch.ones(1).double()))
+    errors = []
+    for base_steps in (8, 16, 32):
+        times = torch.linspace(1, 0, base_steps + 1, dtype=torch.float64)
+        t, s = times[:-1], times[1:]
+        shared = where.alpha(t) * where.alpha(s) * 0.6**2
+        shared = shared + where.sigma(t) * where.sigma(s) * where.noise_scale**2
+        closed_form = float((shared / oracle.scale(t).square()).prod())
+        gain, _ = shortcut_optimum(where, meaning, base_steps)
+        assert gain == pytest.approx(closed_form, rel=1e-9)
+        errors.append(abs(gain - exact))
+    assert errors[0] / errors[1] == pytest.approx(2.0, rel=0.25)
+    assert errors[1] / errors[2] == pytest.approx(2.0, rel=0.15)
+
+
+def two_step_bias(z: float, t: float, r: float, delta: float) -> tuple[float, float]:
+    """E[X̂ | x_t] − X_{t→r}: a first step of length δ with the marginal or the conditional velocity, then the map."""
+    oracle = TwoPoints()
+    state = torch.tensor([[z]], dtype=torch.float64)
+    start, end = torch.tensor([t], dtype=torch.float64), torch.tensor([r], dtype=torch.float64)
+    exact = oracle(state, start, end)
+    marginal = oracle(state - delta * oracle.velocity(state, start), start - delta, end)
+    conditional = torch.zeros_like(state)
+    for sign in (-1.0, 1.0):
+        velocity = (state - (1 - t) * sign) / t - sign
+        weight = torch.sigmoid(2 * sign * (1 - t) * state / t**2)
+        conditional += weight * oracle(state - delta * velocity, start - delta, end)
+    return float(marginal - exact), float(conditional - exact)
+
+
+def test_conditional_velocity_biases_discrete_targets() -> None:
+    """The framework's central finding (arXiv 2512.11831; METHODS §7.4): O(δ²) per step with either velocity, but
+    several times larger with the conditional one, by ½δ² Var(v | x_t) ∂²X/∂x², because the second step is curved.
+    """
+    z, t, r, delta = 0.4, 0.9, 0.3, 1e-3
+    marginal, conditional = two_step_bias(z, t, r, delta)
+    for coarse, fine in zip(two_step_bias(z, t, r, 2 * delta), (marginal, conditional), strict=True):
+        assert coarse / fine == pytest.approx(4.0, rel=0.02)
+    assert conditional / marginal == pytest.approx(3.7, rel=0.05)
+    states = torch.tensor([[z - 1e-3], [z], [z + 1e-3]], dtype=torch.float64)
+    landed = TwoPoints()(states, torch.full((3,), t).double(), torch.full((3,), r).double())[:, 0]
+    curvature = float(landed[0] - 2 * landed[1] + landed[2]) / 1e-6
+    mean = math.tanh((1 - t) * z / t**2)
+    variance = (1 - mean**2) / t**2  # of v = (z − x)/t given x_t = z, x = ±1
+    assert conditional - marginal == pytest.approx(0.5 * delta**2 * variance * curvature, rel=0.01)

@@ -1,0 +1,231 @@
+"""Three derivatives of one field against its closed form: value, order, domain, random state, graph."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from flowleap import Batch, methods
+from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass, time_rate
+from flowleap.paths import LinearPath, TrigPath
+
+D = torch.float64
+
+
+def rows(seed: int, batch: int = 6, dims: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    x, tangent = torch.randn(2, batch, dims, generator=random, dtype=D)
+    return x, 0.2 + 0.6 * torch.rand(batch, generator=random, dtype=D), tangent
+
+
+class Wave:
+    """F(x, t) = t² sin(x W + 3t), whose derivative is written down by hand."""
+
+    def __init__(self, dims: int = 4) -> None:
+        self.weight = torch.randn(dims, dims, generator=torch.Generator().manual_seed(7), dtype=D)
+        self.asked: list[torch.Tensor] = []
+
+    def __call__(self, x, t):
+        self.asked.append(t)
+        return t[:, None] ** 2 * torch.sin(x @ self.weight + 3 * t[:, None])
+
+    def rate(self, x, t, tangent):
+        angle = x @ self.weight + 3 * t[:, None]
+        return 2 * t[:, None] * torch.sin(angle) + t[:, None] ** 2 * torch.cos(angle) * (
+            tangent @ self.weight + 3
+        )
+
+
+def taken(strategy, field, x, t, tangent, domain=(0.0, 1.0), curve=None):
+    return strategy(field, x, t, tangent, domain=domain, curve=curve or (lambda time: x))
+
+
+@given(seed=st.integers(0, 999))
+@pytest.mark.parametrize(
+    ("strategy", "tolerance"), [(ExactJVP(), 1e-12), (TwoPass(), 1e-12), (CentralDifference(1e-5), 1e-8)]
+)
+def test_the_derivative_is_the_closed_form(strategy, tolerance, seed):
+    x, t, tangent = rows(seed)
+    field = Wave()
+    rate = taken(strategy, field, x, t, tangent)[1]
+    expected = field.rate(x, t, tangent)
+    torch.testing.assert_close(rate, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max() + 1))
+
+
+def test_two_passes_give_the_derivative_of_one_bit_for_bit():
+    x, t, tangent = rows(1)
+    one, two = (taken(strategy, Wave(), x, t, tangent)[1] for strategy in (ExactJVP(), TwoPass()))
+    assert torch.equal(one, two)
+
+
+def test_only_the_single_pass_returns_a_value_and_it_carries_the_graph():
+    x, t, tangent = rows(2)
+    network = nn.Linear(4, 4).to(D)
+
+    def field(x, t):
+        return torch.sin(network(x)) * t[:, None]
+
+    for strategy in (ExactJVP(), TwoPass(), CentralDifference()):
+        value, rate = taken(strategy, field, x, t, tangent)
+        assert not rate.requires_grad
+        assert (value is not None) == strategy.single_pass
+    value, _ = taken(ExactJVP(), field, x, t, tangent)
+    assert value.requires_grad
+    torch.testing.assert_close(value, field(x, t), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("along", ["tangent", "path"])
+def test_central_differences_are_of_second_order(along):
+    """Halving ε divides the error by 4. Along the path, of a curved path's own pair, the limit is the tangent v_c."""
+    path = TrigPath()
+    x, t, noise = rows(3)
+    x_t, v = path.point(x, noise, t), path.velocity(x, noise, t)
+    field = Wave()
+    exact = field.rate(x_t, t, v)
+    errors = []
+    for eps in (4e-3, 2e-3, 1e-3):
+        strategy = CentralDifference(eps, along=along)
+        rate = taken(strategy, field, x_t, t, v, curve=lambda time: path.point(x, noise, time))[1]
+        errors.append(float((rate - exact).abs().max()))
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.05)
+    assert errors[1] / errors[2] == pytest.approx(4, rel=0.05)
+
+
+def test_along_the_path_ignores_the_tangent_and_along_the_tangent_ignores_the_path():
+    path = TrigPath()
+    x, t, noise = rows(4)
+    x_t, v = path.point(x, noise, t), path.velocity(x, noise, t)
+
+    def elsewhere(time):
+        raise AssertionError("the path was asked")
+
+    along_path = CentralDifference(1e-4, along="path")
+    first, second = (
+        taken(along_path, Wave(), x_t, t, tangent, curve=lambda time: path.point(x, noise, time))[1]
+        for tangent in (v, 100 * v)
+    )
+    assert torch.equal(first, second)
+    taken(CentralDifference(1e-4), Wave(), x_t, t, v, curve=elsewhere)
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_at_the_ends_of_the_domain_the_difference_is_one_sided(end):
+    """The field is never asked outside [0, 1], and the error is of first order: halving ε halves it."""
+    x, _, tangent = rows(5)
+    t = torch.full((6,), end, dtype=D)
+    field = Wave()
+    exact = field.rate(x, t, tangent)
+    errors = []
+    for eps in (2e-4, 1e-4):
+        rate = taken(CentralDifference(eps), field, x, t, tangent)[1]
+        errors.append(float((rate - exact).abs().max()))
+    asked = torch.cat(field.asked)
+    assert float(asked.min()) >= 0 and float(asked.max()) <= 1
+    assert 0 < errors[1] < 1e-2
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.1)
+
+
+def test_rows_near_the_ends_step_as_far_as_the_domain_allows():
+    """Within ε of an end the two steps differ in length; the span they are divided by is their sum."""
+    t = torch.tensor([0.0, 0.004, 0.5, 0.998, 1.0], dtype=D)
+    x = torch.zeros(5, 1, dtype=D)
+    asked = []
+
+    def field(x, t):
+        asked.append(t)
+        return 5 * t[:, None] + 2 * x  # linear: any secant is exact
+
+    rate = taken(CentralDifference(0.01), field, x, t, torch.full_like(x, 3.0))[1]
+    torch.testing.assert_close(rate, torch.full_like(x, 11.0), rtol=1e-12, atol=0)
+    after, before = asked
+    torch.testing.assert_close(after, torch.tensor([0.01, 0.014, 0.51, 1.0, 1.0], dtype=D))
+    torch.testing.assert_close(before, torch.tensor([0.0, 0.0, 0.49, 0.988, 0.99], dtype=D))
+
+
+def test_both_evaluations_of_a_difference_see_the_same_dropout():
+    """F = dropout(t x): with one mask the difference quotient is 0 or 2x + 2t v, with two it is of order 1/ε."""
+    x, t, tangent = rows(6)
+    torch.manual_seed(11)
+    before = torch.random.get_rng_state()
+    rate = taken(CentralDifference(1e-4), lambda x, t: F.dropout(t[:, None] * x, 0.5), x, t, tangent)[1]
+    after = torch.random.get_rng_state()
+    kept = 2 * (x + t[:, None] * tangent)
+    dropped = rate == 0
+    assert 0 < int(dropped.sum()) < dropped.numel()
+    torch.testing.assert_close(rate, torch.where(dropped, 0, kept), rtol=1e-8, atol=1e-8)
+    torch.random.set_rng_state(before)
+    F.dropout(x, 0.5)
+    assert torch.equal(after, torch.random.get_rng_state()), "one evaluation's worth of randomness is spent"
+
+
+def test_attention_is_differentiated_forward():
+    """Fused attention has no forward-mode derivative; the math backend is forced, and agrees with differences."""
+    x, t, tangent = rows(8, batch=4, dims=24)
+
+    def field(x, t):
+        tokens = x.reshape(4, 1, 6, 4) * (1 + t[:, None, None, None])
+        return F.scaled_dot_product_attention(tokens, tokens.cos(), tokens.sin()).reshape(4, 24)
+
+    exact = taken(ExactJVP(), field, x, t, tangent)[1]
+    torch.testing.assert_close(taken(TwoPass(), field, x, t, tangent)[1], exact, rtol=0, atol=0)
+    difference = taken(CentralDifference(1e-5), field, x, t, tangent)[1]
+    torch.testing.assert_close(difference, exact, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: CentralDifference(0.0), lambda: CentralDifference(-1.0), lambda: CentralDifference(along="x")]
+)
+def test_bad_differences_are_refused(make):
+    with pytest.raises(ValueError, match="CentralDifference"):
+        make()
+
+
+def test_rates_of_schedules_are_the_closed_form():
+    t = torch.linspace(0.1, 2.0, 7, dtype=D)
+    first, second = time_rate(lambda time: (time**3, torch.sin(2 * time)), t)
+    torch.testing.assert_close(first, 3 * t**2)
+    torch.testing.assert_close(second, 2 * torch.cos(2 * t))
+
+
+class Net(nn.Module):
+    """A small smooth network of (x, t, r) in double precision."""
+
+    num_classes = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            self.layers = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 3)).to(D)
+
+    def forward(self, x, t, r, label=None):
+        return self.layers(torch.cat([x, t[:, None], r[:, None]], dim=1))
+
+
+@pytest.mark.parametrize("path", [LinearPath(), TrigPath()], ids=repr)
+@pytest.mark.parametrize("strategy", [ExactJVP(), CentralDifference(1e-6)], ids=repr)
+def test_every_strategy_gives_the_gradients_of_the_meanflow_loss(strategy, path):
+    """Loss and parameter gradients are those of two passes, although the graph is another one."""
+    random = torch.Generator().manual_seed(0)
+    batch = Batch(torch.randn(16, 3, generator=random, dtype=D))
+    found = []
+    for derivative in (TwoPass(), strategy):
+        meanflow = methods.meanflow()
+        objective = replace(meanflow, path=path, target=replace(meanflow.target, derivative=derivative))
+        network = Net()
+        loss = objective(objective.flow_map(network), batch=batch, step=3, key=1)
+        loss.sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in network.parameters()])
+        found.append((loss.detach(), gradient))
+    (loss, gradient), (other_loss, other_gradient) = found
+    tolerance = 1e-12 if strategy.single_pass else 1e-6
+    assert float(gradient.norm()) > 0.1 and math.isfinite(float(gradient.norm()))
+    torch.testing.assert_close(other_loss, loss, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(other_gradient, gradient, rtol=tolerance, atol=tolerance)
