@@ -239,13 +239,16 @@ def test_rows_of_a_class_are_drawn_evenly() -> None:
     assert (counts - 1200).abs().max() < 100  # 1,000 passes; the filler is a fair coin of variance 1/5 · 4/5
 
 
-def test_the_default_group_is_the_largest_that_fits() -> None:
-    for batch, smallest, group in ((96, 174, 96), (96, 95, 48), (96, 5, 4), (7, 6, 1), (12, 12, 12)):
+def test_the_default_group_leaves_room_for_eight_classes_and_fits_the_smallest() -> None:
+    for batch, smallest, group in ((96, 174, 48), (96, 40, 32), (96, 5, 4), (7, 6, 1), (12, 12, 6)):
         assert ClassGroups().size(torch.tensor([smallest, 1000]), batch) == group
+    for batch, classes, group in ((96, 10, 12), (512, 1000, 64), (96, 1, 96), (100, 8, 10), (4, 10, 1)):
+        assert ClassGroups().size(torch.full((classes,), 5000), batch) == group
     digits = data.load("digits")
     rows = stream(ClassGroups(), digits.label, len(digits), 96, 10, key=0)
     assert digits.label is not None
-    assert sorted(digits.label[rows].float().mean(1).tolist()) == list(range(10))
+    groups = digits.label[rows].view(-1, 12)
+    assert (groups == groups[:, :1]).all() and (groups[:, 0].bincount() == 8).all()
 
 
 def test_classes_without_rows_are_passed_over() -> None:

@@ -395,7 +395,9 @@ def test_describe_counts_what_is_trained() -> None:
     line = networks.describe(network)
     assert line.startswith("WithLogVariance(MLP(shape=[2], classes=None, width=8, depth=1")
     assert line.endswith(f"width=4), {count:,} parameters")
-    assert networks.describe(nn.Linear(2, 3)) == "Linear(), 9 parameters"
+    frozen = nn.Linear(2, 3)
+    frozen.bias.requires_grad_(False)
+    assert networks.describe(frozen) == "Linear(), 6 parameters"
 
 
 # --- log-variance

@@ -74,7 +74,8 @@ class TwoPoints:
 
     P(x_t ≤ z) = ½ Φ((z − α)/κσ) + ½ Φ((z + α)/κσ); v = α' m + (σ'/σ)(z − α m), m = tanh(αz/(κσ)²).
 
-    Exact for: float64, r ≥ 0.05 on the linear path (below, the density between the modes underflows).
+    Exact for: float64 and r ≥ 0.05 on the linear path, at points that carry probability: between the modes, where
+    P(0 < x_t < z) < 1e-12, the position is lost in the rounding of the survival function.
     """
 
     path: Path = LinearPath()

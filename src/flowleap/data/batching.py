@@ -39,8 +39,9 @@ class ClassGroups:
     Classes: each round deals every class once, in a new order, so each is drawn uniformly. Rows: a class is
     gone through in passes, each in a new order; no row returns before all have been seen, and no group holds
     a row twice (the last group of a pass is filled up with the pass's own first rows).
-    `group=None` takes the largest divisor of the batch that the smallest class can fill. Without labels the
-    whole set is one class, and this is `Shuffled`.
+    `group=None` takes the largest divisor of the batch that the smallest class can fill and that leaves room for
+    eight classes (all of them where there are fewer): the published runs give each of eight processes one
+    class. Without labels the whole set is one class, and this is `Shuffled`.
     Shapes: indices → (batch,) int64 rows of the data set.
     Raises: ValueError where groups do not fill the batch, or a class cannot fill a group.
     """
@@ -67,7 +68,8 @@ class ClassGroups:
         """Rows of a group, given how many rows each class has."""
         smallest = int(counts.min())
         if self.group is None:
-            return max(d for d in range(1, min(batch, smallest) + 1) if batch % d == 0)
+            most = max(1, min(smallest, batch // min(8, len(counts))))
+            return max(d for d in range(1, most + 1) if batch % d == 0)
         if self.group < 1 or batch % self.group:
             raise ValueError(
                 f"a batch of {batch} is not made of whole groups of {self.group}; change one of them"

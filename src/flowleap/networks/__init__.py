@@ -20,9 +20,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
 
     Raises: ValueError for an unknown kind or option.
     """
-    options: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
-    }
+    options = dict(config)
     kind = options.pop("kind", None)
     if kind not in _KINDS:
         near = difflib.get_close_matches(str(kind), _KINDS, n=1, cutoff=0.4)

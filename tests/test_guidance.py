@@ -1,0 +1,230 @@
+"""Guidance by hand: which rows, which labels, how many questions, at which scale."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flowleap import Batch, FlowMap, methods
+from flowleap.guidance import FinestLevel, Guidance, guide
+from flowleap.paths import LinearPath
+from flowleap.point import Point
+
+D = torch.float64
+NULL = 3
+
+
+class Asked:
+    """u(x, t, r, y) = level[y]·x, three classes and the null class; remembers what it was asked."""
+
+    num_classes = NULL
+    level = torch.tensor([2.0, 3.0, 5.0, 7.0], dtype=D)
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[torch.Tensor, ...]] = []
+
+    def __call__(self, x, t, r, label):
+        self.calls.append((x, t, r, label))
+        return self.level.to(x)[label].reshape(-1, *[1] * (x.ndim - 1)) * x
+
+    @property
+    def rows(self) -> int:
+        return sum(len(x) for x, *_ in self.calls)
+
+
+def made(guidance, t=(0.9, 0.7, 0.5, 0.3, 0.1), label=(0, 1, 2, 0, 1), dropped=None) -> Point:
+    times, labels = torch.tensor(t, dtype=D), torch.tensor(label)
+    x = torch.arange(1.0, 11.0, dtype=D).reshape(5, 2)
+    mask = None if dropped is None else torch.tensor(dropped)
+    point = Point(LinearPath(), x, x, times, times, times, x / 10, 0, labels, mask)
+    return replace(point, guided=guidance.rows(point))
+
+
+def mixture(guidance, point, velocity):
+    """ω v + κ u(y) + (1 − ω − κ) u(∅) of every row, guided or not."""
+    known = Asked.level[point.label][:, None] * point.x_t
+    unknown = Asked.level[NULL] * point.x_t
+    rest = 1 - guidance.omega - guidance.kappa
+    return guidance.omega * velocity + guidance.kappa * known + rest * unknown
+
+
+SCALES = [(1.0, 0.5), (0.2, 0.92), (2.0, 0.0), (0.5, 0.5), (0.25, -0.5)]
+
+
+@pytest.mark.parametrize(("omega", "kappa"), SCALES)
+def test_the_mixture_is_the_one_computed_by_hand(omega, kappa):
+    guidance, network = Guidance(omega, kappa), Asked()
+    point = made(guidance)
+    velocity = torch.full((5, 2), 11.0, dtype=D)
+    found = guidance(FlowMap(network), point, velocity)
+    torch.testing.assert_close(found, mixture(guidance, point, velocity), rtol=1e-13, atol=1e-13)
+    assert bool((velocity == 11).all()), "the velocity that is given is left alone"
+
+
+def test_published_xl_setting_number_by_number():
+    """ω = 0.2, κ = 0.92: 0.2·11 + 0.92·2·0.1 − 0.12·7·0.1 for the first number."""
+    guidance = Guidance(0.2, 0.92)
+    found = guidance(FlowMap(Asked()), made(guidance), torch.full((5, 2), 11.0, dtype=D))
+    assert float(found[0, 0]) == pytest.approx(2.2 + 0.184 - 0.084, rel=1e-13)
+
+
+def test_rows_outside_the_window_or_without_their_label_are_neither_changed_nor_asked_about():
+    guidance, network = Guidance(1.0, 0.5, window=(0.3, 0.75)), Asked()
+    point = made(guidance, dropped=[False, False, True, False, False])
+    velocity = torch.full((5, 2), 11.0, dtype=D)
+    found = guidance(FlowMap(network), point, velocity)
+    expected = velocity.clone()
+    expected[[1, 3]] = mixture(guidance, point, velocity)[[1, 3]]
+    assert torch.equal(point.guided, torch.tensor([1, 3])), "t = 0.7 and 0.3, ends included; 0.5 was dropped"
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
+    assert network.rows == 4, "two rows, with and without their label"
+    assert sorted(torch.cat([label for *_, label in network.calls]).tolist()) == [0, 1, NULL, NULL]
+    assert all(torch.equal(t, r) for _, t, r, _ in network.calls), "instantaneous velocities"
+
+
+@pytest.mark.parametrize(
+    ("guidance", "rows"),
+    [
+        (Guidance(), 0),
+        (Guidance(1.0, 0.0, (0.2, 0.8)), 0),
+        (Guidance(0.5, 0.5), 5),
+        (Guidance(2.0, 0.0), 5),
+        (Guidance(1.0, 0.5), 10),
+    ],
+    ids=repr,
+)
+def test_the_network_is_asked_only_what_has_a_weight(guidance, rows):
+    """ω = 1, κ = 0 is no guidance and asks nothing; without κ or without the null term, one answer per row is enough."""
+    network, velocity = Asked(), torch.ones(5, 2, dtype=D)
+    found = guidance(FlowMap(network), made(guidance), velocity)
+    assert network.rows == rows
+    if rows == 0:
+        assert torch.equal(found, velocity)
+
+
+def test_no_row_in_the_window_asks_nothing():
+    guidance, network = Guidance(2.0, 0.5, window=(0.95, 1.0)), Asked()
+    velocity = torch.ones(5, 2, dtype=D)
+    assert torch.equal(guidance(FlowMap(network), made(guidance), velocity), velocity)
+    assert network.calls == []
+
+
+@pytest.mark.parametrize(("omega", "kappa", "scale"), [(1.0, 0.5, 2.0), (0.2, 0.92, 2.5), (1.0, 0.0, 1.0)])
+def test_the_effective_scale_is_that_of_the_fixed_point(omega, kappa, scale):
+    """u = ω v + κ u + (1 − ω − κ) n has the solution u = n + s (v − n), s = ω/(1 − κ); found by iteration."""
+    v, null, u = 3.0, -1.0, 0.0
+    for _ in range(2000):
+        u = omega * v + kappa * u + (1 - omega - kappa) * null
+    assert Guidance(omega, kappa).scale == pytest.approx(scale, rel=1e-12)
+    assert u == pytest.approx(null + scale * (v - null), rel=1e-9)
+
+
+def test_guidance_takes_no_gradient():
+    weight = torch.tensor(2.0, dtype=D, requires_grad=True)
+
+    def network(x, t, r, label):
+        return weight * x
+
+    network.num_classes = NULL
+    guidance = Guidance(1.0, 0.5)
+    assert not guidance(FlowMap(network), made(guidance), torch.ones(5, 2, dtype=D)).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Guidance(kappa=1.0), "kappa"),
+        (lambda: Guidance(1.0, 1.2), "kappa"),
+        (lambda: Guidance(window=(0.5, 0.5)), "window"),
+        (lambda: Guidance(window=(0.8, 0.2)), "window"),
+    ],
+)
+def test_guidance_that_makes_no_sense_is_refused(make, named):
+    with pytest.raises(ValueError, match=named):
+        make()
+
+
+def test_guidance_needs_labels_and_a_null_class():
+    guidance = Guidance(2.0, 0.0)
+    point = made(guidance)
+    with pytest.raises(ValueError, match="give the batch labels"):
+        guidance.rows(replace(point, label=None))
+    with pytest.raises(ValueError, match="num_classes"):
+        guidance(FlowMap(lambda x, t, r, label: x), point, point.x)
+
+
+# inside an objective
+
+
+@pytest.mark.parametrize("name", ["flow_matching", "meanflow", "esc"])
+@pytest.mark.parametrize("labels", [True, False])
+def test_an_idle_guidance_equals_none(name, labels):
+    """guidance=None ⇔ ω = 1, κ = 0, number by number; also where there are no labels at all."""
+    plain = replace(methods.get(name).for_run(10), loss=methods.meanflow().loss)
+    idle = replace(plain, guidance=Guidance(1.0, 0.0))
+    x = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=D)
+    batch = Batch(x, torch.arange(16) % 3 if labels else None)
+
+    def network(x, t, r, label):
+        return torch.sin(x) + r[:, None] * (0 if label is None else label[:, None])
+
+    network.num_classes = NULL
+    flow = plain.flow_map(network)
+    assert torch.equal(plain(flow, batch=batch, step=3), idle(flow, batch=batch, step=3))
+
+
+def test_a_guided_objective_changes_the_targets_of_the_guided_rows_alone():
+    guided = replace(methods.flow_matching(), guidance=Guidance(1.0, 0.5, (0.2, 0.6)), label_dropout=0.3)
+    x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=D)
+    flow = guided.flow_map(Asked())
+    point = guided.draw(Batch(x, torch.arange(64) % 3), step=5, key=2)
+    inside = (point.t >= 0.2) & (point.t <= 0.6) & ~point.dropped
+    assert torch.equal(point.guided, inside.nonzero().squeeze(1)) and 0 < int(inside.sum()) < 64
+    with_, without = (replace(guided, guidance=g).regress(flow, None, point) for g in (guided.guidance, None))
+    assert torch.equal(with_.prediction, without.prediction)
+    conditional = point.noise - point.x
+    expected = torch.where(inside[:, None], mixture(guided.guidance, point, conditional), conditional)
+    torch.testing.assert_close(without.target, conditional, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(with_.target, expected, rtol=1e-12, atol=1e-12)
+
+
+# shortcut's finest level
+
+
+def test_only_jumps_of_two_finest_steps_are_guided():
+    t = torch.tensor([1.0, 0.5, 0.25, 1.0, 0.3], dtype=D)
+    r = torch.tensor([0.75, 0.25, 0.0, 0.0, 0.3], dtype=D)
+    x = torch.ones(5, 2, dtype=D)
+    dropped = torch.tensor([False, True, False, False, False])
+    point = Point(LinearPath(), x, x, t, (t + r) / 2, r, x, 4, torch.zeros(5, dtype=torch.int64), finest=1 / 8)
+    assert FinestLevel(2.0).rows(point).tolist() == [0, 1, 2]
+    assert FinestLevel(2.0).rows(replace(point, dropped=dropped)).tolist() == [0, 2]
+    assert FinestLevel(2.0).rows(replace(point, finest=1 / 128)).tolist() == []
+
+
+# in sampling
+
+
+def test_guide_is_classifier_free_guidance_of_the_output_in_one_call():
+    """F(∅) + w (F(y) − F(∅)); x is stepped once with it."""
+    network, x, label = Asked(), torch.arange(1.0, 7.0, dtype=D).reshape(3, 2), torch.tensor([0, 1, 2])
+    found = guide(FlowMap(network), 1.5)(x, 1.0, 0.0, label)
+    levels = 7 + 1.5 * (torch.tensor([2.0, 3.0, 5.0], dtype=D) - 7)
+    torch.testing.assert_close(found, x - levels[:, None] * x, rtol=1e-12, atol=0)
+    assert len(network.calls) == 1 and network.rows == 6
+
+
+@pytest.mark.parametrize("scale", [None, 1.0, 1])
+def test_guide_at_scale_one_is_the_map_itself(scale):
+    flow = FlowMap(Asked())
+    assert guide(flow, scale) is flow
+
+
+def test_guide_needs_labels_and_a_null_class():
+    x = torch.ones(2, 2, dtype=D)
+    with pytest.raises(ValueError, match="labels to sample with"):
+        guide(FlowMap(Asked()), 2.0)(x, 1.0, 0.0)
+    with pytest.raises(ValueError, match="num_classes"):
+        guide(FlowMap(lambda x, t, r, label: x), 2.0)(x, 1.0, 0.0, torch.tensor([0, 1]))

@@ -1,0 +1,230 @@
+"""Laws of (t, s, r): order, exact counts, marginals by Kolmogorov–Smirnov, the published quota table."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from flowleap.times import DyadicGrid, Gradual, LogitNormal, LogNormal, OneTime, SortedPair, Uniform
+
+LAWS = [
+    OneTime(),
+    OneTime(LogNormal()),
+    SortedPair(),
+    SortedPair(Uniform(), diagonal=0.0),
+    SortedPair(diagonal=1.0),
+    SortedPair(fixed=False),
+    SortedPair(LogitNormal(0.4), landing=LogitNormal(-1.2), diagonal=0.5),
+    Gradual(),
+    DyadicGrid(),
+    DyadicGrid(base_steps=8, law=Uniform()),
+    DyadicGrid(share=1 / 8, quotas=True),
+]
+
+
+def random(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def fits(sample: torch.Tensor, cdf, level: float = 1e-3) -> bool:
+    """Whether the Kolmogorov–Smirnov test lets the sample pass at this level; seeds are fixed."""
+    return stats.kstest(sample.double().numpy(), cdf).pvalue > level
+
+
+def logit_normal(mean: float, std: float):
+    return lambda t: stats.norm.cdf(np.log(t / (1 - t)), mean, std)
+
+
+# all laws
+
+
+@given(seed=st.integers(0, 999), size=st.sampled_from([64, 96, 200]), progress=st.floats(0, 1))
+@pytest.mark.parametrize("law", LAWS, ids=repr)
+def test_times_fall_and_the_rows_with_a_jump_come_first(law, seed, size, progress):
+    draw = law.draw(random(seed), size, progress)
+    t, s, r, off = draw
+    assert len(t) == len(s) == len(r) == size and t.dtype == s.dtype == r.dtype == torch.float32
+    assert bool(((t >= s) & (s >= r)).all())
+    assert bool((r[:off] < t[:off]).all()) and torch.equal(r[off:], t[off:]) and torch.equal(s[off:], t[off:])
+    low, high = law.support
+    assert float(r.min()) >= low and float(t.max()) <= high
+
+
+@pytest.mark.parametrize("law", LAWS, ids=repr)
+def test_draws_are_functions_of_the_generator(law):
+    first, again, other = (law.draw(random(seed), 64, 0.01) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first[:3], again[:3], strict=True))
+    assert not torch.equal(first.t, other.t)
+
+
+# marginals
+
+
+@pytest.mark.parametrize(
+    ("law", "cdf"),
+    [
+        (Uniform(), stats.uniform.cdf),
+        (Uniform(0.002, 80.0), stats.uniform(0.002, 79.998).cdf),
+        (LogitNormal(), logit_normal(0, 1)),
+        (LogitNormal(-0.4, 1.0), logit_normal(-0.4, 1.0)),
+        (LogitNormal(0.2, 0.8), logit_normal(0.2, 0.8)),
+        (LogNormal(), stats.lognorm(s=1.2, scale=math.exp(-1.2)).cdf),
+        (LogNormal(0.5, 0.3), stats.lognorm(s=0.3, scale=math.exp(0.5)).cdf),
+    ],
+    ids=repr,
+)
+def test_laws_of_one_time_have_their_distribution(law, cdf):
+    assert fits(law.sample(random(), 20_000), cdf)
+
+
+def test_the_pair_is_the_maximum_and_the_minimum_of_two_draws():
+    """P(max ≤ t) = F², P(min ≤ r) = 1 − (1 − F)²; the diagonal keeps the law of the maximum."""
+    cdf = logit_normal(-0.4, 1.0)
+    t, _, r, off = SortedPair(LogitNormal(-0.4, 1.0), diagonal=0.5).draw(random(), 40_000, 1.0)
+    assert off == 20_000
+    assert fits(t[:off], lambda t: cdf(t) ** 2) and fits(t[off:], lambda t: cdf(t) ** 2)
+    assert fits(r[:off], lambda r: 1 - (1 - cdf(r)) ** 2)
+
+
+def test_a_landing_law_of_its_own():
+    """P(max ≤ t) = F G."""
+    first, second = logit_normal(0.4, 1.0), logit_normal(-1.2, 1.0)
+    law = SortedPair(LogitNormal(0.4), landing=LogitNormal(-1.2), diagonal=0.0)
+    t, _, r, _ = law.draw(random(), 20_000, 1.0)
+    assert fits(t, lambda t: first(t) * second(t))
+    assert fits(r, lambda r: 1 - (1 - first(r)) * (1 - second(r)))
+
+
+@pytest.mark.parametrize(("size", "diagonal", "off"), [(64, 0.75, 16), (96, 0.75, 24), (10, 0.0, 10), (10, 1.0, 0)])
+def test_the_number_of_diagonal_rows_is_exact(size, diagonal, off):
+    assert {SortedPair(diagonal=diagonal).draw(random(seed), size, 1.0).off for seed in range(20)} == {off}
+
+
+def test_the_number_of_diagonal_rows_may_be_random():
+    """Binomial(64, 1/4): mean 16, standard deviation √12."""
+    counts = np.array([SortedPair(fixed=False).draw(random(seed), 64, 1.0).off for seed in range(400)])
+    assert counts.mean() == pytest.approx(16, abs=4 * math.sqrt(12 / 400))
+    assert counts.std() == pytest.approx(math.sqrt(12), rel=0.15)
+
+
+# the gradual sampler
+
+
+@pytest.mark.parametrize("horizon", [1 / 30, 0.5])
+def test_landings_at_the_data_follow_the_arc_cosine(horizon):
+    """1 at the start, arccos(½)/arccos(0) = ⅔ half-way, 0 from the horizon on."""
+    law = Gradual(horizon=horizon)
+    assert law.probability(0.0) == 1.0
+    assert law.probability(horizon / 2) == pytest.approx(2 / 3, rel=1e-12)
+    assert law.probability(horizon) == 0.0 and law.probability(1.0) == 0.0
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 1.0), (0.05, 2 / 3), (0.1, 0.0), (0.7, 0.0)])
+def test_the_share_of_landings_at_the_data(progress, share):
+    law = Gradual(SortedPair(diagonal=0.5), horizon=0.1)
+    t, _, r, off = law.draw(random(), 8_000, progress)
+    assert off == 4_000
+    zeros = int((r[:off] == 0).sum())
+    assert abs(zeros - share * off) <= 4 * math.sqrt(off * share * (1 - share))
+    assert torch.equal(r[off:], t[off:]), "diagonal rows stay on the diagonal"
+    if progress == 0.7:
+        plain = law.pair.draw(random(), 8_000, progress)
+        assert torch.equal(plain.t, t) and torch.equal(plain.r, r), "once over, it is the pair itself"
+
+
+# the dyadic grid
+
+
+@pytest.mark.parametrize(
+    ("size", "every", "whole", "each"), [(64, 8, 2, 1), (64, 4, 4, 2), (256, 8, 8, 4), (256, 4, 10, 9)]
+)
+def test_quotas_are_the_published_ones(size, every, whole, each):
+    """TABLE1 §3.2: `each` rows of d = 1/2 … 1/64, from fine to coarse, then `whole` rows of d = 1."""
+    t, _, r, off = DyadicGrid(share=1 / every, quotas=True).draw(random(), size, 0.0)
+    assert off == size // every
+    exponents = (-(t - r)[:off].log2()).round().int().tolist()
+    assert exponents == sorted(exponents, reverse=True), "guidance takes the finest rows first"
+    assert Counter(exponents) == {0: whole, **dict.fromkeys(range(1, 7), each)}
+
+
+@pytest.mark.parametrize(("quotas", "least"), [(True, 56), (False, 8)])
+def test_a_batch_too_small_for_its_jumps_is_refused_and_told_how_many_rows_it_needs(quotas, least):
+    law = DyadicGrid(share=1 / 8, quotas=quotas)
+    with pytest.raises(ValueError, match=f"at least {least}, a larger share, or quotas=False"):
+        law.draw(random(), 32 if quotas else 7, 0.0)
+    with pytest.raises(ValueError, match="a batch of"):
+        law.draw(random(), least - 1, 0.0)
+    law.draw(random(), least, 0.0)
+
+
+@given(power=st.integers(1, 9), seed=st.integers(0, 99))
+def test_jumps_start_and_land_on_multiples_of_their_length(power, seed):
+    law = DyadicGrid(share=0.5, base_steps=2**power)
+    t, s, r, off = (v.double() if isinstance(v, torch.Tensor) else v for v in law.draw(random(seed), 256, 0.0))
+    d = (t - r)[:off]
+    assert torch.equal(d.log2(), d.log2().round()) and float(d.min()) >= 2 / 2**power and float(d.max()) <= 1
+    assert torch.equal(t[:off] / d, (t[:off] / d).round())
+    assert torch.equal(s[:off], t[:off] - d / 2)
+    assert float(t.max()) <= 1 and float(r.min()) >= 0
+    assert torch.equal(t[off:] * 2**power, (t[off:] * 2**power).round()) and float(t[off:].min()) > 0
+    assert law.finest == 1 / 2**power and law.levels == power
+
+
+def test_jump_lengths_and_starting_points_are_uniform():
+    """Each of the seven lengths equally often, each multiple of the length equally often: χ²."""
+    t, _, r, off = DyadicGrid(share=1.0).draw(random(), 28_000, 0.0)
+    exponents = (-(t - r).log2()).round().int()
+    counts = torch.bincount(exponents, minlength=7)
+    assert off == 28_000 and len(counts) == 7
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+    for b in (1, 3, 6):
+        places = (t[exponents == b] * 2**b).round().long()
+        places = torch.bincount(places, minlength=2**b + 1)
+        assert places[0] == 0
+        assert stats.chisquare(places[1:].numpy()).pvalue > 1e-3
+
+
+def test_diagonal_times_of_the_grid():
+    """{1/N, …, 1} equally often, or any law."""
+    t, _, _, off = DyadicGrid(share=1 / 8, base_steps=16).draw(random(), 32_000, 0.0)
+    counts = torch.bincount((t[off:] * 16).long(), minlength=17)
+    assert counts[0] == 0 and stats.chisquare(counts[1:].numpy()).pvalue > 1e-3
+    t, _, _, off = DyadicGrid(share=1 / 8, law=LogitNormal(-0.4)).draw(random(), 20_000, 0.0)
+    assert fits(t[off:], logit_normal(-0.4, 1.0))
+
+
+# refusals
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 12, 100, 127, -8])
+def test_a_grid_that_is_no_power_of_two_is_refused_with_its_neighbors(steps):
+    with pytest.raises(ValueError, match="a power of two is expected") as caught:
+        DyadicGrid(base_steps=steps)
+    if steps == 100:
+        assert "64 or 128" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Uniform(0.5, 0.5), "Uniform"),
+        (lambda: Uniform(-0.1, 0.5), "Uniform"),
+        (lambda: LogitNormal(std=0.0), "LogitNormal"),
+        (lambda: LogNormal(std=-1.0), "LogNormal"),
+        (lambda: SortedPair(diagonal=1.1), "SortedPair"),
+        (lambda: SortedPair(diagonal=float("nan")), "SortedPair"),
+        (lambda: Gradual(horizon=0.0), "Gradual"),
+        (lambda: DyadicGrid(share=0.0), "DyadicGrid"),
+        (lambda: DyadicGrid(share=1.5), "DyadicGrid"),
+    ],
+)
+def test_laws_that_make_no_sense_are_refused_by_name(make, named):
+    with pytest.raises(ValueError, match=named):
+        make()
