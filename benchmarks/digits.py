@@ -93,7 +93,7 @@ def report(measured: Measured, shared: dict[str, Any], seeds: list[int]) -> str:
         "Made by `uv run python benchmarks/digits.py`; each run is `flowleap train METHOD --seed S` at its defaults.",
         "",
         f"- data: the 1,797 real 8×8 digits of scikit-learn; network {network}; {shared['steps']} steps of "
-        f"{shared['batch']}, Adam, learning rate {shared['lr']:g}, schedule {shared['schedule']}, EMA {shared['ema'][0]}; "
+        f"{shared['batch']}, Adam, learning rate {shared['lr']:g} (cosine decay over the last {shared['decay']:g}), EMA {shared['ema'][0]}; "
         "no guidance anywhere",
         f"- seeds {', '.join(map(str, seeds))}; mean ± standard deviation over seeds",
         f"- distance: Fréchet distance in pixel space, images in [−1, 1], {row['num']} samples against all real images; "

@@ -56,7 +56,9 @@ def test_the_derivative_is_the_closed_form(strategy, tolerance, seed):
     field = Wave()
     rate = taken(strategy, field, x, t, tangent)[1]
     expected = field.rate(x, t, tangent)
-    torch.testing.assert_close(rate, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max() + 1))
+    torch.testing.assert_close(
+        rate, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max() + 1)
+    )
 
 
 def test_two_passes_give_the_derivative_of_one_bit_for_bit():
@@ -180,7 +182,8 @@ def test_attention_is_differentiated_forward():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: CentralDifference(0.0), lambda: CentralDifference(-1.0), lambda: CentralDifference(along="x")]
+    "make",
+    [lambda: CentralDifference(0.0), lambda: CentralDifference(-1.0), lambda: CentralDifference(along="x")],
 )
 def test_bad_differences_are_refused(make):
     with pytest.raises(ValueError, match="CentralDifference"):

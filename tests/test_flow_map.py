@@ -15,7 +15,10 @@ D = torch.float64
 PATHS = [LinearPath(), LinearPath(noise_scale=0.5), TrigPath(), VPPath(), VEPath()]
 MEANINGS = [AverageVelocity(), Velocity(), Endpoint(), Noise(), EDM()]
 REGULAR = [
-    (m, p) for m in MEANINGS for p in PATHS if not (isinstance(m, Noise) and isinstance(p, LinearPath | TrigPath))
+    (m, p)
+    for m in MEANINGS
+    for p in PATHS
+    if not (isinstance(m, Noise) and isinstance(p, LinearPath | TrigPath))
 ]
 ALL = pytest.mark.parametrize(("meaning", "path"), REGULAR, ids=lambda v: repr(v))
 
@@ -73,7 +76,9 @@ def test_velocity_tends_to_its_value_on_the_diagonal(meaning, path):
 
     flow, x, t = FlowMap(network, meaning, path), image(3), between(path, 0.4, 0.6, 0.9)
     limit = flow.velocity(x, t, t)
-    first, second, near = ((flow.velocity(x, t, t * (1 - h)) - limit).abs().amax() for h in (1e-4, 5e-5, 1e-6))
+    first, second, near = (
+        (flow.velocity(x, t, t * (1 - h)) - limit).abs().amax() for h in (1e-4, 5e-5, 1e-6)
+    )
     assert float(first / second) == pytest.approx(2, rel=0.02)
     assert float(near) < 1e-4 * float(limit.abs().amax() + 1)
 

@@ -198,7 +198,9 @@ def test_only_jumps_of_two_finest_steps_are_guided():
     r = torch.tensor([0.75, 0.25, 0.0, 0.0, 0.3], dtype=D)
     x = torch.ones(5, 2, dtype=D)
     dropped = torch.tensor([False, True, False, False, False])
-    point = Point(LinearPath(), x, x, t, (t + r) / 2, r, x, 4, torch.zeros(5, dtype=torch.int64), finest=1 / 8)
+    point = Point(
+        LinearPath(), x, x, t, (t + r) / 2, r, x, 4, torch.zeros(5, dtype=torch.int64), finest=1 / 8
+    )
     assert FinestLevel(2.0).rows(point).tolist() == [0, 1, 2]
     assert FinestLevel(2.0).rows(replace(point, dropped=dropped)).tolist() == [0, 2]
     assert FinestLevel(2.0).rows(replace(point, finest=1 / 128)).tolist() == []

@@ -113,11 +113,15 @@ def test_learned_weight_and_its_gradient(inner):
     torch.testing.assert_close(weighted, plain.prediction.grad * like(torch.exp(-level.detach()), weighted))
 
 
-@pytest.mark.parametrize(("inner", "near"), [(AdaptivePower(power=0.0), None), (AdaptivePower(power=1.0), 0.0)])
+@pytest.mark.parametrize(
+    ("inner", "near"), [(AdaptivePower(power=0.0), None), (AdaptivePower(power=1.0), 0.0)]
+)
 def test_the_learned_weight_settles_at_the_logarithm_of_the_mean(inner, near):
     """argmin_ℓ E[e^{−ℓ} m + ℓ] = ln E[m]; around the normalized loss (p = 1) that is nearly 0: it is inert there."""
     random = torch.Generator().manual_seed(4)
-    prediction = torch.randn(4000, 8, generator=random, dtype=D) * torch.rand(4000, 1, generator=random, dtype=D)
+    prediction = torch.randn(4000, 8, generator=random, dtype=D) * torch.rand(
+        4000, 1, generator=random, dtype=D
+    )
     fixed = Regression(prediction, torch.zeros_like(prediction))
 
     def mean_loss(level: float) -> float:

@@ -86,7 +86,10 @@ def test_maps_solve_the_differential_equation_of_their_velocity(path, kind, x):
 def mass_inside(path, t: float, z: float) -> float:
     """P(0 < x_t < |z|): in the empty valley between the modes a position is lost in the rounding of probabilities."""
     alpha, sigma, _, _ = scalars(path, t)
-    high, low = norm.cdf([(abs(z) - alpha) / sigma, -alpha / sigma]), norm.cdf([(abs(z) + alpha) / sigma, alpha / sigma])
+    high, low = (
+        norm.cdf([(abs(z) - alpha) / sigma, -alpha / sigma]),
+        norm.cdf([(abs(z) + alpha) / sigma, alpha / sigma]),
+    )
     return float((high[0] - high[1] + low[0] - low[1]) / 2)
 
 

@@ -49,7 +49,9 @@ def test_rates_are_the_derivatives_of_the_coefficients(meaning, path, first, sec
         by_r = slope(lambda time, w=which: meaning.coefficients(path, t, time)[w], t)
         torch.testing.assert_close(departure[which], by_t, rtol=1e-7, atol=1e-8)
         torch.testing.assert_close(landing[which], by_r, rtol=1e-7, atol=1e-8)
-    assert float(landing[1].abs()) > 0, "∂_r b must not vanish on the diagonal: F could not be read off a velocity"
+    assert float(landing[1].abs()) > 0, (
+        "∂_r b must not vanish on the diagonal: F could not be read off a velocity"
+    )
 
 
 def output_of_pair(meaning, path, x, noise, t, r):

@@ -139,7 +139,9 @@ def test_times_broadcast_over_the_rows_of_images(path):
         args = (x, noise, t) if method != path.velocity_from_mean else (x, t, noise)
         whole = method(*args)
         for i in range(3):
-            torch.testing.assert_close(whole[i : i + 1], method(*(a[i : i + 1] for a in args)), rtol=0, atol=0)
+            torch.testing.assert_close(
+                whole[i : i + 1], method(*(a[i : i + 1] for a in args)), rtol=0, atol=0
+            )
 
 
 @given(share=st.floats(0.05, 0.95), seed=st.integers(0, 99))

@@ -114,7 +114,7 @@ def test_presets_are_unguided() -> None:
         ({"steps": 0}, r"steps=0: .*greater than 0"),
         ({"lr": -1.0}, r"lr=-1.0: .*greater than 0"),
         ({"ema": (1.0,)}, r"ema\.0=1\.0: .*less than 1"),
-        ({"settings": [("schedule", "linear")]}, "schedule='linear'"),
+        ({"settings": [("decay", "2")]}, "decay=2"),
         ({"settings": [("batch", "many")]}, "batch='many'"),
         ({"data": "two-moons", "network": "dit-nano"}, "two-moons holds points: use --network mlp"),
     ],
@@ -459,7 +459,7 @@ def test_the_command_line_trains_refuses_and_resumes(tmp_path: Path, quiet, monk
     assert longer.exit_code == 0 and "continued from step 2" in longer.stdout, longer.output
     assert runs.load_run(tmp_path / "runs" / "digits-esc-seed0-2").step == 3
     other = flowleap("train", "--resume", "--lr", "7")
-    assert other.exit_code == 2 and "lr is 0.001, not 7.0" in other.stderr
+    assert other.exit_code == 2 and "lr is 0.002, not 7.0" in other.stderr
     for arguments, complaint in ((["--set", "warmup"], "FIELD=VALUE"), (["--batch", "0"], "batch=0")):
         wrong = flowleap("train", *arguments)
         assert wrong.exit_code == 2 and complaint in wrong.stderr

@@ -94,7 +94,9 @@ def test_ddim_has_the_product_of_the_one_step_slopes(path, meaning, steps, noise
     """E[x_r | x_t] = α_r m + ρ (x_t − α_t m), ρ = (α_t α_r c² + σ_t σ_r κ²)/s_t²: METHODS §7.3, on every path."""
     found = samplers.ddim(FlowMap.of(oracle(path), meaning), noise, steps)
     if path.t_max > 1:  # Karras' spacing, ρ = 7
-        stops = [(80 ** (1 / 7) + i / steps * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(steps + 1)]
+        stops = [
+            (80 ** (1 / 7) + i / steps * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(steps + 1)
+        ]
     else:
         stops = [1 + i / steps * (path.t_min - 1) for i in range(steps + 1)]
     x = noise * schedules(path, stops[0])[1]
@@ -108,7 +110,9 @@ def test_ddim_has_the_product_of_the_one_step_slopes(path, meaning, steps, noise
 @pytest.mark.parametrize("path", [LinearPath(), VEPath()], ids=repr)
 def test_on_straight_paths_euler_is_ddim(path, noise):
     flow = FlowMap.of(oracle(path))
-    torch.testing.assert_close(samplers.euler(flow, noise, 6), samplers.ddim(flow, noise, 6), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        samplers.euler(flow, noise, 6), samplers.ddim(flow, noise, 6), rtol=1e-11, atol=1e-11
+    )
 
 
 def test_one_euler_step_of_flow_matching_is_the_mean_of_the_data(noise):
@@ -260,7 +264,9 @@ def test_uniform_and_karras_spacing():
     assert samplers.grid(LinearPath(), 4) == [1.0, 0.75, 0.5, 0.25, 0.0]
     assert samplers.grid(VPPath(), 2) == pytest.approx([1.0, 0.5005, 1e-3], rel=1e-12)
     steps, rho = 18, 7
-    karras = [(80 ** (1 / rho) + i / 18 * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho for i in range(steps + 1)]
+    karras = [
+        (80 ** (1 / rho) + i / 18 * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho for i in range(steps + 1)
+    ]
     assert samplers.grid(VEPath(), steps) == pytest.approx(karras, rel=1e-9)
 
 
@@ -270,7 +276,8 @@ def test_given_times_are_taken_as_they_are():
 
 
 @pytest.mark.parametrize(
-    "times", [[], [1], [1, 1, 0], [0, 1], [1, 0.2, 0.5, 0], [1.5, 0], [0.6, 0], [1, 0.5], [1, -0.1], [1, math.nan, 0]]
+    "times",
+    [[], [1], [1, 1, 0], [0, 1], [1, 0.2, 0.5, 0], [1.5, 0], [0.6, 0], [1, 0.5], [1, -0.1], [1, math.nan, 0]],
 )
 def test_times_that_do_not_lead_from_noise_to_data_are_refused(times):
     with pytest.raises(ValueError, match=r"from 1 \(noise\) to 0 \(data\)"):

@@ -102,7 +102,9 @@ def test_a_landing_law_of_its_own():
     assert fits(r, lambda r: 1 - (1 - first(r)) * (1 - second(r)))
 
 
-@pytest.mark.parametrize(("size", "diagonal", "off"), [(64, 0.75, 16), (96, 0.75, 24), (10, 0.0, 10), (10, 1.0, 0)])
+@pytest.mark.parametrize(
+    ("size", "diagonal", "off"), [(64, 0.75, 16), (96, 0.75, 24), (10, 0.0, 10), (10, 1.0, 0)]
+)
 def test_the_number_of_diagonal_rows_is_exact(size, diagonal, off):
     assert {SortedPair(diagonal=diagonal).draw(random(seed), size, 1.0).off for seed in range(20)} == {off}
 
@@ -167,7 +169,9 @@ def test_a_batch_too_small_for_its_jumps_is_refused_and_told_how_many_rows_it_ne
 @given(power=st.integers(1, 9), seed=st.integers(0, 99))
 def test_jumps_start_and_land_on_multiples_of_their_length(power, seed):
     law = DyadicGrid(share=0.5, base_steps=2**power)
-    t, s, r, off = (v.double() if isinstance(v, torch.Tensor) else v for v in law.draw(random(seed), 256, 0.0))
+    t, s, r, off = (
+        v.double() if isinstance(v, torch.Tensor) else v for v in law.draw(random(seed), 256, 0.0)
+    )
     d = (t - r)[:off]
     assert torch.equal(d.log2(), d.log2().round()) and float(d.min()) >= 2 / 2**power and float(d.max()) <= 1
     assert torch.equal(t[:off] / d, (t[:off] / d).round())

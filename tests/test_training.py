@@ -195,7 +195,7 @@ def test_the_frozen_map_is_the_flow_or_a_warmed_up_average(frozen: EMA | None, i
 def test_learning_rate_rises_then_falls() -> None:
     steady = plan(100, lr=2.0)
     assert {steady.learning_rate(step) for step in range(100)} == {2.0}
-    shaped = replace(steady, warmup=0.1, schedule="cosine")
+    shaped = replace(steady, warmup=0.1, decay=1.0)
     assert shaped.learning_rate(0) == pytest.approx(0.2)
     assert shaped.learning_rate(4) == pytest.approx(1.0 * 0.5 * (1 + math.cos(math.pi * 0.04)))
     assert shaped.learning_rate(50) == pytest.approx(1.0)

@@ -20,7 +20,9 @@ PATHS = [LinearPath(), LinearPath(noise_scale=0.5), TrigPath(), VPPath(), VEPath
 EACH = pytest.mark.parametrize("path", PATHS, ids=repr)
 
 
-def made(path=None, batch: int = 12, dims: tuple[int, ...] = (3,), seed: int = 0, label=None, **known) -> Point:
+def made(
+    path=None, batch: int = 12, dims: tuple[int, ...] = (3,), seed: int = 0, label=None, **known
+) -> Point:
     path = path or LinearPath()
     random = torch.Generator().manual_seed(seed)
     x, noise = torch.randn(2, batch, *dims, generator=random, dtype=D)
@@ -51,7 +53,9 @@ def test_the_conditional_velocity_is_that_of_the_pair(path):
     found = Conditional()(point)
     for i in range(len(point)):
         t = point.t[i : i + 1]
-        expected = float(path.d_alpha(t)) * point.x[i] + float(path.d_sigma(t)) * path.noise_scale * point.noise[i]
+        expected = (
+            float(path.d_alpha(t)) * point.x[i] + float(path.d_sigma(t)) * path.noise_scale * point.noise[i]
+        )
         torch.testing.assert_close(found[i], expected, rtol=1e-13, atol=1e-13)
 
 
@@ -120,7 +124,9 @@ def test_only_chosen_rows_use_the_plug_in():
     found, plain = PlugIn(0.5)(point), Conditional()(point)
     everywhere = PlugIn(0.5)(replace(point, plug_in=None))
     assert torch.equal(found[chosen], everywhere[chosen]) and torch.equal(found[~chosen], plain[~chosen])
-    assert torch.equal(PlugIn(0.0)(replace(point, plug_in=None)), plain), "probability 0 is the conditional velocity"
+    assert torch.equal(PlugIn(0.0)(replace(point, plug_in=None)), plain), (
+        "probability 0 is the conditional velocity"
+    )
 
 
 def test_the_plug_in_has_less_variance_and_the_same_mean():

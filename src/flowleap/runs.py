@@ -197,7 +197,7 @@ def compatible(stored: TrainConfig, wanted: TrainConfig, place: Path) -> TrainCo
     changed = [f.name for f in fields(TrainConfig) if getattr(stored, f.name) != getattr(wanted, f.name)]
     fixed = [name for name in changed if name not in FREE]
     if wanted.steps != stored.steps and not fixed:
-        horizons = "; its horizons and schedule are fractions of the new length"
+        horizons = "; its horizons and learning rates are fractions of the new length"
         warnings.warn(
             f"{place}: {stored.steps} steps become {wanted.steps}{horizons}", UserWarning, stacklevel=4
         )

@@ -39,8 +39,8 @@ class ClassGroups:
     Classes: each round deals every class once, in a new order, so each is drawn uniformly. Rows: a class is
     gone through in passes, each in a new order; no row returns before all have been seen, and no group holds
     a row twice (the last group of a pass is filled up with the pass's own first rows).
-    `group=None` takes the largest divisor of the batch that the smallest class can fill and that leaves room for
-    eight classes (all of them where there are fewer): the published runs give each of eight processes one
+    `group=None` takes the largest divisor of the batch that the smallest class can fill and that leaves room
+    for eight classes (all of them where there are fewer): the published runs give each of eight processes one
     class. Without labels the whole set is one class, and this is `Shuffled`.
     Shapes: indices → (batch,) int64 rows of the data set.
     Raises: ValueError where groups do not fill the batch, or a class cannot fill a group.

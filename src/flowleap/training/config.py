@@ -63,7 +63,7 @@ class TrainConfig:
         steps: optimizer steps of the whole run; horizons are fractions of it.
         batch: rows of a step.
         lr: the learning rate of Adam; `warmup` is the fraction of the run over which it rises,
-            `schedule` what it does afterwards.
+            `decay` the fraction at its end over which it falls to zero as a cosine.
         clip: the largest gradient norm, None for no bound.
         patience: steps in a row that may be skipped because loss or gradient were not finite.
         ema: decays of the running averages of the weights; the first is what is sampled and judged.
@@ -84,7 +84,7 @@ class TrainConfig:
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: NonNegativeFloat = 0.0
     warmup: Fraction = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
+    decay: Fraction = 0.0
     clip: PositiveFloat | None = 1.0
     patience: PositiveInt = 20
     ema: Annotated[tuple[Decay, ...], Field(min_length=1)] = (0.999,)
@@ -103,7 +103,7 @@ FREE = ("steps", "patience", "device", "log_every", "sample_every", "checkpoint_
 """The fields that may change when a run is resumed; only `steps` and `device` change its numbers."""
 
 NETWORKS: dict[str, dict[str, Any]] = {
-    "dit-nano": {"kind": "DiT", "width": 64, "depth": 3, "heads": 4},
+    "dit-nano": {"kind": "DiT", "width": 64, "depth": 4, "heads": 4},
     "dit-tiny": {"kind": "DiT", "width": 192, "depth": 6, "heads": 3},
     "dit-small": {"kind": "DiT", "width": 384, "depth": 12, "heads": 6},
     "dit-base": {"kind": "DiT", "width": 768, "depth": 12, "heads": 12},
@@ -114,8 +114,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
 """Networks by name; shape, classes and patch come from the data, everything else from the defaults."""
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "image": {"network": "dit-nano", "steps": 2200, "batch": 96, "lr": 1e-3},
-    "points": {"network": "mlp", "steps": 3000, "batch": 256, "lr": 1e-3},
+    "image": {"network": "dit-nano", "steps": 3600, "batch": 96, "lr": 2e-3, "decay": 0.5},
+    "points": {"network": "mlp", "steps": 3000, "batch": 256, "lr": 1e-3, "decay": 0.5},
 }
 """Settings by the kind of data, where nothing else is said."""
 

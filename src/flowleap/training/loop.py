@@ -36,7 +36,7 @@ class Plan:
     seed: int
     lr: float
     warmup: float = 0.0
-    schedule: str = "constant"
+    decay: float = 0.0
     clip: float | None = 1.0
     patience: int = 20
     log_every: int = 50
@@ -44,10 +44,10 @@ class Plan:
     checkpoint_every: int = 500
 
     def learning_rate(self, step: int) -> float:
-        """Return lr · min(1, (step + 1)/(warmup · steps)), times ½(1 + cos π step/steps) if "cosine"."""
+        """Return lr · min(1, (k + 1)/(warmup · K)) · ½(1 + cos πf), f how far step k is into the last decay · K."""
         rise = min(1.0, (step + 1) / max(1.0, self.warmup * self.steps))
-        fall = 0.5 * (1.0 + math.cos(math.pi * step / self.steps)) if self.schedule == "cosine" else 1.0
-        return self.lr * rise * fall
+        into = (step / self.steps - 1.0 + self.decay) / self.decay if self.decay else 0.0
+        return self.lr * rise * 0.5 * (1.0 + math.cos(math.pi * max(0.0, into)))
 
 
 @dataclass(frozen=True)

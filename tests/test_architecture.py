@@ -1,0 +1,154 @@
+"""The house: a room imports from lower floors only, importing the library is light, no file knows where it lives."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "flowleap"
+
+FLOORS = (
+    ("tensors", "randomness", "citations"),
+    ("paths", "derivatives", "networks", "data"),
+    ("parameterization", "point", "oracles"),
+    ("flow_map", "times", "losses"),
+    ("velocities", "guidance", "samplers"),
+    ("couplings",),
+    ("objectives",),
+    ("methods", "values"),
+    ("evaluation", "pictures"),
+    ("training",),
+    ("runs",),
+    ("cli",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+ROOMS = sorted(
+    path.stem
+    for path in SOURCE.iterdir()
+    if (path.suffix == ".py" and path.stem != "__init__") or (path.is_dir() and any(path.glob("*.py")))
+)
+LIGHT = "matplotlib sklearn scipy.stats typer rich diffusers datasets gradio onnx PIL".split()
+
+
+def files_of(room: str) -> list[Path]:
+    single = SOURCE / f"{room}.py"
+    return [single] if single.exists() else sorted((SOURCE / room).rglob("*.py"))
+
+
+def rooms_imported(path: Path, text: str | None = None) -> set[str]:
+    """The rooms of flowleap that a file imports from anywhere in it, also inside functions and by relative imports."""
+    package = ["flowleap", *path.relative_to(SOURCE).with_suffix("").parts[:-1]]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text() if text is None else text)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        for name in names:
+            whole, *rest = name.split(".")
+            if whole == "flowleap":
+                found.add(rest[0] if rest else "flowleap")
+    return found
+
+
+def test_every_room_stands_on_a_floor():
+    assert sorted(FLOOR) == ROOMS
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_from_lower_floors_only(room):
+    for path in files_of(room):
+        for other in rooms_imported(path) - {room}:
+            assert other in FLOOR, (
+                f"{path.name} imports flowleap.{other}, which is no room: import from the room itself"
+            )
+            assert FLOOR[other] < FLOOR[room], (
+                f"{path.relative_to(SOURCE)} on floor {FLOOR[room]} imports {other} on floor {FLOOR[other]}"
+            )
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import flowleap.paths", {"paths"}),
+        ("from flowleap import methods, values", {"methods", "values"}),
+        ("from flowleap.data.batching import Shuffled", {"data"}),
+        ("def f():\n    from flowleap import runs", {"runs"}),
+        ("from . import helper\nfrom .other import x", {"objectives"}),
+        ("from ..paths import LinearPath\nfrom .. import times", {"paths", "times"}),
+        ("import flowleap", {"flowleap"}),
+        ("import torch.nn\nfrom numpy import pi", set()),
+    ],
+)
+def test_the_reader_of_imports_reads_all_kinds(text, found):
+    assert rooms_imported(SOURCE / "objectives" / "base.py", text) == found
+
+
+def test_importing_the_library_is_light():
+    """Nothing of pictures, tables, judges or command lines is loaded, and no method is built."""
+    script = f"import sys, flowleap; print([name for name in {LIGHT} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_of_the_package_is_there():
+    import flowleap
+
+    assert flowleap.__all__ == sorted(flowleap.__all__, key=lambda name: (not name[0].isupper(), name))
+    for name in flowleap.__all__:
+        assert hasattr(flowleap, name), name
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_what_a_room_offers_is_there(room):
+    """`__all__` of every file names things that exist in it."""
+    for path in files_of(room):
+        tree = ast.parse(path.read_text())
+        offered = [
+            ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "__all__"
+        ]
+        known = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        known |= {getattr(node, "name", "") for node in tree.body}
+        known |= {
+            alias.asname or alias.name
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        assert set(offered[0] if offered else []) <= known, path.name
+
+
+def test_functions_fit_on_a_screen():
+    """Fewer than sixty lines each."""
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                assert length < 60, f"{path.relative_to(SOURCE)}: {node.name} has {length} lines"
+
+
+PLACES = re.compile(r"(?<![\w.:/])/(?:work|root|home|Users|mnt|opt|srv|data|private|tmp)/\w")
+WRITTEN = {".py", ".md", ".toml", ".cfg", ".yml", ".yaml", ".json", ".txt", ".sh", ""}
+
+
+def test_no_file_says_where_it_lives():
+    """Absolute paths of some machine belong to that machine."""
+    kept = [ROOT / name for name in ("README.md", "CHANGELOG.md", "pyproject.toml", "CONTRIBUTING.md")]
+    for folder in ("src", "tests", "docs", "examples", "benchmarks", ".ci", ".github"):
+        kept += [path for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
+    for path in kept:
+        if path.is_file() and path.suffix in WRITTEN and path != Path(__file__).resolve():
+            found = PLACES.search(path.read_text(errors="replace"))
+            assert found is None, f"{path.relative_to(ROOT)} mentions {found.group()}…"

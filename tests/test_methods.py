@@ -1,0 +1,234 @@
+"""Methods as values: the numbers of their papers, what separates one from the next, what they cite."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from dataclasses import fields, is_dataclass, replace
+
+import pytest
+
+import flowleap
+from flowleap import methods
+from flowleap.citations import CITATIONS
+from flowleap.data.batching import ClassGroups, Shuffled
+from flowleap.derivatives import CentralDifference, ExactJVP
+from flowleap.guidance import FinestLevel, Guidance
+from flowleap.losses import AdaptivePower, LearnedVariance, PseudoHuber, Squared
+from flowleap.objectives import EMA, Diagonal, Eulerian, Objective, Self, SelfConsistency
+from flowleap.parameterization import AverageVelocity, Velocity
+from flowleap.paths import LinearPath, TrigPath
+from flowleap.times import DyadicGrid, Gradual, LogitNormal, OneTime, SortedPair, Uniform
+from flowleap.velocities import Conditional, PlugIn
+
+ALL = pytest.mark.parametrize("name", methods.names())
+
+
+def keys(objective: Objective) -> list[str]:
+    return [citation.key for citation in methods.citations(objective)]
+
+
+# names
+
+
+def test_names_are_known():
+    assert methods.names() == ("flow_matching", "shortcut", "shortcut_repo", "meanflow", "esc")
+
+
+@ALL
+def test_methods_are_found_by_name_with_either_stroke(name):
+    assert methods.get(name) == methods.get(name.replace("_", "-")) == methods.get(name.upper())
+    assert methods.get(name) == methods.get(name), "a method is a value"
+    assert isinstance(hash(methods.get(name)), int)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("meanflo", "did you mean meanflow"),
+        ("flow-mathcing", "did you mean flow_matching"),
+        ("shortcuts", "did you mean shortcut"),
+        ("qqqq", "known methods are flow_matching, shortcut"),
+    ],
+)
+def test_unknown_methods_name_their_neighbors(asked, said):
+    with pytest.raises(ValueError, match=said):
+        methods.get(asked)
+
+
+# what the papers say
+
+
+@ALL
+def test_every_method_speaks_of_average_velocity_on_the_linear_path(name):
+    objective = methods.get(name)
+    assert objective.parameterization == AverageVelocity() and isinstance(objective.path, LinearPath)
+    assert objective.guidance is None, "presets are unguided"
+    assert objective.label_dropout == 0.1
+
+
+def test_flow_matching():
+    objective = methods.flow_matching()
+    assert objective.times == OneTime(LogitNormal(-0.4, 1.0)) and objective.target == Diagonal()
+    assert objective.loss == Squared("mean") and objective.velocity == Conditional()
+
+
+@pytest.mark.parametrize(
+    ("variant", "share", "quotas", "clip", "floor"),
+    [("paper", 1 / 4, False, None, 0.0), ("repo", 1 / 8, True, 4.0, 1e-5)],
+)
+def test_shortcut_variants_are_not_mixed(variant, share, quotas, clip, floor):
+    """TABLE1 §2, §3.2: a quarter or an eighth, random sizes or quotas, clip ±4, path floor 1e-5; EMA 0.999 in both."""
+    objective = methods.shortcut(variant)
+    law, target = objective.times, objective.target
+    assert isinstance(law, DyadicGrid) and isinstance(target, SelfConsistency)
+    assert (law.share, law.quotas, law.base_steps, target.clip, objective.path.floor) == (
+        share,
+        quotas,
+        128,
+        clip,
+        floor,
+    )
+    assert law.law == (None if variant == "repo" else Uniform())
+    assert target.keep_labels and objective.frozen == EMA(0.999) and objective.loss == Squared("mean")
+    assert objective.sampling.trained == (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def test_shortcut_options():
+    guided = methods.shortcut("repo", guidance=1.5, base_steps=16)
+    assert guided.guidance == FinestLevel(1.5)
+    assert (
+        guided.times.base_steps == 16
+        and guided.sampling.trained == (1, 2, 4, 8, 16)
+        and guided.sampling.finest == 16
+    )
+    with pytest.raises(ValueError, match='expected "paper" or "repo"'):
+        methods.shortcut("esc")
+    with pytest.raises(ValueError, match="a power of two"):
+        methods.shortcut(base_steps=100)
+
+
+def test_meanflow():
+    """Geng et al.: logit-normal(−0.4, 1), 75 % diagonal, p = 1, c summed over dimensions, no average in the target."""
+    objective = methods.meanflow()
+    assert objective.times == SortedPair(LogitNormal(-0.4, 1.0), diagonal=0.75)
+    assert objective.loss == AdaptivePower(power=1.0, eps=1e-2, reduce="sum")
+    assert (
+        isinstance(objective.target, Eulerian) and objective.target.warmup == 0 and objective.frozen == Self()
+    )
+
+
+def test_esc():
+    """ESC.md §2: plug-in with p = 0.5, K = 20,000 of 600,000, learned weight around c = 1e-3, groups of one class."""
+    objective = methods.esc()
+    assert objective.velocity == PlugIn(0.5) and objective.batching == ClassGroups()
+    assert isinstance(objective.times, Gradual) and objective.times.horizon == 20_000 / 600_000
+    assert objective.loss == LearnedVariance(AdaptivePower(power=1.0, eps=1e-3, reduce="sum"))
+
+
+COMPONENTS = {
+    "velocity": Conditional(),
+    "times": SortedPair(LogitNormal(-0.4, 1.0), diagonal=0.75),
+    "loss": AdaptivePower(power=1.0, eps=1e-2, reduce="sum"),
+    "batching": Shuffled(),
+}
+
+
+@pytest.mark.parametrize("field", COMPONENTS)
+def test_each_component_of_esc_is_one_replace(field):
+    without = replace(methods.esc(), **{field: COMPONENTS[field]})
+    differing = {
+        f.name for f in fields(Objective) if getattr(without, f.name) != getattr(methods.meanflow(), f.name)
+    }
+    assert differing == {"name", *COMPONENTS} - {field}
+
+
+def test_esc_without_its_components_is_meanflow():
+    assert replace(methods.esc(), name="meanflow", **COMPONENTS) == methods.meanflow()
+
+
+# citations
+
+
+def test_methods_cite_their_papers():
+    assert set(keys(methods.flow_matching())) == {
+        "lipman2022flow", "liu2022flow", "albergo2022building", "geng2025mean", "esser2024scaling"
+    }  # fmt: skip
+    assert "frans2024one" in keys(methods.shortcut()) and "geng2025mean" in keys(methods.meanflow())
+    assert {"lin2025design", "karras2024analyzing", "geng2025mean"} <= set(keys(methods.esc()))
+    assert keys("esc") == keys(methods.esc()) and len(keys("esc")) == len(set(keys("esc")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "gained", "lost"),
+    [
+        ({"path": TrigPath()}, {"lu2024simplifying"}, {"lipman2022flow", "liu2022flow"}),
+        ({"parameterization": Velocity()}, {"song2020denoising"}, set()),
+        ({"loss": PseudoHuber()}, {"song2023improved"}, {"karras2024analyzing"}),
+        ({"loss": AdaptivePower()}, set(), {"karras2024analyzing"}),
+        ({"guidance": Guidance(1.0, 0.5)}, {"ho2022classifier"}, set()),
+        ({"target": Eulerian(ExactJVP())}, set(), set()),
+        ({"times": SortedPair(Uniform())}, set(), {"esser2024scaling"}),
+    ],
+    ids=repr,
+)
+def test_a_changed_part_changes_the_citations(changes, gained, lost):
+    """Of ESC, one part at a time."""
+    before, after = set(keys(methods.esc())), set(keys(replace(methods.esc(), **changes)))
+    assert (after - before, before - after) == (gained, lost)
+
+
+def test_the_design_paper_is_cited_while_any_of_its_four_components_is_in_use():
+    for kept in COMPONENTS:
+        others = {field: part for field, part in COMPONENTS.items() if field != kept}
+        assert "lin2025design" in keys(replace(methods.esc(), **others)), kept
+    assert "lin2025design" not in keys(replace(methods.esc(), **COMPONENTS))
+
+
+def parts_of_the_library() -> dict[str, type]:
+    found = {}
+    for module in pkgutil.walk_packages(flowleap.__path__, "flowleap."):
+        if module.name.split(".")[1] in ("cli", "runs", "training", "pictures", "evaluation"):
+            continue
+        for thing in vars(importlib.import_module(module.name)).values():
+            if isinstance(thing, type) and is_dataclass(thing) and thing.__module__.startswith("flowleap"):
+                found[f"{thing.__module__}.{thing.__qualname__}"] = thing
+    return found
+
+
+def test_every_paper_that_is_cited_is_known_and_every_known_paper_is_cited():
+    cited = {key for part in parts_of_the_library().values() for key in getattr(part, "cites", ())}
+    assert len(parts_of_the_library()) > 30
+    assert cited - set(CITATIONS) == set()
+    assert set(CITATIONS) - cited == set()
+
+
+@pytest.mark.parametrize("key", CITATIONS)
+def test_entries_are_bibtex(key):
+    citation = CITATIONS[key]
+    assert citation.key == key and re.fullmatch(r"[a-z]+\d{4}[a-z]+", key)
+    assert re.fullmatch(r"\d{4}\.\d{5}", citation.eprint)
+    year, month = 2000 + int(citation.eprint[:2]), int(citation.eprint[2:4])
+    assert citation.year == year and 1 <= month <= 12, "the year is that of the arXiv number"
+    entry = citation.bibtex()
+    assert entry.startswith(f"@misc{{{key},\n") and entry.endswith("\n}")
+    assert entry.count("{") == entry.count("}") and f"eprint = {{{citation.eprint}}}" in entry
+    for word in ("title", "author", "year", "archivePrefix", "url"):
+        assert re.search(rf"^  {word} = {{.+}},?$", entry, re.MULTILINE), word
+
+
+def test_keys_and_papers_are_one_to_one():
+    assert (
+        len({c.eprint for c in CITATIONS.values()})
+        == len({c.title for c in CITATIONS.values()})
+        == len(CITATIONS)
+    )
+
+
+def test_a_strategy_of_its_own_is_a_part():
+    """Parts inside parts are found, depth first."""
+    objective = replace(methods.meanflow(), target=Eulerian(CentralDifference(1e-3)))
+    kinds = [type(part).__name__ for part in objective.parts()]
+    assert kinds[0] == "Objective" and kinds.index("CentralDifference") == kinds.index("Eulerian") + 1
+    assert kinds.index("LogitNormal") == kinds.index("SortedPair") + 1

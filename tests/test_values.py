@@ -1,0 +1,175 @@
+"""Objectives as plain data: there and back, through JSON, one field at a time, with errors that help."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowleap import FlowMap, methods, values
+from flowleap.data.batching import ClassGroups
+from flowleap.derivatives import CentralDifference
+from flowleap.guidance import Guidance
+from flowleap.losses import AdaptivePower, LearnedVariance, Squared
+from flowleap.objectives import Eulerian
+from flowleap.parameterization import EDM, Velocity
+from flowleap.paths import TrigPath, VEPath, VPPath
+from flowleap.times import Gradual, LogitNormal, LogNormal, OneTime, SortedPair, Uniform
+from flowleap.velocities import Conditional, Own, PlugIn, Teacher
+
+VARIANTS = {
+    **{name: lambda name=name: methods.get(name) for name in methods.names()},
+    "in a run": lambda: methods.esc().for_run(1000),
+    "guided shortcut": lambda: methods.shortcut("repo", guidance=1.5, base_steps=16),
+    "guided meanflow": lambda: replace(methods.meanflow(), guidance=Guidance(0.2, 0.92, (0.0, 0.75))),
+    "elsewhere": lambda: replace(
+        methods.meanflow(),
+        path=TrigPath(noise_scale=0.5),
+        parameterization=Velocity(),
+        target=Eulerian(CentralDifference(1e-3, along="path"), warmup=0.1, weighting="cos2", tangent=Own()),
+        batching=ClassGroups(group=8),
+    ),
+    "noise levels": lambda: replace(
+        methods.flow_matching(), path=VEPath(), parameterization=EDM(0.3), times=OneTime(LogNormal())
+    ),
+    "variance preserving": lambda: replace(methods.flow_matching(), path=VPPath(beta_max=12.0)),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_objectives_survive_being_written_down(name):
+    objective = VARIANTS[name]()
+    text = json.dumps(values.to_dict(objective), allow_nan=False)
+    assert values.from_dict(json.loads(text)) == objective
+
+
+def test_plain_data_names_its_types_and_fields():
+    written = values.to_dict(methods.meanflow())
+    assert written["type"] == "Objective" and written["steps"] is None
+    assert written["times"] == {
+        "type": "SortedPair",
+        "law": {"type": "LogitNormal", "mean": -0.4, "std": 1.0},
+        "diagonal": 0.75,
+        "landing": None,
+        "fixed": True,
+    }
+
+
+@given(share=st.floats(0, 1), mean=st.floats(-5, 5))
+def test_numbers_survive_exactly(share, mean):
+    objective = replace(methods.meanflow(), times=SortedPair(LogitNormal(mean), diagonal=share))
+    assert values.from_dict(json.loads(json.dumps(values.to_dict(objective)))) == objective
+
+
+def test_a_part_that_holds_a_network_is_no_plain_value():
+    teacher = replace(methods.meanflow(), velocity=Teacher(FlowMap(lambda x, t, r, label: x)))
+    with pytest.raises(ValueError, match="plain data"):
+        values.to_dict(teacher)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"type": "SortedPiar"}, "did you mean SortedPair"),
+        ({"type": "SortedPair", "diagnal": 0.5}, "SortedPair has no field 'diagnal'; did you mean diagonal"),
+        ({"type": "SortedPair", "law": {"type": "Logitnormal"}}, "did you mean LogitNormal"),
+        ({"law": 1}, "unknown part None"),
+        ({"type": ["SortedPair"]}, "unknown part"),
+        ({"type": "Teacher"}, "Teacher cannot be made from"),
+        ({"type": "SortedPair", "diagonal": 7}, "SortedPair"),
+    ],
+    ids=str,
+)
+def test_data_that_is_no_part_is_refused(data, said):
+    with pytest.raises(ValueError, match=said):
+        values.from_dict(data)
+
+
+# one field at a time
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "text", "expected"),
+    [
+        ("meanflow", "times.diagonal", "0.5", {"times": SortedPair(LogitNormal(-0.4, 1.0), diagonal=0.5)}),
+        ("meanflow", "times.law.std", "2", {"times": SortedPair(LogitNormal(-0.4, 2.0), diagonal=0.75)}),
+        ("meanflow", "times.law", "Uniform", {"times": SortedPair(Uniform(), diagonal=0.75)}),
+        ("meanflow", "times.fixed", "false", {"times": SortedPair(LogitNormal(-0.4, 1.0), 0.75, fixed=False)}),
+        ("meanflow", "times.landing", '{"type": "LogitNormal", "mean": 1.0}',
+         {"times": SortedPair(LogitNormal(-0.4, 1.0), 0.75, landing=LogitNormal(1.0))}),
+        ("meanflow", "velocity", "PlugIn", {"velocity": PlugIn()}),
+        ("meanflow", "velocity", '{"type": "PlugIn", "probability": 0.2}', {"velocity": PlugIn(0.2)}),
+        ("meanflow", "guidance", '{"type": "Guidance", "kappa": 0.5, "window": [0, 0.75]}',
+         {"guidance": Guidance(1.0, 0.5, (0, 0.75))}),
+        ("meanflow", "loss.reduce", "mean", {"loss": AdaptivePower(reduce="mean")}),
+        ("meanflow", "label_dropout", "0", {"label_dropout": 0.0}),
+        ("meanflow", "name", "mine", {"name": "mine"}),
+        ("meanflow", "steps", "100", {"steps": 100}),
+        ("esc", "times.pair.diagonal", "1", {"times": Gradual(SortedPair(diagonal=1.0))}),
+        ("esc", "loss.inner", "Squared", {"loss": LearnedVariance(Squared())}),
+        ("esc", "velocity", "Conditional", {"velocity": Conditional()}),
+        ("esc", "batching.group", "8", {"batching": ClassGroups(8)}),
+        ("shortcut_repo", "target.clip", "null", {"target": replace(methods.shortcut("repo").target, clip=None)}),
+        ("shortcut_repo", "target.clip", "none", {"target": replace(methods.shortcut("repo").target, clip=None)}),
+        ("shortcut", "target.clip", "4", {"target": replace(methods.shortcut().target, clip=4)}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_one_field_is_changed_and_no_other(name, field, text, expected):
+    objective = methods.get(name)
+    found = values.override(objective, field, text)
+    assert found == replace(objective, **expected)
+    assert objective == methods.get(name)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "said"),
+    [
+        ("tims.diagonal", "0.5", "Objective has no field 'tims'; did you mean times"),
+        ("times.diagnal", "0.5", "times.diagnal: SortedPair has no field 'diagnal'; did you mean diagonal"),
+        ("times.zzz", "0.5", "known are diagonal, fixed, landing, law"),
+        ("times.diagonal.x", "1", "'x' is asked of 0.75, which has no fields"),
+        ("guidance.omega", "2", "'omega' is asked of None"),
+        ("", "1", "has no field ''"),
+    ],
+)
+def test_unknown_fields_name_their_neighbors(field, text, said):
+    with pytest.raises(ValueError, match=said):
+        values.override(methods.meanflow(), field, text)
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("label_dropout", "high"),
+        ("label_dropout", "null"),
+        ("label_dropout", "2"),
+        ("label_dropout", "true"),
+        ("label_dropout", "NaN"),
+        ("times.diagonal", "1.5"),
+        ("times.fixed", "0"),
+        ("times", "0.5"),
+        ("times", "LogitNormal"),
+        ("times", "PlugIn"),
+        ("name", "null"),
+        ("loss", "squared"),
+        ("loss", "Conditional"),
+        ("velocity", "LinearPath"),
+        ("path", "PlugIn"),
+        ("parameterization", "null"),
+        ("target", "EMA"),
+        ("frozen", "Diagonal"),
+        ("guidance", "PlugIn"),
+        ("guidance", "1.5"),
+        ("velocity", '{"type": "PlugIn", "probability": 2}'),
+        ("velocity", '{"type": "PlugIn", "share": 0.5}'),
+        ("steps", "0"),
+        ("path", "VEPath"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(field, text):
+    with pytest.raises(ValueError):
+        values.override(methods.meanflow(), field, text)
