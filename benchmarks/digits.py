@@ -85,7 +85,9 @@ def spread(values: list[float], digits: int) -> str:
 def report(measured: Measured, shared: dict[str, Any], seeds: list[int]) -> str:
     """Return the report as Markdown."""
     budgets = sorted({nfe for _, nfe, _ in measured})
-    network = {k: v for k, v in shared["network"].items() if k in ("kind", "patch", "width", "depth", "heads")}
+    network = {
+        k: v for k, v in shared["network"].items() if k in ("kind", "patch", "width", "depth", "heads")
+    }
     row = shared["row"]
     lines = [
         "# Digits: quality against the number of network evaluations",
@@ -114,7 +116,12 @@ def report(measured: Measured, shared: dict[str, Any], seeds: list[int]) -> str:
         for method in METHODS:
             cells = [spread(measured[method, n, name], digits) for n in budgets]
             lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    lines += ["", "## One-step distance, seed by seed", "", "| method | " + " | ".join(map(str, seeds)) + " | gain |"]
+    lines += [
+        "",
+        "## One-step distance, seed by seed",
+        "",
+        "| method | " + " | ".join(map(str, seeds)) + " | gain |",
+    ]
     lines += ["|---|" + "---:|" * (len(seeds) + 1)]
     for method in METHODS:
         cells = [f"{value:.3f}" for value in measured[method, 1, "distance"]]

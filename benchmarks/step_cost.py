@@ -41,7 +41,9 @@ ROWS: dict[str, tuple[Callable[[], Objective], float | None]] = {
         None,
     ),
     "meanflow, central difference": (
-        lambda: replace(methods.meanflow(), target=replace(methods.meanflow().target, derivative=CentralDifference())),
+        lambda: replace(
+            methods.meanflow(), target=replace(methods.meanflow().target, derivative=CentralDifference())
+        ),
         None,
     ),
     "meanflow, guided": (lambda: replace(methods.meanflow(), guidance=GUIDED), None),
@@ -70,7 +72,9 @@ def stepper(make: Callable[[], Objective], args: argparse.Namespace) -> Callable
     frozen = flow if target is None else objective.flow_map(target.module)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
     x = torch.randn(args.batch, 1, 2 * args.side, 2 * args.side, device=device)
-    label = torch.arange(args.batch, device=device) // (args.batch // 4 or 1)  # groups of one class, as in ESC
+    label = torch.arange(args.batch, device=device) // (
+        args.batch // 4 or 1
+    )  # groups of one class, as in ESC
 
     def step(k: int) -> None:
         loss = objective(flow, frozen, Batch(x, label), k, 0).mean()
@@ -123,7 +127,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the table into benchmarks/step_cost.md")
     args = parser.parse_args()
     lines = table(measure(args))
-    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    where = (
+        torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    )
     settings = (
         f"DiT {args.depth} × {args.width}, {args.side**2} tokens, batch {args.batch}, fp32, {args.rounds} interleaved "
         f"rounds, {where} ({platform.machine()}), torch {torch.__version__}, flowleap {flowleap.__version__}"

@@ -1,4 +1,4 @@
-"""The house: a room imports from lower floors only, importing the library is light, no file knows where it lives."""
+"""The house: rooms import from lower floors only, the package is light, no file knows where it lives."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ FLOORS = (
     ("training",),
     ("runs",),
     ("cli",),
+    ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ROOMS = sorted(
@@ -33,7 +34,18 @@ ROOMS = sorted(
     for path in SOURCE.iterdir()
     if (path.suffix == ".py" and path.stem != "__init__") or (path.is_dir() and any(path.glob("*.py")))
 )
-LIGHT = "matplotlib sklearn scipy.stats typer rich diffusers datasets gradio onnx PIL".split()
+LIGHT = [
+    "matplotlib",
+    "sklearn",
+    "scipy.stats",
+    "typer",
+    "rich",
+    "diffusers",
+    "datasets",
+    "gradio",
+    "onnx",
+    "PIL",
+]
 
 
 def files_of(room: str) -> list[Path]:
@@ -42,7 +54,7 @@ def files_of(room: str) -> list[Path]:
 
 
 def rooms_imported(path: Path, text: str | None = None) -> set[str]:
-    """The rooms of flowleap that a file imports from anywhere in it, also inside functions and by relative imports."""
+    """The rooms of flowleap that a file imports, also inside functions and by relative imports."""
     package = ["flowleap", *path.relative_to(SOURCE).with_suffix("").parts[:-1]]
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text() if text is None else text)):

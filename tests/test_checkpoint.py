@@ -40,9 +40,7 @@ def begin(width: int = 16, seed: int = 0) -> State:
 def advance(state: State, stop: int, folder: Path | None = None, checkpoint_every: int = 0) -> State:
     """Train up to step `stop` of a run of 12."""
     x = torch.randn(64, 2, generator=torch.Generator().manual_seed(1))
-    plan = Plan(
-        steps=12, batch=16, seed=3, lr=1e-2, warmup=0.5, decay=1.0, checkpoint_every=checkpoint_every
-    )
+    plan = Plan(steps=12, batch=16, seed=3, lr=1e-2, warmup=0.5, decay=1.0, checkpoint_every=checkpoint_every)
     save = (lambda s: None) if folder is None else (lambda s: checkpoint.save(folder, s))
     events = Events(
         log=lambda row: None, sample=lambda s: None, save=save, interrupted=lambda: state.step >= stop

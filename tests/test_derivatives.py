@@ -67,17 +67,22 @@ def test_two_passes_give_the_derivative_of_one_bit_for_bit():
     assert torch.equal(one, two)
 
 
-def test_only_the_single_pass_returns_a_value_and_it_carries_the_graph():
+def test_only_the_single_pass_returns_a_value_and_only_it_keeps_a_graph():
+    """The others evaluate the network without reverse-mode records: that is what makes two passes cheap."""
     x, t, tangent = rows(2)
     network = nn.Linear(4, 4).to(D)
+    recorded = []
 
     def field(x, t):
+        recorded.append(torch.is_grad_enabled())
         return torch.sin(network(x)) * t[:, None]
 
     for strategy in (ExactJVP(), TwoPass(), CentralDifference()):
+        recorded.clear()
         value, rate = taken(strategy, field, x, t, tangent)
         assert not rate.requires_grad
         assert (value is not None) == strategy.single_pass
+        assert set(recorded) == {strategy.single_pass}
     value, _ = taken(ExactJVP(), field, x, t, tangent)
     assert value.requires_grad
     torch.testing.assert_close(value, field(x, t), rtol=0, atol=0)
@@ -85,7 +90,7 @@ def test_only_the_single_pass_returns_a_value_and_it_carries_the_graph():
 
 @pytest.mark.parametrize("along", ["tangent", "path"])
 def test_central_differences_are_of_second_order(along):
-    """Halving ε divides the error by 4. Along the path, of a curved path's own pair, the limit is the tangent v_c."""
+    """Halving ε divides the error by 4; along the path of a pair the limit is that of the tangent v_c."""
     path = TrigPath()
     x, t, noise = rows(3)
     x_t, v = path.point(x, noise, t), path.velocity(x, noise, t)
@@ -152,7 +157,7 @@ def test_rows_near_the_ends_step_as_far_as_the_domain_allows():
 
 
 def test_both_evaluations_of_a_difference_see_the_same_dropout():
-    """F = dropout(t x): with one mask the difference quotient is 0 or 2x + 2t v, with two it is of order 1/ε."""
+    """F = dropout(t x): with one mask the quotient is 0 or 2x + 2t v, with two it is of order 1/ε."""
     x, t, tangent = rows(6)
     torch.manual_seed(11)
     before = torch.random.get_rng_state()
@@ -168,7 +173,7 @@ def test_both_evaluations_of_a_difference_see_the_same_dropout():
 
 
 def test_attention_is_differentiated_forward():
-    """Fused attention has no forward-mode derivative; the math backend is forced, and agrees with differences."""
+    """Fused attention has no forward-mode derivative: the math backend is forced."""
     x, t, tangent = rows(8, batch=4, dims=24)
 
     def field(x, t):

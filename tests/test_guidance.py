@@ -96,7 +96,7 @@ def test_rows_outside_the_window_or_without_their_label_are_neither_changed_nor_
     ids=repr,
 )
 def test_the_network_is_asked_only_what_has_a_weight(guidance, rows):
-    """ω = 1, κ = 0 is no guidance and asks nothing; without κ or without the null term, one answer per row is enough."""
+    """ω = 1, κ = 0 asks nothing; without κ or without the null term one answer per row is enough."""
     network, velocity = Asked(), torch.ones(5, 2, dtype=D)
     found = guidance(FlowMap(network), made(guidance), velocity)
     assert network.rows == rows
@@ -113,7 +113,7 @@ def test_no_row_in_the_window_asks_nothing():
 
 @pytest.mark.parametrize(("omega", "kappa", "scale"), [(1.0, 0.5, 2.0), (0.2, 0.92, 2.5), (1.0, 0.0, 1.0)])
 def test_the_effective_scale_is_that_of_the_fixed_point(omega, kappa, scale):
-    """u = ω v + κ u + (1 − ω − κ) n has the solution u = n + s (v − n), s = ω/(1 − κ); found by iteration."""
+    """u = ω v + κ u + (1 − ω − κ) n, iterated, settles at u = n + s (v − n), s = ω/(1 − κ)."""
     v, null, u = 3.0, -1.0, 0.0
     for _ in range(2000):
         u = omega * v + kappa * u + (1 - omega - kappa) * null

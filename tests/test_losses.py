@@ -1,4 +1,4 @@
-"""Losses against their formulas written out, their gradients by autograd, the learned weight by minimization."""
+"""Losses against their formulas, gradients against theirs, the learned weight against a minimizer."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_pseudo_hubers_default_constant_grows_with_the_dimension(dims):
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 1.5])
 def test_the_adaptive_weight_takes_no_gradient(power):
-    """∂/∂F = 2Δ/(‖Δ‖² + c)^p: at p = 1 the gradient of a large residual has norm 2/‖Δ‖, at p = 0 it is that of ‖Δ‖²."""
+    """∂/∂F = 2Δ/(‖Δ‖² + c)^p: of norm 2/‖Δ‖ at p = 1, that of ‖Δ‖² at p = 0."""
     found = regression(1)
     AdaptivePower(power, eps=1e-3)(found, point()).sum().backward()
     delta, m = found.prediction.detach() - found.target, torch.from_numpy(norms(found))
@@ -117,7 +117,7 @@ def test_learned_weight_and_its_gradient(inner):
     ("inner", "near"), [(AdaptivePower(power=0.0), None), (AdaptivePower(power=1.0), 0.0)]
 )
 def test_the_learned_weight_settles_at_the_logarithm_of_the_mean(inner, near):
-    """argmin_ℓ E[e^{−ℓ} m + ℓ] = ln E[m]; around the normalized loss (p = 1) that is nearly 0: it is inert there."""
+    """argmin_ℓ E[e^{−ℓ} m + ℓ] = ln E[m]: nearly 0 around the normalized loss (p = 1), inert there."""
     random = torch.Generator().manual_seed(4)
     prediction = torch.randn(4000, 8, generator=random, dtype=D) * torch.rand(
         4000, 1, generator=random, dtype=D

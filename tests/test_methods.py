@@ -79,7 +79,7 @@ def test_flow_matching():
     [("paper", 1 / 4, False, None, 0.0), ("repo", 1 / 8, True, 4.0, 1e-5)],
 )
 def test_shortcut_variants_are_not_mixed(variant, share, quotas, clip, floor):
-    """TABLE1 §2, §3.2: a quarter or an eighth, random sizes or quotas, clip ±4, path floor 1e-5; EMA 0.999 in both."""
+    """A quarter or an eighth, random sizes or quotas, clip ±4, path floor 1e-5; EMA 0.999 in both."""
     objective = methods.shortcut(variant)
     law, target = objective.times, objective.target
     assert isinstance(law, DyadicGrid) and isinstance(target, SelfConsistency)
@@ -110,7 +110,7 @@ def test_shortcut_options():
 
 
 def test_meanflow():
-    """Geng et al.: logit-normal(−0.4, 1), 75 % diagonal, p = 1, c summed over dimensions, no average in the target."""
+    """Geng et al.: logit-normal(−0.4, 1), 75 % diagonal, p = 1, sums over dimensions, no EMA."""
     objective = methods.meanflow()
     assert objective.times == SortedPair(LogitNormal(-0.4, 1.0), diagonal=0.75)
     assert objective.loss == AdaptivePower(power=1.0, eps=1e-2, reduce="sum")
@@ -120,7 +120,7 @@ def test_meanflow():
 
 
 def test_esc():
-    """ESC.md §2: plug-in with p = 0.5, K = 20,000 of 600,000, learned weight around c = 1e-3, groups of one class."""
+    """Lin et al.: plug-in with p = 0.5, K = 20,000 of 600,000, learned weight, class groups."""
     objective = methods.esc()
     assert objective.velocity == PlugIn(0.5) and objective.batching == ClassGroups()
     assert isinstance(objective.times, Gradual) and objective.times.horizon == 20_000 / 600_000

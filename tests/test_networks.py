@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flowleap import networks
-from flowleap.networks import MLP, DiT, StepToken, WithLogVariance
+from flowleap.networks import MLP, DiT, NoiseTime, StepToken, WithLogVariance
 from flowleap.networks.dit import PatchEmbedding
 from flowleap.networks.embeddings import sincos_positions, sinusoid
 
@@ -381,7 +381,7 @@ def test_a_network_is_rebuilt_from_its_config(case: str) -> None:
 
 
 def test_unknown_configs_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'Dit'.*did you mean DiT\?.*known: DiT, MLP, StepToken"):
+    with pytest.raises(ValueError, match=r"'Dit'.*did you mean DiT\?.*known: DiT, MLP, NoiseTime, StepToken"):
         networks.build({"kind": "Dit"})
     with pytest.raises(ValueError, match="unknown kind of network None"):
         networks.build({})
@@ -468,3 +468,15 @@ def test_step_token_is_the_exponent_of_the_step(second: str) -> None:
     torch.testing.assert_close(network.log_variance(t, t - step), expected, rtol=0, atol=1e-6)
     assert torch.equal(network.token(t, t - step), expected)
     assert network.num_classes == 7
+
+
+def test_noise_time_shows_a_quarter_of_the_logarithm() -> None:
+    inner = MLP(2, width=16, depth=1, log_variance=True)
+    for parameter in inner.parameters():
+        torch.nn.init.normal_(parameter)
+    outer, x = NoiseTime(inner), torch.randn(3, 2)
+    t, r = torch.tensor([80.0, 1.0, 0.5]), torch.tensor([0.002, 1.0, 0.1])
+    shown = [torch.tensor([math.log(v) / 4 for v in times.tolist()]) for times in (t, r)]
+    assert torch.allclose(outer(x, t, r), inner(x, *shown), atol=1e-5)
+    assert torch.allclose(outer.log_variance(t, r), inner.log_variance(*shown), atol=1e-5)
+    assert not hasattr(NoiseTime(MLP(2)), "log_variance")

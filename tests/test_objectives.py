@@ -1,4 +1,4 @@
-"""The seam: what `draw` decides, what `point` does not, what `regress` asks of whom, how a run and a sample are told.
+"""The seam: what `draw` decides and `point` does not, what `regress` asks, what runs are told.
 
 That the identities hold on exact maps is test_conformance.py's business.
 """
@@ -128,8 +128,8 @@ def test_points_know_their_state_and_their_class():
     ("t", "s", "r", "said"),
     [
         ([0.5, 0.9], [0.5, 0.9], [0.5, 0.1], "rows with r < t come first"),
-        ([1.5, 0.9], [1.5, 0.9], [0.5, 0.9], "the domain of LinearPath"),
-        ([0.9, 0.5], [0.9, 0.5], [-0.1, 0.5], "the domain of LinearPath"),
+        ([1.5, 0.9], [1.5, 0.9], [0.5, 0.9], "domain of LinearPath"),
+        ([0.9, 0.5], [0.9, 0.5], [-0.1, 0.5], "domain of LinearPath"),
         ([0.9, 0.5], [0.95, 0.5], [0.1, 0.5], "t ≥ s ≥ r"),
         ([0.9, 0.5], [0.05, 0.5], [0.1, 0.5], "t ≥ s ≥ r"),
         ([0.4, 0.5], [0.4, 0.5], [0.6, 0.5], "t ≥ s ≥ r"),
@@ -155,11 +155,10 @@ def test_the_null_label_is_the_number_of_classes_and_labels_survive_being_droppe
     point = method("flow_matching", label_dropout=0.5).draw(batch(), step=0, key=0)
     seen = point.network_label(NULL)
     assert 0 < int(point.dropped.sum()) < ROWS
-    assert torch.equal(seen == NULL, point.dropped) and torch.equal(
-        seen[~point.dropped], point.label[~point.dropped]
-    )
+    assert torch.equal(seen == NULL, point.dropped)
+    assert torch.equal(seen[~point.dropped], point.label[~point.dropped])
     assert int(point.label.max()) == 2 and torch.equal(point.group, point.label)
-    with pytest.raises(ValueError, match="label_dropout=0.0"):
+    with pytest.raises(ValueError, match=r"label_dropout=0\.0"):
         point.network_label(None)
 
 
@@ -183,7 +182,7 @@ def test_draws_depend_on_key_and_step_alone(name):
 @pytest.mark.parametrize("split", [[32, 32], [1, 63], [10, 20, 34]], ids=str)
 @pytest.mark.parametrize("scattered", [False, True])
 def test_parts_of_a_batch_draw_what_the_whole_batch_draws(name, split, scattered):
-    """By global row: times, noise, dropped labels and plug-in rows do not depend on the split over processes."""
+    """By global row: no draw depends on the split over processes."""
     objective, data = method(name, label_dropout=0.3), batch()
     whole = objective.draw(data, step=2, key=7)
     rows = (
@@ -248,7 +247,7 @@ def test_certain_choices_need_no_mask(probability):
 
 
 def test_jumps_of_a_shortcut_keep_their_labels():
-    """TABLE1 §3.2: dropout on the flow rows alone; as an option everywhere."""
+    """Dropout on the flow rows alone, as in the published code; as an option everywhere."""
     for keep in (True, False):
         objective = method("shortcut", label_dropout=0.9, target=SelfConsistency(keep_labels=keep))
         point = objective.draw(batch(), step=0, key=0)
@@ -278,7 +277,7 @@ def test_a_batch_of_one_row_can_be_trained_on():
 @ALL
 @pytest.mark.parametrize("labels", [True, False], ids=["labels", "no labels"])
 def test_every_method_trains_with_and_without_labels(name, labels):
-    """One step on a real network: finite losses, gradients that are finite and not all zero, no graph in the target."""
+    """One step on a real network: finite losses, gradients finite and not all zero, no graph in targets."""
     objective = method(name, label_dropout=0.3 if labels else 0.1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -316,7 +315,7 @@ def test_a_call_composes_the_seam(name):
 @pytest.mark.parametrize("name", ["shortcut", "shortcut_repo", "meanflow"])
 @pytest.mark.parametrize("path", [LinearPath(), LinearPath(noise_scale=0.5)], ids=repr)
 def test_rows_on_the_diagonal_are_flow_matching_bit_for_bit(name, path):
-    """Targets, predictions and the network's questions: METHODS §7.2, 12."""
+    """Targets, predictions and the network's questions."""
     objective = method(name, path=path)
     network, other = Net(), Net()
     point = objective.draw(batch(), step=3, key=1)
@@ -401,7 +400,7 @@ def test_clipping_bounds_the_stop_and_the_target():
 
 
 def test_finest_jumps_are_guided_in_both_halves_and_the_others_are_not():
-    """v = u(∅) + w (u(y) − u(∅)); the guided first half moves x_s: TABLE1 §3.2, 6."""
+    """v = u(∅) + w (u(y) − u(∅)); the guided first half moves x_s."""
     scale = 3.0
     objective = method(
         "shortcut", times=DyadicGrid(share=0.5, base_steps=8, law=Uniform()), guidance=FinestLevel(scale)
@@ -480,7 +479,7 @@ def test_the_tangent_may_be_another_velocity_than_the_regressed_one():
 
 
 def test_the_cosine_form_is_the_weighted_residual_and_finite_on_the_full_jump():
-    """F + ḃ² (F* − F), ḃ = −cos((t − r)π/2): equal to the unit form where that exists, finite at t − r = 1."""
+    """F + ḃ² (F* − F), ḃ = −cos((t − r)π/2), written out as sCM writes it; finite at t − r = 1."""
     path, network = TrigPath(), Net(labels=False)
     cosine = method("meanflow", path=path, parameterization=Velocity(), target=Eulerian(weighting="cos2"))
     flow = cosine.flow_map(network)
@@ -496,7 +495,7 @@ def test_the_cosine_form_is_the_weighted_residual_and_finite_on_the_full_jump():
         ahead, behind = (network(point.x_t + e * v, t + e, r) for e in (h, -h))
         rate, output = (ahead - behind) / (2 * h), network(point.x_t, t, r)
     angle, half = ((t - r) * math.pi / 2)[:, None], math.pi / 2
-    # sCM's tangent, with its angle θ = (t − r)π/2: cos² θ (v − F) − cos θ sin θ (x π/2 + dF/dt · 2/π)
+    # cos² θ (v − F) − cos θ sin θ (x π/2 + dF/dt · 2/π), θ = (t − r)π/2
     expected = torch.cos(angle) ** 2 * (v - output) - torch.cos(angle) * torch.sin(angle) * (
         half * point.x_t + rate / half
     )

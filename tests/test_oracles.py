@@ -1,4 +1,4 @@
-"""Exact flows against scipy: quadrature for their velocities, an ODE solver for their maps, golden numbers."""
+"""Exact flows against scipy: quadrature for velocities, an ODE solver for maps; golden numbers."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_maps_solve_the_differential_equation_of_their_velocity(path, kind, x):
 
 
 def mass_inside(path, t: float, z: float) -> float:
-    """P(0 < x_t < |z|): in the empty valley between the modes a position is lost in the rounding of probabilities."""
+    """P(0 < x_t < |z|): in the valley between the modes a position is lost in rounding."""
     alpha, sigma, _, _ = scalars(path, t)
     high, low = (
         norm.cdf([(abs(z) - alpha) / sigma, -alpha / sigma]),
@@ -97,7 +97,7 @@ def mass_inside(path, t: float, z: float) -> float:
 @given(times=st.lists(st.floats(0.06, 0.95), min_size=3, max_size=3), x=st.floats(-3, 3))
 @pytest.mark.parametrize("kind", ["gaussian", "two points"])
 def test_maps_form_a_semigroup_with_the_identity(path, kind, times, x):
-    """X_{s→r} ∘ X_{t→s} = X_{t→r}, X_{t→t} = x: METHODS §7.2, 1."""
+    """X_{s→r} ∘ X_{t→s} = X_{t→r}, X_{t→t} = x."""
     oracle = Gaussian(mean=0.3, std=0.6, path=path) if kind == "gaussian" else TwoPoints(path)
     r, s, t = (f64(v * path.t_max if path.t_max <= 1 else 0.1 + 5 * v) for v in sorted(times))
     x = f64(x)[:, None] * float(path.alpha(t) + path.sigma(t) * path.noise_scale)
@@ -107,7 +107,7 @@ def test_maps_form_a_semigroup_with_the_identity(path, kind, times, x):
     torch.testing.assert_close(oracle(x, t, t), x, rtol=1e-9, atol=1e-9)
 
 
-# golden numbers of METHODS §7.1
+# golden numbers
 
 
 def test_golden_exploding_endpoint():
@@ -176,7 +176,7 @@ def test_two_points_posterior_is_bayes_rule(path, z):
 @pytest.mark.parametrize("x", [-6.0, -2.5, -0.2, 0.7, 4.0, 7.0])
 @pytest.mark.parametrize(("t", "r"), [(1.0, 0.05), (0.9, 0.5), (0.3, 0.1)])
 def test_two_points_keep_the_cumulative_probability(x, t, r):
-    """P(x_t > |z|) = ½ S((|z| − α)/σ) + ½ S((|z| + α)/σ) by scipy, before and after, in logarithms for the tails."""
+    """P(x_t > |z|) = ½ S((|z| − α)/σ) + ½ S((|z| + α)/σ), by scipy in logarithms, before and after."""
 
     def log_survival(z, time):
         terms = [norm.logsf((z - (1 - time)) / time), norm.logsf((z + (1 - time)) / time)]
@@ -192,7 +192,7 @@ def test_two_points_keep_the_cumulative_probability(x, t, r):
 @pytest.mark.parametrize("variable", ["x", "t", "r"])
 @pytest.mark.parametrize("x", [-1.3, 0.4, 2.0])
 def test_two_points_map_is_differentiable_once(variable, x):
-    """Forward-mode derivatives in x, t and r against four-point differences: the Eulerian tests rest on them."""
+    """Forward-mode derivatives in x, t and r against four-point differences."""
     start = {"x": f64(x), "t": f64(0.8), "r": f64(0.3)}
     oracle = TwoPoints()
 
@@ -220,7 +220,7 @@ def test_two_points_treat_every_dimension_alone():
 
 @pytest.mark.parametrize("path", [LinearPath(), TrigPath(), VEPath()], ids=repr)
 def test_finite_data_of_two_points_has_their_velocity(path):
-    """The whole set {−1, 1} reproduces tanh: METHODS §7.2, 15."""
+    """The whole set {−1, 1} reproduces tanh."""
     x = torch.linspace(-2, 2, 9, dtype=D)[:, None]
     t = torch.linspace(0.2, 0.9, 9, dtype=D)
     found = FiniteData(f64(-1.0, 1.0)[:, None], path=path).velocity(x, t)

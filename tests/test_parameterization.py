@@ -11,7 +11,14 @@ from flowleap.parameterization import EDM, AverageVelocity, Endpoint, Noise, Vel
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 
 MEANINGS = [AverageVelocity(), Velocity(), Endpoint(), Noise(), EDM(), EDM(sigma_data=1.3)]
-PATHS = [LinearPath(), LinearPath(noise_scale=0.5), TrigPath(noise_scale=0.7), VPPath(), VEPath()]
+PATHS = [
+    LinearPath(),
+    LinearPath(noise_scale=0.5),
+    TrigPath(noise_scale=0.7),
+    VPPath(),
+    VPPath(noise_scale=2.0),
+    VEPath(noise_scale=0.5),
+]
 SINGULAR = {(Noise, LinearPath), (Noise, TrigPath)}
 REGULAR = [(m, p) for m in MEANINGS for p in PATHS if (type(m), type(p)) not in SINGULAR]
 ALL = pytest.mark.parametrize(("meaning", "path"), REGULAR, ids=lambda v: repr(v))
@@ -69,7 +76,7 @@ def output_of_pair(meaning, path, x, noise, t, r):
         case Noise():
             return noise
         case EDM(sigma_data=data):
-            # Karras et al. for the rescaled point y = x_t/α with noise level s = κσ/α; α = 0 in the limit α → 0
+            # Karras et al. for the rescaled point x_t/α with noise level s = κσ/α
             s = sigma * path.noise_scale / alpha
             skip, out = data**2 / (s**2 + data**2), s * data / (s**2 + data**2).sqrt()
             return (x - skip * x_t / alpha) / out
@@ -92,7 +99,7 @@ def test_the_output_means_what_its_name_says(meaning, path, first, second, seed)
 
 @pytest.mark.parametrize("sigma", [0.01, 0.5, 3.0, 80.0])
 def test_edm_on_the_exploding_path_is_karras_table(sigma):
-    """A = r/σ + (1 − r/σ) c_skip, B = (1 − r/σ) c_out, c_in = 1/√(σ² + σ_d²): METHODS §1."""
+    """A = r/σ + (1 − r/σ) c_skip, B = (1 − r/σ) c_out, c_in = 1/√(σ² + σ_d²)."""
     sigma_d, landing = 0.5, 0.004
     t, r = torch.tensor([sigma], dtype=torch.float64), torch.tensor([landing], dtype=torch.float64)
     a, b = EDM(sigma_d).coefficients(VEPath(), t, r)
@@ -105,7 +112,7 @@ def test_edm_on_the_exploding_path_is_karras_table(sigma):
 
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 def test_edm_inputs_have_unit_variance(path):
-    """Var(c_in x_t) = 1 for data of standard deviation σ_d, at every time; the others leave the input alone."""
+    """Var(c_in x_t) = 1 for data of standard deviation σ_d; the others leave the input alone."""
     for share in (0.1, 0.5, 1.0):
         t = between(path, share)
         variance = (path.alpha(t) * 0.5) ** 2 + (path.sigma(t) * path.noise_scale) ** 2
@@ -126,7 +133,7 @@ def test_noise_is_singular_where_no_signal_is_left(path):
 
 
 def least_rate(meaning, path) -> float:
-    """min |∂_t b| over a fine grid of jumps, relative to its largest, by finite differences; ≤ 0 where it changes sign."""
+    """min |∂_t b| relative to its largest over a fine grid of jumps; negative where it changes sign."""
     low, high = path.t_min, path.t_max
     t = torch.linspace(low, high, 200, dtype=torch.float64)[1:]
     r = torch.linspace(low, high, 199, dtype=torch.float64)
@@ -155,7 +162,7 @@ def test_the_full_trigonometric_jump_is_the_singular_one():
 
 @ALL
 def test_only_an_average_velocity_on_a_curved_path_is_refused_as_a_step(meaning, path):
-    """The DDIM step of every other meaning, with its output of one (x, ε), is exact; Euler's is so on straight paths."""
+    """Every other meaning steps exactly with its output of one (x, ε), Euler on straight paths only."""
     refusal = meaning.euler_refusal(path)
     curved = isinstance(path, TrigPath | VPPath)
     assert (refusal is not None) == (isinstance(meaning, AverageVelocity) and curved)

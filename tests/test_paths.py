@@ -71,7 +71,7 @@ def test_schedules_are_those_of_the_papers(path, alpha, sigma, t):
 
 @pytest.mark.parametrize("t", [1e-3, 0.02, 0.4, 1.0])
 def test_variance_preserving_schedule_integrates_its_noise_rate(t):
-    """α = exp(−½ ∫₀ᵗ β), β(τ) = β_min + τ (β_max − β_min), α² + σ² = 1; α' = −½ βα, σ' = ½ βα²/σ (Song et al.)."""
+    """α = exp(−½ ∫₀ᵗ β), β(τ) = β_min + τ (β_max − β_min), α² + σ² = 1; α' = −½ βα, σ' = ½ βα²/σ."""
     path = VPPath(beta_min=0.1, beta_max=20.0)
 
     def beta(tau):
@@ -101,7 +101,7 @@ def test_velocity_is_the_derivative_of_the_point(path, share, seed):
 @given(first=SHARES, second=SHARES, seed=st.integers(0, 99))
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 def test_ddim_transfer_keeps_the_pair(path, first, second, seed):
-    """a x_t + b v_c = α_r x + κ σ_r ε for every (t, r), also upwards: METHODS §7.2, 7."""
+    """a x_t + b v_c = α_r x + κ σ_r ε for every (t, r), also upwards."""
     x, noise = pair((1, 4), seed)
     t, r = between(path, first), between(path, second)
     a, b = path.transfer(t, r)
@@ -170,7 +170,7 @@ def test_velocity_from_a_mean_is_the_velocity_of_the_implied_pair(path, share, s
     ids=lambda value: type(value).__name__ if not isinstance(value, float) else f"{value:g}",
 )
 def test_all_paths_are_the_linear_one_after_rescaling(kind, path, departure, landing):
-    """x/(α + σ) on any path is a point of the linear path at time σ/(α + σ), and exact maps agree: METHODS §7.2, 14."""
+    """x/(α + σ) on any path is a point of the linear path at time σ/(α + σ), and exact maps agree."""
     schedules = {
         TrigPath: lambda t: (math.cos(math.pi * t / 2), math.sin(math.pi * t / 2)),
         VEPath: lambda t: (1.0, t),

@@ -187,9 +187,13 @@ def test_a_finished_run_leaves_all_that_it_promises(tmp_path: Path, drawing: Con
 
 def test_a_run_is_read_back_with_either_weights(tmp_path: Path, quiet: Console) -> None:
     place = train(quiet, config(), tmp_path / "run").folder
-    for weights, file, name in (("ema", "ema", "ema-0.999@12"), ("raw", "network", "raw@12")):
+    end = place / "checkpoints" / "step-00000012"
+    cases = (("ema", "ema", "ema-0.999", "ema-0.999@12"), ("raw", "network", "network", "raw@12"))
+    for weights, file, checkpointed, name in cases:
         run = runs.load_run(place, weights)
         stored = load_file(place / f"{file}.safetensors")
+        last = load_file(end / f"{checkpointed}.safetensors")
+        assert all(torch.equal(tensor, last[key]) for key, tensor in stored.items())
         assert all(torch.equal(tensor, stored[key]) for key, tensor in run.network.state_dict().items())
         assert (run.weights, run.step, run.shape, run.kind) == (name, 12, (2,), "points")
         noise = samplers.noise(0, torch.arange(3), run.shape)
@@ -231,6 +235,8 @@ def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(tmp_path: Path,
         assert torch.equal(before, torch.get_rng_state())
         weights.append((place / "network.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
+    first = [next(runs.build_network(config(seed=seed)).parameters()) for seed in (0, 0, 1)]
+    assert torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])
 
 
 def test_a_second_interruption_aborts_at_once(tmp_path: Path, quiet: Console, monkeypatch) -> None:
@@ -379,7 +385,9 @@ def test_a_run_that_loses_its_way_keeps_the_last_good_checkpoint(tmp_path: Path,
 
 def test_a_folder_without_a_run_names_its_neighbors(tmp_path: Path, quiet: Console) -> None:
     train(quiet, config(steps=2), tmp_path / "digits-esc")
-    with pytest.raises(FileNotFoundError, match=r"holds no run .*runs beside it: digits-esc"):
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "config.json").touch()
+    with pytest.raises(FileNotFoundError, match=r"holds no run .*runs beside it: digits-esc$"):
         runs.load_run(tmp_path / "digit-esc")
     with pytest.raises(FileNotFoundError, match="holds no run"):
         train(quiet, config(), tmp_path / "nothing", resume=True)

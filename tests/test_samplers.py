@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_a_chain_over_given_times_is_exact_too(times, noise):
 )
 @pytest.mark.parametrize("steps", [1, 2, 5, 16])
 def test_ddim_has_the_product_of_the_one_step_slopes(path, meaning, steps, noise):
-    """E[x_r | x_t] = α_r m + ρ (x_t − α_t m), ρ = (α_t α_r c² + σ_t σ_r κ²)/s_t²: METHODS §7.3, on every path."""
+    """E[x_r | x_t] = α_r m + ρ (x_t − α_t m), ρ = (α_t α_r c² + σ_t σ_r κ²)/s_t², on every path."""
     found = samplers.ddim(FlowMap.of(oracle(path), meaning), noise, steps)
     if path.t_max > 1:  # Karras' spacing, ρ = 7
         stops = [
@@ -100,7 +101,7 @@ def test_ddim_has_the_product_of_the_one_step_slopes(path, meaning, steps, noise
     else:
         stops = [1 + i / steps * (path.t_min - 1) for i in range(steps + 1)]
     x = noise * schedules(path, stops[0])[1]
-    for t, r in zip(stops, stops[1:], strict=False):
+    for t, r in pairwise(stops):
         (a_t, s_t), (a_r, s_r) = schedules(path, t), schedules(path, r)
         slope = (a_t * a_r * STD**2 + s_t * s_r) / (a_t**2 * STD**2 + s_t**2)
         x = a_r * MEAN + slope * (x - a_t * MEAN)
@@ -143,7 +144,7 @@ def test_solvers_converge_at_their_order(sampler, path, order, noise):
 @pytest.mark.parametrize("sampler", [samplers.ddim, samplers.euler])
 @pytest.mark.parametrize("path", [TrigPath(), VPPath()], ids=repr)
 def test_euler_steps_along_curved_paths_are_refused(sampler, path, noise):
-    """An average velocity, stepped as if it were instantaneous, leaves a curved path even where it is exact."""
+    """An average velocity, stepped as if instantaneous, leaves a curved path even where it is exact."""
     with pytest.raises(ValueError, match=r"curved path.*samplers\.heun"):
         sampler(FlowMap.of(oracle(path), AverageVelocity()), noise, 4)
     if sampler is samplers.euler:
@@ -166,7 +167,7 @@ def test_gamma_zero_is_the_chain(path, steps, noise):
 @EACH
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_renoising_preserves_the_marginals(path, strength):
-    """The exact map and fresh noise in the right proportion: N(m, c²) at the end, by a Kolmogorov–Smirnov test.
+    """The exact map and fresh noise in the right proportion: N(m, c²) at the end (Kolmogorov–Smirnov).
 
     At a stop r the correlation with what came before falls by √(1 − γ² κ²σ_r²/s_r²), and by no other cause.
     """
@@ -257,7 +258,7 @@ def test_grids_fall_from_noise_to_data_exactly(path, steps):
     stops = samplers.grid(path, steps)
     assert len(stops) == steps + 1
     assert stops[0] == path.t_max and stops[-1] == path.t_min, "to the last bit"
-    assert all(t > r for t, r in zip(stops, stops[1:], strict=False))
+    assert all(t > r for t, r in pairwise(stops))
 
 
 def test_uniform_and_karras_spacing():

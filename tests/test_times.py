@@ -148,7 +148,7 @@ def test_the_share_of_landings_at_the_data(progress, share):
     ("size", "every", "whole", "each"), [(64, 8, 2, 1), (64, 4, 4, 2), (256, 8, 8, 4), (256, 4, 10, 9)]
 )
 def test_quotas_are_the_published_ones(size, every, whole, each):
-    """TABLE1 §3.2: `each` rows of d = 1/2 … 1/64, from fine to coarse, then `whole` rows of d = 1."""
+    """`each` rows of d = 1/2 … 1/64, from fine to coarse, then `whole` rows of d = 1."""
     t, _, r, off = DyadicGrid(share=1 / every, quotas=True).draw(random(), size, 0.0)
     assert off == size // every
     exponents = (-(t - r)[:off].log2()).round().int().tolist()

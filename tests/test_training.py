@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -180,7 +181,7 @@ def test_the_frozen_map_is_the_flow_or_a_warmed_up_average(frozen: EMA | None, i
     objective = methods.meanflow() if frozen is None else replace(methods.meanflow(), frozen=frozen)
     network = networks.MLP(2, width=16, depth=1)
     state = begin(network, objective.for_run(3), decays=(0.9,))
-    player = state.player
+    player, initial = state.player, [p.detach().clone() for p in network.parameters()]
     assert (player.frozen is player.flow) is is_self
     fit(state, objective.for_run(3), points(), plan(3), silent())
     if player.target is not None:
@@ -190,6 +191,10 @@ def test_the_frozen_map_is_the_flow_or_a_warmed_up_average(frozen: EMA | None, i
             player.target.module.parameters(), twin.parameters(), network.parameters(), strict=True
         ):
             assert torch.equal(a, b) and not torch.equal(a, p) and not a.requires_grad
+        moved = [
+            not torch.equal(a, b) for a, b in zip(player.target.module.parameters(), initial, strict=True)
+        ]
+        assert any(moved)
 
 
 def test_learning_rate_rises_then_falls() -> None:
@@ -236,10 +241,9 @@ def test_time_spent_aside_does_not_count_as_training() -> None:
     regression = Regression(torch.zeros(2, 1), torch.zeros(2, 1))
     recorder.add(regression, torch.zeros(()), torch.zeros(()))
     with recorder.aside(state):
-        torch.linalg.svd(torch.randn(300, 300))
-        taken = state.seconds
+        time.sleep(0.5)
     row = recorder.row(state, lr=0.1)
-    assert 1000 / row["images_per_second"] < state.seconds - taken + 0.01 and state.seconds > taken
+    assert 1000 / row["images_per_second"] < 0.5 < state.seconds
 
 
 def test_metrics_of_an_undone_future_go_and_a_cut_line_is_forgiven(tmp_path) -> None:

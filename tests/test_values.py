@@ -14,7 +14,7 @@ from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import CentralDifference
 from flowleap.guidance import Guidance
 from flowleap.losses import AdaptivePower, LearnedVariance, Squared
-from flowleap.objectives import Eulerian
+from flowleap.objectives import Eulerian, SelfConsistency
 from flowleap.parameterization import EDM, Velocity
 from flowleap.paths import TrigPath, VEPath, VPPath
 from flowleap.times import Gradual, LogitNormal, LogNormal, OneTime, SortedPair, Uniform
@@ -97,7 +97,7 @@ def test_data_that_is_no_part_is_refused(data, said):
         ("meanflow", "times.diagonal", "0.5", {"times": SortedPair(LogitNormal(-0.4, 1.0), diagonal=0.5)}),
         ("meanflow", "times.law.std", "2", {"times": SortedPair(LogitNormal(-0.4, 2.0), diagonal=0.75)}),
         ("meanflow", "times.law", "Uniform", {"times": SortedPair(Uniform(), diagonal=0.75)}),
-        ("meanflow", "times.fixed", "false", {"times": SortedPair(LogitNormal(-0.4, 1.0), 0.75, fixed=False)}),
+        ("meanflow", "times.fixed", "false", {"times": SortedPair(fixed=False)}),
         ("meanflow", "times.landing", '{"type": "LogitNormal", "mean": 1.0}',
          {"times": SortedPair(LogitNormal(-0.4, 1.0), 0.75, landing=LogitNormal(1.0))}),
         ("meanflow", "velocity", "PlugIn", {"velocity": PlugIn()}),
@@ -112,9 +112,9 @@ def test_data_that_is_no_part_is_refused(data, said):
         ("esc", "loss.inner", "Squared", {"loss": LearnedVariance(Squared())}),
         ("esc", "velocity", "Conditional", {"velocity": Conditional()}),
         ("esc", "batching.group", "8", {"batching": ClassGroups(8)}),
-        ("shortcut_repo", "target.clip", "null", {"target": replace(methods.shortcut("repo").target, clip=None)}),
-        ("shortcut_repo", "target.clip", "none", {"target": replace(methods.shortcut("repo").target, clip=None)}),
-        ("shortcut", "target.clip", "4", {"target": replace(methods.shortcut().target, clip=4)}),
+        ("shortcut_repo", "target.clip", "null", {"target": SelfConsistency()}),
+        ("shortcut_repo", "target.clip", "none", {"target": SelfConsistency()}),
+        ("shortcut", "target.clip", "4", {"target": SelfConsistency(clip=4)}),
     ],
     ids=str,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Sources of velocity: of the pair, of the batch (against naive sums and the whole data set), of a network."""
+"""Velocities: of the pair, of the batch (naive sums, the whole data set), of a network."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_plug_in_velocity_is_the_naive_sum(path, classes, dims):
 
 @EACH
 def test_over_the_whole_data_set_the_plug_in_is_the_marginal_velocity(path):
-    """The batch is the data set, with classes: METHODS §7.2, 15."""
+    """The batch is the data set, with classes."""
     label = torch.arange(12) % 2
     point = made(path, label=label)
     exact = oracles.FiniteData(point.x, label, path).velocity(point.x_t, point.t, label)
@@ -130,7 +130,7 @@ def test_only_chosen_rows_use_the_plug_in():
 
 
 def test_the_plug_in_has_less_variance_and_the_same_mean():
-    """Over many pairs behind one x_t of two-point data: the conditional velocity scatters, the plug-in hardly."""
+    """On two-point data the conditional velocity scatters about the exact one, the plug-in hardly."""
     random = torch.Generator().manual_seed(0)
     x = (torch.rand(1000, 1, generator=random, dtype=D) - 0.5).sign()
     noise = torch.randn(1000, 1, generator=random, dtype=D)

@@ -1,11 +1,11 @@
 """flowleap: train one-step image generators from scratch.
 
-    from flowleap import Batch, methods, networks, samplers
+from flowleap import Batch, methods, networks, samplers
 
-    objective = methods.esc()
-    flow = objective.flow_map(network)
-    loss = objective(flow, frozen=flow, batch=Batch(x, label), step=k, key=seed)
-    images = samplers.chain(flow, noise, steps=1, label=y)
+objective = methods.esc()
+flow = objective.flow_map(network)
+loss = objective(flow, frozen=flow, batch=Batch(x, label), step=k, key=seed)
+images = samplers.chain(flow, noise, steps=1, label=y)
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -99,7 +99,7 @@ _PAPERS = (
     Citation(
         "esser2024scaling",
         "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",
-        "Esser, Patrick and Kulal, Sumith and Blattmann, Andreas and Entezari, Rahim and M{\\\"u}ller, Jonas and others",
+        'Esser, Patrick and Kulal, Sumith and Blattmann, Andreas and Entezari, Rahim and M{\\"u}ller, Jonas and others',
         2024,
         "2403.03206",
     ),

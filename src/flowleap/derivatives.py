@@ -14,9 +14,11 @@ fused attention has no forward-mode derivative, so the math backend is forced he
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Protocol
 
 import torch
@@ -57,7 +59,16 @@ class Derivative(Protocol):
         ...
 
 
+@cache
+def _load_rules() -> None:
+    """Let torch import its forward-mode rules, once, without the deprecation warning of its own that this raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.func.jvp(torch.neg, (torch.ones(1),), (torch.ones(1),))
+
+
 def _jvp(field: Field, x: Image, t: Time, tangent: Image) -> tuple[Image, Image]:
+    _load_rules()
     with sdpa_kernel(SDPBackend.MATH):
         value, rate = torch.func.jvp(field, (x, t), (tangent.to(x.dtype), torch.ones_like(t)))[:2]
     return value, rate.detach().to(x.dtype)
@@ -162,5 +173,15 @@ def _restored_randomness(device: torch.device) -> Iterator[None]:
 
 
 def time_rate(schedule: Callable[[Time], tuple[Tensor, ...]], t: Time) -> tuple[Tensor, ...]:
-    """Return the exact time derivative of schedules such as (a, b)(t), each (batch,)."""
-    return torch.func.jvp(schedule, (t,), (torch.ones_like(t),))[1]
+    """Return the exact time derivative of schedules such as (a, b)(t), each (batch,), as constants without a graph.
+
+    Reverse mode: rows do not mix, so the gradient of a sum over rows is the derivative of each.
+    """
+    with torch.enable_grad():
+        time = t.detach().requires_grad_()
+        values = schedule(time)
+        varying = [value.requires_grad for value in values]
+        return tuple(
+            torch.autograd.grad(value.sum(), time, retain_graph=True)[0] if varies else torch.zeros_like(t)
+            for value, varies in zip(values, varying, strict=True)
+        )

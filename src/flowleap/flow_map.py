@@ -75,7 +75,9 @@ class FlowMap:
         x_in = x if scale is None else like(scale, x) * x
         return self.network(x_in, t, r, label)
 
-    def velocity(self, x: Image, t: Time | float, r: Time | float | None = None, label: Label = None) -> Image:
+    def velocity(
+        self, x: Image, t: Time | float, r: Time | float | None = None, label: Label = None
+    ) -> Image:
         """Return u = (X_{t→r}(x) − x)/(r − t), with its limit, the instantaneous velocity, where r = t.
 
         `r=None` means r = t.
@@ -140,4 +142,3 @@ class _PerfectNetwork:
         a_rate, b_rate = (like(c, x) for c in meaning.landing_rates(path, t))
         jump = (self.oracle(x, t, r, label) - a * x) / torch.where(diagonal, torch.ones_like(b), b)
         return torch.where(diagonal, (self.oracle.velocity(x, t, label) - a_rate * x) / b_rate, jump)
-

@@ -44,7 +44,9 @@ class Guidance:
         if self.kappa >= 1:
             raise ValueError(f"Guidance(kappa={self.kappa}): κ < 1 is expected, the scale is ω/(1 − κ)")
         if not (len(self.window) == 2 and self.window[0] < self.window[1]):
-            raise ValueError(f"Guidance(window={self.window}): two times (from, to) with from < to are expected")
+            raise ValueError(
+                f"Guidance(window={self.window}): two times (from, to) with from < to are expected"
+            )
 
     jump_scale: ClassVar[float] = 1.0
 
@@ -71,7 +73,9 @@ class Guidance:
         repeat = len(asked)
         with torch.no_grad():
             answers = flow.velocity(
-                x.repeat(repeat, *[1] * (x.ndim - 1)), t.repeat(repeat), label=torch.cat([y for _, y in asked])
+                x.repeat(repeat, *[1] * (x.ndim - 1)),
+                t.repeat(repeat),
+                label=torch.cat([y for _, y in asked]),
             )
         mixed = self.omega * velocity[rows]
         for (weight, _), answer in zip(asked, answers.chunk(repeat), strict=True):
@@ -111,7 +115,9 @@ class FinestLevel:
 
 def _kept(inside: Tensor, point: Point) -> Tensor:
     if point.label is None:
-        raise ValueError("guidance in training contrasts a label with none: give the batch labels, or guidance=None")
+        raise ValueError(
+            "guidance in training contrasts a label with none: give the batch labels, or guidance=None"
+        )
     kept = inside if point.dropped is None else inside & ~point.dropped
     return kept.nonzero().squeeze(1)
 

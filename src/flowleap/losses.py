@@ -83,7 +83,9 @@ class AdaptivePower:
 
     def __post_init__(self) -> None:
         if self.power < 0 or not self.eps > 0:
-            raise ValueError(f"AdaptivePower(power={self.power}, eps={self.eps}): power ≥ 0 and eps > 0 are expected")
+            raise ValueError(
+                f"AdaptivePower(power={self.power}, eps={self.eps}): power ≥ 0 and eps > 0 are expected"
+            )
 
     def __call__(self, regression: Regression, point: Point) -> Tensor:
         distance = _distance(regression, self.reduce)

@@ -43,10 +43,9 @@ class Parameterization(ABC):
         a_rate, b_rate = time_rate(lambda time: self.coefficients(path, time, r), t)
         return a_rate, b_rate
 
+    @abstractmethod
     def landing_rates(self, path: Path, t: Time) -> tuple[Tensor, Tensor]:
-        """Return (∂_r a, ∂_r b) at r = t, where u(x, t, t) = ∂_r a·x + ∂_r b·F."""
-        a_rate, b_rate = time_rate(lambda time: self.coefficients(path, t, time), t)
-        return a_rate, b_rate
+        """Return (∂_r a, ∂_r b) at r = t, each (batch,), where u(x, t, t) = ∂_r a·x + ∂_r b·F."""
 
     def singularity(self, path: Path) -> str | None:
         """Return why maps of this parameterization are infinite somewhere on this path, or None."""
@@ -102,6 +101,9 @@ class AverageVelocity(Parameterization):
     def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), r - t
 
+    def landing_rates(self, path: Path, t: Time) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), torch.ones_like(t)
+
 
 @dataclass(frozen=True)
 class Velocity(Parameterization):
@@ -114,6 +116,9 @@ class Velocity(Parameterization):
 
     def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
         return path.transfer(t, r)
+
+    def landing_rates(self, path: Path, t: Time) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), torch.ones_like(t)
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,10 @@ class Endpoint(Parameterization):
         keep = path.sigma(r) / path.sigma(t)
         return keep, path.alpha(r) - path.alpha(t) * keep
 
+    def landing_rates(self, path: Path, t: Time) -> tuple[Tensor, Tensor]:
+        rate = path.d_sigma(t) / path.sigma(t)
+        return rate, path.d_alpha(t) - path.alpha(t) * rate
+
 
 @dataclass(frozen=True)
 class Noise(Parameterization):
@@ -143,6 +152,10 @@ class Noise(Parameterization):
     def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
         keep = path.alpha(r) / path.alpha(t)
         return keep, path.noise_scale * (path.sigma(r) - path.sigma(t) * keep)
+
+    def landing_rates(self, path: Path, t: Time) -> tuple[Tensor, Tensor]:
+        rate = path.d_alpha(t) / path.alpha(t)
+        return rate, path.noise_scale * (path.d_sigma(t) - path.sigma(t) * rate)
 
 
 @dataclass(frozen=True)
@@ -160,11 +173,16 @@ class EDM(Parameterization):
         return (path.alpha(t) * self.sigma_data).square() + (path.sigma(t) * path.noise_scale).square()
 
     def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
-        a, b = Endpoint().coefficients(path, t, r)
+        return self._precondition(path, t, *Endpoint().coefficients(path, t, r))
+
+    def landing_rates(self, path: Path, t: Time) -> tuple[Tensor, Tensor]:
+        return self._precondition(path, t, *Endpoint().landing_rates(path, t))
+
+    def _precondition(self, path: Path, t: Time, on_x: Tensor, on_endpoint: Tensor) -> tuple[Tensor, Tensor]:
         power = self._power(path, t)
         skip = path.alpha(t) * self.sigma_data**2 / power
         out = path.sigma(t) * path.noise_scale * self.sigma_data / power.sqrt()
-        return a + b * skip, b * out
+        return on_x + on_endpoint * skip, on_endpoint * out
 
     def input_scale(self, path: Path, t: Time) -> Tensor | None:
         return self._power(path, t).rsqrt()

@@ -83,9 +83,7 @@ class Path(ABC):
         sigma = self.sigma(torch.tensor(self.t_max, dtype=torch.float64))
         return noise * (float(sigma) * self.noise_scale)
 
-    def posterior_mean(
-        self, x_t: Image, t: Time, data: Image, member: Tensor | None = None
-    ) -> Image:
+    def posterior_mean(self, x_t: Image, t: Time, data: Image, member: Tensor | None = None) -> Image:
         """Return E[x | x_t] when x is one of the rows of `data`, all equally likely.
 
         x̄_i = Σ_j w_ij x_j, w_ij = softmax_j( −‖x_t,i − α_i x_j‖² / 2σ_i²κ² ), in Gram form: the row's own

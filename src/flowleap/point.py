@@ -37,17 +37,24 @@ class Batch:
 
     def __post_init__(self) -> None:
         if not self.x.is_floating_point():
-            raise ValueError(f"Batch.x has dtype {self.x.dtype}: floating point images are expected, in [-1, 1]")
+            raise ValueError(
+                f"Batch.x has dtype {self.x.dtype}: floating point images are expected, in [-1, 1]"
+            )
         for name in ("label", "noise", "row"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.x):
                 raise ValueError(f"Batch.{name} has {len(value)} rows, Batch.x has {len(self.x)}")
         if (self.row is None) != (self.size is None):
-            raise ValueError("Batch.row and Batch.size belong together: which rows of a global batch of which size")
+            raise ValueError(
+                "Batch.row and Batch.size belong together: which rows of a global batch of which size"
+            )
         if self.row is not None and not (
-            len(self.row.unique()) == len(self.row) and 0 <= int(self.row.min()) <= int(self.row.max()) < self.total
+            len(self.row.unique()) == len(self.row)
+            and 0 <= int(self.row.min()) <= int(self.row.max()) < self.total
         ):
-            raise ValueError(f"Batch.row: different rows of [0, {self.total}) are expected, got {self.row.tolist()}")
+            raise ValueError(
+                f"Batch.row: different rows of [0, {self.total}) are expected, got {self.row.tolist()}"
+            )
 
     @property
     def total(self) -> int:

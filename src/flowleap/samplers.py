@@ -185,7 +185,9 @@ class Sampling:
     def advice(self, steps: int, uniform: bool = True) -> str | None:
         """Return why this budget is outside the method's training, or None."""
         if steps < self.least:
-            return f"it is trained for the instantaneous velocity, which needs many steps ({self.least} or more)"
+            return (
+                f"it is trained for the instantaneous velocity, which needs many steps ({self.least} or more)"
+            )
         if self.trained is not None and not (uniform and steps in self.trained):
             return f"it is trained for {', '.join(map(str, self.trained))} uniform steps"
         return None

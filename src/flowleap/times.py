@@ -172,7 +172,9 @@ class SortedPair:
 
     def __post_init__(self) -> None:
         if not 0 <= self.diagonal <= 1:
-            raise ValueError(f"SortedPair(diagonal={self.diagonal}): a share of the rows in [0, 1] is expected")
+            raise ValueError(
+                f"SortedPair(diagonal={self.diagonal}): a share of the rows in [0, 1] is expected"
+            )
 
     @property
     def support(self) -> tuple[float, float]:

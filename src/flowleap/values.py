@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -11,7 +12,7 @@ from typing import Any
 
 from flowleap.objectives import Objective
 
-__all__ = ["from_dict", "override", "to_dict"]
+__all__ = ["from_dict", "override", "overrides", "to_dict"]
 
 _ROOMS = (
     "paths",
@@ -36,7 +37,9 @@ def to_dict(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         kind = type(value).__name__
         if kind not in _types():
-            raise ValueError(f"{kind} cannot be written down as plain data: it is not a part known to flowleap")
+            raise ValueError(
+                f"{kind} cannot be written down as plain data: it is not a part known to flowleap"
+            )
         return {"type": kind, **{f.name: to_dict(getattr(value, f.name)) for f in fields(value)}}
     if isinstance(value, tuple | list):
         return [to_dict(item) for item in value]
@@ -76,7 +79,24 @@ def override(objective: Objective, field: str, text: str) -> Objective:
 
     Raises: ValueError for an unknown field (naming its neighbors) or a value that does not fit.
     """
-    return _override(objective, field.split("."), _parse(text), field)
+    return overrides(objective, [(field, text)])
+
+
+def overrides(objective: Objective, settings: Iterable[tuple[str, str]]) -> Objective:
+    """Return the objective with several fields changed at once, so that parts which need one another can move together.
+
+    Raises: as `override`.
+    """
+    changes: dict[str, Any] = {}
+    known = [f.name for f in fields(Objective)]
+    for field, text in settings:
+        head, *rest = field.split(".")
+        if head not in known:
+            raise ValueError(f"{field}: Objective has no field {head!r}{_near(head, known)}")
+        old = changes.get(head, getattr(objective, head))
+        new = _parse(text)
+        changes[head] = _override(old, rest, new, field) if rest else _fitting(old, new, field)
+    return replace(objective, **changes)
 
 
 def _override(value: Any, names: list[str], new: Any, whole: str) -> Any:
@@ -99,7 +119,9 @@ def _fitting(old: Any, new: Any, whole: str) -> Any:
         raise ValueError(f"{whole}=none: expected a {type(old).__name__} such as {old!r}")
     same = old is None or new is None or isinstance(new, type(old)) or (part and _room(new) == _room(old))
     if not same or (isinstance(new, bool) and not isinstance(old, bool | None)):
-        expected = f"a part such as {type(old).__name__}" if part else f"a {type(old).__name__} such as {old!r}"
+        expected = (
+            f"a part such as {type(old).__name__}" if part else f"a {type(old).__name__} such as {old!r}"
+        )
         raise ValueError(f"{whole}={new!r}: expected {expected}")
     return new
 

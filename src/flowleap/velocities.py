@@ -63,7 +63,9 @@ class PlugIn:
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
-            raise ValueError(f"PlugIn(probability={self.probability}): a share of the rows in [0, 1] is expected")
+            raise ValueError(
+                f"PlugIn(probability={self.probability}): a share of the rows in [0, 1] is expected"
+            )
 
     def __call__(self, point: Point, flow: FlowMap | None = None) -> Image:
         path, t = point.path, point.t

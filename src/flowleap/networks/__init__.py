@@ -6,13 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from flowleap.networks.adapters import StepToken, WithLogVariance
+from flowleap.networks.adapters import NoiseTime, StepToken, WithLogVariance
 from flowleap.networks.dit import DiT
 from flowleap.networks.mlp import MLP
 
-__all__ = ["MLP", "DiT", "StepToken", "WithLogVariance", "build", "describe"]
+__all__ = ["MLP", "DiT", "NoiseTime", "StepToken", "WithLogVariance", "build", "describe"]
 
-_KINDS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (DiT, MLP, StepToken, WithLogVariance)}
+_KINDS: dict[str, type[nn.Module]] = {
+    kind.__name__: kind for kind in (DiT, MLP, NoiseTime, StepToken, WithLogVariance)
+}
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -12,46 +12,8 @@ Network = Callable[..., Tensor]
 FINEST = 1 / 128
 
 
-class WithLogVariance(nn.Module):
-    """Any network, and beside it a small one ℓ(t, r) for losses with a learned weight; ℓ = 0 at init.
-
-    ℓ(t, r) = linear(SiLU(t_embedder(t) + r_embedder(t - r)))
-    Shapes: as the network's; log_variance: t, r (batch,) → (batch,).
-    """
-
-    def __init__(self, network: Network, width: int = 64) -> None:
-        super().__init__()
-        self.network: Any = network
-        self.width = width
-        self.t_embedder = TimeEmbedding(width, size=32, max_period=64.0, scale=8.0)
-        self.r_embedder = TimeEmbedding(width, size=32, max_period=64.0, scale=8.0)
-        self.logvar_linear = zero_linear(width, 1)
-
-    @property
-    def num_classes(self) -> int | None:
-        return getattr(self.network, "num_classes", None)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"kind": "WithLogVariance", "network": dict(self.network.config), "width": self.width}
-
-    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.network(x, t, r, label)
-
-    def log_variance(self, t: Tensor, r: Tensor) -> Tensor:
-        with torch.autocast(t.device.type, enabled=False):
-            h = nn.functional.silu(self.t_embedder(t) + self.r_embedder(t - r))
-            return self.logvar_linear(h).squeeze(-1)
-
-
-class StepToken(nn.Module):
-    """Tells the network the size of a step as the published shortcut code does, by its exponent.
-
-    b = log2(1 / max(t - r, 1/128)) stands where the network reads its second time. On the diagonal, r = t,
-    b = 7: the flow itself is the finest step.
-    Shapes: as the network's.
-    Source: Frans et al., arXiv 2410.12557, and its code (kvfrans/shortcut-models).
-    """
+class Border(nn.Module):
+    """A network seen through an adapter; it keeps the network's classes."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -63,20 +25,76 @@ class StepToken(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        return {"kind": "StepToken", "network": dict(self.network.config)}
+        return {"kind": type(self).__name__, "network": dict(self.network.config)}
+
+
+class WithLogVariance(Border):
+    """Any network, and beside it a small one ℓ(t, r) for losses with a learned weight; ℓ = 0 at init.
+
+    ℓ(t, r) = linear(SiLU(t_embedder(t) + r_embedder(t - r)))
+    Shapes: as the network's; log_variance: t, r (batch,) → (batch,).
+    """
+
+    def __init__(self, network: Network, width: int = 64) -> None:
+        super().__init__(network)
+        self.width = width
+        self.t_embedder = TimeEmbedding(width, size=32, max_period=64.0, scale=8.0)
+        self.r_embedder = TimeEmbedding(width, size=32, max_period=64.0, scale=8.0)
+        self.logvar_linear = zero_linear(width, 1)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {**super().config, "width": self.width}
+
+    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.network(x, t, r, label)
+
+    def log_variance(self, t: Tensor, r: Tensor) -> Tensor:
+        with torch.autocast(t.device.type, enabled=False):
+            h = nn.functional.silu(self.t_embedder(t) + self.r_embedder(t - r))
+            return self.logvar_linear(h).squeeze(-1)
+
+
+class Retimed(Border):
+    """A network that reads other times; its log-variance head, where it has one, reads the same."""
+
+    def times(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """The two times as the network reads them."""
+        raise AssertionError("each adapter says how times change")
+
+    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.network(x, *self.times(t, r), label)
+
+    @property
+    def log_variance(self) -> Callable[[Tensor, Tensor], Tensor]:
+        inner = self.network.log_variance  # absent where the network has none
+        return lambda t, r: inner(*self.times(t, r))
+
+
+class NoiseTime(Retimed):
+    """Shows the network ¼ ln σ in place of the noise level σ, the time of the variance-exploding path.
+
+    Shapes: as the network's.
+    Source: Karras et al. 2022 (arXiv 2206.00364), table 1, c_noise.
+    """
+
+    def times(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        return t.log() / 4, r.log() / 4
+
+
+class StepToken(Retimed):
+    """Tells the network the size of a step as the published shortcut code does, by its exponent.
+
+    b = log2(1 / max(t - r, 1/128)) stands where the network reads its second time. On the diagonal, r = t,
+    b = 7: the flow itself is the finest step.
+    Shapes: as the network's.
+    Source: Frans et al., arXiv 2410.12557, and its code (kvfrans/shortcut-models).
+    """
 
     def token(self, t: Tensor, r: Tensor) -> Tensor:
         """b = log2(1 / max(t - r, 1/128)), from 0 for the whole way to 7 for the finest step."""
         return -(t - r).clamp_min(FINEST).log2()
 
-    def _second(self, t: Tensor, r: Tensor) -> Tensor:
+    def times(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         b = self.token(t, r)
-        return b if getattr(self.network, "second", "span") == "landing" else t - b  # so that t - r is b
-
-    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.network(x, t, self._second(t, r), label)
-
-    @property
-    def log_variance(self) -> Callable[[Tensor, Tensor], Tensor]:
-        inner = self.network.log_variance
-        return lambda t, r: inner(t, self._second(t, r))
+        return t, b if getattr(self.network, "second", "span") == "landing" else t - b  # so that t - r is b

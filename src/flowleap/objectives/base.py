@@ -123,7 +123,11 @@ class Objective:
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps={self.steps}: a run of at least one step is expected")
         if (self.path.t_max > 1) != (self.times.support[1] > 1):
-            law = "LogNormal(-1.2, 1.2), a law of noise levels" if self.path.t_max > 1 else "LogitNormal(-0.4, 1.0)"
+            law = (
+                "LogNormal(-1.2, 1.2), a law of noise levels"
+                if self.path.t_max > 1
+                else "LogitNormal(-0.4, 1.0)"
+            )
             raise ValueError(
                 f"{type(self.times).__name__} draws times in {self.times.support}, but those of "
                 f"{type(self.path).__name__} lie in [{self.path.t_min:g}, {self.path.t_max:g}]: use {law}"
@@ -164,7 +168,12 @@ class Objective:
         return 1.0
 
     def __call__(
-        self, flow: FlowMap, frozen: FlowMap | None = None, batch: Batch | None = None, step: int = 0, key: int = 0
+        self,
+        flow: FlowMap,
+        frozen: FlowMap | None = None,
+        batch: Batch | None = None,
+        step: int = 0,
+        key: int = 0,
     ) -> Tensor:
         """Return the weighted loss of every row, (batch,): draw, regress and weigh in one call.
 
@@ -173,7 +182,9 @@ class Objective:
             batch: the data. step: the training step. key: the seed of the run.
         """
         if batch is None:
-            raise ValueError("an objective is called with a batch: objective(flow, frozen, Batch(x, label), step, key)")
+            raise ValueError(
+                "an objective is called with a batch: objective(flow, frozen, Batch(x, label), step, key)"
+            )
         point = self.draw(batch, step, key, frozen)
         return self.per_sample(self.regress(flow, frozen, point), point)
 
@@ -223,11 +234,15 @@ class Objective:
         """
         if bool((t > self.path.t_max).any() | (r < 0).any() | (s > t).any() | (r > s).any()):
             domain = f"[{self.path.t_min:g}, {self.path.t_max:g}]"
-            raise ValueError(f"times t ≥ s ≥ r in {domain}, the domain of {type(self.path).__name__}, are expected")
+            raise ValueError(
+                f"times t ≥ s ≥ r in {domain}, the domain of {type(self.path).__name__}, are expected"
+            )
         ahead = (r < t).cpu()
         off = int(ahead.sum())
         if not bool(ahead[:off].all()):
-            raise ValueError("rows with r < t come first in a point, then the rows with r = t: sort the rows so")
+            raise ValueError(
+                "rows with r < t come first in a point, then the rows with r = t: sort the rows so"
+            )
         group = label if group is None else group
         return self._point(x, noise, t.cpu(), s.cpu(), r.cpu(), label, step, dropped, plug_in, group, off)
 
@@ -249,11 +264,27 @@ class Objective:
         t, s, r = (time.to(x.dtype).clamp(low, high) for time in (t, s, r))
         progress = 1.0 if self.steps is None else self.progress(step)
         blank = Point(
-            self.path, x, noise, t, s, r, x, off, label, dropped, plug_in, group, None, None, self.times.finest
+            self.path,
+            x,
+            noise,
+            t,
+            s,
+            r,
+            x,
+            off,
+            label,
+            dropped,
+            plug_in,
+            group,
+            None,
+            None,
+            self.times.finest,
         )
         guided = self._guided_rows(blank)
         jump_scale = 1.0 if self.guidance is None else self.guidance.jump_scale
-        point = replace(blank, guided=guided, step=step, progress=progress, jump_scale=jump_scale).to(x.device)
+        point = replace(blank, guided=guided, step=step, progress=progress, jump_scale=jump_scale).to(
+            x.device
+        )
         return replace(point, x_t=self.path.point(x, noise, point.t))
 
     def _guided_rows(self, point: Point) -> Tensor | None:
@@ -343,7 +374,9 @@ class Objective:
             meant = f"guidance at sampling is meant for its finest step only ({finest} steps)"
             return [f"{self.name} in {steps} steps: {meant}; larger jumps never saw the null label"]
         if self.label_dropout == 0:
-            return [f"{self.name}: the null label was never trained (label_dropout=0), guidance contrasts with nothing"]
+            return [
+                f"{self.name}: the null label was never trained (label_dropout=0), guidance contrasts with nothing"
+            ]
         return []
 
     def nfe(self, steps: int, guidance: float | None = None) -> int:

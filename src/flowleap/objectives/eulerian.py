@@ -44,7 +44,9 @@ class Eulerian:
         if self.weighting not in ("unit", "cos2"):
             raise ValueError(f'Eulerian(weighting={self.weighting!r}): expected "unit" or "cos2"')
         if not 0 <= self.warmup:
-            raise ValueError(f"Eulerian(warmup={self.warmup}): a fraction of the run, 0 for none, is expected")
+            raise ValueError(
+                f"Eulerian(warmup={self.warmup}): a fraction of the run, 0 for none, is expected"
+            )
 
     @property
     def horizon(self) -> float | None:

@@ -113,11 +113,26 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 """Networks by name; shape, classes and patch come from the data, everything else from the defaults."""
 
+UNGUIDED = {"label_dropout": 0.0}
 PRESETS: dict[str, dict[str, Any]] = {
-    "image": {"network": "dit-nano", "steps": 3600, "batch": 96, "lr": 2e-3, "decay": 0.5},
-    "points": {"network": "mlp", "steps": 3000, "batch": 256, "lr": 1e-3, "decay": 0.5},
+    "image": {
+        "network": "dit-nano",
+        "steps": 3600,
+        "batch": 96,
+        "lr": 2e-3,
+        "decay": 0.5,
+        "objective": UNGUIDED,
+    },
+    "points": {
+        "network": "mlp",
+        "steps": 3000,
+        "batch": 256,
+        "lr": 1e-3,
+        "decay": 0.5,
+        "objective": UNGUIDED,
+    },
 }
-"""Settings by the kind of data, where nothing else is said."""
+"""Settings by the kind of data, where nothing else is said. They are unguided, so no label is dropped."""
 
 
 def configure(
@@ -137,9 +152,9 @@ def configure(
 
     Raises: ValueError for an unknown method, data set, network, field or option, naming its neighbors.
     """
-    objective = values.to_dict(methods.get(method))
     dataset = data if isinstance(data, Dataset) else data_sets.load(data)
-    preset = PRESETS[dataset.kind]
+    preset = dict(PRESETS[dataset.kind])
+    objective = values.to_dict(replace(methods.get(method), **preset.pop("objective")))
     chosen = {**preset, **{name: value for name, value in options.items() if value is not None}}
     if isinstance(chosen.get("objective"), Objective):
         chosen["objective"] = values.to_dict(chosen["objective"])
@@ -194,6 +209,7 @@ def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainCon
 
     Raises: ValueError for an unknown name, with its neighbors, or a value that does not fit.
     """
+    parts: list[tuple[str, Any]] = []
     for name, value in settings:
         head, _, rest = name.partition(".")
         if head == "network" and rest:
@@ -201,19 +217,17 @@ def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainCon
         elif name in FIELDS and name not in ("method", "data", "objective", "network"):
             config = from_dict({**asdict(config), name: as_field(name, value)})
         else:
-            config = replace(config, objective=override(config.objective, name, value))
-    return config
+            parts.append((name, value if isinstance(value, str) else json.dumps(value)))
+    return replace(config, objective=override(config.objective, parts)) if parts else config
 
 
-def override(objective: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
-    """Return the values of an objective with one replaced."""
+def override(objective: dict[str, Any], settings: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Return the values of an objective with some replaced, all at once."""
     known = [f.name for f in fields(Objective)]
-    if name.partition(".")[0] not in known:
-        raise ValueError(unknown("field", name, [*known, *FIELDS, "network.width", "network.depth"]))
-    changed = values.override(
-        values.from_dict(objective), name, value if isinstance(value, str) else json.dumps(value)
-    )
-    return values.to_dict(changed)
+    for name, _ in settings:
+        if name.partition(".")[0] not in known:
+            raise ValueError(unknown("field", name, [*known, *FIELDS, "network.width", "network.depth"]))
+    return values.to_dict(values.overrides(values.from_dict(objective), settings))
 
 
 def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
