@@ -95,11 +95,11 @@ def report(measured: Measured, shared: dict[str, Any], seeds: list[int]) -> str:
         "Made by `uv run python benchmarks/digits.py`; each run is `flowleap train METHOD --seed S` at its defaults.",
         "",
         f"- data: the 1,797 real 8×8 digits of scikit-learn; network {network}; {shared['steps']} steps of "
-        f"{shared['batch']}, Adam, learning rate {shared['lr']:g} (cosine decay over the last {shared['decay']:g}), EMA {shared['ema'][0]}; "
-        "no guidance anywhere",
+        f"{shared['batch']}, Adam, learning rate {shared['lr']:g} (cosine decay over the last {shared['decay']:g}), "
+        f"EMA {shared['ema'][0]}; no guidance anywhere",
         f"- seeds {', '.join(map(str, seeds))}; mean ± standard deviation over seeds",
-        f"- distance: Fréchet distance in pixel space, images in [−1, 1], {row['num']} samples against all real images; "
-        f"two halves of the real set differ by {row['floor']:.2f}",
+        f"- distance: Fréchet distance in pixel space, images in [−1, 1], {row['num']} samples against all real "
+        f"images; two halves of the real set differ by {row['floor']:.2f}",
         f"- agreement: share of samples that an RBF-SVM fitted on 1,000 real images assigns to their label; it scores "
         f"{row['judge']:.3f} on the other real images",
         "- nearest: mean distance to the nearest training image over the real images' own; below 0.8 smells of "

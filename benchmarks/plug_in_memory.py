@@ -18,7 +18,6 @@ import torch
 
 from flowleap import methods
 from flowleap.paths import LinearPath
-from flowleap.tensors import like
 from flowleap.velocities import PlugIn
 
 
@@ -41,7 +40,7 @@ def naive(batch: int, dims: int) -> torch.Tensor:
 FORMS = {"gram": gram, "naive": naive}
 
 
-def points(batch: int, dims: int):  # noqa: ANN201
+def points(batch: int, dims: int):
     """A batch of one class with times all over (0, 1)."""
     random = torch.Generator().manual_seed(0)
     x, noise = (torch.randn(batch, dims, generator=random) for _ in range(2))

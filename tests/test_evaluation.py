@@ -261,8 +261,8 @@ def test_bad_requests_say_what_to_do(still, digits, ruler, changes, message):
 @pytest.mark.filterwarnings("ignore:.*trained")
 def test_samples_that_are_not_finite_leave_gaps_and_a_warning(still, digits, ruler):
     nn.init.constant_(still[1].network.shift, math.inf)
-    with pytest.warns(UserWarning, match="63 of 70 samples are not finite|70 of 70 samples are not finite"):
-        rows = run(still, digits, ruler)
+    with pytest.warns(UserWarning, match="70 of 70 samples are not finite"):
+        rows = run(still, digits, ruler, steps=(1,))
     assert all(row["distance"] is row["agreement"] is row["nearest_ratio"] is None for row in rows)
     json.dumps(rows, allow_nan=False)
 

@@ -72,5 +72,5 @@ def test_first_numbers_of_neighboring_generators_are_uniform_and_uncorrelated(va
 
 @pytest.mark.parametrize(("key", "step"), [(-1, 0), (0, -1)])
 def test_negative_keys_and_steps_are_refused(key, step):
-    with pytest.raises(ValueError, match="non-negative"):
+    with pytest.raises(ValueError, match="both must be non-negative"):
         generator(key, "noise", step)

@@ -125,6 +125,20 @@ def test_one_field_is_changed_and_no_other(name, field, text, expected):
     assert objective == methods.get(name)
 
 
+def test_fields_that_need_one_another_move_together():
+    """Noise levels as times and the path they belong to: neither fits alone, in either order."""
+    settings = [("path", "VEPath"), ("times.law", "LogNormal"), ("times.diagonal", "0.5")]
+    expected = replace(methods.meanflow(), path=VEPath(), times=SortedPair(LogNormal(), diagonal=0.5))
+    assert values.overrides(methods.meanflow(), settings) == expected
+    assert values.overrides(methods.meanflow(), settings[::-1]) == expected
+    assert values.overrides(methods.meanflow(), []) == methods.meanflow()
+    for field, text in settings[:2]:
+        with pytest.raises(ValueError, match="use Log"):
+            values.override(methods.meanflow(), field, text)
+    twice = values.overrides(methods.meanflow(), [("times", "Gradual"), ("times.pair.diagonal", "0.5")])
+    assert twice.times == Gradual(SortedPair(diagonal=0.5)), "later settings see earlier ones"
+
+
 @pytest.mark.parametrize(
     ("field", "text", "said"),
     [

@@ -1,12 +1,12 @@
 """What the raw network output F means: X_{t→r}(x) = a(t, r)·x + b(t, r)·F, with a(t, t) = 1 and b(t, t) = 0.
 
-| parameterization | a, b                                       | F is                         | singular where            |
-|------------------|--------------------------------------------|------------------------------|---------------------------|
-| AverageVelocity  | 1, r − t                                   | (X − x)/(r − t)              | nowhere                   |
-| Velocity         | the path's DDIM transfer                   | a velocity of one (x, ε)     | trigonometric full jump¹  |
-| Endpoint         | σ_r/σ_t, α_r − α_t σ_r/σ_t                 | the clean image              | departure at σ = 0; r = 0¹|
-| Noise            | α_r/α_t, κ(σ_r − σ_t α_r/α_t)              | the noise                    | departure at α = 0        |
-| EDM              | Endpoint ∘ (c_skip, c_out), input c_in     | Karras' preconditioned net   | departure at σ = 0; r = 0¹|
+| parameterization | a, b                                    | F is                   | singular where             |
+|------------------|-----------------------------------------|------------------------|----------------------------|
+| AverageVelocity  | 1, r − t                                | (X − x)/(r − t)        | nowhere                    |
+| Velocity         | the path's DDIM transfer                | a velocity of one pair | trigonometric full jump¹   |
+| Endpoint         | σ_r/σ_t, α_r − α_t σ_r/σ_t              | the clean image        | departure at σ = 0; r = 0¹ |
+| Noise            | α_r/α_t, κ(σ_r − σ_t α_r/α_t)           | the noise              | departure at α = 0         |
+| EDM              | Endpoint ∘ (c_skip, c_out), input c_in  | EDM's network          | departure at σ = 0; r = 0¹ |
 
 ¹ only for Eulerian targets, which divide by ∂_t b: see `eulerian_singularity`.
 """

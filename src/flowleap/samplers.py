@@ -147,8 +147,8 @@ def grid(path: Path, steps: int = 1, times: Sequence[float] | None = None) -> li
         falls = len(stops) >= 2 and all(t > r for t, r in pairwise([*stops[:-1], max(stops[-1], low)]))
         if not falls or stops[0] != high or not 0 <= stops[-1] <= low:
             raise ValueError(
-                f"times {', '.join(f'{t:g}' for t in stops)}: falling times from {high:g} (noise) to {low:g} (data) are "
-                f"expected, such as {high:g},{(high + low) / 2:g},{low:g}"
+                f"times {', '.join(f'{t:g}' for t in stops)}: falling times from {high:g} (noise) to {low:g} (data) "
+                f"are expected, such as {high:g},{(high + low) / 2:g},{low:g}"
             )
         return [*stops[:-1], low]
     if steps < 1:

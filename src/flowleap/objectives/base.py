@@ -20,10 +20,10 @@ from flowleap.flow_map import FlowMap, Network
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.losses import Loss, Squared
 from flowleap.objectives.diagonal import Diagonal, diagonal
+from flowleap.objectives.self_consistency import SelfConsistency
 from flowleap.parameterization import AverageVelocity, Parameterization
 from flowleap.paths import LinearPath, Path
 from flowleap.point import Batch, Point, Regression, Target
-from flowleap.objectives.self_consistency import SelfConsistency
 from flowleap.randomness import generator
 from flowleap.samplers import Sampling
 from flowleap.tensors import Image, Label, Time
@@ -212,8 +212,8 @@ class Objective:
         plug_in = self._chance(0 < share < 1, share, key, "plug-in", step, total, slots)
         here = rows.to(batch.x.device)
         label = None if batch.label is None else batch.label[here]
-        t, s, r = (time[slots] for time in law[:3])
-        return self._point(batch.x[here], noise, t, s, r, label, step, dropped, plug_in, label, off)
+        t, s, r = (time[slots].clamp(self.path.t_min, self.path.t_max) for time in law[:3])
+        return self.point(batch.x[here], noise, t, s, r, label, step, dropped, plug_in, off=off)
 
     def point(
         self,
@@ -227,64 +227,47 @@ class Objective:
         dropped: Tensor | None = None,
         plug_in: Tensor | None = None,
         group: Tensor | None = None,
+        off: int | None = None,
     ) -> Point:
         """Make a point without any randomness: rows with r < t must come first.
 
-        `group` defaults to the label: which rows are one class for the plug-in velocity.
-        """
-        if bool((t > self.path.t_max).any() | (r < 0).any() | (s > t).any() | (r > s).any()):
-            domain = f"[{self.path.t_min:g}, {self.path.t_max:g}]"
-            raise ValueError(
-                f"times t ≥ s ≥ r in {domain}, the domain of {type(self.path).__name__}, are expected"
-            )
-        ahead = (r < t).cpu()
-        off = int(ahead.sum())
-        if not bool(ahead[:off].all()):
-            raise ValueError(
-                "rows with r < t come first in a point, then the rows with r = t: sort the rows so"
-            )
-        group = label if group is None else group
-        return self._point(x, noise, t.cpu(), s.cpu(), r.cpu(), label, step, dropped, plug_in, group, off)
+        `group` defaults to the label: which rows are one class for the plug-in velocity. `off` defaults to the
+        number of leading rows with r < t. Times on the CPU are counted without waiting for a device.
 
-    def _point(
-        self,
-        x: Image,
-        noise: Image,
-        t: Time,
-        s: Time,
-        r: Time,
-        label: Label,
-        step: int,
-        dropped: Tensor | None,
-        plug_in: Tensor | None,
-        group: Tensor | None,
-        off: int,
-    ) -> Point:
+        Raises: ValueError for times that are not t ≥ s ≥ r in the path's domain, or rows in another order.
+        """
         low, high = self.path.t_min, self.path.t_max
-        t, s, r = (time.to(x.dtype).clamp(low, high) for time in (t, s, r))
-        progress = 1.0 if self.steps is None else self.progress(step)
-        blank = Point(
-            self.path,
-            x,
-            noise,
-            t,
-            s,
-            r,
-            x,
-            off,
-            label,
-            dropped,
-            plug_in,
-            group,
-            None,
-            None,
-            self.times.finest,
+        t, s, r = (time.cpu().to(x.dtype) for time in (t, s, r))
+        if bool(((t > high) | (r < 0) | (s > t) | (r > s)).any()):
+            raise ValueError(
+                f"times t ≥ s ≥ r in [{low:g}, {high:g}], the domain of {type(self.path).__name__}, are expected"
+            )
+        if off is None:
+            off = int((r < t).sum())
+            if not bool((r < t)[:off].all()):
+                raise ValueError(
+                    "rows with r < t come first in a point, then the rows with r = t: sort the rows so"
+                )
+        t, s, r = (time.clamp_min(low) for time in (t, s, r))
+        point = Point(
+            path=self.path,
+            x=x,
+            noise=noise,
+            t=t,
+            s=s,
+            r=r,
+            x_t=x,
+            off=off,
+            label=label,
+            dropped=dropped,
+            plug_in=plug_in,
+            group=label if group is None else group,
+            finest=self.times.finest,
+            jump_scale=1.0 if self.guidance is None else self.guidance.jump_scale,
+            step=step,
+            progress=1.0 if self.steps is None else self.progress(step),
         )
-        guided = self._guided_rows(blank)
-        jump_scale = 1.0 if self.guidance is None else self.guidance.jump_scale
-        point = replace(blank, guided=guided, step=step, progress=progress, jump_scale=jump_scale).to(
-            x.device
-        )
+        point = replace(point, guided=self._guided_rows(point)).to(x.device)
         return replace(point, x_t=self.path.point(x, noise, point.t))
 
     def _guided_rows(self, point: Point) -> Tensor | None:
@@ -352,13 +335,13 @@ class Objective:
         """
         for advice in self.advice(steps, times, guidance):
             warnings.warn(advice, stacklevel=2)
-        return self.sampling.sample(flow, noise, steps or 1, times, label, guidance)
+        return self.sampling.sample(flow, noise, 1 if steps is None else steps, times, label, guidance)
 
     def advice(
         self, steps: int | None = None, times: Sequence[float] | None = None, guidance: float | None = None
     ) -> list[str]:
         """Return, in sentences, what about a way of sampling this method was not trained for."""
-        count = (steps or 1) if times is None else len(times) - 1
+        count = len(times) - 1 if times is not None else 1 if steps is None else steps
         budget = self.sampling.advice(count, uniform=times is None)
         found = [] if budget is None else [f"{self.name} in {count} step{'s' * (count > 1)}: {budget}"]
         if guidance is not None and guidance != 1.0:

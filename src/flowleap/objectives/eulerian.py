@@ -43,7 +43,7 @@ class Eulerian:
     def __post_init__(self) -> None:
         if self.weighting not in ("unit", "cos2"):
             raise ValueError(f'Eulerian(weighting={self.weighting!r}): expected "unit" or "cos2"')
-        if not 0 <= self.warmup:
+        if not self.warmup >= 0:
             raise ValueError(
                 f"Eulerian(warmup={self.warmup}): a fraction of the run, 0 for none, is expected"
             )
