@@ -174,7 +174,7 @@ def mean_target(objective: Objective, flow: FlowMap, z: Tensor, t: Tensor, r: Te
 @pytest.mark.parametrize(("path", "meaning"), pairs())
 @pytest.mark.parametrize("method", ["meanflow", "esc"])
 def test_conditional_velocity_is_right_in_the_mean(method: str, path: str, meaning: str) -> None:
-    """(E) is linear in v, so E[target | x_t] with the pair's velocity is the exact target (METHODS §7.2 #8)."""
+    """(E) is linear in v, so E[target | x_t] with the pair's velocity is the exact target."""
     oracle = TwoPoints(PATHS[path])
     flow = FlowMap.of(oracle, MEANINGS[meaning])
     objective = replace(on(methods.get(method), PATHS[path], MEANINGS[meaning]), velocity=Conditional())
@@ -187,7 +187,7 @@ def test_conditional_velocity_is_right_in_the_mean(method: str, path: str, meani
 
 
 def test_plug_in_over_the_whole_set_is_exact() -> None:
-    """METHODS §7.2 #15: the plug-in velocity of the whole ±1 set is the marginal velocity of §7.4."""
+    """The plug-in velocity of the whole ±1 set is its marginal velocity."""
     path, t = LinearPath(), torch.linspace(0.1, 0.95, 8, dtype=torch.float64)
     x = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)[:, None]
     noise = torch.randn(8, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -247,7 +247,7 @@ def shortcut_optimum(path: Path, meaning: Parameterization, base_steps: int) -> 
 
 @pytest.mark.parametrize(("path", "meaning"), [("linear", AverageVelocity()), ("trig", Velocity())])
 def test_shortcut_optimum_is_the_composition_of_base_steps(path: str, meaning: Parameterization) -> None:
-    """METHODS §7.3: slope Π ρ, ρ_ts = (α_tα_s c² + σ_tσ_s κ²)/s_t²; first order in the step towards s_0/s_1."""
+    """Slope Π ρ, ρ_ts = (α_tα_s c² + σ_tσ_s κ²)/s_t²; first order in the step towards s_0/s_1."""
     where = PATHS[path]
     oracle = Gaussian(mean=0.4, std=0.6, path=where)
     exact = float(oracle.scale(torch.zeros(1).double()) / oracle.scale(torch.ones(1).double()))
@@ -281,7 +281,7 @@ def two_step_bias(z: float, t: float, r: float, delta: float) -> tuple[float, fl
 
 
 def test_conditional_velocity_biases_discrete_targets() -> None:
-    """The framework's central finding (arXiv 2512.11831; METHODS §7.4): O(δ²) per step with either velocity, but
+    """The framework's central finding (arXiv 2512.11831): O(δ²) per step with either velocity, but
     several times larger with the conditional one, by ½δ² Var(v | x_t) ∂²X/∂x², because the second step is curved.
     """
     z, t, r, delta = 0.4, 0.9, 0.3, 1e-3

@@ -133,6 +133,14 @@ _PAPERS = (
         "2512.11831",
     ),
     Citation(
+        "wang2025transition",
+        "Transition Models: Rethinking the Generative Learning Objective",
+        "Wang, Zidong and Zhang, Yiyuan and Yue, Xiaoyu and Yue, Xiangyu and Li, Yangguang and Ouyang, Wanli and "
+        "Bai, Lei",
+        2025,
+        "2509.04394",
+    ),
+    Citation(
         "ho2022classifier",
         "Classifier-Free Diffusion Guidance",
         "Ho, Jonathan and Salimans, Tim",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -12,6 +12,7 @@ from flowleap.tensors import Image
 __all__ = ["Coupling", "Independent"]
 
 
+@runtime_checkable
 class Coupling(Protocol):
     """A law of the noise given the data."""
 

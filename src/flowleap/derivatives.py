@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ __all__ = ["CentralDifference", "Derivative", "ExactJVP", "TwoPass", "time_rate"
 Field = Callable[[Image, Time], Image]
 
 
+@runtime_checkable
 class Derivative(Protocol):
     """A strategy for dF/dt."""
 
@@ -127,12 +128,13 @@ class CentralDifference:
 
     Both evaluations see the same random state, so dropout masks agree. The difference is taken in float64.
     Raises: ValueError for a non-positive ε or an unknown `along`.
-    Source: Wang et al. 2025 (TiM), "differential derivation equation", with ε = 0.005 re-noised along the path.
+    Source: Wang et al. 2025 (arXiv 2509.04394), differential derivation equation; its code has ε = 0.005, "path".
     """
 
     eps: float = 5e-3
     along: str = "tangent"
     single_pass: ClassVar[bool] = False
+    cites: ClassVar[tuple[str, ...]] = ("wang2025transition",)
 
     def __post_init__(self) -> None:
         if not self.eps > 0:

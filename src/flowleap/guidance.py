@@ -32,7 +32,7 @@ class Guidance:
         window: the times [t_min, t_max] in which rows are guided.
 
     Raises: ValueError for κ ≥ 1 (no fixed point) or an empty window.
-    Source: Geng et al. 2025 (arXiv 2505.13447) eq. 19–21 and appendix; MeanFlow-B/2 uses ω = 1, κ = 0.5.
+    Source: Geng et al. 2025 (arXiv 2505.13447) eq. 19, with κ appendix B.1; MeanFlow-B/2 has ω = 1, κ = 0.5.
     """
 
     omega: float = 1.0
@@ -92,7 +92,7 @@ class FinestLevel:
     Args:
         scale: w; 1 is none.
 
-    Source: Frans et al. 2024 (arXiv 2410.12557) section 3.2, and its code's `bootstrap_cfg` (TABLE1.md §3.2).
+    Source: the code of Frans et al. 2024 (arXiv 2410.12557), kvfrans/shortcut-models, `bootstrap_cfg`.
     """
 
     scale: float = 1.5
@@ -150,7 +150,7 @@ class _Guided:
 def guide(flow: FlowMap, scale: float | None) -> FlowMap:
     """Return the map under sampling guidance F(∅) + w (F(y) − F(∅)); w = 1 or None returns the map itself.
 
-    Source: Ho and Salimans 2022 (arXiv 2207.12598) eq. 6, with w = 1 for none.
+    Source: Ho and Salimans 2022 (arXiv 2207.12598) eq. 6, whose w is this w minus 1.
     """
     if scale is None or scale == 1.0:
         return flow

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from flowleap.tensors import squared_norm
 __all__ = ["AdaptivePower", "LearnedVariance", "Loss", "PseudoHuber", "Squared"]
 
 
+@runtime_checkable
 class Loss(Protocol):
     """A per-sample loss."""
 
@@ -52,7 +53,7 @@ class Squared:
 class PseudoHuber:
     """√(‖Δ‖² + c²) − c; c=None means c = 0.00054 √D with D the dimensions of a row.
 
-    Source: Song and Dhariwal 2023 (arXiv 2310.14189) eq. 5 and its c = 0.00054 √D.
+    Source: Song and Dhariwal 2023 (arXiv 2310.14189), the pseudo-Huber metric and its c = 0.00054 √D.
     """
 
     c: float | None = None
@@ -73,7 +74,7 @@ class AdaptivePower:
     """‖Δ‖² / sg(‖Δ‖² + c)^p: p = 0 is the squared error, p = ½ like pseudo-Huber, p = 1 a normalized gradient.
 
     At p = 1 the value sits at 1 whatever the network does: watch `Regression.raw` instead.
-    Source: Geng et al. 2025 (arXiv 2505.13447) eq. 22, weight 1/(‖Δ‖² + c)^p.
+    Source: Geng et al. 2025 (arXiv 2505.13447) section 4.3 "loss metrics", weight 1/(‖Δ‖² + c)^p.
     """
 
     power: float = 1.0
@@ -96,10 +97,10 @@ class AdaptivePower:
 class LearnedVariance:
     """e^{−ℓ} m + ℓ: a weight the network learns, optimal at ℓ = ln E[m | t, r].
 
-    ∂/∂ℓ = 1 − e^{−ℓ} m. Around AdaptivePower at p = 1 (m ≈ 1) it is nearly inert, ℓ* ≈ 0; METHODS §3.2.
+    ∂/∂ℓ = 1 − e^{−ℓ} m. Around AdaptivePower at p = 1 (m ≈ 1) it is nearly inert, ℓ* ≈ 0.
 
     Raises: ValueError where the network has no log-variance head.
-    Source: Karras et al. 2023 (arXiv 2312.02696) eq. 15; Lin et al. 2025 (arXiv 2512.11831).
+    Source: Karras et al. 2023 (arXiv 2312.02696) eq. 21; Lin et al. 2025 (arXiv 2512.11831).
     """
 
     inner: Loss = Squared()

@@ -6,7 +6,7 @@
 | TwoPoints   | ±1, equally likely          | map (inverting a monotone CDF), velocity      |
 | FiniteData  | rows of a set               | velocity (plug-in over the whole set)         |
 
-`FlowMap.of(oracle, parameterization)` turns a map into a perfect network. Source: METHODS §7.1, §7.4.
+`FlowMap.of(oracle, parameterization)` turns a map into a perfect network.
 """
 
 from __future__ import annotations

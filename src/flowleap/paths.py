@@ -7,8 +7,7 @@
 | VPPath     | exp(−½∫β)       | √(1 − α²)      | [t_min, 1]          | Song et al. 2020 (arXiv 2011.13456) |
 | VEPath     | 1               | t              | [t_min, t_max]      | Karras et al. 2022 (EDM)            |
 
-All are the same flow up to a change of time and of scale (METHODS identities: `TrigPath` divided by cos + sin is
-`LinearPath`); what differs between them in training is the induced density of times, weight and parameterization.
+All are the same flow up to a change of time and of scale (`TrigPath` divided by cos + sin is `LinearPath`); what differs between them in training is the induced density of times, weight and parameterization.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ class Path(ABC):
 
         Shapes: x_t (B, *dims), t (B,), data (M, *dims), member (B, M) bool: which rows of `data` may take part.
         A row without any member gets NaN.
-        Source: Lin et al. 2025 (arXiv 2512.11831), plug-in velocity; METHODS §2.25.
+        Source: Lin et al. 2025 (arXiv 2512.11831), plug-in velocity.
         """
         t, flat, points = t.to(x_t.dtype), data.flatten(1), x_t.flatten(1)
         alpha, sigma = self.alpha(t), (self.sigma(t) * self.noise_scale).clamp_min(1e-4)
@@ -122,7 +121,7 @@ class LinearPath(Path):
         noise_scale: κ.
         floor: a residue of noise left at the data end, σ(t) = f + (1 − f) t (1e-5 in kvfrans/shortcut-models).
 
-    Source: Lipman et al. 2022 (arXiv 2210.02747) eq. 20–23; Liu et al. 2022 (arXiv 2209.03003) eq. 1.
+    Source: Lipman et al. 2022 (arXiv 2210.02747) eq. 20–23; Liu et al. 2022 (arXiv 2209.03003) algorithm 1.
     """
 
     noise_scale: float = 1.0
@@ -154,7 +153,7 @@ class LinearPath(Path):
 class TrigPath(Path):
     """The circular path x_t = cos(πt/2) x + sin(πt/2) κ ε; its velocity carries the factor π/2.
 
-    Source: TrigFlow of Lu and Song 2024 (arXiv 2410.11081) with its angle written θ = πt/2 so that t ∈ [0, 1].
+    Source: TrigFlow, Lu and Song 2024 (arXiv 2410.11081) section 3; its angle is πt/2 here, with t ∈ [0, 1].
     """
 
     noise_scale: float = 1.0

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class Draw(NamedTuple):
     off: int
 
 
+@runtime_checkable
 class Law(Protocol):
     """A law of one time."""
 
@@ -57,6 +58,7 @@ class Law(Protocol):
         ...
 
 
+@runtime_checkable
 class TimeLaw(Protocol):
     """A joint law of (t, s, r)."""
 
@@ -239,7 +241,7 @@ class DyadicGrid:
         law: the law of t on the diagonal rows; None draws it on the grid {1/N, …, 1}.
 
     Raises: ValueError for a base that is no power of two, or a batch too small for one row per jump size.
-    Source: Frans et al. 2024 (arXiv 2410.12557) section 3.2 and algorithm 1; its code's quotas (TABLE1.md §3.2).
+    Source: Frans et al. 2024 (arXiv 2410.12557) algorithm 1; the quotas are its code's (kvfrans/shortcut-models).
     """
 
     share: float = 0.25

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
 from importlib import import_module
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from flowleap.objectives import Objective
 
@@ -95,7 +96,7 @@ def overrides(objective: Objective, settings: Iterable[tuple[str, str]]) -> Obje
             raise ValueError(f"{field}: Objective has no field {head!r}{_near(head, known)}")
         old = changes.get(head, getattr(objective, head))
         new = _parse(text)
-        changes[head] = _override(old, rest, new, field) if rest else _fitting(old, new, field)
+        changes[head] = _override(old, rest, new, field) if rest else _fitting(Objective, head, new, field)
     return replace(objective, **changes)
 
 
@@ -106,28 +107,53 @@ def _override(value: Any, names: list[str], new: Any, whole: str) -> Any:
     if names[0] not in known:
         raise ValueError(f"{whole}: {type(value).__name__} has no field {names[0]!r}{_near(names[0], known)}")
     old = getattr(value, names[0])
-    inner = _override(old, names[1:], new, whole) if len(names) > 1 else _fitting(old, new, whole)
+    inner = (
+        _override(old, names[1:], new, whole) if names[1:] else _fitting(type(value), names[0], new, whole)
+    )
     return replace(value, **{names[0]: inner})
 
 
-def _fitting(old: Any, new: Any, whole: str) -> Any:
-    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
-        return float(new)
-    part = is_dataclass(old)
-    optional = old is None or part or isinstance(old, tuple)  # numbers and names are never None
-    if new is None and not optional:
-        raise ValueError(f"{whole}=none: expected a {type(old).__name__} such as {old!r}")
-    same = old is None or new is None or isinstance(new, type(old)) or (part and _room(new) == _room(old))
-    if not same or (isinstance(new, bool) and not isinstance(old, bool | None)):
-        expected = (
-            f"a part such as {type(old).__name__}" if part else f"a {type(old).__name__} such as {old!r}"
+def _fitting(owner: type, name: str, new: Any, whole: str) -> Any:
+    hint = _hints(owner)[name]
+    if not _fits(new, hint):
+        kind = getattr(hint, "__name__", str(hint)).replace("flowleap.", "")
+        raise ValueError(
+            f"{whole}={new!r} does not fit: {owner.__name__}.{name} is {kind}{_candidates(hint)}"
         )
-        raise ValueError(f"{whole}={new!r}: expected {expected}")
-    return new
+    whole_number = isinstance(new, int) and not isinstance(new, bool)
+    return float(new) if whole_number and _fits(0.5, hint) else new
 
 
-def _room(value: Any) -> str:
-    return ".".join(type(value).__module__.split(".")[:2])
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)
+        same = isinstance(value, tuple) and len(value) == len(inner)
+        return same and all(_fits(v, h) for v, h in zip(value, inner, strict=True))
+    if hint in (int, float):
+        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+    if hint in (bool, str, NoneType):
+        return isinstance(value, hint)
+    return isinstance(value, hint) and _room(type(value)) == _room(hint)  # a role belongs to a room
+
+
+def _room(cls: type) -> str:
+    return ".".join(cls.__module__.split(".")[:2])
+
+
+def _candidates(hint: Any) -> str:
+    fitting = [cls.__name__ for cls in _types().values() if not _needs_arguments(cls) and _fits(cls(), hint)]
+    return f" (such as {', '.join(sorted(fitting))})" if fitting else ""
+
+
+def _needs_arguments(cls: type) -> bool:
+    return any(f.default is MISSING and f.default_factory is MISSING for f in fields(cls))
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _parse(text: str) -> Any:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from flowleap.tensors import Image, like
 __all__ = ["Conditional", "Own", "PlugIn", "Teacher", "VelocitySource"]
 
 
+@runtime_checkable
 class VelocitySource(Protocol):
     """A source of velocities."""
 
@@ -83,7 +84,7 @@ class PlugIn:
 class Own:
     """v = u_θ(x_t, t, t): the network's own instantaneous velocity.
 
-    Source: Boffi et al. 2025 (arXiv 2505.18825), self-distillation.
+    Source: Boffi et al. 2025 (arXiv 2505.18825), self-distillation by the tangent condition.
     """
 
     cites: ClassVar[tuple[str, ...]] = ("boffi2025build",)

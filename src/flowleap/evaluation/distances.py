@@ -55,7 +55,7 @@ def frechet(first: Statistics, second: Statistics) -> float:
 
     |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁^½ Σ₂ Σ₁^½)^½, in float64; every root is of a symmetric matrix.
     Raises: ValueError where the numbers of features differ.
-    Source: Dowson and Landau, J. Multivariate Analysis 12, 1982; Heusel et al., arXiv 1706.08500, section 4.
+    Source: Dowson and Landau, J. Multivariate Analysis 12, 1982; Heusel et al. 2017 (arXiv 1706.08500), FID.
     """
     if first.mean.shape != second.mean.shape:
         raise ValueError(

@@ -88,7 +88,7 @@ class StepToken(Retimed):
     b = log2(1 / max(t - r, 1/128)) stands where the network reads its second time. On the diagonal, r = t,
     b = 7: the flow itself is the finest step.
     Shapes: as the network's.
-    Source: Frans et al., arXiv 2410.12557, and its code (kvfrans/shortcut-models).
+    Source: Frans et al. 2024 (arXiv 2410.12557), as in its code (kvfrans/shortcut-models).
     """
 
     def token(self, t: Tensor, r: Tensor) -> Tensor:

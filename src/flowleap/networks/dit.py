@@ -1,6 +1,6 @@
 """Diffusion transformer (DiT, SiT) for the flow map: two times, optional labels, adaLN-Zero.
 
-Source: Peebles & Xie, arXiv 2212.09748; parameter names as in SiT, arXiv 2401.08740.
+Source: Peebles and Xie 2022 (arXiv 2212.09748); parameter names as in SiT, Ma et al. 2024 (arXiv 2401.08740).
 """
 
 from functools import partial
@@ -119,7 +119,7 @@ class DiT(Conditioned):
     c = t_embedder(t) + r_embedder(t - r) + y_embedder(label)
     Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last → like x.
     Raises: ValueError where the image does not split into patches, or an input does not fit.
-    Source: Peebles & Xie, arXiv 2212.09748, §3.2.
+    Source: Peebles and Xie 2022 (arXiv 2212.09748) section 3.2.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Self:
 class EMA:
     """The frozen map of a target is a moving average: decay min(μ, (1 + k)/(10 + k)) after k updates.
 
-    Source: Frans et al. 2024 (arXiv 2410.12557): μ = 0.999. The warm-up is the usual one of averaged weights.
+    Source: Frans et al. 2024 (arXiv 2410.12557): μ = 0.999, without the warm-up, which is ours.
     """
 
     decay: float = 0.999
@@ -57,6 +57,7 @@ class EMA:
         return min(self.decay, (1 + updates) / (10 + updates))
 
 
+@runtime_checkable
 class Identity(Protocol):
     """An identity turned into a target for the rows r < t."""
 

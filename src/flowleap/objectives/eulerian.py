@@ -30,7 +30,7 @@ class Eulerian:
         tangent: the velocity along which dF/dt is taken, where it differs from the regressed one; None: the same.
 
     Exact for: every path and parameterization where ∂_t b ≠ 0 (elsewhere "cos2" is asked for).
-    Source: Geng et al. 2025 (arXiv 2505.13447) eq. 6 and 11; Lu and Song 2024 (arXiv 2410.11081) eq. 6; METHODS (E).
+    Source: Geng et al. 2025 (arXiv 2505.13447) eq. 6, 11; Lu and Song 2024 (arXiv 2410.11081) eq. 6, 8.
     """
 
     derivative: Derivative = TwoPass()

@@ -29,7 +29,7 @@ class SelfConsistency:
     `guidance=FinestLevel(w)` of the objective guides the finest jumps, which all others inherit.
 
     Exact for: any exact flow map, where no jump is at the finest level.
-    Source: Frans et al. 2024 (arXiv 2410.12557) eq. 4–5.
+    Source: Frans et al. 2024 (arXiv 2410.12557) eq. 4.
     """
 
     clip: float | None = None
