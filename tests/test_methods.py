@@ -218,6 +218,17 @@ def test_entries_are_bibtex(key):
         assert re.search(rf"^  {word} = {{.+}},?$", entry, re.MULTILINE), word
 
 
+def test_parts_cite_the_papers_their_documentation_names():
+    """Every arXiv number in a docstring is that of a known paper; where a part cites any, it cites one of these."""
+    known = {citation.eprint for citation in CITATIONS.values()}
+    for name, part in parts_of_the_library().items():
+        named = set(re.findall(r"arXiv (\d{4}\.\d{5})", part.__doc__ or ""))
+        assert named <= known, name
+        cites = vars(part).get("cites", ())
+        if cites and named:
+            assert named & {CITATIONS[key].eprint for key in cites}, name
+
+
 def test_keys_and_papers_are_one_to_one():
     assert (
         len({c.eprint for c in CITATIONS.values()})

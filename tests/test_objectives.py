@@ -21,6 +21,7 @@ from flowleap.losses import Squared
 from flowleap.objectives import EMA, Eulerian, Objective, Self, SelfConsistency
 from flowleap.parameterization import AverageVelocity, Endpoint, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
+from flowleap.randomness import generator
 from flowleap.times import DyadicGrid, LogitNormal, LogNormal, OneTime, SortedPair, Uniform
 from flowleap.velocities import Conditional, Own, PlugIn
 
@@ -86,7 +87,7 @@ def same(first, second) -> bool:
         (lambda x: Batch(x, noise=x[:2]), "Batch.noise has 2 rows"),
         (lambda x: Batch(x, row=torch.arange(3), size=8), "Batch.row has 3 rows"),
         (lambda x: Batch(x.to(torch.uint8)), "floating point"),
-        (lambda x: Batch(x, row=torch.arange(4)), "belong together"),
+        (lambda x: Batch(x, row=torch.arange(4) + 4), "different rows"),
         (lambda x: Batch(x, size=8), "belong together"),
         (lambda x: Batch(x, row=torch.tensor([0, 1, 2, 8]), size=8), "different rows"),
         (lambda x: Batch(x, row=torch.tensor([0, 1, 2, 2]), size=8), "different rows"),
@@ -174,8 +175,10 @@ def test_draws_depend_on_key_and_step_alone(name):
     assert same(objective.draw(data, step=3, key=1), first)
     for step, key in ((4, 1), (3, 2)):
         other = objective.draw(data, step=step, key=key)
-        for f in ("x", "noise", "t", "x_t"):
-            assert not torch.equal(getattr(other, f), getattr(first, f)), f
+        assert not torch.equal(other.x, first.x), "another order"
+        assert not torch.equal(other.t.sort().values, first.t.sort().values), "other times"
+        noise = [p.noise[p.x[:, 0].argsort()] for p in (first, other)]
+        assert not torch.equal(*noise), "other noise"
 
 
 @ALL
@@ -202,6 +205,14 @@ def test_parts_of_a_batch_draw_what_the_whole_batch_draws(name, split, scattered
         joined = torch.cat([getattr(part, f) for part in found])
         mine = torch.cat([part.x[:, 0] for part in found]).argsort()
         assert torch.equal(joined[mine], getattr(whole, f)[whole.x[:, 0].argsort()]), f
+
+
+@ALL
+def test_the_noise_of_a_row_is_that_row_of_the_noise_of_the_step(name):
+    """Whatever the times, the order and the method: what published code must be fed to be compared."""
+    point = method(name).draw(batch(dtype=torch.float32), step=2, key=7)
+    noise = torch.randn(ROWS, 3, generator=generator(7, "noise", 2))
+    assert torch.equal(point.noise, noise[point.x[:, 0].long()])
 
 
 def test_noise_can_be_brought_along():
@@ -385,6 +396,37 @@ def test_targets_come_from_the_frozen_map_and_predictions_from_the_student():
     torch.testing.assert_close(found.prediction, expected, rtol=1e-13, atol=1e-13)
     objective.per_sample(found, point).sum().backward()
     assert all(p.grad is None for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("derivative", [TwoPass(), ExactJVP(), CentralDifference(1e-5)], ids=repr)
+def test_eulerian_targets_come_from_the_frozen_map_too(derivative):
+    """With an average in the target no pass can serve as the prediction, and none does."""
+    objective = method("meanflow", target=Eulerian(derivative), frozen=EMA(0.99))
+    student, teacher = Net(seed=1), Net(seed=2)
+    point = objective.draw(batch(), step=3, key=1)
+    found = objective.regress(objective.flow_map(student), objective.flow_map(teacher), point)
+    expected = method("meanflow").regress(objective.flow_map(teacher), None, point)
+    torch.testing.assert_close(found.target, expected.target, rtol=1e-8, atol=1e-8)
+    prediction = student(point.x_t, point.t, point.r, point.network_label(NULL))
+    torch.testing.assert_close(found.prediction, prediction, rtol=1e-13, atol=1e-13)
+
+
+def test_differences_follow_the_path_of_the_pair_and_stay_in_its_domain():
+    """Re-noised differences agree with the derivative along v_c, and no time outside [t_min, t_max] is asked for."""
+    path, label = VPPath(), torch.zeros(4, dtype=torch.int64)
+    x, noise = batch(4).x, batch(4, seed=1).x
+    t = torch.tensor([1.0, 0.5, 0.2, path.t_min + 1e-7], dtype=D)
+    r = torch.tensor([path.t_min, 0.1, path.t_min, path.t_min], dtype=D)
+    targets = []
+    for derivative in (TwoPass(), CentralDifference(1e-6, along="path"), CentralDifference(1e-6)):
+        objective, network = method("meanflow", path=path, target=Eulerian(derivative)), Net()
+        point = objective.point(x, noise, t, t, r, label)
+        targets.append(objective.regress(objective.flow_map(network), None, point).target)
+        asked = torch.cat([times for _, times, _, _ in network.asked])
+        assert float(asked.max()) <= 1 and float(asked.min()) >= path.t_min
+    torch.testing.assert_close(targets[1][1:3], targets[0][1:3], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(targets[2][1:3], targets[0][1:3], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(targets[1][0], targets[0][0], rtol=1e-3, atol=1e-3)
 
 
 def test_clipping_bounds_the_stop_and_the_target():

@@ -114,14 +114,14 @@ def test_data_that_is_no_part_is_refused(data, said):
         ("esc", "batching.group", "8", {"batching": ClassGroups(8)}),
         ("shortcut_repo", "target.clip", "null", {"target": SelfConsistency()}),
         ("shortcut_repo", "target.clip", "none", {"target": SelfConsistency()}),
-        ("shortcut", "target.clip", "4", {"target": SelfConsistency(clip=4)}),
+        ("shortcut", "target.clip", "4", {"target": SelfConsistency(clip=4.0)}),
     ],
     ids=str,
 )  # fmt: skip
 def test_one_field_is_changed_and_no_other(name, field, text, expected):
     objective = methods.get(name)
     found = values.override(objective, field, text)
-    assert found == replace(objective, **expected)
+    assert found == replace(objective, **expected) and repr(found) == repr(replace(objective, **expected))
     assert objective == methods.get(name)
 
 

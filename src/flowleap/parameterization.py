@@ -109,7 +109,7 @@ class AverageVelocity(Parameterization):
 class Velocity(Parameterization):
     """X = the path's DDIM step with velocity F: linear x + (r − t)F; trigonometric cos(θ)x − sin(θ)F/(π/2).
 
-    Source: Song et al. 2020 (arXiv 2010.02502) eq. 12; Lu and Song 2024 (arXiv 2410.11081) eq. 5 (trigonometric, r = 0).
+    Source: Song et al. 2020 (arXiv 2010.02502) eq. 12; Lu and Song 2024 (arXiv 2410.11081) eq. 5 (its r = 0).
     """
 
     cites: ClassVar[tuple[str, ...]] = ("song2020denoising",)

@@ -7,7 +7,8 @@
 | VPPath     | exp(−½∫β)       | √(1 − α²)      | [t_min, 1]          | Song et al. 2020 (arXiv 2011.13456) |
 | VEPath     | 1               | t              | [t_min, t_max]      | Karras et al. 2022 (EDM)            |
 
-All are the same flow up to a change of time and of scale (`TrigPath` divided by cos + sin is `LinearPath`); what differs between them in training is the induced density of times, weight and parameterization.
+All are the same flow up to a change of time and of scale (`TrigPath` divided by cos + sin is `LinearPath`); what
+differs between them in training is the induced density of times, the weight and the parameterization.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Batch:
         label: (batch,) int64, or None.
         noise: (batch, *dims) standard normal noise to use instead of drawing it, or None.
         row: (batch,) int64 on the CPU: which rows of the *global* batch these are; None for all of them.
-        size: the size of the global batch; None for the number of rows here. Draws are made for the global
+        size: the size of the global batch; None where all of its rows are here. Draws are made for the global
             batch and sliced by `row`, so the split over processes does not change them.
 
     Raises: ValueError where the sizes disagree.
@@ -44,7 +44,7 @@ class Batch:
             value = getattr(self, name)
             if value is not None and len(value) != len(self.x):
                 raise ValueError(f"Batch.{name} has {len(value)} rows, Batch.x has {len(self.x)}")
-        if (self.row is None) != (self.size is None):
+        if self.row is None and self.size is not None:
             raise ValueError(
                 "Batch.row and Batch.size belong together: which rows of a global batch of which size"
             )

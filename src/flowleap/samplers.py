@@ -184,7 +184,7 @@ class Sampling:
 
     def advice(self, steps: int, uniform: bool = True) -> str | None:
         """Return why this budget is outside the method's training, or None."""
-        if steps < self.least:
+        if 1 <= steps < self.least:
             return (
                 f"it is trained for the instantaneous velocity, which needs many steps ({self.least} or more)"
             )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Annotated, Any
+import re
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from flowleap.objectives import Objective
 
 app = typer.Typer(
     no_args_is_help=True, help="List the methods, show what they are made of, and where two differ."
@@ -105,11 +109,12 @@ def summary(name: str) -> str:
     from flowleap import methods
 
     method, variant = name, ""
-    while not hasattr(methods, method):
+    while method and not hasattr(methods, method):
         method, _, last = method.rpartition("_")
         variant = f"{last} {variant}".strip()
-    text = (getattr(methods, method).__doc__ or "").strip().splitlines()[0]
-    return f"{text} Variant {variant}." if variant else text
+    lines = (getattr(methods, method).__doc__ or "").strip().splitlines() if method else []
+    text = lines[0] if lines else name
+    return f"{text} Variant {variant}." if variant and method else text
 
 
 def plain_values(names: list[str]) -> dict[str, dict[str, Any]]:
@@ -124,7 +129,7 @@ def plain_values(names: list[str]) -> dict[str, dict[str, Any]]:
 
 def canonical(name: str) -> str:
     """A method's name as the library spells it."""
-    return name.strip().lower().replace("-", "_")
+    return name.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def component_rows(plain: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -143,15 +148,27 @@ def template_rows(names: list[str]) -> list[tuple[str, list[str]]]:
     """What the targets tell of the two-step template, one row for each thing that any of them tells."""
     from flowleap import methods
 
-    told = [in_words(methods.get(name).target) for name in names]
+    told = [in_words(methods.get(name)) for name in names]
     labels = dict.fromkeys(label for template in told for label in template)
     return [(f"  {label}", [template.get(label, "–") for template in told]) for label in labels]
 
 
-def in_words(target: Any) -> dict[str, str]:
-    """What a target tells of itself: the first line of its docstring, and its steps where it names them."""
-    doc = (type(target).__doc__ or "").strip().splitlines()
-    return {"in words": doc[0] if doc else "–"} | getattr(target, "template", {})
+def in_words(objective: Objective) -> dict[str, str]:
+    """What a target tells of itself: the first line of its docstring, and its steps where it has a `template`.
+
+    A template maps names of steps to words, in which {velocity} and {output} stand for the objective's own.
+    """
+    doc = (type(objective.target).__doc__ or "").strip().splitlines()
+    parts = {"velocity": spoken(objective.velocity), "output": spoken(objective.parameterization)}
+    template: dict[str, str] = getattr(objective.target, "template", {})
+    steps = {name: text.format(**parts) for name, text in template.items()}
+    return {"in words": doc[0] if doc else "–"} | steps
+
+
+def spoken(part: Any) -> str:
+    """The type of a part as words: AverageVelocity is "average velocity", EDM stays."""
+    name = type(part).__name__
+    return name if name.isupper() else re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
 def written(value: Any, tall: bool = False) -> str:

@@ -52,8 +52,8 @@ class Protocol:
 
 def effective_guidance(objective: Objective, sampling: float | None) -> str:
     """The guidance behind samples: "none", "1.5 sampled", or the scale ω/(1 − κ) of training, "2 trained"."""
-    trained = objective.guidance or getattr(objective.target, "guidance", None)
-    scales = {"trained": None if trained is None else trained.scale, "sampled": sampling}
+    trained = None if objective.guidance is None else objective.guidance.scale
+    scales = {"trained": trained, "sampled": sampling}
     parts = [f"{scale:g} {where}" for where, scale in scales.items() if scale is not None and scale != 1.0]
     return " + ".join(parts) or "none"
 
@@ -202,15 +202,21 @@ def evaluate(
     for count, grid in planned:
         samples, seconds = timed(make, generation.device_of(flow), count, grid)
         numbers = dict.fromkeys(NUMBERS) if samples is None else measure(samples, label, ruler)
-        made = {
-            "nfe": objective.nfe(count, guidance=guidance),
-            "steps": count,
-            "times": None if grid is None else list(grid),
-            "sampler": "ddim" if objective.sampling.instantaneous(count) else "chain",
-            "guidance": protocol.guidance,
-        }
-        rows.append(made | report(protocol, ruler) | numbers | {"seconds": seconds})
+        budget = spent(objective, count, grid, guidance) | {"guidance": protocol.guidance}
+        rows.append(budget | report(protocol, ruler) | numbers | {"seconds": seconds})
     return rows
+
+
+def spent(
+    objective: Objective, steps: int, times: tuple[float, ...] | None, guidance: float | None
+) -> dict[str, Any]:
+    """What a row says of its sampling: network evaluations, steps, times and sampler."""
+    return {
+        "nfe": objective.nfe(steps, guidance=guidance),
+        "steps": steps,
+        "times": None if times is None else list(times),
+        "sampler": "ddim" if objective.sampling.instantaneous(steps) else "chain",
+    }
 
 
 def enough(num: int, ruler: Reference) -> None:

@@ -1,4 +1,4 @@
-"""Writing so that nothing is lost: to a temporary neighbour, synced to the disk, then renamed into place."""
+"""Writing so that nothing is lost: to a temporary neighbor, synced to the disk, then renamed into place."""
 
 from __future__ import annotations
 
