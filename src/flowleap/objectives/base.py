@@ -7,7 +7,7 @@ residual. Every step is public, so that a published loss can be compared number 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -59,7 +59,15 @@ class EMA:
 
 @runtime_checkable
 class Identity(Protocol):
-    """An identity turned into a target for the rows r < t."""
+    """An identity turned into a target for the rows r < t: X^θ_{t→r}(x_t) regressed onto X̂_{s→r}(X̂_{t→s}(x_t)).
+
+    Source of the two-step template: Lin et al. 2025 (arXiv 2512.11831).
+    """
+
+    @property
+    def template(self) -> Mapping[str, str]:
+        """How the identity fills the two-step template, in words; {velocity} and {output} are the objective's."""
+        ...
 
     @property
     def horizon(self) -> float | None:

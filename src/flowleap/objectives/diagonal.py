@@ -30,6 +30,7 @@ class Diagonal:
 
     horizon: ClassVar[None] = None
     keep_labels: ClassVar[bool] = False
+    template: ClassVar[dict[str, str]] = {"model type": "instantaneous, r = t"}
     cites: ClassVar[tuple[str, ...]] = ("lipman2022flow", "liu2022flow", "albergo2022building")
 
     def refusal(self, flow: FlowMap) -> str | None:

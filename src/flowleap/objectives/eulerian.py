@@ -38,6 +38,12 @@ class Eulerian:
     weighting: str = "unit"
     tangent: VelocitySource | None = None
     keep_labels: ClassVar[bool] = False
+    template: ClassVar[dict[str, str]] = {
+        "model type": "continuous, s → t",
+        "first step t → s": "DDIM, {velocity}",
+        "second step s → r": "{output}, frozen",
+        "one-step prediction": "{output}",
+    }
     cites: ClassVar[tuple[str, ...]] = ("geng2025mean",)
 
     def __post_init__(self) -> None:

@@ -35,6 +35,12 @@ class SelfConsistency:
     clip: float | None = None
     keep_labels: bool = True
     horizon: ClassVar[None] = None
+    template: ClassVar[dict[str, str]] = {
+        "model type": "discrete",
+        "first step t → s": "{output}, frozen",
+        "second step s → r": "{output}, frozen",
+        "one-step prediction": "{output}",
+    }
     cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
 
     def __post_init__(self) -> None:
