@@ -227,6 +227,14 @@ def test_noise_can_be_brought_along():
     assert same(objective.draw(replace(data, noise=drawn.noise[back]), step=2, key=7), drawn)
 
 
+def test_a_whole_batch_may_come_in_another_order():
+    """Rows say who they are; nothing depends on where they stand."""
+    objective, data = method("esc"), batch()
+    row = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
+    mixed = objective.draw(Batch(data.x[row], data.label[row], row=row), step=2, key=7)
+    assert same(mixed, objective.draw(data, step=2, key=7))
+
+
 def test_every_row_of_a_batch_jumps_equally_often():
     """The batch is shuffled before its first quarter jumps: 400 steps, mean 100 ± √(400 · 3/16) each."""
     objective, data = method("meanflow"), batch(16)

@@ -17,6 +17,7 @@ from flowleap.losses import AdaptivePower, LearnedVariance, Squared
 from flowleap.objectives import Eulerian, SelfConsistency
 from flowleap.parameterization import EDM, Velocity
 from flowleap.paths import TrigPath, VEPath, VPPath
+from flowleap.samplers import Sampling
 from flowleap.times import Gradual, LogitNormal, LogNormal, OneTime, SortedPair, Uniform
 from flowleap.velocities import Conditional, Own, PlugIn, Teacher
 
@@ -115,6 +116,9 @@ def test_data_that_is_no_part_is_refused(data, said):
         ("shortcut_repo", "target.clip", "null", {"target": SelfConsistency()}),
         ("shortcut_repo", "target.clip", "none", {"target": SelfConsistency()}),
         ("shortcut", "target.clip", "4", {"target": SelfConsistency(clip=4.0)}),
+        ("meanflow", "sampling.trained", "[1, 2]", {"sampling": Sampling(trained=(1, 2))}),
+        ("shortcut", "sampling.trained", "[1, 2, 4]",
+         {"sampling": replace(methods.shortcut().sampling, trained=(1, 2, 4))}),
     ],
     ids=str,
 )  # fmt: skip
@@ -178,6 +182,9 @@ def test_unknown_fields_name_their_neighbors(field, text, said):
         ("frozen", "Diagonal"),
         ("guidance", "PlugIn"),
         ("guidance", "1.5"),
+        ("velocity", "Teacher"),
+        ("sampling.trained", "[0.5]"),
+        ("steps", "1.5"),
         ("velocity", '{"type": "PlugIn", "probability": 2}'),
         ("velocity", '{"type": "PlugIn", "share": 0.5}'),
         ("steps", "0"),
