@@ -129,6 +129,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, option) for option in get_args(hint))
     if get_origin(hint) is tuple:
         inner = get_args(hint)
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return isinstance(value, tuple) and all(_fits(v, inner[0]) for v in value)
         same = isinstance(value, tuple) and len(value) == len(inner)
         return same and all(_fits(v, h) for v, h in zip(value, inner, strict=True))
     if hint in (int, float):
@@ -158,7 +160,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _parse(text: str) -> Any:
     if text in _types():
-        return _types()[text]()
+        return from_dict({"type": text})
     try:
         return from_dict(json.loads(text))
     except json.JSONDecodeError:
