@@ -295,6 +295,7 @@ def test_every_field_has_a_row_and_every_number_is_shown():
     objective = replace(methods.esc(), label_dropout=0.237)
     rows = dict(listing.component_rows({"esc": values.to_dict(objective)}))
     assert rows["label dropout"] == ["0.237"]
+    assert rows["flow path"] == ["LinearPath(noise_scale=1, floor=0)"]
     assert rows["time law"][0].splitlines() == [
         "Gradual(horizon=0.03333)",
         "  pair: SortedPair(diagonal=0.75, fixed=True)",

@@ -98,9 +98,7 @@ def test_hyphens_and_underscores_are_the_same(name: str) -> None:
 
 
 def test_unknown_data_names_its_neighbors() -> None:
-    with pytest.raises(
-        ValueError, match=r"'digit' \(did you mean digits\?\); known: digits, two-moons, eight"
-    ):
+    with pytest.raises(ValueError, match=r"'digit'; did you mean digits\? Known: digits, two-moons, eight"):
         data.load("digit")
     with pytest.raises(ValueError, match="unknown data set 'xyzzy'; known: digits"):
         data.load("xyzzy")

@@ -49,7 +49,7 @@ def test_methods_are_found_by_name_with_either_stroke(name):
         ("meanflo", "did you mean meanflow"),
         ("flow-mathcing", "did you mean flow_matching"),
         ("shortcuts", "did you mean shortcut"),
-        ("qqqq", "known methods are flow_matching, shortcut"),
+        ("qqqq", "known: flow_matching, shortcut"),
     ],
 )
 def test_unknown_methods_name_their_neighbors(asked, said):

@@ -148,7 +148,7 @@ def test_fields_that_need_one_another_move_together():
     [
         ("tims.diagonal", "0.5", "Objective has no field 'tims'; did you mean times"),
         ("times.diagnal", "0.5", "times.diagnal: SortedPair has no field 'diagnal'; did you mean diagonal"),
-        ("times.zzz", "0.5", "known are diagonal, fixed, landing, law"),
+        ("times.zzz", "0.5", "known: law, diagonal, landing, fixed"),
         ("times.diagonal.x", "1", "'x' is asked of 0.75, which has no fields"),
         ("guidance.omega", "2", "'omega' is asked of None"),
         ("", "1", "has no field ''"),

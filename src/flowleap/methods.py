@@ -9,7 +9,6 @@ An ablation is one `replace`:
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import TwoPass
 from flowleap.guidance import FinestLevel
 from flowleap.losses import AdaptivePower, LearnedVariance, Squared
+from flowleap.neighbors import neighbors
 from flowleap.objectives import EMA, Diagonal, Eulerian, Objective, SelfConsistency
 from flowleap.paths import LinearPath
 from flowleap.samplers import Sampling
@@ -118,9 +118,7 @@ def get(name: str) -> Objective:
     key = name.strip().lower().replace("-", "_").replace(" ", "_")
     if key in _METHODS:
         return _METHODS[key]()
-    near = difflib.get_close_matches(key, _METHODS, n=2, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"unknown method {name!r}: {hint}known methods are {', '.join(_METHODS)}")
+    raise ValueError(f"unknown method {name!r}{neighbors(key, _METHODS)}")
 
 
 def citations(method: str | Objective) -> list[Citation]:

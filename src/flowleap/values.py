@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass, replace
@@ -11,6 +10,7 @@ from importlib import import_module
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
 
 __all__ = ["from_dict", "override", "overrides", "to_dict"]
@@ -60,12 +60,12 @@ def from_dict(data: Any) -> Any:
         return data
     kind = data.get("type")
     if not isinstance(kind, str) or kind not in _types():
-        raise ValueError(f"unknown part {kind!r}{_near(str(kind), _types())}")
+        raise ValueError(f"unknown part {kind!r}{neighbors(str(kind), _types())}")
     cls = _types()[kind]
     known = [f.name for f in fields(cls)]
     for name in data:
         if name != "type" and name not in known:
-            raise ValueError(f"{kind} has no field {name!r}{_near(name, known)}")
+            raise ValueError(f"{kind} has no field {name!r}{neighbors(name, known)}")
     try:
         return cls(**{name: from_dict(item) for name, item in data.items() if name != "type"})
     except TypeError as error:
@@ -93,7 +93,7 @@ def overrides(objective: Objective, settings: Iterable[tuple[str, str]]) -> Obje
     for field, text in settings:
         head, *rest = field.split(".")
         if head not in known:
-            raise ValueError(f"{field}: Objective has no field {head!r}{_near(head, known)}")
+            raise ValueError(f"{field}: Objective has no field {head!r}{neighbors(head, known)}")
         old = changes.get(head, getattr(objective, head))
         new = _parse(text)
         changes[head] = _override(old, rest, new, field) if rest else _fitting(Objective, head, new, field)
@@ -105,7 +105,9 @@ def _override(value: Any, names: list[str], new: Any, whole: str) -> Any:
         raise ValueError(f"{whole}: {names[0]!r} is asked of {value!r}, which has no fields")
     known = [f.name for f in fields(value)]
     if names[0] not in known:
-        raise ValueError(f"{whole}: {type(value).__name__} has no field {names[0]!r}{_near(names[0], known)}")
+        raise ValueError(
+            f"{whole}: {type(value).__name__} has no field {names[0]!r}{neighbors(names[0], known)}"
+        )
     old = getattr(value, names[0])
     inner = (
         _override(old, names[1:], new, whole) if names[1:] else _fitting(type(value), names[0], new, whole)
@@ -165,11 +167,6 @@ def _parse(text: str) -> Any:
         return from_dict(json.loads(text))
     except json.JSONDecodeError:
         return {"none": None, "true": True, "false": False}.get(text.lower(), text)
-
-
-def _near(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f"; did you mean {', '.join(near)}?" if near else f"; known are {', '.join(sorted(known))}"
 
 
 @cache

@@ -1,6 +1,5 @@
 """Data sets, and which of their rows make a batch."""
 
-import difflib
 from collections.abc import Callable
 
 from torch import Tensor
@@ -9,6 +8,7 @@ from flowleap.data import batching, toy
 from flowleap.data.check import check
 from flowleap.data.dataset import Dataset
 from flowleap.data.digits import load_digits
+from flowleap.neighbors import neighbors
 
 __all__ = ["Dataset", "batching", "check", "load", "names"]
 
@@ -31,6 +31,4 @@ def load(name: str, seed: int = 0) -> Dataset:
     if known in _POINTS:
         x = _POINTS[known](10_000, seed)
         return check(Dataset(known, x, kind="points", license="CC0", source="drawn from a seed"))
-    near = difflib.get_close_matches(known, names, n=2, cutoff=0.5)
-    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-    raise ValueError(f"unknown data set {name!r}{hint}; known: {', '.join(names)}")
+    raise ValueError(f"unknown data set {name!r}{neighbors(known, names)}")

@@ -1,11 +1,11 @@
 """Networks: callables network(x, t, r, label) → tensor like x, knowing nothing of paths or methods."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from flowleap.neighbors import neighbors
 from flowleap.networks.adapters import NoiseTime, StepToken, WithLogVariance
 from flowleap.networks.dit import DiT
 from flowleap.networks.mlp import MLP
@@ -25,9 +25,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     options = dict(config)
     kind = options.pop("kind", None)
     if kind not in _KINDS:
-        near = difflib.get_close_matches(str(kind), _KINDS, n=1, cutoff=0.4)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"unknown kind of network {kind!r}{hint}; known: {', '.join(_KINDS)}")
+        raise ValueError(f"unknown kind of network {kind!r}{neighbors(str(kind), _KINDS)}")
     if isinstance(options.get("network"), Mapping):
         options["network"] = build(options["network"])
     try:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
@@ -29,6 +28,7 @@ from flowleap import data as data_sets
 from flowleap import methods, networks, values
 from flowleap.data import Dataset
 from flowleap.losses import LearnedVariance
+from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
 
 __all__ = [
@@ -192,7 +192,7 @@ def network_options(name: str) -> dict[str, Any]:
     """Return the options of a network by its name in `NETWORKS`."""
     key = name.strip().lower().replace("_", "-")
     if key not in NETWORKS:
-        raise ValueError(unknown("network", name, NETWORKS))
+        raise ValueError(f"unknown network {name!r}{neighbors(key, NETWORKS)}")
     return dict(NETWORKS[key])
 
 
@@ -226,7 +226,8 @@ def override(objective: dict[str, Any], settings: Iterable[tuple[str, str]]) -> 
     known = [f.name for f in fields(Objective)]
     for name, _ in settings:
         if name.partition(".")[0] not in known:
-            raise ValueError(unknown("field", name, [*known, *FIELDS, "network.width", "network.depth"]))
+            every = [*known, *FIELDS, "network.width", "network.depth"]
+            raise ValueError(f"unknown field {name!r}{neighbors(name.partition('.')[0], every)}")
     return values.to_dict(values.overrides(values.from_dict(objective), settings))
 
 
@@ -261,7 +262,7 @@ def from_dict(content: Mapping[str, Any]) -> TrainConfig:
     """
     for name in content:
         if name not in FIELDS:
-            raise ValueError(unknown("field", name, FIELDS))
+            raise ValueError(f"unknown field {name!r}{neighbors(name, FIELDS)}")
     try:
         return TrainConfig(**content)
     except ValidationError as error:
@@ -287,11 +288,3 @@ def as_field(name: str, value: Any) -> Any:
     if name in ("ema", "betas") and isinstance(value, str):
         return tuple(parse(part) for part in value.strip("[]()").split(",") if part.strip())
     return parse(value)
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """Return the message about an unknown name: its neighbors, then all that is known."""
-    known = list(known)
-    near = difflib.get_close_matches(name.partition(".")[0], known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"unknown {what} {name!r}{hint} Known: {', '.join(known)}"
