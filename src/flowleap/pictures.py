@@ -231,11 +231,13 @@ def curves(
 
 
 def _log_scale(axis: Any) -> None:
-    """A logarithmic axis with its numbers written out: 0.1, 0.2, 0.5, 1."""
+    """A logarithmic axis with its numbers written out, 0.1, 0.2, 0.5, 1, and more of them where it is short."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_ylim()
+    subs = (1.0, 2.0, 5.0) if high > 10.0 * low else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    axis.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter("{x:g}")
 

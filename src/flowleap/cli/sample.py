@@ -19,32 +19,34 @@ if TYPE_CHECKING:
 
 MADE_HERE = re.compile(r"\d{6}\.png|labels\.csv")
 
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Network steps from noise to image.", show_default="1")
+]
+Num = Annotated[int | None, typer.Option(min=1, help="How many samples.", show_default="100; 2000 points")]
+Label = Annotated[
+    str, typer.Option(metavar="N|all", help="One class, or all in turn: 0, 1, 2, …, and again.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="A .png grid (a scatter plot for points); a .npz with `images` float32 (N, C, H, W) in [-1, 1] and "
+        "`labels` (`points` (N, 2) for points; labels are -1 where the run has none); or a folder of one PNG "
+        "each.",
+        show_default="samples.png in the run folder",
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")]
+
 
 def sample(
     run: options.RunFolder,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Network steps from noise to image.", show_default="1")
-    ] = None,
+    steps: Steps = None,
     times: options.Times = None,
-    num: Annotated[
-        int | None, typer.Option(min=1, help="How many samples.", show_default="100; 2000 points")
-    ] = None,
+    num: Num = None,
     seed: options.Seed = 0,
-    label: Annotated[
-        str, typer.Option(metavar="N|all", help="One class, or all in turn: 0, 1, 2, …, and again.")
-    ] = "all",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="A .png grid (a scatter plot for points); a .npz with `images` float32 (N, C, H, W) in "
-            "[-1, 1] and `labels` (`points` (N, 2) for points; labels are -1 where the run has none); or a "
-            "folder of one PNG each.",
-            show_default="samples.png in the run folder",
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the output where it exists.")
-    ] = False,
+    label: Label = "all",
+    out: Out = None,
+    overwrite: Overwrite = False,
     weights: options.WeightsOption = options.Weights.ema,
     guidance: options.Guidance = None,
     batch: options.BatchSize = 250,
@@ -68,9 +70,7 @@ def sample(
     loaded = runs.load_run(run, weights=weights.value, device=options.device(device))
     points = len(loaded.shape) == 1
     if points and write is write_folder:
-        raise ValueError(
-            f"{path}: points are written as a .png scatter plot or a .npz, not as a folder of images"
-        )
+        raise ValueError(f"{path}: points are written as a .png scatter plot or a .npz, not as a folder")
     count = num or (2000 if points else 100)
     wanted = labels(label, count, loaded.flow.num_classes)
     start = time.perf_counter()
