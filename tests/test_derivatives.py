@@ -237,3 +237,18 @@ def test_every_strategy_gives_the_gradients_of_the_meanflow_loss(strategy, path)
     assert float(gradient.norm()) > 0.1 and math.isfinite(float(gradient.norm()))
     torch.testing.assert_close(other_loss, loss, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(other_gradient, gradient, rtol=tolerance, atol=tolerance)
+
+
+def test_differences_never_ask_for_a_landing_after_the_departure():
+    asked = []
+
+    def field(x, t):
+        asked.append(t)
+        return x * t[:, None]
+
+    x, t = torch.ones(3, 2, dtype=D), torch.tensor([0.5, 0.501, 1.0], dtype=D)
+    r = torch.tensor([0.4999, 0.499, 0.2], dtype=D)
+    curve = lambda time: x  # noqa: E731
+    _, rate = CentralDifference(eps=5e-3)(field, x, t, torch.zeros_like(x), domain=(r, 1.0), curve=curve)
+    assert all((time >= r).all() and (time <= 1).all() for time in asked)
+    assert torch.allclose(rate, x)

@@ -746,3 +746,46 @@ def test_the_learned_variance_is_asked_on_every_row():
 def test_one_time_laws_have_no_jumps():
     point = method("flow_matching", times=OneTime(Uniform())).draw(batch(), 0, 0)
     assert point.off == 0 and torch.equal(point.t, point.r)
+
+
+# what would train to nothing, or differ between processes, is refused
+
+
+def test_the_network_cannot_drive_its_own_diagonal():
+    with pytest.raises(ValueError, match="regress the diagonal onto itself"):
+        replace(methods.meanflow(), velocity=Own())
+    own = replace(methods.meanflow(), target=Eulerian(tangent=Own())).for_run(10)
+    flow = own.flow_map(Net())
+    assert own(flow, None, batch(), 1, 0).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("method", "guidance"),
+    [("meanflow", Guidance(omega=1.0, kappa=0.5)), ("shortcut", FinestLevel(1.5))],
+)
+def test_guidance_needs_a_trained_null_label(method, guidance):
+    objective = methods.get(method)
+    replace(objective, guidance=guidance)
+    with pytest.raises(ValueError, match=r"label_dropout=0 never trains"):
+        replace(objective, guidance=guidance, label_dropout=0.0)
+
+
+def test_guidance_that_never_asks_for_the_null_label_needs_no_dropout():
+    assert replace(methods.meanflow(), guidance=Guidance(0.5, 0.5), label_dropout=0.0).guidance is not None
+
+
+def test_plug_in_sets_are_not_split_over_processes():
+    whole = batch()
+    half = Batch(whole.x[:2], whole.label[:2], row=torch.arange(2), size=len(whole.x))
+    with pytest.raises(ValueError, match="whole groups of the global batch"):
+        methods.esc().for_run(10).draw(half, 1, 0)
+    methods.meanflow().draw(half, 1, 0)
+
+
+def test_times_that_are_not_numbers_or_too_few_are_refused():
+    objective, x = methods.meanflow(), torch.zeros(2, 3)
+    nan, ok = torch.tensor([0.5, math.nan]), torch.tensor([0.5, 0.5])
+    with pytest.raises(ValueError, match="domain of LinearPath"):
+        objective.point(x, x, nan, nan, nan)
+    with pytest.raises(ValueError, match="2 rows need as many times"):
+        objective.point(x, x, ok[:1], ok[:1], ok[:1])

@@ -495,3 +495,29 @@ def test_a_reporter_takes_names_literally() -> None:
     console = Console(file=io.StringIO(), width=200)
     Reporter(console).say("runs/[bold]x[/bold]")
     assert said(console) == "runs/[bold]x[/bold]\n"
+
+
+def test_guidance_by_a_setting_brings_label_dropout_back() -> None:
+    guided = '{"type": "Guidance", "omega": 1.0, "kappa": 0.5}'
+    assert runs.configure("meanflow").objective["label_dropout"] == 0.0
+    config = runs.configure("meanflow", settings=[("guidance", guided)])
+    assert config.objective["label_dropout"] == 0.1
+    with pytest.raises(ValueError, match="label_dropout=0 never trains"):
+        runs.configure("meanflow", settings=[("guidance", guided), ("label_dropout", "0.0")])
+
+
+def test_a_run_says_what_it_changes_about_its_method() -> None:
+    config = runs.configure("esc", settings=[("velocity", "Conditional"), ("times.horizon", "0.5")])
+    said = runs.changes(config)
+    assert "changed from esc: velocity PlugIn → Conditional" in said
+    assert "changed from esc: label_dropout 0.1 → 0.0" in said
+    assert any(line.startswith("changed from esc: times.horizon 0.0333") for line in said)
+
+
+def test_a_run_is_not_resumed_to_an_end_before_its_last_step(tmp_path: Path) -> None:
+    config = runs.configure("meanflow", "two-moons", steps=6, batch=16, eval_num=0, sample_every=0)
+    runs.train(config, tmp_path / "run")
+    kept = (tmp_path / "run" / "config.json").read_text()
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="has done 6 steps already"):
+        runs.train(replace(config, steps=3), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "config.json").read_text() == kept

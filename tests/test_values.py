@@ -194,3 +194,21 @@ def test_unknown_fields_name_their_neighbors(field, text, said):
 def test_values_that_do_not_fit_are_refused(field, text):
     with pytest.raises(ValueError):
         values.override(methods.meanflow(), field, text)
+
+
+def test_what_holds_a_network_or_is_no_part_is_refused_in_words():
+    with pytest.raises(ValueError, match="Teacher holds a network"):
+        values.override(methods.meanflow(), "velocity", "Teacher")
+    for name in ("Point", "Batch", "FlowMap"):
+        with pytest.raises(ValueError, match="does not fit"):
+            values.override(methods.meanflow(), "velocity", name)
+    with pytest.raises(ValueError, match="give the whole part"):
+        values.override(methods.meanflow(), "guidance.omega", "1.5")
+
+
+def test_differences_name_the_changed_fields():
+    first, second = (values.to_dict(methods.get(name)) for name in ("meanflow", "esc"))
+    found = {name: (a, b) for name, a, b in values.differences(first, second)}
+    assert set(found) == {"name", "velocity", "times", "loss", "batching"}
+    changed = values.to_dict(values.override(methods.meanflow(), "times.diagonal", "0.5"))
+    assert values.differences(first, changed) == [("times.diagonal", 0.75, 0.5)]

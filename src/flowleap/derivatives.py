@@ -46,7 +46,7 @@ class Derivative(Protocol):
         t: Time,
         tangent: Image,
         *,
-        domain: tuple[float, float],
+        domain: tuple[Time, float],
         curve: Callable[[Time], Image],
     ) -> tuple[Image | None, Image]:
         """Return (F(x, t) or None, dF/dt), the derivative without a graph.
@@ -54,7 +54,7 @@ class Derivative(Protocol):
         Args:
             field: F(x, t), differentiable; landing time and label are fixed inside it.
             x, t, tangent: the point, its time and dx/dt; (batch, *dims), (batch,), (batch, *dims).
-            domain: the times [t_min, t_max] outside which F is not evaluated.
+            domain: the times [r, t_max] outside which F is not evaluated; r (batch,) is the landing time.
             curve: t ↦ x_t of the same (x, ε) pair; read by `CentralDifference(along="path")` alone.
         """
         ...
@@ -91,7 +91,7 @@ class ExactJVP:
         t: Time,
         tangent: Image,
         *,
-        domain: tuple[float, float],
+        domain: tuple[Time, float],
         curve: Callable[[Time], Image],
     ) -> tuple[Image | None, Image]:
         return _jvp(field, x, t, tangent)
@@ -110,7 +110,7 @@ class TwoPass:
         t: Time,
         tangent: Image,
         *,
-        domain: tuple[float, float],
+        domain: tuple[Time, float],
         curve: Callable[[Time], Image],
     ) -> tuple[Image | None, Image]:
         with torch.no_grad():
@@ -119,7 +119,8 @@ class TwoPass:
 
 @dataclass(frozen=True)
 class CentralDifference:
-    """[F(x₊, t + ε) − F(x₋, t − ε)] / 2ε, of second order; one-sided, of first order, within ε of the domain's ends.
+    """[F(x₊, t + ε) − F(x₋, t − ε)] / 2ε, of second order; one-sided, of first order, within ε of the ends
+    of [r, t_max].
 
     Args:
         eps: ε in units of t. 5e-3 balances truncation against fp32 rounding; use 1e-5 in float64.
@@ -149,12 +150,12 @@ class CentralDifference:
         t: Time,
         tangent: Image,
         *,
-        domain: tuple[float, float],
+        domain: tuple[Time, float],
         curve: Callable[[Time], Image],
     ) -> tuple[Image | None, Image]:
         low, high = domain
         forward = (high - t).clamp(0.0, self.eps)
-        backward = (t - low).clamp(0.0, self.eps)
+        backward = (t - low).clamp(0.0, self.eps)  # no landing after the departure
 
         def shifted(h: Time) -> Image:
             return curve(t + h) if self.along == "path" else x + like(h, x) * tangent

@@ -51,6 +51,11 @@ class Guidance:
     jump_scale: ClassVar[float] = 1.0
 
     @property
+    def asks_null(self) -> bool:
+        """Whether the network is asked without its label: 1 − ω − κ ≠ 0, unless there is no guidance at all."""
+        return (self.omega, self.kappa) != (1.0, 0.0) and abs(1 - self.omega - self.kappa) > 1e-12
+
+    @property
     def scale(self) -> float:
         """The effective guidance scale ω/(1 − κ)."""
         return self.omega / (1 - self.kappa)
@@ -97,6 +102,11 @@ class FinestLevel:
 
     scale: float = 1.5
     cites: ClassVar[tuple[str, ...]] = ("frans2024one", "ho2022classifier")
+
+    @property
+    def asks_null(self) -> bool:
+        """Whether the network is asked without its label."""
+        return self.scale != 1
 
     @property
     def jump_scale(self) -> float:

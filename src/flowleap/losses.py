@@ -34,6 +34,7 @@ class Loss(Protocol):
 
 
 def _distance(regression: Regression, reduce: str) -> Tensor:
+    assert regression.space == "output", "losses that compare maps say so themselves"
     delta = regression.prediction - regression.target
     wide = torch.promote_types(delta.dtype, torch.float32)
     return squared_norm(delta.to(wide), reduce)

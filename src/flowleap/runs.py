@@ -30,7 +30,7 @@ from rich.console import Console
 from torch import nn
 
 from flowleap import data as data_sets
-from flowleap import networks, values
+from flowleap import methods, networks, values
 from flowleap.data import Dataset
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
@@ -244,6 +244,11 @@ class Session:
         path = checkpoint.latest(self.place / "checkpoints")
         if path is not None:
             checkpoint.restore(path, self.state)
+        if self.state.step > self.config.steps:
+            raise ValueError(
+                f"{self.place} has done {self.state.step} steps already: --steps {self.config.steps} would end before "
+                f"them, give at least {self.state.step}"
+            )
 
     def rehearse(self) -> None:
         """Compute the first step without learning from it: what does not fit fails before a file is made."""
@@ -265,6 +270,8 @@ class Session:
         begun = f", continued from step {self.state.step}" if self.state.step else ""
         extent = f"{config.steps} steps of {config.batch}"
         say(f"{config.method} on {config.data}, {extent}, seed {config.seed}{begun}")
+        for line in changes(config):
+            say(line)
         say(networks.describe(self.state.player.network))
         say(f"run folder: {self.place}")
         for name, fraction in self.objective.horizons().items():
@@ -338,10 +345,28 @@ class Session:
         if self.config.eval_num:
             name = weights_name(self.config, "ema", self.state.step)
             table = report.tabulate(
-                self.averaged, self.objective, self.dataset, self.config.eval_num, name, place, self.reporter
+                self.averaged,
+                self.objective,
+                self.dataset,
+                self.config.eval_num,
+                name,
+                place,
+                self.reporter,
+                remarks=changes(self.config),
             )
         self.reporter.say(f"done: {place}; sample with: flowleap sample {shlex.quote(str(place))}")
         return table
+
+
+def changes(config: TrainConfig) -> list[str]:
+    """Return, in words, what the objective of a run changes about the method it is named after."""
+
+    def brief(value: Any) -> str:
+        return str(value["type"]) if isinstance(value, dict) else str(value)
+
+    named = values.to_dict(methods.get(config.method))
+    found = values.differences(named, config.objective)
+    return [f"changed from {config.method}: {name} {brief(old)} → {brief(new)}" for name, old, new in found]
 
 
 def build_network(config: TrainConfig) -> nn.Module:

@@ -232,7 +232,7 @@ class Gradual:
 class DyadicGrid:
     """Jumps of d = 2^−b, b = 0 … log2(N) − 1, from multiples of d, in two halves; N = `base_steps`.
 
-    r = t − d, s = t − d/2, t = 1 − j d with j uniform on {0, …, 2^b − 1}.
+    r = t − d, s = t − d/2, t = 1 − j d with j uniform on {0, …, 2^b − 1}; times below the path's t_min are raised.
 
     Args:
         share: the share of rows that jump (k = 1/4 in the paper, 1/8 in its code).

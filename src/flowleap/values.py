@@ -12,8 +12,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
+from flowleap.velocities import Teacher
 
-__all__ = ["from_dict", "override", "overrides", "to_dict"]
+__all__ = ["differences", "from_dict", "override", "overrides", "to_dict"]
 
 _ROOMS = (
     "paths",
@@ -63,6 +64,10 @@ def from_dict(data: Any) -> Any:
         raise ValueError(f"unknown part {kind!r}{neighbors(str(kind), _types())}")
     cls = _types()[kind]
     known = [f.name for f in fields(cls)]
+    if cls is Teacher:
+        raise ValueError(
+            "Teacher holds a network, which is no plain value: give it from Python, Teacher(flow)"
+        )
     for name in data:
         if name != "type" and name not in known:
             raise ValueError(f"{kind} has no field {name!r}{neighbors(name, known)}")
@@ -70,6 +75,19 @@ def from_dict(data: Any) -> Any:
         return cls(**{name: from_dict(item) for name, item in data.items() if name != "type"})
     except TypeError as error:
         raise ValueError(f"{kind} cannot be made from {sorted(data)}: {error}") from error
+
+
+def differences(first: Any, second: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Return where two values written by `to_dict` differ: (dotted name, first, second); other types as a whole."""
+    found = []
+    for key in first:
+        a, b = first[key], second[key]
+        if a == b:
+            continue
+        name = f"{prefix}{key}"
+        alike = isinstance(a, dict) and isinstance(b, dict) and a["type"] == b["type"]
+        found += differences(a, b, f"{name}.") if alike else [(name, a, b)]
+    return found
 
 
 def override(objective: Objective, field: str, text: str) -> Objective:
@@ -102,7 +120,10 @@ def overrides(objective: Objective, settings: Iterable[tuple[str, str]]) -> Obje
 
 def _override(value: Any, names: list[str], new: Any, whole: str) -> Any:
     if not is_dataclass(value) or isinstance(value, type):
-        raise ValueError(f"{whole}: {names[0]!r} is asked of {value!r}, which has no fields")
+        raise ValueError(
+            f"{whole}: {names[0]!r} is asked of {value!r}, which has no fields; give the whole part, as in "
+            f'{whole.rsplit(".", 1)[0]}={{"type": "…", "{names[0]}": …}}'
+        )
     known = [f.name for f in fields(value)]
     if names[0] not in known:
         raise ValueError(
@@ -172,5 +193,8 @@ def _parse(text: str) -> Any:
 @cache
 def _types() -> dict[str, type]:
     rooms = [import_module(f"flowleap.{room}") for room in _ROOMS]
-    found = [thing for room in rooms for name, thing in vars(room).items() if not name.startswith("_")]
-    return {cls.__name__: cls for cls in found if isinstance(cls, type) and is_dataclass(cls)}
+    found = [
+        (room.__name__, thing) for room in rooms for thing in vars(room).values() if isinstance(thing, type)
+    ]
+    own = [cls for room, cls in found if cls.__module__.startswith(room) and is_dataclass(cls)]
+    return {cls.__name__: cls for cls in own if not cls.__name__.startswith("_")}

@@ -10,12 +10,19 @@ import typer
 from flowleap.cli import options
 from flowleap.cli.group import waiting
 
+BUDGETS = "1,2,4,128"
+
 
 def evaluate(
     run: options.RunFolder,
     steps: Annotated[
-        str, typer.Option(metavar="N,N,…", help="Numbers of network steps to measure, each 1 or more.")
-    ] = "1,2,4,128",
+        str | None,
+        typer.Option(
+            metavar="N,N,…",
+            help="Numbers of network steps to measure, each 1 or more.",
+            show_default=BUDGETS,
+        ),
+    ] = None,
     times: options.Times = None,
     num: Annotated[int, typer.Option(min=1, help="Samples for each number; 1000 is the protocol's.")] = 1000,
     seed: options.Seed = 0,
@@ -32,12 +39,14 @@ def evaluate(
     Fréchet distance, class agreement, distance to the nearest training sample, and seconds. The same command
     twice gives the same numbers.
     """
-    counts, grid = options.numbers(steps, "--steps"), options.instants(times)
+    if steps is not None and times is not None:
+        raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
+    budgets = f"{steps or BUDGETS} steps" if times is None else f"the times {times}"
+    counts, grid = options.numbers(steps or BUDGETS, "--steps"), options.instants(times)
 
     from flowleap import evaluation, runs
 
     loaded = runs.load_run(run, weights=weights.value, device=options.device(device))
-    budgets = f"{steps} steps" if grid is None else f"the times {times}"
     with waiting(f"measuring {num} samples at {budgets}"):
         rows = evaluation.evaluate(
             loaded.flow,

@@ -85,7 +85,9 @@ def diff_methods(
     """Show only the components in which two methods differ."""
     plain = plain_values([first, second])
     left, right = list(plain) if len(plain) == 2 else list(plain) * 2
-    found = differences(plain[left], plain[right])
+    from flowleap import values
+
+    found = [row for row in values.differences(plain[left], plain[right]) if row[0] not in HEADINGS]
     if as_json:
         rows = [{"field": field, left: a, right: b} for field, a, b in found]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -206,19 +208,6 @@ def scalar(value: Any) -> str:
     if isinstance(value, list):
         return "(" + ", ".join(scalar(item) for item in value) + ")"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def differences(first: Any, second: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """The fields in which two parts differ: (dotted name, first, second). Other types differ as a whole."""
-    found = []
-    for key in first:
-        a, b = first[key], second[key]
-        if a == b or (not prefix and key in HEADINGS):
-            continue
-        name = f"{prefix}{key}"
-        alike = isinstance(a, dict) and isinstance(b, dict) and a["type"] == b["type"]
-        found += differences(a, b, f"{name}.") if alike else [(name, a, b)]
-    return found
 
 
 def new_table(*titles: str) -> Any:

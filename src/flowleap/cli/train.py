@@ -65,7 +65,7 @@ def train(
     ] = None,
     log_every: Annotated[int | None, typer.Option(help="Steps between metrics.", show_default="50")] = None,
     sample_every: Annotated[
-        int | None, typer.Option(help="Steps between sample grids; 0: none.", show_default="500")
+        int | None, typer.Option(help="Steps between sample grids; 0: at the end only.", show_default="500")
     ] = None,
     checkpoint_every: Annotated[
         int | None, typer.Option(help="Steps between checkpoints; 0: at the end only.", show_default="500")

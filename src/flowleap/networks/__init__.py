@@ -1,6 +1,7 @@
 """Networks: callables network(x, t, r, label) → tensor like x, knowing nothing of paths or methods."""
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -28,6 +29,10 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"unknown kind of network {kind!r}{neighbors(str(kind), _KINDS)}")
     if isinstance(options.get("network"), Mapping):
         options["network"] = build(options["network"])
+    known = [name for name in signature(_KINDS[kind]).parameters if name != "self"]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{kind} has no option {name!r}{neighbors(name, known)}")
     try:
         return _KINDS[kind](**options)
     except TypeError as error:
@@ -44,6 +49,11 @@ def describe(network: nn.Module) -> str:
 
 
 def _summary(config: Mapping[str, Any]) -> str:
-    options = {name: value for name, value in config.items() if name != "kind"}
+    """The kind and the options that are not at their defaults."""
+    kind = _KINDS.get(config["kind"])
+    usual = {} if kind is None else {p.name: p.default for p in signature(kind).parameters.values()}
+    options = {
+        name: v for name, v in config.items() if name != "kind" and (name not in usual or usual[name] != v)
+    }
     shown = (_summary(value) if name == "network" else f"{name}={value}" for name, value in options.items())
     return f"{config['kind']}({', '.join(shown)})"

@@ -28,7 +28,7 @@ from flowleap.randomness import generator
 from flowleap.samplers import Sampling
 from flowleap.tensors import Image, Label, Time
 from flowleap.times import OneTime, TimeLaw
-from flowleap.velocities import Conditional, PlugIn, VelocitySource
+from flowleap.velocities import Conditional, Own, PlugIn, VelocitySource
 
 __all__ = ["EMA", "Identity", "Objective", "Self"]
 
@@ -141,15 +141,28 @@ class Objective:
                 f"{type(self.times).__name__} draws times in {self.times.support}, but those of "
                 f"{type(self.path).__name__} lie in [{self.path.t_min:g}, {self.path.t_max:g}]: use {law}"
             )
-        if isinstance(self.guidance, FinestLevel) and not isinstance(self.target, SelfConsistency):
+        self._check_guidance()
+        if isinstance(self.velocity, Own):
             raise ValueError(
-                f"FinestLevel guides the jumps of SelfConsistency, but the target is {type(self.target).__name__}: use "
-                "Guidance(omega, kappa)"
+                "velocity=Own() would regress the diagonal onto itself, and nothing is learned: keep Conditional() or "
+                "PlugIn(), and take the derivative along the network's own velocity, target=Eulerian(tangent=Own())"
             )
         refusal = self.target.refusal(self.flow_map(_unused))
         if refusal is not None:
             meaning = f"{type(self.parameterization).__name__} on {type(self.path).__name__}"
             raise ValueError(f"{type(self.target).__name__} does not fit {meaning}: {refusal}")
+
+    def _check_guidance(self) -> None:
+        if isinstance(self.guidance, FinestLevel) and not isinstance(self.target, SelfConsistency):
+            raise ValueError(
+                f"FinestLevel guides the jumps of SelfConsistency, but the target is {type(self.target).__name__}: use "
+                "Guidance(omega, kappa)"
+            )
+        if self.guidance is not None and self.guidance.asks_null and self.label_dropout == 0:
+            raise ValueError(
+                f"{type(self.guidance).__name__} contrasts labels with the null label, which label_dropout=0 never "
+                "trains: use label_dropout=0.1"
+            )
 
     def flow_map(self, network: Network) -> FlowMap:
         """Wrap a network in this objective's parameterization and path."""
@@ -203,6 +216,11 @@ class Objective:
         Draws are made on the CPU for the global batch, keyed by (key, stream, step), and sliced by `batch.row`.
         """
         total = batch.total
+        if isinstance(self.velocity, PlugIn) and self.velocity.probability > 0 and len(batch.x) < total:
+            raise ValueError(
+                f"PlugIn averages over whole groups of the global batch of {total} rows, of which {len(batch.x)} are "
+                "here: draw the global batch in one process, or use velocity=Conditional()"
+            )
         law = self.times.draw(generator(key, "times", step), total, self.progress(step))
         order = torch.randperm(total, generator=generator(key, "order", step))
         slots, rows = _local(order, batch.row)
@@ -247,7 +265,9 @@ class Objective:
         """
         low, high = self.path.t_min, self.path.t_max
         t, s, r = (time.cpu().to(x.dtype) for time in (t, s, r))
-        if bool(((t > high) | (r < 0) | (s > t) | (r > s)).any()):
+        if not len(t) == len(s) == len(r) == len(x):
+            raise ValueError(f"{len(x)} rows need as many times, got t: {len(t)}, s: {len(s)}, r: {len(r)}")
+        if not bool(((t <= high) & (r >= 0) & (s <= t) & (r <= s)).all()):
             raise ValueError(
                 f"times t ≥ s ≥ r in [{low:g}, {high:g}], the domain of {type(self.path).__name__}, are expected"
             )

@@ -40,7 +40,7 @@ class Eulerian:
     keep_labels: ClassVar[bool] = False
     template: ClassVar[dict[str, str]] = {
         "model type": "continuous, s → t",
-        "first step t → s": "DDIM, {velocity}",
+        "first step t → s": "DDIM, {velocity} velocity",
         "second step s → r": "{output}, frozen",
         "one-step prediction": "{output}",
     }
@@ -78,7 +78,7 @@ class Eulerian:
                 p.x_t,
                 p.t,
                 along,
-                domain=(path.t_min, path.t_max),
+                domain=(p.r, path.t_max),
                 curve=lambda t: path.point(p.x, p.noise, t),
             )
         with torch.no_grad():

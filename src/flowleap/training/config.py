@@ -132,7 +132,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "objective": UNGUIDED,
     },
 }
-"""Settings by the kind of data, where nothing else is said. They are unguided, so no label is dropped."""
+"""Settings by the kind of data, where nothing else is said. They are unguided, so no label is dropped;
+guidance by a setting brings the method's own label dropout back."""
 
 
 def configure(
@@ -160,6 +161,11 @@ def configure(
         chosen["objective"] = values.to_dict(chosen["objective"])
     named = {"method": method_name(method), "objective": objective, "data": dataset.name}
     config = from_dict(named | chosen | {"network": network_options(network or preset["network"])})
+    settings = list(settings)
+    if any(name.startswith("guidance") for name, _ in settings) and "label_dropout" not in dict(settings):
+        settings.append(
+            ("label_dropout", methods.get(method).label_dropout)
+        )  # guidance needs a trained null label
     return settle(change(config, settings), dataset)
 
 

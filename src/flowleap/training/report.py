@@ -88,7 +88,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], folder: Path) -> None:
             steps, values = zip(*measured, strict=True)
             series = {title: (steps, values)}
             logarithmic = name != "images_per_second" and min(values) > 0
-            pictures.curves(series, folder / f"{name}.png", title=title, ylabel=title, log=logarithmic)
+            pictures.curves(series, folder / f"{name}.png", title=title, log=logarithmic)
 
 
 def tabulate(
@@ -99,13 +99,15 @@ def tabulate(
     weights: str,
     folder: Path,
     reporter: Reporter,
+    remarks: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Measure a map at each of `BUDGETS`, print the table and write it as table.json and table.md."""
+    """Measure a map at each of `BUDGETS`, print the table and write it, with remarks, as table.json and table.md."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         rows = evaluation.evaluate(flow, objective, data, BUDGETS, num=num, weights=weights)
     notes = [
         *conditions(rows[0]),
+        *remarks,
         *dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning),
     ]
     replace_file(folder / "table.json", json.dumps(rows, indent=2) + "\n")
