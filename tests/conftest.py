@@ -2,7 +2,9 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # parallel workers, and the commands they start, share the cores
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # parallel workers, and the commands they start, share the cores
 
 import torch
 from hypothesis import settings

@@ -171,7 +171,6 @@ def test_methods_cite_their_papers():
         ({"target": Eulerian(ExactJVP())}, set(), set()),
         ({"times": SortedPair(Uniform())}, set(), {"esser2024scaling"}),
     ],
-    ids=repr,
 )
 def test_a_changed_part_changes_the_citations(changes, gained, lost):
     """Of ESC, one part at a time."""

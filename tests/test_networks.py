@@ -393,7 +393,7 @@ def test_describe_counts_what_is_trained() -> None:
     network = WithLogVariance(MLP(2, width=8, depth=1), width=4)
     count = sum(p.numel() for p in network.parameters())
     line = networks.describe(network)
-    assert line.startswith("WithLogVariance(MLP(shape=[2], classes=None, width=8, depth=1")
+    assert line.startswith("WithLogVariance(MLP(shape=[2], width=8, depth=1)")
     assert line.endswith(f"width=4), {count:,} parameters")
     frozen = nn.Linear(2, 3)
     frozen.bias.requires_grad_(False)

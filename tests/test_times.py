@@ -78,7 +78,6 @@ def test_draws_are_functions_of_the_generator(law):
         (LogNormal(), stats.lognorm(s=1.2, scale=math.exp(-1.2)).cdf),
         (LogNormal(0.5, 0.3), stats.lognorm(s=0.3, scale=math.exp(0.5)).cdf),
     ],
-    ids=repr,
 )
 def test_laws_of_one_time_have_their_distribution(law, cdf):
     assert fits(law.sample(random(), 20_000), cdf)

@@ -79,7 +79,7 @@ def test_a_part_that_holds_a_network_is_no_plain_value():
         ({"type": "SortedPair", "law": {"type": "Logitnormal"}}, "did you mean LogitNormal"),
         ({"law": 1}, "unknown part None"),
         ({"type": ["SortedPair"]}, "unknown part"),
-        ({"type": "Teacher"}, "Teacher cannot be made from"),
+        ({"type": "Teacher"}, "Teacher holds a network"),
         ({"type": "SortedPair", "diagonal": 7}, "SortedPair"),
     ],
     ids=str,

@@ -217,9 +217,10 @@ class Objective:
         """
         total = batch.total
         if isinstance(self.velocity, PlugIn) and self.velocity.probability > 0 and len(batch.x) < total:
-            raise ValueError(
-                f"PlugIn averages over whole groups of the global batch of {total} rows, of which {len(batch.x)} are "
-                "here: draw the global batch in one process, or use velocity=Conditional()"
+            warnings.warn(
+                f"PlugIn averages over the rows of a class that are here, {len(batch.x)} of a global batch of {total}: "
+                "a process must hold every row of its classes, or the split changes the target",
+                stacklevel=2,
             )
         law = self.times.draw(generator(key, "times", step), total, self.progress(step))
         order = torch.randperm(total, generator=generator(key, "order", step))
