@@ -37,7 +37,7 @@ def main() -> None:
     print(f"one-step distance after training: {distance():.3f}")
 
     with torch.no_grad():
-        panels = {f"{n} step": samplers.chain(flow, noise, steps=n) for n in (1, 4)}
+        panels = {pictures.evaluations(n): samplers.chain(flow, noise, steps=n) for n in (1, 4)}
     pictures.scatter(panels, "two_moons.png", real=moons.x[:2000])
 
 
