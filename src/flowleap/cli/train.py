@@ -14,69 +14,81 @@ SIGNALED = 128
 FAILED = 1
 
 
+Method = Annotated[
+    str | None,
+    typer.Argument(metavar="[METHOD]", help="See `flowleap methods list`.", show_default="esc"),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(help="digits, two-moons, eight-gaussians or checkerboard.", show_default="digits"),
+]
+Steps = Annotated[int | None, typer.Option(help="Optimizer steps of the run.", show_default="by the data")]
+Seed = Annotated[
+    int | None, typer.Option(help="Decides every draw and the initial weights.", show_default="0")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="The run folder.", show_default="runs/DATA-METHOD-seedN, -2, -3, … if taken"),
+]
+Batch = Annotated[int | None, typer.Option(help="Images per step.", show_default="by the data")]
+Lr = Annotated[float | None, typer.Option(help="Learning rate of Adam.", show_default="by the data")]
+Network = Annotated[
+    str | None,
+    typer.Option(help="dit-nano, -tiny, -small, -base, -large, -xlarge or mlp.", show_default="by the data"),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"] | None,
+    typer.Option(help="Where to train; auto takes a GPU where there is one.", show_default="auto"),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue the run in --out (or the newest of that name), exactly."),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Start anew; a run that is there is moved to NAME.old-N.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Any other setting; repeatable: label_dropout=0.2, times.pair.diagonal=0.5 (the objective), "
+        "network.width=96, network.classes=none (train without labels), warmup=0.05, ema=0.999,0.99.",
+    ),
+]
+LogEvery = Annotated[int | None, typer.Option(help="Steps between metrics.", show_default="50")]
+SampleEvery = Annotated[
+    int | None, typer.Option(help="Steps between sample grids; 0: at the end only.", show_default="500")
+]
+CheckpointEvery = Annotated[
+    int | None, typer.Option(help="Steps between checkpoints; 0: at the end only.", show_default="500")
+]
+EvalNum = Annotated[
+    int | None, typer.Option(help="Samples behind each number of the final table.", show_default="1000")
+]
+NoEval = Annotated[bool, typer.Option("--no-eval", help="Leave out the final table.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config as JSON and leave.")]
+
+
 def train(
-    method: Annotated[
-        str | None,
-        typer.Argument(metavar="[METHOD]", help="See `flowleap methods list`.", show_default="esc"),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="digits, two-moons, eight-gaussians or checkerboard.", show_default="digits"),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps of the run.", show_default="by the data")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Decides every draw and the initial weights.", show_default="0")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="The run folder.", show_default="runs/DATA-METHOD-seedN, -2, -3, … if taken"),
-    ] = None,
-    batch: Annotated[int | None, typer.Option(help="Images per step.", show_default="by the data")] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Learning rate of Adam.", show_default="by the data")
-    ] = None,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            help="dit-nano, -tiny, -small, -base, -large, -xlarge or mlp.", show_default="by the data"
-        ),
-    ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"] | None,
-        typer.Option(help="Where to train; auto takes a GPU where there is one.", show_default="auto"),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the run in --out (or the newest of that name), exactly."),
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start anew; a run that is there is moved to NAME.old-N.")
-    ] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="Any other setting; repeatable: label_dropout=0.2, times.pair.diagonal=0.5 (the objective), "
-            "network.width=96, network.classes=none (train without labels), warmup=0.05, ema=0.999,0.99.",
-        ),
-    ] = None,
-    log_every: Annotated[int | None, typer.Option(help="Steps between metrics.", show_default="50")] = None,
-    sample_every: Annotated[
-        int | None, typer.Option(help="Steps between sample grids; 0: at the end only.", show_default="500")
-    ] = None,
-    checkpoint_every: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints; 0: at the end only.", show_default="500")
-    ] = None,
-    eval_num: Annotated[
-        int | None, typer.Option(help="Samples behind each number of the final table.", show_default="1000")
-    ] = None,
-    no_eval: Annotated[bool, typer.Option("--no-eval", help="Leave out the final table.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved config as JSON and leave.")
-    ] = False,
+    method: Method = None,
+    data: Data = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    out: Out = None,
+    batch: Batch = None,
+    lr: Lr = None,
+    network: Network = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    settings: Settings = None,
+    log_every: LogEvery = None,
+    sample_every: SampleEvery = None,
+    checkpoint_every: CheckpointEvery = None,
+    eval_num: EvalNum = None,
+    no_eval: NoEval = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a generator from scratch; on digits with the default method this takes minutes on a laptop.
 
