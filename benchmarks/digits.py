@@ -82,7 +82,7 @@ def spread(values: list[float], digits: int) -> str:
     return f"{mean(values):.{digits}f} ± {deviation:.{digits}f}"
 
 
-def report(measured: Measured, shared: dict[str, Any], seeds: list[int]) -> str:
+def report(measured: Measured, shared: dict[str, Any], seeds: list[int], jobs: int) -> str:
     """Return the report as Markdown."""
     budgets = sorted({nfe for _, nfe, _ in measured})
     network = {
@@ -92,7 +92,8 @@ def report(measured: Measured, shared: dict[str, Any], seeds: list[int]) -> str:
     lines = [
         "# Digits: quality against the number of network evaluations",
         "",
-        "Made by `uv run python benchmarks/digits.py`; each run is `flowleap train METHOD --seed S` at its defaults.",
+        f"Made by `uv run python benchmarks/digits.py --jobs {jobs}`; each run is `flowleap train METHOD --seed S` at its "
+        "defaults.",
         "",
         f"- data: the 1,797 real 8×8 digits of scikit-learn; network {network}; {shared['steps']} steps of "
         f"{shared['batch']}, Adam, learning rate {shared['lr']:g} (cosine decay over the last {shared['decay']:g}), "
@@ -141,7 +142,7 @@ def main() -> None:
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [(method, seed) for seed in args.seeds for method in reversed(METHODS)]
         list(pool.map(lambda job: train(args.out, *job, threads), jobs))
-    text = report(*collect(args.out, args.seeds), args.seeds)
+    text = report(*collect(args.out, args.seeds), args.seeds, args.jobs)
     Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 
