@@ -92,8 +92,8 @@ def report(measured: Measured, shared: dict[str, Any], seeds: list[int], jobs: i
     lines = [
         "# Digits: quality against the number of network evaluations",
         "",
-        f"Made by `uv run python benchmarks/digits.py --jobs {jobs}`; each run is `flowleap train METHOD --seed S` at its "
-        "defaults.",
+        f"Made by `uv run python benchmarks/digits.py --jobs {jobs}`; each run is `flowleap train METHOD --seed S` "
+        "at its defaults.",
         "",
         f"- data: the 1,797 real 8×8 digits of scikit-learn; network {network}; {shared['steps']} steps of "
         f"{shared['batch']}, Adam, learning rate {shared['lr']:g} (cosine decay over the last {shared['decay']:g}), "
