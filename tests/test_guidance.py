@@ -230,3 +230,9 @@ def test_guide_needs_labels_and_a_null_class():
         guide(FlowMap(Asked()), 2.0)(x, 1.0, 0.0)
     with pytest.raises(ValueError, match="num_classes"):
         guide(FlowMap(lambda x, t, r, label: x), 2.0)(x, 1.0, 0.0, torch.tensor([0, 1]))
+
+
+def test_weights_that_add_up_to_one_up_to_rounding_never_ask_for_the_null_label():
+    assert 1 - 0.2 - 0.8 != 0, "rounding leaves a remainder"
+    assert Guidance(0.2, 0.8).null == 0 and not Guidance(0.2, 0.8).asks_null
+    assert Guidance(1.0, 0.5).null == -0.5 and Guidance(1.0, 0.5).asks_null

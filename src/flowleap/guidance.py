@@ -51,9 +51,15 @@ class Guidance:
     jump_scale: ClassVar[float] = 1.0
 
     @property
+    def null(self) -> float:
+        """The weight 1 − ω − κ of the velocity without a label, exactly 0 where ω + κ = 1 up to rounding."""
+        weight = 1 - self.omega - self.kappa
+        return weight if abs(weight) > 1e-12 else 0.0
+
+    @property
     def asks_null(self) -> bool:
-        """Whether the network is asked without its label: 1 − ω − κ ≠ 0, unless there is no guidance at all."""
-        return (self.omega, self.kappa) != (1.0, 0.0) and abs(1 - self.omega - self.kappa) > 1e-12
+        """Whether the network is asked without its label."""
+        return self.null != 0
 
     @property
     def scale(self) -> float:
@@ -69,7 +75,7 @@ class Guidance:
 
     def __call__(self, flow: FlowMap, point: Point, velocity: Image) -> Image:
         """Return ṽ, like `velocity`; networks are asked on `point.guided` only."""
-        rows, null = point.guided, 1 - self.omega - self.kappa
+        rows, null = point.guided, self.null
         if rows is None or len(rows) == 0 or (self.kappa == 0 and null == 0):
             return velocity
         assert point.label is not None
