@@ -233,6 +233,6 @@ def test_guide_needs_labels_and_a_null_class():
 
 
 def test_weights_that_add_up_to_one_up_to_rounding_never_ask_for_the_null_label():
-    assert 1 - 0.2 - 0.8 != 0, "rounding leaves a remainder"
-    assert Guidance(0.2, 0.8).null == 0 and not Guidance(0.2, 0.8).asks_null
+    assert 1 - 0.7 - 0.3 != 0, "rounding leaves a remainder"
+    assert Guidance(0.7, 0.3).null == 0 and not Guidance(0.7, 0.3).asks_null
     assert Guidance(1.0, 0.5).null == -0.5 and Guidance(1.0, 0.5).asks_null
