@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from flowleap import methods, networks
+from flowleap import files, methods, networks
 from flowleap.data import Dataset
 from flowleap.objectives import EMA, Objective
-from flowleap.training import checkpoint, files
+from flowleap.training import checkpoint
 from flowleap.training.checkpoint import CheckpointError
 from flowleap.training.loop import Events, Plan, fit
 from flowleap.training.state import State, new_player

@@ -7,13 +7,14 @@ plots and curves need matplotlib, which is imported when the first one is drawn.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from flowleap.files import replace_file
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -121,9 +122,7 @@ def save(picture: PillowImage.Image, path: str | Path) -> Path:
     """Write a picture so that the file is either complete or the one that was there before."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, format="PNG", optimize=True)
-    os.replace(partial, path)
+    replace_file(path, lambda partial: picture.save(partial, format="PNG", optimize=True))
     return path
 
 
@@ -140,9 +139,7 @@ def _axes(width: float, height: float, panels: int = 1) -> tuple[Any, list[Any]]
 def _write(drawing: Any, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    drawing.savefig(partial, format="png", metadata={"Software": None})
-    os.replace(partial, path)
+    replace_file(path, lambda partial: drawing.savefig(partial, format="png", metadata={"Software": None}))
     return path
 
 

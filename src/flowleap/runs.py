@@ -32,6 +32,7 @@ from torch import nn
 from flowleap import data as data_sets
 from flowleap import methods, networks, values
 from flowleap.data import Dataset
+from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.training import checkpoint, folder, report
@@ -49,7 +50,6 @@ from flowleap.training.config import (
     reconfigure,
     to_dict,
 )
-from flowleap.training.files import replace_file
 from flowleap.training.guard import Diverged
 from flowleap.training.interrupt import Interruption
 from flowleap.training.log import EXPLANATION, Metrics, Reporter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable
@@ -144,13 +143,17 @@ def write_arrays(path: Path, samples: Tensor, label: Tensor | None, run: Any) ->
     """images or points in float32, labels in int64 (−1 where there are none)."""
     import numpy
 
+    from flowleap.files import replace_file
+
     numbers = numpy.full(len(samples), -1) if label is None else label.numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     arrays: dict[str, Any] = {"points" if samples.ndim == 2 else "images": samples.numpy()}
-    with partial.open("wb") as file:
-        numpy.savez_compressed(file, **arrays, labels=numbers.astype("int64"))
-    os.replace(partial, path)
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            numpy.savez_compressed(file, **arrays, labels=numbers.astype("int64"))
+
+    replace_file(path, write)
 
 
 def write_folder(path: Path, samples: Tensor, label: Tensor | None, run: Any) -> None:

@@ -25,8 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from flowleap.files import new_folder, replace_file
 from flowleap.training import ema
-from flowleap.training.files import new_folder, replace_file
 from flowleap.training.state import Player, State
 
 __all__ = [

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from flowleap.training.files import free_name, replace_file
+from flowleap.files import free_name, replace_file
 
 __all__ = ["claim", "is_run", "newest", "note_environment", "unused"]
 

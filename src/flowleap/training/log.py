@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from flowleap.files import replace_file
 from flowleap.point import Regression
-from flowleap.training.files import replace_file
 from flowleap.training.state import State
 
 __all__ = ["EXPLANATION", "Metrics", "Recorder", "Reporter"]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from flowleap import evaluation, pictures
 from flowleap.data import Dataset
+from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
-from flowleap.training.files import replace_file
 from flowleap.training.log import Reporter
 
 __all__ = ["BUDGETS", "draw_budgets", "draw_curves", "draw_samples", "tabulate"]
