@@ -265,10 +265,10 @@ def test_wrong_evaluation_is_one_line(digits, words, message):
 
 def test_memorizing_is_pointed_out():
     row = {"nearest_ratio": 0.4, "protocol": "p"}
-    from flowleap.cli.evaluate import footnotes
+    from flowleap.evaluation.report import notes
 
-    assert any("below 0.8" in line for line in footnotes([row]))
-    assert not any("below 0.8" in line for line in footnotes([row | {"nearest_ratio": 1.1}]))
+    assert any("below 0.8" in line for line in notes([row]))
+    assert not any("below 0.8" in line for line in notes([row | {"nearest_ratio": 1.1}]))
 
 
 # Methods and citations

@@ -181,7 +181,7 @@ def test_a_finished_run_leaves_all_that_it_promises(tmp_path: Path, drawing: Con
     assert "| evaluations |" in (place / "table.md").read_text()
     assert "ema-0.999@12" in table[0]["protocol"]
     text = said(drawing)
-    assert "sits at 1" in text and "Fréchet distance" in text and "flowleap sample" in text
+    assert "sits at 1" in text and "FD-p" in text and "flowleap sample" in text
     assert [path for path in place.rglob("*") if path.name.startswith(".")] == []  # nothing half-written
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -62,46 +62,10 @@ def evaluate(
         )
     if as_json:
         typer.echo(json.dumps(rows, indent=2, allow_nan=False))
-    else:
-        show(rows)
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print measured rows as a table, with the numbers real data would score and the protocol below it."""
+        return
     from rich.console import Console
-    from rich.table import Table
 
-    first, console = rows[0], Console()
-    table = Table("evaluations", f"FD-{first['features']}", "class agreement", "nearest ratio", "seconds")
-    for column in table.columns:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(
-            str(row["nfe"]),
-            text(row["distance"], ".3f"),
-            text(row["agreement"], ".3f"),
-            text(row["nearest_ratio"], ".2f"),
-            text(row["seconds"], ".2f"),
-        )
-    table.add_row(
-        "real data", text(first["floor"], ".3f"), text(first["judge"], ".3f"), "1.00", "", style="dim"
-    )
-    console.print(table)
-    for line in footnotes(rows):
+    console = Console()
+    console.print(evaluation.report.table(rows))
+    for line in evaluation.report.notes(rows):
         console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
-
-
-def text(value: float | None, form: str) -> str:
-    """A number in a form, or a dash where nothing was measured."""
-    return "–" if value is None else format(value, form)
-
-
-def footnotes(rows: list[dict[str, Any]]) -> list[str]:
-    """What a reader of the table needs: how real data is measured, what a small ratio means, the protocol."""
-    from flowleap.evaluation import MEMORIZED
-
-    lines = ["real data: its two halves against each other, and its unseen part before the classifier"]
-    ratios = [row["nearest_ratio"] for row in rows if row["nearest_ratio"] is not None]
-    if ratios and min(ratios) < MEMORIZED:
-        lines.append(f"warning: nearest ratio below {MEMORIZED}: closer to the training data than real data.")
-    return [*lines, f"protocol: {rows[0]['protocol']}"]

@@ -1,13 +1,13 @@
 """How good samples are: features, distances, class agreement, and the protocol behind each number."""
 
+from flowleap.evaluation import report
 from flowleap.evaluation.agreement import Judge, fit
 from flowleap.evaluation.distances import Statistics, frechet, nearest_ratio, statistics
 from flowleap.evaluation.features import PIXEL, POINT, Features
 from flowleap.evaluation.generation import NotFinite, check_label, cycle, generate
-from flowleap.evaluation.protocol import MEMORIZED, STEPS, Protocol, Reference, evaluate, measure, reference
+from flowleap.evaluation.protocol import STEPS, Protocol, Reference, evaluate, measure, reference
 
 __all__ = [
-    "MEMORIZED",
     "PIXEL",
     "POINT",
     "STEPS",
@@ -26,5 +26,6 @@ __all__ = [
     "measure",
     "nearest_ratio",
     "reference",
+    "report",
     "statistics",
 ]

@@ -23,7 +23,6 @@ VERSION = 1
 STEPS = (1, 2, 4, 128)
 BOUNDS = {"image": (-1.0, 1.0)}  # what an image file can hold; points are measured as they are
 NUMBERS = ("distance", "agreement", "nearest_ratio")
-MEMORIZED = 0.8  # a nearest-neighbor ratio below this smells of copied training data
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ def evaluate(
         samples, seconds = timed(make, generation.device_of(flow), count, grid)
         numbers = dict.fromkeys(NUMBERS) if samples is None else measure(samples, label, ruler)
         budget = spent(objective, count, grid, guidance) | {"guidance": protocol.guidance}
-        rows.append(budget | report(protocol, ruler) | numbers | {"seconds": seconds})
+        rows.append(budget | stated(protocol, ruler) | numbers | {"seconds": seconds})
     return rows
 
 
@@ -247,7 +246,7 @@ def timed(
     return samples, time.perf_counter() - start
 
 
-def report(protocol: Protocol, ruler: Reference) -> dict[str, Any]:
+def stated(protocol: Protocol, ruler: Reference) -> dict[str, Any]:
     """What every row of one evaluation states: the protocol, and what real data would score by it."""
     return {
         "features": protocol.features,

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from torch import Tensor
 
 from flowleap import evaluation, pictures
@@ -28,13 +27,6 @@ CURVES = {
     "grad_norm": "gradient norm",
     "derivative_norm": "‖du/dt‖",
     "images_per_second": "images per second",
-}
-COLUMNS = {
-    "nfe": ("evaluations", "d"),
-    "distance": ("Fréchet distance", ".3f"),
-    "agreement": ("class agreement", ".3f"),
-    "nearest_ratio": ("nearest ratio", ".3f"),
-    "seconds": ("seconds", ".2f"),
 }
 
 
@@ -106,50 +98,13 @@ def tabulate(
         warnings.simplefilter("always", UserWarning)
         rows = evaluation.evaluate(flow, objective, data, BUDGETS, num=num, weights=weights)
     notes = [
-        *conditions(rows[0]),
+        *evaluation.report.notes(rows),
         *remarks,
         *dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning),
     ]
     replace_file(folder / "table.json", json.dumps(rows, indent=2) + "\n")
-    replace_file(folder / "table.md", markdown(rows, notes))
-    show(rows, notes, reporter)
-    return rows
-
-
-def show(rows: Sequence[dict[str, Any]], notes: Sequence[str], reporter: Reporter) -> None:
-    """Print the table and, under it, the conditions of its numbers."""
-    titles, lines = cells(rows)
-    table = Table(*titles)
-    for line in lines:
-        table.add_row(*line)
-    reporter.console.print(table)
+    replace_file(folder / "table.md", evaluation.report.markdown(rows, notes))
+    reporter.console.print(evaluation.report.table(rows))
     for note in notes:
         reporter.say(note)
-
-
-def markdown(rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
-    """Return the table and its conditions as Markdown."""
-    titles, lines = cells(rows)
-    head = [titles, ["---:"] * len(titles)]
-    table = ["| " + " | ".join(line) + " |" for line in [*head, *lines]]
-    return "\n".join([*table, "", *(f"- {note}" for note in notes)]) + "\n"
-
-
-def cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return the titles and the formatted lines of the columns that hold anything."""
-    columns = {name: column for name, column in COLUMNS.items() if any(row[name] is not None for row in rows)}
-    titles = [title for title, _ in columns.values()]
-    lines = [
-        ["—" if row[name] is None else format(row[name], spec) for name, (_, spec) in columns.items()]
-        for row in rows
-    ]
-    return titles, lines
-
-
-def conditions(row: dict[str, Any]) -> list[str]:
-    """Return what the numbers of a table were measured with and what real data would score."""
-    judged = "" if row["judge"] is None else f", class agreement of real data {row['judge']:.3f}"
-    return [
-        f"real data: distance of its two halves {row['floor']:.3f}{judged}",
-        f"protocol: {row['protocol']}",
-    ]
+    return rows
