@@ -18,7 +18,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from flowleap import methods, networks, runs, samplers
+from flowleap import methods, networks, provenance, runs, samplers
 from flowleap.cli import app
 from flowleap.data import Dataset
 from flowleap.training import checkpoint, folder, report
@@ -430,7 +430,7 @@ def test_git_state_and_versions() -> None:
     noted = folder.environment()
     assert noted["python"] == ".".join(map(str, sys.version_info[:3]))
     assert noted["packages"]["torch"] == torch.__version__.split("+")[0]
-    assert folder.git_state(Path("/")) is None or sys.platform == "win32"
+    assert provenance.git_state(Path("/")) is None or sys.platform == "win32"
 
 
 def flowleap(*arguments: str) -> Result:

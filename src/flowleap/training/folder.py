@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 
 from flowleap.files import free_name, replace_file
+from flowleap.provenance import git_state, version
 
 __all__ = ["claim", "is_run", "newest", "note_environment", "unused"]
 
@@ -78,25 +77,3 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def version(package: str) -> str | None:
-    """Return the installed version of a package, None where it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return the commit of the code in `folder` and whether it has changed; None without a repository."""
-    try:
-        commit, status = (
-            subprocess.run(
-                ["git", *command], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-            ).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit.strip(), "dirty": bool(status.strip())}

@@ -1,0 +1,47 @@
+"""Where a number comes from: the versions of packages and the commit of the code."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+__all__ = ["commit", "git_state", "version"]
+
+
+def version(package: str) -> str | None:
+    """Return the installed version of a package, None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Return the commit of the code in `folder` and whether it has changed; None without a repository.
+
+    A folder that merely lies inside another project's repository, as installed packages may, has none.
+    """
+    try:
+        _, commit, status = (
+            subprocess.run(
+                ["git", *command], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+            ).stdout
+            for command in (
+                ["ls-files", "--error-unmatch", "."],
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain"],
+            )
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.strip(), "dirty": bool(status.strip())}
+
+
+@cache
+def commit() -> str | None:
+    """Return the commit of flowleap itself, "76199e4" or "76199e4+changes"; None where it is installed."""
+    state = git_state(Path(__file__).parent)
+    return state and state["commit"][:7] + ("+changes" if state["dirty"] else "")
