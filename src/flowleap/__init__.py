@@ -6,29 +6,35 @@ objective = methods.esc()
 flow = objective.flow_map(network)
 loss = objective(flow, frozen=flow, batch=Batch(x, label), step=k, key=seed)
 images = samplers.chain(flow, noise, steps=1, label=y)
+
+Rooms are loaded when they are first asked for, so that `flowleap --help` need not wait for torch.
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
-from flowleap import (
-    data,
-    derivatives,
-    guidance,
-    losses,
-    methods,
-    networks,
-    objectives,
-    oracles,
-    parameterization,
-    paths,
-    samplers,
-    times,
-    values,
-    velocities,
-)
-from flowleap.flow_map import FlowMap
-from flowleap.objectives import Objective
-from flowleap.point import Batch, Point, Regression
+if TYPE_CHECKING:
+    from flowleap import (
+        data,
+        derivatives,
+        evaluation,
+        guidance,
+        losses,
+        methods,
+        networks,
+        objectives,
+        oracles,
+        parameterization,
+        paths,
+        samplers,
+        times,
+        values,
+        velocities,
+    )
+    from flowleap.flow_map import FlowMap
+    from flowleap.objectives import Objective
+    from flowleap.point import Batch, Point, Regression
 
 try:
     __version__ = version("flowleap")
@@ -44,6 +50,7 @@ __all__ = [
     "__version__",
     "data",
     "derivatives",
+    "evaluation",
     "guidance",
     "losses",
     "methods",
@@ -57,3 +64,23 @@ __all__ = [
     "values",
     "velocities",
 ]
+HOMES = {
+    "Batch": "point",
+    "FlowMap": "flow_map",
+    "Objective": "objectives",
+    "Point": "point",
+    "Regression": "point",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a room, or what lives in one, when it is first asked for."""
+    if name in HOMES:
+        return getattr(import_module(f"flowleap.{HOMES[name]}"), name)
+    if name in __all__:
+        return import_module(f"flowleap.{name}")
+    raise AttributeError(f"module 'flowleap' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
