@@ -10,6 +10,8 @@ from torch import Tensor
 class Dataset:
     """Samples x with their labels, if there are any, and where they come from.
 
+    `split` says which part of the source these rows are, "all" where it has no parts.
+
     Shapes: x float32 (rows, *shape), images in [-1, 1]; label int64 (rows,) in [0, num_classes), or None.
     """
 
@@ -20,6 +22,7 @@ class Dataset:
     kind: Literal["image", "points"] = "image"
     license: str = ""
     source: str = ""
+    split: str = "all"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,27 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
+import torch
 from torch import Tensor, float64
+from torch.nn import functional
 
 from flowleap.data import Dataset
+
+__all__ = ["PIXEL", "PIXEL16", "POINT", "Features", "default", "flat"]
+
+Extracted = Tensor | tuple[Tensor, Tensor]
+SLACK = 1e-3  # how far beyond the stated range a value may lie before it is an error rather than rounding
 
 
 @dataclass(frozen=True)
 class Features:
-    """A named map from samples to feature rows.
+    """A named map from samples to feature rows, with what it expects of them.
 
-    Shapes: extract: (n, ...) -> (n, d), float64. `checksum` identifies fitted weights, None without any.
+    Args:
+        name: what distances are called after, as in FD-pixel.
+        extract: samples (n, ...) -> rows (n, d), or (rows, logits (n, classes)) where a classifier makes them.
+        checksum: the first 12 hexadecimal digits of the SHA-256 of fitted weights, and whatever else changes the
+            rows, as in "6726825d0af5-clean"; None without any.
+        shape: what one sample must look like, (channels, height, width), None for any length of an axis; None
+            for any shape at all.
+        bounds: the range of the values; None for any.
+        batch: rows that go through at once.
+        fid: whether these are the Inception features that the names FID, KID and IS belong to.
+        dims: how many features there are, None where that follows from the samples.
     """
 
     name: str
-    extract: Callable[[Tensor], Tensor]
+    extract: Callable[[Tensor], Extracted]
     checksum: str | None = None
+    shape: tuple[int | None, ...] | None = None
+    bounds: tuple[float, float] | None = None
+    batch: int = 250
+    fid: bool = False
+    dims: int | None = None
+
+    @property
+    def frechet(self) -> str:
+        """The name of the Fréchet distance over these features."""
+        return "FID" if self.fid else f"FD-{self.name}"
+
+    @property
+    def kernel(self) -> str:
+        """The name of the kernel distance over these features."""
+        return "KID" if self.fid else f"KD-{self.name}"
 
     def __call__(self, samples: Tensor) -> Tensor:
-        return self.extract(samples)
+        """Return the feature rows, on the CPU.
+
+        Shapes: (n, ...) -> (n, d). Raises: ValueError as `stream`.
+        """
+        return torch.cat([rows for rows, _ in self.stream(samples)])
+
+    def stream(self, samples: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield (rows, logits or None) of at most `batch` samples at a time, on the CPU.
+
+        Raises: ValueError for another shape or values outside the bounds.
+        """
+        self.check(samples)
+        edges = [*range(0, len(samples), self.batch), len(samples)]
+        for start, stop in pairwise(edges):
+            with torch.no_grad():
+                made = self.extract(samples[start:stop])
+            rows, logits = made if isinstance(made, tuple) else (made, None)
+            yield rows.cpu(), None if logits is None else logits.cpu()
+
+    def check(self, samples: Tensor) -> None:
+        """Refuse samples that these features were not made for.
+
+        Raises: ValueError for another shape, values outside the bounds, or none at all.
+        """
+        if len(samples) == 0:
+            raise ValueError(f"no samples were given for {self.name} features")
+        found = tuple(samples.shape[1:])
+        if self.shape is not None and not _fits(found, self.shape):
+            wanted = " × ".join("any" if length is None else str(length) for length in self.shape)
+            raise ValueError(
+                f"samples of shape {' × '.join(map(str, found))} do not fit {self.name} features, which are made for "
+                f"{wanted} (channels × height × width): choose other features, such as pixel, or resize the images"
+            )
+        if self.bounds is not None:
+            low, high = self.bounds
+            least, most = float(samples.min()), float(samples.max())
+            if not (low - SLACK <= least and most <= high + SLACK):
+                raise ValueError(
+                    f"samples between {least:g} and {most:g} do not fit {self.name} features, which take values in "
+                    f"[{low:g}, {high:g}]: rescale them (8-bit images as x / 127.5 − 1), or clamp them"
+                )
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(found) == len(wanted) and all(b in (None, a) for a, b in zip(found, wanted, strict=True))
 
 
 def flat(samples: Tensor) -> Tensor:
@@ -33,10 +111,26 @@ def flat(samples: Tensor) -> Tensor:
     return samples.flatten(1).to(float64)
 
 
-PIXEL = Features("pixel", flat)
-POINT = Features("point", flat)
+def thumbnail(samples: Tensor) -> Tensor:
+    """The values of images shrunk to 16 × 16 with antialiasing, one row per image.
+
+    Shapes: (n, channels, height, width) -> (n, 256 · channels), float64.
+    """
+    small = functional.interpolate(samples.float(), size=(16, 16), mode="bilinear", antialias=True)
+    return flat(small)
+
+
+PIXEL = Features("pixel", flat, batch=10_000)
+PIXEL16 = Features("pixel16", thumbnail, batch=1_000)
+POINT = Features("point", flat, batch=10_000)
+MANY = 784  # pixels beyond which a covariance asks for more than the usual 1,000 samples
 
 
 def default(dataset: Dataset) -> Features:
-    """The features a data set is judged by unless others are asked for: pixels, or coordinates of points."""
-    return PIXEL if dataset.kind == "image" else POINT
+    """The features a data set is judged by unless others are asked for: pixels, or coordinates of points.
+
+    Images of more than 784 values are shrunk first, so that 1,000 samples suffice for a covariance.
+    """
+    if dataset.kind != "image":
+        return POINT
+    return PIXEL if math.prod(dataset.shape) <= MANY else PIXEL16

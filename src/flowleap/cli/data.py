@@ -1,0 +1,138 @@
+"""flowleap data stats: reference statistics of any data set."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flowleap.cli import options
+from flowleap.cli.group import counting
+
+if TYPE_CHECKING:
+    from flowleap.data.source import Source
+
+CHUNK = 250
+
+app = typer.Typer(no_args_is_help=True, help="Measure data sets.")
+
+
+@app.callback()
+def common() -> None:
+    """Measure data sets."""
+
+
+@app.command("stats")
+def stats(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|NAME", help="A folder of images, an .npz of them, or a data set by its name."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="The file to write.")],
+    features: Annotated[
+        str,
+        typer.Option(
+            help="What the statistics are of: pixel, pixel16, digits, mnist, fashion-mnist, cifar10-jpeg75, inception, "
+            "timm:MODEL, or the .npz of a classifier; auto goes by the images.",
+        ),
+    ] = "auto",
+    num: Annotated[
+        int | None,
+        typer.Option(min=2, help="Images to use, a fixed random part of all.", show_default="all"),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="train|test",
+            help="The part of the data to use.",
+            show_default="all of a folder, train of an .npz",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the output where it exists.")
+    ] = False,
+    device: options.Device = "auto",
+) -> None:
+    """Write mean and covariance of the features of real images, for `flowleap evaluate --reference`.
+
+    The file is an .npz with mu and sigma, as ADM's, with the features and the data it was made from.
+    """
+    if out.suffix != ".npz":
+        raise typer.BadParameter(f"{out}: statistics are stored as .npz", param_hint="--out")
+    if not out.parent.is_dir():
+        raise typer.BadParameter(f"{out.parent} is no folder: make it first", param_hint="--out")
+    options.refuse_to_overwrite(out, overwrite)
+
+    from flowleap.evaluation import library, statistics_file
+
+    opened = open_source(source, split)
+    chosen = library.named(features, like(opened), options.device(device))
+    count = len(opened) if num is None else num
+    if chosen.dims is not None and count <= chosen.dims:
+        raise ValueError(
+            f"the covariance of {chosen.dims} {chosen.name} features needs more than {chosen.dims} images, and there "
+            f"are {count}: give more, or choose other features"
+        )
+    with counting(f"{chosen.name} features of {opened.name}", count) as tick:
+        made, checksum = gather(opened, chosen, count, tick)
+    about = {
+        **statistics_file.about_features(chosen),
+        "source": opened.name,
+        "split": opened.split,
+        "of": len(opened),
+        "data_checksum": checksum,
+    }
+    statistics_file.write(out, made, about)
+    things = "images" if opened.kind == "image" else opened.kind
+    which = "all of them" if count == len(opened) else f"a fixed random part of {len(opened):,}"
+    split_said = "" if opened.split == "all" else f", split {opened.split}"
+    typer.echo(
+        f"{out}: mean and covariance of {len(made.mean):,} {chosen.name} features over {count:,} {things} of "
+        f"{opened.name}{split_said} ({which})"
+    )
+
+
+def open_source(text: str, split: str | None) -> Source:
+    """A data set by its name, or images at a path; a name wins over a file of the same name.
+
+    Raises: ValueError for what is neither, and for a split that is not there.
+    """
+    from flowleap import data
+    from flowleap.data import source
+
+    known = text.lower().replace("_", "-") in data.names
+    if not known and Path(text).exists():
+        return source.open_images(text, split)
+    dataset = data.load(text)
+    if split not in (None, dataset.split):
+        raise ValueError(f"data set {text!r} has no split {split!r}, its only one is {dataset.split!r}")
+    return source.of_dataset(dataset)
+
+
+def like(source: Source) -> Any:
+    """A data set of no rows that looks like the source, from which features follow."""
+    import torch
+
+    from flowleap.data import Dataset
+
+    return Dataset(source.name, torch.empty(0, *source.shape), kind=source.kind)
+
+
+def gather(source: Source, features: Any, count: int, tick: Any) -> tuple[Any, str]:
+    """The statistics of the features of `count` images, and the checksum of these images.
+
+    Raises: ValueError where the images cannot be read, do not fit the features or are too few.
+    """
+    from flowleap.evaluation.moments import Moments
+
+    moments, digest = Moments(), hashlib.sha256()
+    for batch in source.batches(CHUNK, count):
+        digest.update(batch.numpy().tobytes())
+        for rows, _ in features.stream(batch):
+            moments.add(rows)
+            tick(len(rows))
+    return moments.statistics(), digest.hexdigest()[:12]

@@ -1,0 +1,336 @@
+"""Images on a disk, read as they are needed: folders of files, and archives of arrays."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowleap.data.check import check
+from flowleap.data.dataset import Dataset
+from flowleap.data.npz import Archive
+from flowleap.randomness import generator
+
+__all__ = ["EXTENSIONS", "Source", "load_any", "of_dataset", "open_images"]
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+GREY = ("1", "L")
+COLOR = ("RGB", "P", "CMYK", "YCbCr")
+SEE_THROUGH = ("LA", "La", "PA", "RGBA", "RGBa")
+LABELS = {"images": ("label", "labels"), "arr_0": ("arr_1",), "train_x": ("train_y",), "test_x": ("test_y",)}
+UNIT = "no value of {} is below 0: floats are taken to lie in [-1, 1]; if these lie in [0, 1], store 2 x − 1"
+PARTS = {"train", "test", "val", "valid", "validation"}
+SLACK = 1e-3  # how far beyond [-1, 1] a value may lie before it is an error rather than rounding
+
+Rows = Callable[[Tensor, int], Iterator[Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Images that are read when they are asked for, and no sooner.
+
+    Args:
+        name: what they are called.
+        shape: of one image, (channels, height, width); of one point, (dimensions,).
+        count: how many there are.
+        read: (sorted indices (k,), n) -> those images in order, at most n at a time.
+        label: int64 (count,), None without classes.
+        classes: names of the classes, in the order of the labels; empty where they have none.
+        split: the part of a data set these are, "all" where it has no parts.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    count: int
+    read: Rows
+    label: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    split: str = "all"
+    kind: Literal["image", "points"] = "image"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def chosen(self, count: int | None = None) -> Tensor:
+        """The indices of the images that `batches` gives: all, or a fixed random part of them, in order.
+
+        A random part rather than the first or every k-th, which where files are sorted would be a few classes.
+        Shapes: -> (count,), int64. Raises: ValueError where fewer than 1 or more than there are is asked for.
+        """
+        if count is None or count == self.count:
+            return torch.arange(self.count)
+        if not 1 <= count <= self.count:
+            raise ValueError(f"{self.name} holds {self.count} images, and {count} were asked for")
+        order = torch.randperm(self.count, generator=generator(0, "source"))
+        return order[:count].sort().values
+
+    def batches(self, n: int, count: int | None = None) -> Iterator[Tensor]:
+        """Yield float32 images in [-1, 1], n at a time (the last batch may be smaller), exactly `count` in all.
+
+        Shapes: (≤ n, channels, height, width).
+        Raises: ValueError for a file that cannot be read, another size than the first, values outside [-1, 1].
+        """
+        if n < 1:
+            raise ValueError(f"a batch holds at least one image, got n={n}")
+        index = self.chosen(count)
+        for start, batch in _counted(self.read(index, n)):
+            low, high = float(batch.min()), float(batch.max())
+            if self.kind == "image" and not (low >= -1 - SLACK and high <= 1 + SLACK):
+                raise ValueError(
+                    f"images {int(index[start])} to {int(index[start + len(batch) - 1])} of {self.name} lie in "
+                    f"[{low:g}, {high:g}]: floats must lie in [-1, 1], 8-bit values be stored as uint8"
+                )
+            yield batch
+
+    def dataset(self, count: int | None = None) -> Dataset:
+        """Read the images into memory.
+
+        Raises: ValueError as `batches`.
+        """
+        x = torch.cat(list(self.batches(1000, count)))
+        x = x.clamp(-1, 1) if self.kind == "image" else x
+        label = None if self.label is None else self.label[self.chosen(count)]
+        classes = None if self.label is None else len(self.classes) or int(self.label.max()) + 1
+        part = self.split if len(x) == self.count else f"{self.split}[{len(x)}]"
+        return check(Dataset(self.name, x, label, classes, self.kind, source=self.name, split=part))
+
+
+def _counted(batches: Iterator[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    start = 0
+    for batch in batches:
+        yield start, batch
+        start += len(batch)
+
+
+def of_dataset(dataset: Dataset) -> Source:
+    """A data set in memory, to be read like images on a disk."""
+
+    def read(index: Tensor, n: int) -> Iterator[Tensor]:
+        return (dataset.x[part] for part in index.split(n))
+
+    return Source(
+        dataset.name,
+        dataset.shape,
+        len(dataset),
+        read,
+        dataset.label,
+        tuple(str(c) for c in range(dataset.num_classes or 0)),
+        dataset.split,
+        dataset.kind,
+    )
+
+
+def load_any(text: str | Path, split: str | None = None) -> Dataset:
+    """Load a data set by its name, or read one from a path; a name wins over a file of the same name.
+
+    Raises: ValueError for what is neither a name nor a path, with the neighbors of the name.
+    """
+    from flowleap import data
+
+    known = str(text).lower().replace("_", "-")
+    if known not in data.names and Path(text).exists():
+        return open_images(text, split).dataset()
+    return data.load(str(text))
+
+
+def open_images(path: Path | str, split: str | None = None) -> Source:
+    """Open images without reading them: a folder of image files, or an .npz (.npz.xz) of arrays.
+
+    A folder is searched through, in the order of its paths; where all files lie in sub-folders, the first of these
+    is the class. An .npz holds `images` (uint8 (n, height, width[, channels]) or float (n, channels, height, width)
+    in [-1, 1]), or `arr_0` as ADM's samples, or train_x and test_x, with labels in label, arr_1, train_y, test_y.
+
+    Args:
+        split: "train" or "test": the sub-folder or arrays to take; None takes all of a folder, train_x of an .npz.
+
+    Raises: ValueError for what holds no images, for other shapes and types, for a split that is not there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path, split)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: give a folder of images or an .npz")
+    if path.suffix not in (".npz", ".xz"):
+        raise ValueError(f"{path} is neither a folder of images nor an .npz")
+    return _archive(path, split)
+
+
+def _folder(path: Path, split: str | None) -> Source:
+    if split is not None:
+        if not (path / split).is_dir():
+            raise ValueError(
+                f"{path} has no folder {split!r}: leave --split out, or choose one that is there"
+            )
+        source = _folder(path / split, None)
+        return replace(source, name=path.name, split=split)
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+    if not files:
+        raise ValueError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
+    heads = [file.relative_to(path).parts[:-1] for file in files]
+    classes = tuple(sorted({head[0] for head in heads})) if all(heads) else ()
+    if classes and PARTS.issuperset(classes):
+        raise ValueError(
+            f"{path} has the parts {', '.join(classes)}: choose one with --split, as in --split train"
+        )
+    number = {name: index for index, name in enumerate(classes)}
+    label = torch.tensor([number[head[0]] for head in heads]) if classes else None
+    first = _decode(files[0])
+
+    def read(index: Tensor, n: int) -> Iterator[Tensor]:
+        for part in index.split(n):
+            yield torch.stack([_alike(files[i], files[0], first.shape) for i in part.tolist()])
+
+    channels, height, width = first.shape
+    return Source(path.name, (channels, height, width), len(files), read, label, classes)
+
+
+def _alike(file: Path, first: Path, shape: torch.Size) -> Tensor:
+    """The image of a file, which must look like that of the first file; grey ones fit among colored ones."""
+    image = _decode(file)
+    if image.shape[1:] != shape[1:]:
+        side = 1 << (min(*image.shape[1:], *shape[1:]).bit_length() - 1)
+        raise ValueError(
+            f"images must have one size: {first} has {shape[2]} × {shape[1]}, {file} has "
+            f"{image.shape[2]} × {image.shape[1]}; crop and resize all to one square, such as {side} × {side}"
+        )
+    if len(image) > shape[0]:
+        raise ValueError(f"{first} is grey and {file} is colored: store all in color, or all in grey")
+    return image.expand(shape[0], -1, -1)
+
+
+def _decode(file: Path) -> Tensor:
+    """The values of an image file, x / 127.5 − 1.
+
+    Shapes: -> (1 or 3, height, width). Raises: ValueError naming the file where it cannot be read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            mode, grey = image.mode, image.mode in (*GREY, "LA", "La")
+            see_through = mode in SEE_THROUGH or "transparency" in image.info
+            opaque = not see_through or bool((np.asarray(image.convert("RGBA"))[..., 3] == 255).all())
+            values = np.array(image.convert("L" if grey else "RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file} cannot be read as an image ({error}): repair or remove it") from None
+    if mode not in GREY + COLOR + SEE_THROUGH:
+        raise ValueError(f"{file} has pixels of mode {mode!r}: convert it to 8 bits, grey or RGB")
+    if not opaque:
+        raise ValueError(f"{file} is transparent in places: put it on a background first")
+    return _scaled(values[None])[0]
+
+
+def _archive(path: Path, split: str | None) -> Source:
+    with Archive(path) as archive:
+        key = _key(archive, split)
+        shape, dtype = archive.header(key)
+        image = _layout(path, key, shape, dtype)
+        names = [name for name in LABELS[key] if name in archive]
+        label = _label(path, names[0], archive.read(names[0]), shape[0]) if names else None
+
+    def read(index: Tensor, n: int) -> Iterator[Tensor]:
+        with Archive(path) as archive:
+            blocks = (torch.from_numpy(block.copy()) for block in archive.blocks(key, n))
+            least = 0.0
+            for block in _regrouped(_picked(blocks, index), n):
+                least = min(least, float(block.min()))
+                yield _scaled(block.numpy())
+        if np.issubdtype(dtype, np.floating) and least >= 0:
+            warnings.warn(UNIT.format(path), stacklevel=2)
+
+    part = key.removesuffix("_x") if key in ("train_x", "test_x") else "all"
+    name = path.name.removesuffix(".xz").removesuffix(".npz")
+    return Source(name, image, shape[0], read, label, split=part)
+
+
+def _key(archive: Archive, split: str | None) -> str:
+    """Which array holds the images that are asked for."""
+    halves = [name.removesuffix("_x") for name in ("train_x", "test_x") if name in archive]
+    if split is not None:
+        if split in halves:
+            return f"{split}_x"
+        raise ValueError(
+            f"{archive.path} has no split {split!r}"
+            + (f": choose {' or '.join(halves)}" if halves else ": leave --split out, it has no parts")
+        )
+    for key in LABELS:
+        if key in archive:
+            return key
+    if "mu" in archive and "sigma" in archive:
+        raise ValueError(f"{archive.path} holds statistics (mu, sigma), no images: give it as --reference")
+    raise ValueError(
+        f"{archive.path} holds {', '.join(archive.names) or 'no arrays'}; images are expected as images, arr_0, or "
+        "train_x and test_x"
+    )
+
+
+def _layout(path: Path, key: str, shape: Sequence[int], dtype: Any) -> tuple[int, int, int]:
+    """The shape (channels, height, width) of one image of an array."""
+    where = f"array {key!r} of {path}"
+    if len(shape) and shape[0] == 0:
+        raise ValueError(f"{where} is empty")
+    if dtype == np.uint8 and len(shape) in (3, 4):
+        channels = shape[3] if len(shape) == 4 else 1
+        image, wanted = (channels, shape[1], shape[2]), "uint8 (n, height, width, 1 or 3)"
+    elif np.issubdtype(dtype, np.floating) and len(shape) == 4:
+        channels = shape[1]
+        image, wanted = (channels, shape[2], shape[3]), "floats (n, 1 or 3, height, width)"
+    else:
+        raise ValueError(
+            f"{where} is {dtype} of shape {tuple(shape)}; images are uint8 (n, height, width[, channels]) or floats "
+            "(n, channels, height, width) in [-1, 1]"
+        )
+    if channels not in (1, 3):
+        raise ValueError(f"{where} has shape {tuple(shape)}, {channels} channels: expected {wanted}")
+    return image
+
+
+def _label(path: Path, name: str, label: np.ndarray, rows: int) -> Tensor:
+    if label.shape != (rows,) or not np.issubdtype(label.dtype, np.integer) or int(label.min()) < 0:
+        raise ValueError(
+            f"labels {name!r} of {path} are {label.dtype} of shape {label.shape}; expected whole numbers from 0 up, "
+            f"one for each of {rows} images"
+        )
+    return torch.from_numpy(label.astype(np.int64))
+
+
+def _picked(blocks: Iterator[Tensor], index: Tensor) -> Iterator[Tensor]:
+    """The rows with the given sorted indices, block by block; blocks after the last of them are not read."""
+    start = done = 0
+    for block in blocks:
+        stop = int(torch.searchsorted(index, start + len(block)))
+        if stop > done:
+            yield block[index[done:stop] - start]
+        start, done = start + len(block), stop
+        if done == len(index):
+            return
+
+
+def _regrouped(parts: Iterator[Tensor], n: int) -> Iterator[Tensor]:
+    """The same rows, n at a time."""
+    held: list[Tensor] = []
+    for part in parts:
+        held.append(part)
+        while sum(map(len, held)) >= n:
+            joined = torch.cat(held)
+            yield joined[:n]
+            held = [joined[n:]] if len(joined) > n else []
+    if held:
+        yield torch.cat(held)
+
+
+def _scaled(values: np.ndarray) -> Tensor:
+    """Images in [-1, 1]: uint8 as x / 127.5 − 1 with the channels moved to the front, floats as they are.
+
+    Shapes: uint8 (n, height, width[, channels]) or float (n, channels, height, width) -> (n, channels, height, width).
+    """
+    if values.dtype != np.uint8:
+        return torch.from_numpy(values.astype(np.float32))
+    pixels = values[:, None] if values.ndim == 3 else values.transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(pixels).astype(np.float32)) / 127.5 - 1

@@ -1,0 +1,337 @@
+"""A small fixed classifier of small images: its pooled layers are features, its logits say the class.
+
+    a₀ = ↓l1(prep(x)),  a = a₀ + r1(a₀),  b = ↓l2(a),  c₀ = ↓l3(b),  c = c₀ + r3(c₀);  features: means of a, b, c
+
+A 3 × 3 convolution, batch norm and ReLU each; ↓ halves the sides by maximum as long as they are 4 or more. Features
+are z-scored over the real data, so the distance of its own mean to 0 is 0, and every feature counts alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flowleap.data import Dataset
+from flowleap.data.npz import Archive
+from flowleap.evaluation.features import Features
+from flowleap.files import replace_file
+from flowleap.randomness import generator
+
+__all__ = ["SHIPPED", "WEIGHTS", "Classifier", "Network", "fit", "load", "read"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A classifier that comes with flowleap: the SHA-256 of its file, and the images it was fitted on."""
+
+    file: str
+    checksum: str
+    shape: tuple[int, int, int]
+
+
+SHIPPED: dict[str, Shipped] = {
+    "digits": Shipped(
+        "digits.npz", "194cb316b21f86e108d8405f8d359f2abd5b4a6607e9968ac5b05014ffd2fe0c", (1, 8, 8)
+    ),
+    "mnist": Shipped(
+        "fdnet_mnist.npz", "d064e4615c9a93e59cb36b2c7c3d1c409708caeb6f6fab8d5a630c2bb3d916e8", (1, 28, 28)
+    ),
+    "fashion-mnist": Shipped(
+        "fdnet_fashion_mnist.npz",
+        "7539009992ec19c9bdd84f9c078767793381ba65a739f2697d61ba0dc295f6e9",
+        (1, 28, 28),
+    ),
+    "cifar10-jpeg75": Shipped(
+        "fdnet_cifar10_jpeg75.npz",
+        "33081f75a9f0d53765fad90844566060eba9bd9659d50ccc0bdad684bd397eaf",
+        (3, 32, 32),
+    ),
+}
+
+BLOCKS = ("prep", "l1", "r1.0", "r1.1", "l2", "l3", "r3.0", "r3.1")
+PARTS = ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var")
+STATISTICS = ("feat_mean", "feat_std", "ref_cov")
+LAYERS = (*(f"{block}.{part}" for block in BLOCKS for part in PARTS), "head.weight", "head.bias")
+NARROW, WIDE = 4, 16  # the width below and from 16 pixels of side
+BATCH = 256
+RATE = 0.4
+DECAY = 5e-4
+SMOOTHING = 0.1
+FEW, EPOCHS, MORE = (
+    10_000,
+    10,
+    60,
+)  # a set of fewer rows than FEW is gone through MORE times, another EPOCHS times
+HELD_OUT = 5_000  # rows held out, one fifth of a smaller set
+
+
+def convolution(channels: int, width: int) -> nn.Sequential:
+    """A 3 × 3 convolution, batch norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+    )
+
+
+class Network(nn.Module):
+    """The network: 14 · width features and a logit for each class.
+
+    Shapes: (n, channels, height, width) -> (n, 14 · width), (n, classes).
+    """
+
+    def __init__(self, channels: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.prep, self.l1 = convolution(channels, width), convolution(width, 2 * width)
+        self.r1 = nn.Sequential(convolution(2 * width, 2 * width), convolution(2 * width, 2 * width))
+        self.l2, self.l3 = convolution(2 * width, 4 * width), convolution(4 * width, 8 * width)
+        self.r3 = nn.Sequential(convolution(8 * width, 8 * width), convolution(8 * width, 8 * width))
+        self.head = nn.Linear(8 * width, classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        a = halved(self.l1(self.prep(x)))
+        a = a + self.r1(a)
+        b = halved(self.l2(a))
+        c = halved(self.l3(b))
+        c = c + self.r3(c)
+        pooled = [layer.mean((2, 3)) for layer in (a, b, c)]
+        return torch.cat(pooled, 1), self.head(pooled[2])
+
+
+def halved(x: Tensor) -> Tensor:
+    """The maximum over 2 × 2 pixels, where there are at least 4 × 4."""
+    return functional.max_pool2d(x, 2) if min(x.shape[2:]) >= 4 else x
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A fitted network with the statistics of its features over the real data.
+
+    `accuracy` is that on rows it was not fitted on, None where it is not known. `eight_bit`: images are rounded
+    to the 256 levels it was fitted on. `covariance` is of the z-scored features.
+
+    Shapes: mean, std (d,); covariance (d, d); shape: of one image.
+    """
+
+    name: str
+    network: Network
+    mean: Tensor
+    std: Tensor
+    covariance: Tensor
+    shape: tuple[int, int | None, int | None]
+    eight_bit: bool = True
+    accuracy: float | None = None
+
+    def features(self, checksum: str | None = None, device: torch.device | str | None = None) -> Features:
+        """These as features, with logits; images in [-1, 1].
+
+        Args:
+            checksum: of the file they come from; that of the file `save` would write unless given.
+        """
+        network = copy.deepcopy(self.network).to(device or "cpu")
+        network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        where = next(network.parameters()).device
+        mean, std = self.mean.to(where), self.std.to(where)
+
+        def extract(samples: Tensor) -> tuple[Tensor, Tensor]:
+            found, logits = network(self.levels(samples.to(where, torch.float32)))
+            return (found - mean) / std, logits
+
+        fingerprint = checksum or hashlib.sha256(self.packed()).hexdigest()
+        return Features(
+            self.name, extract, fingerprint[:12], self.shape, (-1.0, 1.0), batch=100, dims=len(self.mean)
+        )
+
+    def levels(self, samples: Tensor) -> Tensor:
+        """The images with as many levels as the network was fitted on: x → round(127.5 (x + 1)) / 127.5 − 1."""
+        if not self.eight_bit:
+            return samples
+        return (127.5 * (samples + 1)).round().clamp(0, 255) / 127.5 - 1
+
+    def packed(self) -> bytes:
+        """The file: an .npz of the weights as float16 and the statistics as float32."""
+        state = self.network.state_dict()
+        arrays = {name: state[name].half().cpu().numpy() for name in LAYERS}
+        for name, value in zip(STATISTICS, (self.mean, self.std, self.covariance), strict=True):
+            arrays[name] = value.float().cpu().numpy()
+        arrays["image_shape"] = np.array([length or 0 for length in self.shape], dtype=np.int32)
+        arrays["eight_bit"] = np.array(self.eight_bit)
+        if self.accuracy is not None:
+            arrays["accuracy"] = np.array(self.accuracy)
+        held = io.BytesIO()
+        np.savez(held, **arrays)
+        return held.getvalue()
+
+    def save(self, path: Path | str) -> None:
+        """Write the file that `load` reads."""
+        content = self.packed()
+        replace_file(Path(path), lambda temporary: (temporary.write_bytes(content), None)[1])
+
+
+def load(path: Path | str, device: torch.device | str | None = None) -> Features:
+    """The features of a classifier: one that is shipped, by its name, or that of a file.
+
+    Raises: OSError without a file; ValueError for a file that is damaged, holds something else, or is a shipped one
+        whose checksum does not fit.
+    """
+    shipped = SHIPPED.get(str(path))
+    file = WEIGHTS / shipped.file if shipped else Path(path)
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if shipped and found != shipped.checksum:
+        raise ValueError(
+            f"{file} has the SHA-256 {found[:12]}…, and that of the {path} classifier is {shipped.checksum[:12]}…: "
+            "install flowleap again"
+        )
+    return read(file).features(found, device)
+
+
+def read(path: Path | str) -> Classifier:
+    """Read the file of a classifier.
+
+    Raises: OSError without a file; ValueError for a file that is damaged or holds something else.
+    """
+    path = Path(path)
+    known = {kept.checksum: (name, kept) for name, kept in SHIPPED.items()}
+    name, shipped = known.get(hashlib.sha256(path.read_bytes()).hexdigest(), (path.stem, None))
+    with Archive(path) as archive:
+        lacking = [layer for layer in (*LAYERS, *STATISTICS) if layer not in archive]
+        if lacking:
+            raise ValueError(
+                f"{path} holds no classifier of flowleap: {lacking[0]!r} and {len(lacking) - 1} more arrays are missing"
+            )
+        arrays = {layer: archive.read(layer) for layer in archive.names}
+    try:
+        return _assembled(name, arrays, shipped)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} holds no classifier of flowleap: {reason}") from None
+
+
+def _assembled(name: str, arrays: dict[str, np.ndarray], shipped: Shipped | None) -> Classifier:
+    width, channels = arrays["prep.0.weight"].shape[:2]
+    network = Network(channels, width, len(arrays["head.bias"]))
+    weights = {layer: torch.from_numpy(arrays[layer]).float() for layer in LAYERS}
+    mean, std, covariance = (torch.from_numpy(arrays[part]).float() for part in STATISTICS)
+    dims = 14 * width
+    for part, value in (("feat_mean", mean), ("feat_std", std), ("ref_cov", covariance)):
+        if value.shape != ((dims, dims) if part == "ref_cov" else (dims,)):
+            raise ValueError(f"{part} has shape {tuple(value.shape)} for {dims} features")
+        if not value.isfinite().all() or (part == "feat_std" and value.min() <= 0):
+            raise ValueError(f"{part} is not finite or not positive")
+    if not all(weight.isfinite().all() for weight in weights.values()):
+        raise ValueError("its weights are not finite")
+    missing, _ = network.load_state_dict(weights, strict=False)
+    assert all(layer.endswith("num_batches_tracked") for layer in missing)
+    sides = arrays.get("image_shape", np.array(shipped.shape if shipped else (channels, 0, 0))).tolist()
+    shape = (channels, sides[1] or None, sides[2] or None)
+    return Classifier(
+        name,
+        network.eval().requires_grad_(False),
+        mean,
+        std,
+        covariance.double(),
+        shape,
+        eight_bit=bool(arrays.get("eight_bit", True)),
+        accuracy=float(arrays["accuracy"]) if "accuracy" in arrays else None,
+    )
+
+
+def fit(dataset: Dataset, seed: int = 0) -> Classifier:
+    """Fit a classifier to a labelled data set of images of 4 pixels or more, the same one every time.
+
+    Nesterov momentum with a one-cycle rate, label smoothing, crops shifted by up to an eighth of the side, mirrored
+    images where they are colored. A seeded part of the rows is held out to tell the accuracy; the statistics of the
+    features are those of all rows. One thread, so that sums are made in one order: digits take seconds.
+
+    Raises: ValueError without labels or for what are no images.
+    """
+    if dataset.label is None or dataset.num_classes is None:
+        raise ValueError(f"data set {dataset.name!r} has no labels: a classifier cannot be fitted to it")
+    if dataset.kind != "image" or len(dataset.shape) != 3 or min(dataset.shape[1:]) < 4:
+        raise ValueError(
+            f"a classifier needs images of 4 × 4 pixels or more, {dataset.name!r} has {dataset.shape}"
+        )
+    channels, height, width = dataset.shape
+    rows = torch.randperm(len(dataset), generator=generator(seed, "classifier/held out"))
+    out = min(HELD_OUT, len(dataset) // 5)
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator(seed, "classifier/start").initial_seed() % 2**63))
+        network = Network(channels, NARROW if min(height, width) < 16 else WIDE, dataset.num_classes)
+        _train(network, dataset.x[rows[out:]], dataset.label[rows[out:]], seed)
+        network.half().float().eval().requires_grad_(False)  # as it is stored
+        found, logits = _applied(network, dataset.x)
+    rough = 127.5 * (dataset.x + 1)
+    right = logits[rows[:out]].argmax(1) == dataset.label[rows[:out]]
+    mean, std = found.mean(0), found.std(0).clamp(min=1e-6)
+    return Classifier(
+        dataset.name,
+        network,
+        mean.float(),
+        std.float(),
+        torch.cov(((found - mean) / std).T),
+        (channels, height, width),
+        eight_bit=bool((rough - rough.round()).abs().max() < 1e-3),
+        accuracy=float(right.double().mean()) if out else None,
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, so that sums are made in the same order on every machine of a kind."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(network: Network, x: Tensor, label: Tensor, seed: int) -> None:
+    batch = min(BATCH, max(1, len(x) // 16))
+    epochs = MORE if len(x) < FEW else EPOCHS
+    total = epochs * (len(x) // batch)
+    optimizer = torch.optim.SGD(network.parameters(), RATE, momentum=0.9, nesterov=True, weight_decay=DECAY)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE * (batch / BATCH), total_steps=total)
+    network.train()
+    for epoch in range(epochs):
+        g = generator(seed, "classifier/epoch", epoch)
+        for rows in torch.randperm(len(x), generator=g)[: len(x) // batch * batch].split(batch):
+            _, logits = network(shifted(x[rows], g))
+            loss = functional.cross_entropy(logits, label[rows], label_smoothing=SMOOTHING)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rate.step()
+
+
+def shifted(x: Tensor, g: torch.Generator) -> Tensor:
+    """Images moved by up to an eighth of their side, edges repeated; colored ones mirrored half of the time.
+
+    Shapes: (n, channels, height, width), kept.
+    """
+    n, channels, height, width = x.shape
+    most = max(1, min(height, width) // 8)
+    wide = functional.pad(x, (most,) * 4, mode="replicate")
+    down, right = torch.randint(2 * most + 1, (2, n, 1), generator=g)
+    rows, columns = down + torch.arange(height), right + torch.arange(width)
+    if channels == 3:
+        mirrored = torch.rand(n, 1, generator=g) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    picked = wide[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2).contiguous()
+
+
+@torch.no_grad()
+def _applied(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
+    made = [network(part) for part in x.split(500)]
+    return torch.cat([rows for rows, _ in made]).double(), torch.cat([logits for _, logits in made])

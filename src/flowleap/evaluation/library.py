@@ -1,0 +1,50 @@
+"""Features by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from flowleap.data import Dataset
+from flowleap.evaluation import adapters, classifier, inception
+from flowleap.evaluation.features import PIXEL, PIXEL16, POINT, Features, default
+from flowleap.neighbors import neighbors
+
+__all__ = ["NAMES", "named"]
+
+PLAIN = {"pixel": PIXEL, "pixel16": PIXEL16, "point": POINT}
+NAMES: tuple[str, ...] = (
+    "auto",
+    *PLAIN,
+    *classifier.SHIPPED,
+    "inception",
+    *(f"inception:{resize}" for resize in inception.RESIZES),
+    "timm:MODEL",
+)
+
+
+def named(text: str, dataset: Dataset | None = None, device: torch.device | str | None = None) -> Features:
+    """The features of a name: "auto" (by the data set), pixel, pixel16, point, the shipped classifiers digits,
+    mnist, fashion-mnist and cifar10-jpeg75, inception (as adm) and inception:adm|pytorch-fid|clean|edm, timm:MODEL,
+    or the path of a classifier that was fitted and saved (.npz).
+
+    Raises: ValueError for an unknown name, with its neighbors, and as the features themselves do.
+    """
+    if text.lower().endswith(".npz"):
+        return classifier.load(Path(text), device)
+    kind, _, rest = text.partition(":")
+    if kind.lower() == "timm" and rest:
+        return adapters.timm_features(rest, device=device)
+    name = text.lower().replace("_", "-")
+    if name == "auto":
+        if dataset is None:
+            raise ValueError("features auto follow from a data set, and there is none: name them")
+        return default(dataset)
+    if name in PLAIN:
+        return PLAIN[name]
+    if name in classifier.SHIPPED:
+        return classifier.load(name, device)
+    if name == "inception" or name in NAMES:
+        return inception.load(name.partition(":")[2] or "adm", device=device)
+    raise ValueError(f"unknown features {text!r}{neighbors(name, NAMES)}, or the .npz of a classifier")

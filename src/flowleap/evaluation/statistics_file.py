@@ -1,0 +1,187 @@
+"""Statistics of real data in a file, as ADM stores them: an .npz with mu and sigma, and here with their origin."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowleap.data.npz import Archive
+from flowleap.evaluation.distances import Statistics
+from flowleap.evaluation.features import Features
+from flowleap.files import replace_file
+from flowleap.provenance import version
+
+__all__ = ["StoredStatistics", "about_features", "is_statistics", "read", "write"]
+
+ROUNDING = 1e-4  # how far from symmetric, relative to its largest entry, a covariance of float32 may be
+
+
+@dataclass(frozen=True)
+class StoredStatistics:
+    """Statistics and what their file says of them; `statistics.count` is 0 where it does not say how many.
+
+    `checksum`: the first 12 hexadecimal digits of the SHA-256 of the file.
+    """
+
+    statistics: Statistics
+    about: Mapping[str, Any] = field(default_factory=dict)
+    checksum: str = ""
+
+    @property
+    def described(self) -> str:
+        """One line on where they come from."""
+        count = self.statistics.count
+        size = f"{count} images" if count else "an unknown number of images"
+        source, made = (
+            self.about.get("source", "an unknown source"),
+            self.about.get("features", "unknown features"),
+        )
+        return f"{len(self.statistics.mean)} features ({made}) of {size} from {source}"
+
+
+def about_features(features: Features) -> dict[str, Any]:
+    """What to store of the features, for `read` to compare."""
+    return {"features": features.name, "features_checksum": features.checksum}
+
+
+def write(path: Path | str, statistics: Statistics, about: Mapping[str, Any]) -> None:
+    """Write mu and sigma in float64, their number of rows and what is known of them, all or nothing.
+
+    `about` holds what JSON can: features, features_checksum (see `about_features`), source, split, ….
+    """
+    path = Path(path)
+    known = {**about, "count": statistics.count, "flowleap": version("flowleap")}
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                mu=statistics.mean.double().cpu().numpy(),
+                sigma=statistics.covariance.double().cpu().numpy(),
+                about=np.array(json.dumps(known, ensure_ascii=False)),
+            )
+
+    replace_file(path, save)
+
+
+def is_statistics(path: Path | str) -> bool:
+    """Whether a path is an .npz with mu and sigma, or one with the reference covariance of a classifier."""
+    if Path(path).suffix != ".npz" or not Path(path).is_file():
+        return False
+    try:
+        with Archive(path) as archive:
+            return {"mu", "sigma"} <= set(archive.names) or "ref_cov" in archive
+    except ValueError:
+        return False
+
+
+def read(path: Path | str, features: Features | None = None) -> StoredStatistics:
+    """Read statistics that `write`, ADM, EDM or pytorch-fid wrote, or those in the file of a classifier.
+
+    Args:
+        features: those they are to be compared with; other names, checksums and numbers are refused.
+
+    Raises: OSError without a file; ValueError for a file that is damaged or no archive, lacks mu or sigma, or holds
+        wrong shapes, values that are not finite, no covariance, or statistics of other features.
+    """
+    path = Path(path)
+    with Archive(path) as archive:
+        if "ref_cov" in archive and "mu" not in archive:
+            sigma = archive.read("ref_cov")
+            mu, about = np.zeros(len(sigma)), of_classifier(path)
+        else:
+            lacking = [name for name in ("mu", "sigma") if name not in archive]
+            if lacking:
+                raise ValueError(
+                    f"{path} holds no statistics: {' and '.join(lacking)} missing among {', '.join(archive.names)}; "
+                    "make them with `flowleap data stats`"
+                )
+            mu, sigma = archive.read("mu"), archive.read("sigma")
+            about = parsed(path, archive.read("about")) if "about" in archive else {}
+    mean, covariance = checked(path, mu, sigma)
+    if features is not None:
+        agree(path, about, len(mean), features)
+    count = about.get("count")
+    statistics = Statistics(mean, covariance, count if isinstance(count, int) and count > 0 else 0)
+    return StoredStatistics(statistics, about, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
+
+
+def of_classifier(path: Path) -> dict[str, Any]:
+    """What is known of the statistics in the file of a classifier."""
+    from flowleap.evaluation import classifier
+
+    made = classifier.load(path)
+    return {**about_features(made), "source": made.name}
+
+
+def parsed(path: Path, held: np.ndarray) -> dict[str, Any]:
+    """The origin as it is stored.
+
+    Raises: ValueError where it is no JSON object.
+    """
+    try:
+        about = json.loads(str(held[()]))
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        raise ValueError(
+            f"{path} says of its origin what is no JSON object: make it again with `flowleap data stats`"
+        )
+    return about
+
+
+def checked(path: Path, mu: np.ndarray, sigma: np.ndarray) -> tuple[Tensor, Tensor]:
+    """A mean (d,) and a covariance (d, d) in float64, the covariance exactly symmetric.
+
+    Raises: ValueError for other types and shapes, values that are not finite, a matrix that is no covariance.
+    """
+    floats = all(np.issubdtype(part.dtype, np.floating) for part in (mu, sigma))
+    if not floats or mu.ndim != 1 or len(mu) == 0 or sigma.shape != (len(mu), len(mu)):
+        raise ValueError(
+            f"{path}: mu is {mu.dtype} {mu.shape} and sigma {sigma.dtype} {sigma.shape}; floats (d,) and (d, d) are "
+            "expected"
+        )
+    mean, covariance = (torch.from_numpy(part.astype(np.float64)) for part in (mu, sigma))
+    for name, part in (("mu", mean), ("sigma", covariance)):
+        if not part.isfinite().all():
+            raise ValueError(f"{path}: {name} holds NaN or infinity; make the statistics again")
+    uneven, most = float((covariance - covariance.T).abs().max()), float(covariance.abs().max())
+    if uneven > ROUNDING * most or float(covariance.diagonal().min()) < 0:
+        raise ValueError(
+            f"{path}: sigma is no covariance, its entries differ from their mirror images by up to {uneven:g} or a "
+            "variance is negative; make the statistics again"
+        )
+    return mean, (covariance + covariance.T) / 2
+
+
+def agree(path: Path, about: Mapping[str, Any], dims: int, features: Features) -> None:
+    """Refuse statistics of other features; where a file does not say, their number has to do.
+
+    Raises: ValueError saying what was found and expected.
+    """
+    found, expected = about.get("features"), features.name
+    if features.dims is not None and dims != features.dims:
+        raise ValueError(
+            f"{path} holds statistics of {dims} features{f' ({found})' if found else ''}, and there are "
+            f"{features.dims} {expected} features: choose those it was made with, or make it again with "
+            "`flowleap data stats`"
+        )
+    if found is not None and found != expected:
+        raise ValueError(
+            f"{path} was made with {found} features, and samples are measured with {expected}: choose --features "
+            f"{found}, or make it again with `flowleap data stats`"
+        )
+    made = about.get("features_checksum")
+    if found is not None and made != features.checksum:
+        raise ValueError(
+            f"{path} was made with {found} features of checksum {made}, and these have {features.checksum}: make it "
+            "again with `flowleap data stats`"
+        )
