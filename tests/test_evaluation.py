@@ -13,7 +13,7 @@ from scipy import linalg
 from torch import nn
 
 from flowleap import data, evaluation, methods
-from flowleap.evaluation import agreement, distances, features, generation, protocol
+from flowleap.evaluation import agreement, distances, features, generation, numbers, quality
 from flowleap.evaluation.distances import Statistics
 
 
@@ -116,8 +116,20 @@ def test_the_judge_of_digits_scores_as_stated(ruler):
 
 
 def test_agreement_sees_the_label(digits, ruler):
-    assert ruler.judge(digits.x, digits.label) > 0.99
-    assert ruler.judge(digits.x, (digits.label + 1) % 10) < 0.01
+    assert ruler.judge.hits(digits.x, digits.label) > 0.99 * len(digits)
+    assert ruler.judge.hits(digits.x, (digits.label + 1) % 10) < 0.01 * len(digits)
+
+
+def test_a_classifier_that_makes_the_features_is_the_judge(digits):
+    def extract(x):
+        rows = x.flatten(1)
+        return rows, torch.nn.functional.one_hot((rows[:, 0] < 0).long() + (rows.sum(1) > -20).long(), 10)
+
+    ruler = evaluation.reference(digits, features.Features("odd", extract))
+    verdict = extract(digits.x)[1].argmax(1)
+    assert ruler.judge.name == "odd classifier"
+    assert ruler.judge.score == pytest.approx(float((verdict == digits.label).double().mean()))
+    assert evaluation.measure(digits.x[:200], verdict[:200], ruler)["agreement"] == 1.0
 
 
 def test_the_judge_is_deterministic(digits, ruler):
@@ -207,6 +219,9 @@ def test_rows_hold_exact_counts_and_every_promised_key(still, digits, ruler):
         "nearest_ratio",
         "seconds",
         "num",
+        *numbers.NUMBERS,
+        *("metric", "kernel_metric", "reference", "reference_split", "reference_size", "reference_seen"),
+        *("checksum", "features_checksum", "weights", "labels", "guidance", "seed", "commit", "version"),
     }
     assert all(keys <= row.keys() for row in rows)
     assert [row["nfe"] for row in rows] == [1, 2]
@@ -230,8 +245,8 @@ def test_the_same_evaluation_twice_gives_the_same_numbers(still, digits, ruler):
 def test_the_protocol_states_what_a_number_depends_on(still, digits, ruler):
     (row,) = run(still, digits, ruler, steps=(1,), weights="ema=0.999", seed=3)
     assert row["protocol"] == (
-        f"pixel-frechet/v1;n=70;ref=digits:1797;weights=ema=0.999;seed=3;labels=cycle;guidance=none;"
-        f"sha256={ruler.checksum}"
+        f"flowleap/v2;FD-pixel;n=70;ref=digits/all:1797@{ruler.checksum};labels=cycle;"
+        "weights=ema=0.999;seed=3;guidance=none"
     )
     other = evaluation.reference(replace(digits, x=-digits.x))
     assert other.checksum != ruler.checksum
@@ -301,4 +316,84 @@ def test_points_are_judged_by_their_coordinates():
     assert row["features"] == "point" and row["agreement"] is None
     scale = moons.x.double().square().sum(dim=1).mean()
     assert row["distance"] == pytest.approx(float(scale), rel=0.01)  # every sample lands at 0
-    assert protocol.reference(moons).features is features.POINT
+    assert evaluation.reference(moons).features is features.POINT
+
+
+# Protocols
+
+
+def test_numbers_of_different_protocols_are_refused_in_one_table(still, digits, ruler):
+    first = run(still, digits, ruler, steps=(1,))[0]
+    assert evaluation.same([first, first | {"protocol": first["protocol"].replace("seed=0", "seed=1")}])
+    for change in ("n=70", "digits/all", "FD-pixel", "cycle", "flowleap/v2"):
+        other = first | {"protocol": first["protocol"].replace(change, "another")}
+        with pytest.raises(ValueError, match=r"different protocols.*another.* there.*flowleap evaluate"):
+            evaluation.report.cells([first, other])
+    with pytest.raises(ValueError, match="no measured rows"):
+        evaluation.same([])
+
+
+def test_a_checksum_of_features_belongs_to_the_protocol(still, digits):
+    fitted = replace(features.PIXEL, name="mine", checksum="abc")
+    (row,) = run(still, digits, evaluation.reference(digits, fitted), steps=(1,))
+    assert row["protocol"].startswith("flowleap/v2;FD-mine@abc;n=70;")
+
+
+def test_standards_are_named_with_their_versions():
+    assert evaluation.standard("ADM-in256/v1").shape == (3, 256, 256)
+    assert evaluation.standard("edm").num == 50_000
+    with pytest.raises(ValueError, match=r"unknown protocol 'adm'; did you mean edm or adm-in256\?"):
+        evaluation.standard("adm")
+    with pytest.raises(ValueError, match=r"'flowleap/v1'.*measures by flowleap/v2"):
+        evaluation.standard("flowleap/v1")
+
+
+def test_a_standard_for_another_size_is_refused(still, digits, ruler):
+    with pytest.raises(ValueError, match=r"made for images of 3 × 256 × 256, and these are 1 × 8 × 8"):
+        run(still, digits, ruler, standard=evaluation.standard("adm-in256"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_uniform_labels_follow_the_standard(still, digits, ruler):
+    law = replace(evaluation.STANDARDS["flowleap"], labels="uniform")
+    (row,) = run(still, digits, ruler, steps=(1,), standard=law)
+    assert row["labels"] == "uniform" and ";labels=uniform;" in row["protocol"]
+    drawn = quality.labels(law, 5000, 10, 0)
+    assert drawn.bincount(minlength=10).min() > 400
+    assert not torch.equal(drawn, quality.labels(law, 5000, 10, 1))
+
+
+def test_many_values_are_shrunk_before_they_are_compared():
+    large = data.Dataset("large", torch.rand(900, 3, 32, 32) * 2 - 1)
+    assert features.default(large) is features.PIXEL16
+    assert features.PIXEL16(large.x).shape == (900, 768)
+    flat = torch.full((2, 3, 64, 48), 0.25)
+    torch.testing.assert_close(features.PIXEL16(flat), torch.full((2, 768), 0.25, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("shape", "bounds", "samples", "message"),
+    [
+        ((3, None, None), None, torch.zeros(2, 1, 8, 8), r"1 × 8 × 8 do not fit .*made for 3 × any × any"),
+        (None, (-1.0, 1.0), torch.full((2, 3), 255.0), r"between 255 and 255.*\[-1, 1\].*x / 127.5"),
+        (None, None, torch.zeros(0, 3), "no samples were given"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(shape, bounds, samples, message):
+    with pytest.raises(ValueError, match=message):
+        features.Features("odd", features.flat, shape=shape, bounds=bounds)(samples)
+
+
+def test_a_set_of_samples_is_measured_as_one(digits, ruler):
+    """In batches of any size, the numbers of the whole; samples that are not finite are refused."""
+
+    def batches(size):
+        return zip(digits.x[:200].split(size), digits.label[:200].split(size), strict=True)
+
+    rows = [evaluation.evaluate_set(batches(size), 200, ruler, source="half") for size in (200, 33)]
+    assert rows[0] == rows[1]
+    assert rows[0]["nfe"] is None and ";weights=half;" in rows[0]["protocol"]
+    assert rows[0]["agreement"] > 0.98
+    broken = [(torch.full_like(digits.x[:200], math.nan), None)]
+    with pytest.raises(ValueError, match="200 of 200 samples of half are not finite"):
+        evaluation.evaluate_set(broken, 200, ruler, source="half")

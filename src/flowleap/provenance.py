@@ -44,4 +44,4 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def commit() -> str | None:
     """Return the commit of flowleap itself, "76199e4" or "76199e4+changes"; None where it is installed."""
     state = git_state(Path(__file__).parent)
-    return state and state["commit"][:7] + ("+changes" if state["dirty"] else "")
+    return None if state is None else state["commit"][:7] + ("+changes" if state["dirty"] else "")

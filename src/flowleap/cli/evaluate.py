@@ -1,67 +1,247 @@
-"""flowleap evaluate: quality and time of a run, by number of network evaluations."""
+"""flowleap evaluate: quality and time of a run by number of network evaluations, or quality of a set of images."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flowleap.cli import options
-from flowleap.cli.group import waiting
+from flowleap.cli.group import counting
+
+if TYPE_CHECKING:
+    from flowleap.evaluation import Reference, Standard
 
 BUDGETS = "1,2,4,128"
+CHUNK = 250
+
+Target = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN|IMAGES",
+        help="A run folder that `flowleap train` wrote; or samples to measure: a folder of images, or a .npz of them.",
+    ),
+]
+Steps = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,…", help="Numbers of network steps to measure, each 1 or more.", show_default=BUDGETS
+    ),
+]
+Num = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Samples behind each number.", show_default="1000, or what the protocol asks for"
+    ),
+]
+ProtocolName = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        help="flowleap, or a published one with its Inception features, sizes and labels: adm-in256, "
+        "pytorch-fid, clean, edm.",
+    ),
+]
+FeaturesName = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        help="What is compared: pixel, pixel16, digits, mnist, fashion-mnist, cifar10-jpeg75, inception, "
+        "timm:MODEL, or the .npz of a classifier.",
+        show_default="by the data and the protocol",
+    ),
+]
+ReferenceName = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        metavar="NAME|PATH",
+        help="What to compare with: a data set by name, a folder or .npz of images, or statistics (.npz with mu and "
+        "sigma) that `flowleap data stats` or ADM wrote.",
+        show_default="what the run was trained on",
+    ),
+]
+Save = Annotated[
+    bool,
+    typer.Option(
+        "--save",
+        help="Make this the table of the run, which `flowleap report` shows; the table that was there is kept.",
+    ),
+]
 
 
 def evaluate(
-    run: options.RunFolder,
-    steps: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,N,…",
-            help="Numbers of network steps to measure, each 1 or more.",
-            show_default=BUDGETS,
-        ),
-    ] = None,
+    target: Target,
+    steps: Steps = None,
     times: options.Times = None,
-    num: Annotated[int, typer.Option(min=1, help="Samples for each number; 1000 is the protocol's.")] = 1000,
+    num: Num = None,
     seed: options.Seed = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON list on standard output, and nothing else.")
     ] = False,
+    protocol: ProtocolName = "flowleap",
+    features: FeaturesName = None,
+    reference: ReferenceName = None,
     weights: options.WeightsOption = options.Weights.ema,
     guidance: options.Guidance = None,
-    batch: options.BatchSize = 250,
+    batch: options.BatchSize = CHUNK,
     device: options.Device = "auto",
+    save: Save = False,
 ) -> None:
-    """Measure a trained run against the real data.
+    """Measure a trained run, or images, against real data.
 
-    Fréchet distance, class agreement, distance to the nearest training sample, and seconds. The same command
-    twice gives the same numbers.
+    Fréchet distance with its interval, kernel distance with its error, class agreement, precision and recall,
+    distance to the nearest training sample, and seconds; each number with the id of its protocol. The same
+    command twice gives the same numbers.
     """
     if steps is not None and times is not None:
         raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
-    budgets = f"{steps or BUDGETS} steps" if times is None else f"the times {times}"
     counts, grid = options.numbers(steps or BUDGETS, "--steps"), options.instants(times)
 
+    from flowleap import evaluation
+
+    standard = evaluation.standard(protocol)
+    chosen = standard_features(standard, features)
+    where = options.device(device)
+    if (target / "config.json").is_file() or not target.exists():
+        about = {"weights": weights.value, "device": where}
+        given: dict[str, Any] = {"seed": seed, "batch": batch, "times": grid, "guidance": guidance}
+        rows = of_run(target, about, standard, chosen, reference, counts, num, **given)
+    else:
+        refuse_sampling(steps=steps, times=times, guidance=guidance, save=save or None)
+        rows = of_images(target, standard, chosen, reference, num, where)
+    if save:
+        from flowleap.training.report import write_table
+
+        write_table(target, rows, evaluation.report.notes(rows))
+    show(rows, as_json)
+
+
+def of_run(
+    target: Path,
+    about: dict[str, Any],
+    standard: Standard,
+    features: str | None,
+    reference: str | None,
+    steps: Sequence[int],
+    num: int | None,
+    **sampling: Any,
+) -> list[dict[str, Any]]:
+    """The rows of a run."""
     from flowleap import evaluation, runs
 
-    loaded = runs.load_run(run, weights=weights.value, device=options.device(device))
-    with waiting(f"measuring {num} samples at {budgets}"):
-        rows = evaluation.evaluate(
+    loaded = runs.load_run(target, **about)
+    dataset = loaded.dataset()
+    ruler = ruler_of(standard, features or loaded.config.features, reference, dataset, about["device"])
+    count = num or standard.num
+    planned = evaluation.plan(steps, sampling["times"])
+    total = count * sum(loaded.objective.nfe(n, guidance=sampling["guidance"]) for n, _ in planned)
+    budgets = ", ".join(str(n) for n, _ in planned)
+    with counting(f"{count} samples at {budgets} steps", total) as tick:
+        return evaluation.evaluate(
             loaded.flow,
             loaded.objective,
-            loaded.dataset(),
-            steps=counts,
-            num=num,
-            seed=seed,
-            batch=batch,
-            times=grid,
-            guidance=guidance,
+            dataset,
+            steps=steps,
+            num=count,
             weights=loaded.weights,
+            ruler=ruler,
+            standard=standard,
+            tick=tick,
+            **sampling,
         )
+
+
+def of_images(
+    target: Path,
+    standard: Standard,
+    features: str | None,
+    reference: str | None,
+    num: int | None,
+    device: Any,
+) -> list[dict[str, Any]]:
+    """The one row of images that are there already."""
+    from flowleap import evaluation
+    from flowleap.data.source import open_images
+
+    if reference is None:
+        raise typer.BadParameter(
+            f"{target} holds images, no run: say what to compare them with, as in --reference digits",
+            param_hint="--reference",
+        )
+    source = open_images(target)
+    count = len(source) if num is None else num
+    if count > len(source):
+        raise ValueError(f"{target} holds {len(source)} images, and {count} were asked for with --num")
+    ruler = ruler_of(standard, features, reference, None, device)
+    with counting(f"{count} images of {target}", count) as tick:
+        labels = "none" if source.label is None else "given"
+        parts = [None] * count if source.label is None else source.label[source.chosen(count)].split(CHUNK)
+        batches = zip(source.batches(CHUNK, count), parts, strict=False)
+        row = evaluation.evaluate_set(
+            batches, count, ruler, standard=standard, source=target.name, labels=labels, tick=tick
+        )
+    return [row]
+
+
+def ruler_of(
+    standard: Standard, features: str | None, reference: str | None, trained_on: Any, device: Any
+) -> Reference:
+    """What to hold samples against, and by which features.
+
+    Raises: ValueError where the protocol needs other statistics, or statistics were made with other features.
+    """
+    from flowleap import evaluation
+    from flowleap.data.source import load_any
+
+    if reference is None and standard.reference:
+        raise ValueError(
+            f"protocol {standard} compares with {standard.reference}: give that file with --reference FILE.npz"
+        )
+    path = None if reference is None else Path(reference)
+    if path is not None and evaluation.is_statistics(path):
+        unsaid = features is None or features == "auto"
+        kind = None if unsaid else evaluation.named(str(features), device=device)
+        return evaluation.stored_reference(path, kind)
+    dataset = trained_on if reference is None else load_any(reference)
+    return evaluation.reference(dataset, evaluation.named(features or "auto", dataset, device=device))
+
+
+def standard_features(standard: Standard, features: str | None) -> str | None:
+    """The features of a protocol, or those asked for where it leaves them open.
+
+    Raises: typer.BadParameter where the protocol fixes others.
+    """
+    if standard.features is None or features in (None, standard.features):
+        return standard.features or features
+    raise typer.BadParameter(
+        f"{features!r}: protocol {standard} is defined with {standard.features}; leave --features out, or "
+        "--protocol",
+        param_hint="--features",
+    )
+
+
+def refuse_sampling(**given: Any) -> None:
+    """Refuse options that only make sense for a run.
+
+    Raises: typer.BadParameter naming the first that was given.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise typer.BadParameter(
+                "samples that are there already are only measured", param_hint=f"--{name}"
+            )
+
+
+def show(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print the rows as JSON, or as a table with notes."""
+    from flowleap import evaluation
+
     if as_json:
-        typer.echo(json.dumps(rows, indent=2, allow_nan=False))
+        typer.echo(json.dumps(rows, indent=2, allow_nan=False, ensure_ascii=False))
         return
     from rich.console import Console
 

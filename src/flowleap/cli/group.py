@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-__all__ = ["OneLine", "say", "spoken_warnings", "traceback_wanted", "waiting"]
+__all__ = ["OneLine", "counting", "say", "spoken_warnings", "traceback_wanted", "waiting"]
 
 TRACEBACK = "FLOWLEAP_TRACEBACK"
 USAGE = 2
@@ -52,6 +52,22 @@ def waiting(text: str) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
+
+
+@contextmanager
+def counting(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal, on standard error, how much of something long is done, and when it will be.
+
+    Yields what is to be told of each part that is done.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda done: bar.advance(task, done)
 
 
 class OneLine(TyperGroup):

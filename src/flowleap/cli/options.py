@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 class Weights(StrEnum):
-    """Which weights of a run are used: the running average, or those of the last step."""
+    """Which weights of a run are used: the running average, those of the last step, or the best on the way."""
 
     ema = "ema"
     raw = "raw"
+    best = "best"
 
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `flowleap train` wrote.")]
@@ -30,7 +31,10 @@ Times = Annotated[
 Seed = Annotated[
     int, typer.Option(min=0, help="Seed of the noise; image i depends on the seed and on i only.")
 ]
-WeightsOption = Annotated[Weights, typer.Option(help="The running average of the weights, or the last ones.")]
+WeightsOption = Annotated[
+    Weights,
+    typer.Option(help="The running average of the weights, the last ones, or the average that did best."),
+]
 Guidance = Annotated[
     float | None,
     typer.Option(help="Classifier-free guidance when sampling, 1 for none; it doubles the evaluations."),

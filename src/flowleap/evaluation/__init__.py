@@ -5,27 +5,42 @@ from flowleap.evaluation.agreement import Judge, fit
 from flowleap.evaluation.distances import Statistics, frechet, nearest_ratio, statistics
 from flowleap.evaluation.features import PIXEL, POINT, Features
 from flowleap.evaluation.generation import NotFinite, check_label, cycle, generate
-from flowleap.evaluation.protocol import STEPS, Protocol, Reference, evaluate, measure, reference
+from flowleap.evaluation.library import named
+from flowleap.evaluation.numbers import enough, measure
+from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, same, standard
+from flowleap.evaluation.quality import STEPS, evaluate, evaluate_set, plan
+from flowleap.evaluation.rulers import Reference, reference, stored_reference
+from flowleap.evaluation.statistics_file import is_statistics
 
 __all__ = [
     "PIXEL",
     "POINT",
+    "STANDARDS",
     "STEPS",
     "Features",
     "Judge",
     "NotFinite",
     "Protocol",
     "Reference",
+    "Standard",
     "Statistics",
     "check_label",
     "cycle",
+    "enough",
     "evaluate",
+    "evaluate_set",
     "fit",
     "frechet",
     "generate",
+    "is_statistics",
     "measure",
+    "named",
     "nearest_ratio",
+    "plan",
     "reference",
     "report",
+    "same",
+    "standard",
     "statistics",
+    "stored_reference",
 ]

@@ -31,14 +31,42 @@ class Judge:
     score: float
     fitted: int
     held_out: int
+    name: str = "SVM"
 
-    def __call__(self, samples: Tensor, label: Tensor) -> float:
-        """The share of samples whose predicted class is the wanted one.
+    def hits(self, samples: Tensor, label: Tensor, logits: Tensor | None = None) -> int:
+        """How many samples have the wanted class as the predicted one.
 
         Shapes: samples (n, ...), label (n,).
         """
         assert len(samples) == len(label), "one label for each sample"
-        return float((self.classifier.predict(rows(samples)) == label.cpu().numpy()).mean())
+        return int((self.classifier.predict(rows(samples)) == label.cpu().numpy()).sum())
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The classifier that also makes the features: its largest logit is its verdict.
+
+    `score` is its accuracy on the reference itself, which it may have been fitted on.
+    """
+
+    name: str
+    score: float
+
+    def hits(self, samples: Tensor, label: Tensor, logits: Tensor | None = None) -> int:
+        """How many samples have the wanted class as the predicted one.
+
+        Shapes: label (n,), logits (n, classes).
+        """
+        assert logits is not None and len(logits) == len(label), "one row of logits for each sample"
+        return int((logits.argmax(dim=1) == label.cpu()).sum())
+
+
+def by_logits(name: str, logits: Tensor, label: Tensor) -> Classifier:
+    """The judge that features named `name` make, with its accuracy on rows of known class.
+
+    Shapes: logits (n, classes), label (n,).
+    """
+    return Classifier(f"{name} classifier", float((logits.argmax(dim=1) == label.cpu()).double().mean()))
 
 
 def rows(samples: Tensor) -> Any:

@@ -11,10 +11,17 @@ from torch import Tensor, nn
 from flowleap import samplers
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
+from flowleap.randomness import generator
 
 
 class NotFinite(ValueError):
     """Some samples hold NaN or infinity."""
+
+    def __init__(self, broken: int, num: int) -> None:
+        super().__init__(
+            f"{broken} of {num} samples are not finite: the network diverged (train it with a lower learning "
+            "rate, or resume from an earlier checkpoint), or these steps do not suit it"
+        )
 
 
 def cycle(num: int, num_classes: int | None) -> Tensor | None:
@@ -84,6 +91,58 @@ def warm_up(flow: FlowMap, shape: Sequence[int], label: Tensor | None, rows: int
         flow.output(x, t, t, None if label is None else label[:rows].to(device))
 
 
+def uniform(num: int, num_classes: int | None, seed: int) -> Tensor | None:
+    """Labels drawn uniformly and independently, as the published protocols of ImageNet do. None without classes.
+
+    Shapes: (num,), int64.
+    """
+    if num_classes is None:
+        return None
+    return torch.randint(num_classes, (num,), generator=generator(seed, "labels"))
+
+
+def stream(
+    flow: FlowMap,
+    objective: Objective,
+    shape: Sequence[int],
+    rows: range,
+    *,
+    seed: int = 0,
+    label: Tensor | None = None,
+    steps: int | None = None,
+    times: Sequence[float] | None = None,
+    guidance: float | None = None,
+    batch: int = 250,
+    bounds: tuple[float, float] | None = None,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield the samples numbered `rows`, a batch at a time, with their labels, on the CPU, in float32.
+
+    Shapes: shape is that of one sample, label (all samples,) or None -> (≤ batch, *shape), (≤ batch,) or None.
+    Raises: ValueError for a batch below 1, or times that do not lead from noise to data.
+    """
+    if batch < 1:
+        raise ValueError(f"batches of {batch} samples: at least 1 is needed")
+    check_times(times, objective)
+    device = device_of(flow)
+    for start in range(rows.start, rows.stop, batch):
+        stop = min(start + batch, rows.stop)
+        noise = samplers.noise(seed, torch.arange(start, stop), tuple(shape)).to(device)
+        wanted = None if label is None else label[start:stop]
+        with evaluating(flow):
+            made = objective.sample(
+                flow,
+                noise,
+                steps=steps,
+                times=times,
+                label=None if wanted is None else wanted.to(device),
+                guidance=guidance,
+            )
+        made = made.float().cpu()
+        if bounds is not None:  # what is infinite must not become an image
+            made = torch.where(made.isfinite(), made.clamp(*bounds), torch.nan)
+        yield made, wanted
+
+
 def generate(
     flow: FlowMap,
     objective: Objective,
@@ -104,22 +163,23 @@ def generate(
     Raises: NotFinite where samples hold NaN or infinity; ValueError for a number or batch below 1, or for
         times that do not lead from noise to data.
     """
-    if num < 1 or batch < 1:
-        raise ValueError(f"num={num} samples in batches of {batch}: both must be at least 1")
-    check_times(times, objective)
-    device, parts = device_of(flow), []
-    with evaluating(flow):
-        for start in range(0, num, batch):
-            stop = min(start + batch, num)
-            noise = samplers.noise(seed, torch.arange(start, stop), tuple(shape)).to(device)
-            wanted = None if label is None else label[start:stop].to(device)
-            made = objective.sample(flow, noise, steps=steps, times=times, label=wanted, guidance=guidance)
-            parts.append(made.float().cpu())
-    samples = torch.cat(parts)
+    if num < 1:
+        raise ValueError(f"num={num} samples: at least 1 is needed")
+    made = stream(
+        flow,
+        objective,
+        shape,
+        range(num),
+        seed=seed,
+        label=label,
+        steps=steps,
+        times=times,
+        guidance=guidance,
+        batch=batch,
+        bounds=bounds,
+    )
+    samples = torch.cat([part for part, _ in made])
     broken = int((~samples.flatten(1).isfinite().all(dim=1)).sum())
     if broken:
-        raise NotFinite(
-            f"{broken} of {num} samples are not finite: the network diverged (train it with a lower learning "
-            "rate, or resume from an earlier checkpoint), or these steps do not suit it"
-        )
-    return samples if bounds is None else samples.clamp(*bounds)
+        raise NotFinite(broken, num)
+    return samples

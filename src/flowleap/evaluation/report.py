@@ -2,44 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from flowleap.evaluation.numbers import CERTAIN
+from flowleap.evaluation.protocol import MEASURED, same
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["markdown", "notes", "table"]
+__all__ = ["COLUMNS", "cells", "markdown", "notes", "table"]
 
 MEMORIZED = 0.8
 """A nearest-neighbor ratio below this smells of copied training data."""
-COLUMNS = {
-    "nfe": ("evaluations", "d"),
-    "distance": ("FD-{features}", ".3f"),
-    "agreement": ("class agreement", ".3f"),
-    "nearest_ratio": ("nearest ratio", ".2f"),
-    "seconds": ("seconds", ".2f"),
+Row = Mapping[str, Any]
+
+
+def number(name: str, form: str) -> Callable[[Row], str]:
+    """Return what writes one number of a row, – where there is none."""
+    return lambda row: "–" if row.get(name) is None else format(row[name], form)
+
+
+def budget(row: Row) -> str:
+    """Return how many evaluations a row spent; samples that were there already have their name instead."""
+    return str(row["weights"] if row.get("nfe") is None else row["nfe"])
+
+
+def ranged(row: Row) -> str:
+    """Return the distance with its interval, 0.302 (0.28–0.33)."""
+    interval = row.get("interval")
+    text = number("distance", ".3f")(row)
+    return text if interval is None else f"{text} ({interval[0]:.2f}–{interval[1]:.2f})"
+
+
+def erring(row: Row) -> str:
+    """Return the kernel distance with its standard error, in thousandths."""
+    if row.get("kernel_distance") is None:
+        return "–"
+    return f"{1e3 * row['kernel_distance']:.1f} ± {1e3 * row['kernel_error']:.1f}"
+
+
+def pair(first: str, second: str) -> Callable[[Row], str]:
+    """Return what writes two shares of a row, 0.91 / 0.88."""
+    return lambda row: "–" if row.get(first) is None else f"{row[first]:.2f} / {row[second]:.2f}"
+
+
+COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "nfe": ("NFE", budget),
+    "distance": ("{metric}", ranged),
+    "kernel_distance": ("10³ {kernel_metric}", erring),
+    "score": ("{score_metric}", number("score", ".2f")),
+    "agreement": ("agreement", number("agreement", ".3f")),
+    "precision": ("precision / recall", pair("precision", "recall")),
+    "density": ("density / coverage", pair("density", "coverage")),
+    "sliced_wasserstein": ("sliced W2", number("sliced_wasserstein", ".4f")),
+    "wasserstein2": ("W2", number("wasserstein2", ".4f")),
+    "nearest_ratio": ("nearest", number("nearest_ratio", ".2f")),
+    "seconds": ("seconds", number("seconds", ".2f")),
 }
+"""Every column: its title, which may name the features, and how a row fills it."""
+NARROW = (
+    "nfe",
+    "distance",
+    "kernel_distance",
+    "agreement",
+    "precision",
+    "wasserstein2",
+    "nearest_ratio",
+    "seconds",
+)
+"""The columns that a terminal has room for."""
 
 
-def cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return the titles and the formatted lines, real data last, of the columns that hold anything."""
+def cells(rows: Sequence[Row], names: Sequence[str] = tuple(COLUMNS)) -> tuple[list[str], list[list[str]]]:
+    """Return the titles and the formatted lines, real data last, of the columns that hold anything.
+
+    Raises: ValueError where the rows were measured by different protocols.
+    """
+    same(rows)
     first = rows[0]
-    real = {"nfe": None, "distance": first["floor"], "agreement": first["judge"], "nearest_ratio": 1.0}
-    columns = {name: column for name, column in COLUMNS.items() if any(row[name] is not None for row in rows)}
-    lines = [
-        ["–" if row.get(name) is None else format(row[name], form) for name, (_, form) in columns.items()]
-        for row in (*rows, real)
-    ]
-    lines[-1][0] = "real data"
-    return [title.format(**first) for title, _ in columns.values()], lines
+    real = {"distance": first["floor"], "agreement": first["judge"], "nearest_ratio": 1.0}
+    shown = [name for name in names if name == "nfe" or any(row.get(name) is not None for row in rows)]
+    lines = [[COLUMNS[name][1](row) for name in shown] for row in (*rows, real | {"nfe": "real data"})]
+    named = {"metric": f"FD-{first['features']}", "kernel_metric": "", "score_metric": ""} | dict(first)
+    return [COLUMNS[name][0].format(**named) for name in shown], lines
 
 
-def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return the table for a terminal."""
+def table(rows: Sequence[Row]) -> Table:
+    """Return the table for a terminal, with the columns that there is room for."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    titles, lines = cells(rows)
-    drawn = Table()
+    titles, lines = cells(rows, NARROW)
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
     for title in titles:
         drawn.add_column(title, justify="right")
     for line in lines:
@@ -47,18 +102,36 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     return drawn
 
 
-def markdown(rows: Sequence[dict[str, Any]], remarks: Sequence[str]) -> str:
-    """Return the table and remarks below it as Markdown."""
+def markdown(rows: Sequence[Row], remarks: Sequence[str]) -> str:
+    """Return the whole table and remarks below it as Markdown."""
     titles, lines = cells(rows)
     head = [titles, ["---:"] * len(titles)]
     drawn = ["| " + " | ".join(line) + " |" for line in [*head, *lines]]
     return "\n".join([*drawn, "", *(f"- {remark}" for remark in remarks)]) + "\n"
 
 
-def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return how real data is measured, a warning where samples are too near to it, and the protocol."""
-    found = ["real data: its two halves against each other, and its unseen part before the classifier"]
+def notes(rows: Sequence[Row]) -> list[str]:
+    """Return what the numbers were held against, how sure they are, warnings, and the protocol."""
+    first = rows[0]
+    found = ["NFE: network evaluations; nearest: distance to the nearest training row, 1 for real data"]
+    if first["floor"] is not None:
+        judged = " and before the judge of classes" if first["judge"] is not None else ""
+        found.append(f"real data: its two halves against each other{judged}")
+    if first.get("reference"):
+        size = "" if first["reference_size"] is None else f" ({first['reference_size']} rows)"
+        seen = ", which it was trained on" if first.get("reference_seen") else ""
+        found.append(f"reference: {first['reference']}, split {first['reference_split']}{size}{seen}")
+    if any(row.get("interval") is not None for row in rows):
+        found.append(
+            f"fewer than {CERTAIN} samples: in parentheses how far another {first['num']} samples would move the "
+            "distance (95 %)"
+        )
+    if any(row.get("interval") is not None and row.get("kernel_distance") is not None for row in rows):
+        found.append(
+            f"{first['kernel_metric']} (in thousandths, ± standard error) is free of the bias of few samples: prefer it"
+        )
     ratios = [row["nearest_ratio"] for row in rows if row["nearest_ratio"] is not None]
     if ratios and min(ratios) < MEMORIZED:
         found.append(f"warning: nearest ratio below {MEMORIZED}: closer to the training data than real data")
-    return [*found, f"protocol: {rows[0]['protocol']}"]
+    ruler, _, measured = str(first["protocol"]).partition(MEASURED)
+    return [*found, f"protocol: {ruler}{MEASURED if measured else ''}{measured}"]

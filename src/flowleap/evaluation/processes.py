@@ -1,0 +1,47 @@
+"""Several processes, one evaluation: each makes its share of the samples, all see the numbers of all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+__all__ = ["count", "gathered", "rank", "share", "total"]
+
+
+def count() -> int:
+    """How many processes work together; 1 where torch.distributed is not in use."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, 0 for the first and for one alone."""
+    return distributed.get_rank() if count() > 1 else 0
+
+
+def share(num: int) -> range:
+    """The samples of this process: consecutive, so that those of all processes in turn are 0 … num − 1."""
+    own, every = rank(), count()
+    return range(num * own // every, num * (own + 1) // every)
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """The rows of all processes, in the order of the samples, on the CPU; every process gets all.
+
+    Shapes: (n of this process, ...) -> (n of all, ...).
+    """
+    if count() == 1:
+        return rows
+    parts: list[Any] = [None] * count()
+    distributed.all_gather_object(parts, rows.cpu())
+    return torch.cat(parts)
+
+
+def total(number: float) -> float:
+    """The sum of a number over all processes."""
+    if count() == 1:
+        return number
+    parts: list[Any] = [None] * count()
+    distributed.all_gather_object(parts, number)
+    return sum(parts)

@@ -1,0 +1,247 @@
+"""Quality and time of a trained map by number of network evaluations, every number with its protocol."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowleap import provenance
+from flowleap.data import Dataset
+from flowleap.evaluation import generation, processes
+from flowleap.evaluation.numbers import Tally, enough
+from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, effective_guidance
+from flowleap.evaluation.rulers import Reference, reference
+from flowleap.flow_map import FlowMap
+from flowleap.objectives import Objective
+
+__all__ = ["BOUNDS", "STEPS", "evaluate", "evaluate_set", "plan"]
+
+STEPS = (1, 2, 4, 128)
+BOUNDS = {"image": (-1.0, 1.0)}  # what an image file can hold; points are measured as they are
+Batches = Iterable[tuple[Tensor, Tensor | None]]
+
+
+def plan(steps: Sequence[int], times: Sequence[float] | None) -> list[tuple[int, tuple[float, ...] | None]]:
+    """The samplings to be measured, as (steps, times): one for every number of steps, or one for given times.
+
+    Raises: ValueError for a number of steps below 1, or fewer than two times.
+    """
+    if times is not None:
+        if len(times) < 2:
+            raise ValueError(f"times={tuple(times)}: give at least a start and an end, as in 1,0")
+        return [(len(times) - 1, tuple(times))]
+    if not steps:
+        raise ValueError("no number of steps was given: name at least one, as in 1,2,4")
+    for count in steps:
+        if count < 1:
+            raise ValueError(f"steps={count}: sampling takes at least 1 step")
+    return [(count, None) for count in steps]
+
+
+@dataclass
+class Clock:
+    """Wall time of what an iterator does, without what is done between its items; waits for an accelerator."""
+
+    device: torch.device
+    seconds: float = 0.0
+
+    def around(self, batches: Batches) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield the batches, timing each."""
+        source = iter(batches)
+        while True:
+            self._synchronize()
+            start = time.perf_counter()
+            batch = next(source, None)
+            self._synchronize()
+            self.seconds += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def evaluate(
+    flow: FlowMap,
+    objective: Objective,
+    dataset: Dataset,
+    steps: Sequence[int] = STEPS,
+    num: int = 1000,
+    seed: int = 0,
+    batch: int = 250,
+    times: Sequence[float] | None = None,
+    guidance: float | None = None,
+    weights: str = "given",
+    ruler: Reference | None = None,
+    standard: Standard = STANDARDS["flowleap"],
+    tick: Callable[[int], None] = lambda evaluations: None,
+) -> list[dict[str, Any]]:
+    """Quality and time of a trained map, one row for each number of steps.
+
+    Exactly `num` samples, images clamped to [−1, 1]; sample i has the same noise and label in every row. The
+    same call twice gives the same numbers, but for `seconds` (sampling alone, first process). Samples that
+    are not finite leave None in their row and a warning. Where torch.distributed is initialized, every
+    process makes its share.
+
+    Args:
+        dataset: what the map was trained on: the shape of a sample, and the ruler unless one is given.
+        weights: the name of the weights in the protocol id.
+        ruler: what to hold the samples against, `reference(dataset)` by default.
+        standard: fixes the law of the labels, and what the ruler must be.
+        tick: told how many network evaluations were done.
+
+    Raises: ValueError for too few samples or rows, steps below 1, times that do not fall, or samples of
+        another shape than the standard or the features are made for.
+    """
+    planned = plan(steps, times)
+    ruler = ruler or reference(dataset)
+    enough(num, ruler)
+    fitting(dataset, standard)
+    label = labels(standard, num, flow.num_classes, seed)
+    law = "none" if label is None else standard.labels
+    protocol = replace(
+        conditions(standard, ruler, num, law, weights),
+        seed=seed,
+        guidance=effective_guidance(objective, guidance),
+    )
+    generation.warm_up(flow, dataset.shape, label, max(1, min(batch, num)))
+    make = partial(
+        generation.stream,
+        flow,
+        objective,
+        dataset.shape,
+        processes.share(num),
+        seed=seed,
+        label=label,
+        guidance=guidance,
+        batch=batch,
+        bounds=BOUNDS.get(dataset.kind),
+    )
+    rows = []
+    for count, grid in planned:
+        budget = spent(objective, count, grid, guidance)
+        clock, tally = Clock(generation.device_of(flow)), Tally(ruler)
+        made = make(times=grid) if grid else make(steps=count)
+        for samples, wanted in clock.around(made):
+            tally.add(samples, wanted)
+            tick(len(samples) * budget["nfe"])
+        numbers = tally.numbers()
+        if tally.broken:
+            error = generation.NotFinite(tally.broken, num)
+            warnings.warn(f"nothing was measured at {count} steps: {error}", UserWarning, stacklevel=2)
+        said = stated(protocol, ruler, seen=ruler.dataset is dataset)
+        rows.append(budget | numbers | {"seconds": clock.seconds} | said)
+    return rows
+
+
+def evaluate_set(
+    batches: Batches,
+    num: int,
+    ruler: Reference,
+    standard: Standard = STANDARDS["flowleap"],
+    source: str = "given",
+    labels: str = "none",
+    tick: Callable[[int], None] = lambda samples: None,
+) -> dict[str, Any]:
+    """Quality of samples that are there already, as the one row of a table.
+
+    Shapes: batches yield samples (n, ...) and labels (n,) or None, `num` samples in all.
+    Raises: ValueError for too few samples, samples that are not finite, or that do not fit the features.
+    """
+    enough(num, ruler)
+    tally = Tally(ruler)
+    for samples, label in batches:
+        tally.add(samples, label)
+        tick(len(samples))
+    if tally.broken:
+        raise ValueError(f"{tally.broken} of {num} samples of {source} are not finite: nothing was measured")
+    protocol = conditions(standard, ruler, num, labels, source)
+    unknown = dict.fromkeys(("nfe", "steps", "times", "sampler", "seconds"))
+    return unknown | tally.numbers() | stated(protocol, ruler, seen=None)
+
+
+def conditions(standard: Standard, ruler: Reference, num: int, labels: str, weights: str) -> Protocol:
+    """The protocol of numbers that are held against a ruler."""
+    return Protocol(
+        standard=str(standard),
+        metric=ruler.features.frechet,
+        num=num,
+        reference=ruler.described,
+        features_checksum=ruler.features.checksum,
+        labels=labels,
+        weights=weights,
+    )
+
+
+def labels(standard: Standard, num: int, num_classes: int | None, seed: int) -> Tensor | None:
+    """The labels to sample with, by the law of a standard.
+
+    Shapes: (num,), int64, or None without classes.
+    """
+    if standard.labels == "cycle":
+        return generation.cycle(num, num_classes)
+    return generation.uniform(num, num_classes, seed)
+
+
+def fitting(dataset: Dataset, standard: Standard) -> None:
+    """Refuse samples that a standard is not made for.
+
+    Raises: ValueError.
+    """
+    if standard.shape is not None and dataset.shape != standard.shape:
+        found, wanted = (" × ".join(map(str, shape)) for shape in (dataset.shape, standard.shape))
+        raise ValueError(
+            f"protocol {standard} is made for images of {wanted}, and these are {found}: choose another protocol"
+        )
+
+
+def spent(
+    objective: Objective, steps: int, times: tuple[float, ...] | None, guidance: float | None
+) -> dict[str, Any]:
+    """What a row says of its sampling: network evaluations, steps, times and sampler."""
+    return {
+        "nfe": objective.nfe(steps, guidance=guidance),
+        "steps": steps,
+        "times": None if times is None else list(times),
+        "sampler": "ddim" if objective.sampling.instantaneous(steps) else "chain",
+    }
+
+
+def stated(protocol: Protocol, ruler: Reference, seen: bool | None) -> dict[str, Any]:
+    """What every row of one evaluation states: its conditions, and what real data would score by them.
+
+    `seen` says whether the reference is what the map was trained on, None where that is not known.
+    """
+    features, judge = ruler.features, ruler.judge
+    return {
+        "features": features.name,
+        "metric": features.frechet,
+        "kernel_metric": features.kernel,
+        "score_metric": "IS" if features.fid else f"score-{features.name}",
+        "features_checksum": features.checksum,
+        "floor": ruler.floor,
+        "judge": None if judge is None else judge.score,
+        "judged_by": None if judge is None else judge.name,
+        "protocol": str(protocol),
+        "num": protocol.num,
+        "reference": ruler.name,
+        "reference_split": ruler.split,
+        "reference_size": ruler.size,
+        "reference_seen": seen,
+        "checksum": ruler.checksum,
+        "weights": protocol.weights,
+        "labels": protocol.labels,
+        "guidance": protocol.guidance,
+        "seed": protocol.seed,
+        "commit": provenance.commit(),
+        "version": provenance.version("flowleap"),
+    }

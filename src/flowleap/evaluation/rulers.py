@@ -1,0 +1,161 @@
+"""What samples are held against: a data set with all that is known of its rows, or stored statistics."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowleap.data import Dataset
+from flowleap.evaluation import agreement, distances, features, library, manifold, statistics_file
+from flowleap.randomness import generator
+
+__all__ = ["PAIRS", "Reference", "reference", "stored_reference"]
+
+PAIRS = 10_000
+"""At most so many rows of each set go into what compares all pairs: kernel distance, precision, nearest row."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The real data as a ruler: its features, their statistics, a judge of its classes, its own distances.
+
+    Whatever is costly is computed when it is first asked for, and once. Where only `stored` statistics are
+    given, everything that needs the rows themselves is None.
+
+    Args:
+        name: of the data set or of the file.
+        split: which part of the data these rows are.
+        dataset: the rows, None for stored statistics.
+        stored: their statistics where there are no rows.
+        fingerprint: of the file with the stored statistics.
+    """
+
+    name: str
+    features: features.Features
+    split: str = "all"
+    dataset: Dataset | None = None
+    stored: distances.Statistics | None = None
+    fingerprint: str = ""
+
+    @property
+    def size(self) -> int | None:
+        """How many rows the statistics are of; None where a file does not say."""
+        return self.statistics.count or None
+
+    @property
+    def dims(self) -> int:
+        """The number of features."""
+        return len(self.statistics.mean)
+
+    @property
+    def described(self) -> str:
+        """The reference in a protocol id: name, split, size and checksum."""
+        return f"{self.name}/{self.split}:{self.size or '?'}@{self.checksum}"
+
+    @cached_property
+    def _extracted(self) -> tuple[Tensor, Tensor | None]:
+        assert self.dataset is not None
+        parts = list(self.features.stream(self.dataset.x))
+        logits = [part for _, part in parts if part is not None]
+        return torch.cat([rows for rows, _ in parts]), torch.cat(logits) if logits else None
+
+    @property
+    def rows(self) -> Tensor | None:
+        """Feature rows of the data set, (n, d)."""
+        return None if self.dataset is None else self._extracted[0]
+
+    @cached_property
+    def paired(self) -> Tensor | None:
+        """The rows that pairs are made with: at most `PAIRS`, by a fixed permutation where there are more."""
+        if self.rows is None or len(self.rows) <= PAIRS:
+            return self.rows
+        return self.rows[self._order("pairs")[:PAIRS]]
+
+    @cached_property
+    def radii(self) -> Tensor | None:
+        """How far the neighbors of each paired row are."""
+        return None if self.paired is None else manifold.radii(self.paired)
+
+    @cached_property
+    def statistics(self) -> distances.Statistics:
+        """Mean and covariance of the features."""
+        if self.stored is not None:
+            return self.stored
+        assert self.rows is not None, "a reference has rows or statistics"
+        return distances.statistics(self.rows)
+
+    @cached_property
+    def judge(self) -> agreement.Judge | agreement.Classifier | None:
+        """Says the class of a sample; None without labels."""
+        if self.dataset is None:
+            return None
+        label = self.dataset.label
+        logits = None if label is None else self._extracted[1]
+        if label is not None and logits is not None and logits.shape[1] == self.dataset.num_classes:
+            return agreement.by_logits(self.features.name, logits, label)
+        return agreement.fit(self.dataset)
+
+    @cached_property
+    def neighbor_distance(self) -> float | None:
+        """Mean distance of real rows to their nearest other real row."""
+        if self.paired is None:
+            return None
+        order = torch.randperm(len(self.paired), generator=generator(0, "neighbors"))
+        return distances.neighbor_distance(self.paired, order)
+
+    @cached_property
+    def floor(self) -> float | None:
+        """The distance between two halves of the real data; None where half of it is too small."""
+        if self.rows is None or len(self.rows) // 2 <= self.dims:
+            return None
+        return distances.halves(self.rows, self._order("halves"))
+
+    @cached_property
+    def checksum(self) -> str:
+        """The first 12 hexadecimal digits of the SHA-256 of the data and its labels, or of the stored file."""
+        if self.dataset is None:
+            return self.fingerprint
+        digest = hashlib.sha256(self.dataset.x.contiguous().cpu().numpy().tobytes())
+        if self.dataset.label is not None:
+            digest.update(self.dataset.label.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    def _order(self, stream: str) -> Tensor:
+        assert self.dataset is not None
+        return torch.randperm(len(self.dataset), generator=generator(0, stream))
+
+
+def reference(dataset: Dataset, kind: features.Features | None = None) -> Reference:
+    """The ruler a data set makes, with its default features unless others are given.
+
+    Raises: ValueError where the data has too few rows for a covariance of these features, or does not fit them.
+    """
+    ruler = Reference(dataset.name, kind or features.default(dataset), dataset.split, dataset)
+    ruler.statistics  # noqa: B018 - too small a data set is refused here, before anything is sampled
+    return ruler
+
+
+def stored_reference(path: Path, kind: features.Features | None = None) -> Reference:
+    """The ruler that a file of statistics makes: Fréchet distances only, since it holds no rows.
+
+    Args:
+        path: an .npz with mu and sigma, by `flowleap data stats`, ADM, EDM or pytorch-fid.
+        kind: the features it was made with; None where the file says which.
+
+    Raises: ValueError for a damaged file, one of other features, or one that does not say which and is not told.
+    """
+    stored = statistics_file.read(path, kind)
+    if kind is None:
+        said = stored.about.get("features")
+        if said not in library.NAMES:
+            raise ValueError(
+                f"{path} does not say which features it was made with: name them, as in --features inception:adm"
+            )
+        return stored_reference(path, library.named(said))
+    split = str(stored.about.get("split", "all"))
+    return Reference(path.stem, kind, split, stored=stored.statistics, fingerprint=stored.checksum)
