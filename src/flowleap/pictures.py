@@ -19,7 +19,18 @@ from flowleap.files import replace_file
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
-__all__ = ["curves", "evaluations", "figure", "grid", "pixels", "save", "scatter", "smooth", "tiles"]
+__all__ = [
+    "curves",
+    "evaluations",
+    "figure",
+    "grid",
+    "panels",
+    "pixels",
+    "save",
+    "scatter",
+    "smooth",
+    "tiles",
+]
 
 PAPER = "#ffffff"
 LINE = "#1f242b"  # between the images of a grid, dark, so that light strokes end where an image ends
@@ -224,6 +235,42 @@ def curves(
         spine.set_color(RULE)
     if len(series) > 1:
         axis.legend(frameon=False, fontsize=9)
+    return _write(drawing, path)
+
+
+def panels(
+    series: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float | None]]]],
+    path: str | Path,
+    *,
+    xlabel: str = "",
+    log: bool = False,
+) -> Path:
+    """Small plots side by side, one for each title, of the lines it maps to (x, y); written as PNG.
+
+    `log` is for the common x; values that are None leave gaps.
+    Raises: ValueError without panels, or where x and y differ in length.
+    """
+    if not series:
+        raise ValueError("a picture needs at least one panel, got none")
+    drawing, axes = _axes(3.2 * len(series), 2.6, len(series))
+    for axis, (title, lines) in zip(axes, series.items(), strict=True):
+        for color, (name, (x, y)) in zip(_colors(len(lines)), lines.items(), strict=True):
+            if len(x) != len(y):
+                raise ValueError(f"{name}: {len(x)} positions for {len(y)} values, expected as many")
+            heights = [math.nan if value is None else value for value in y]
+            axis.plot(x, heights, color=color, linewidth=1.6, marker="o", markersize=3, label=name)
+        axis.set_title(title, loc="left", fontsize=10, color=INK)
+        axis.set_xlabel(xlabel, color=INK, fontsize=9)
+        axis.set_xscale("log" if log else "linear")
+        axis.set_ylim(bottom=0)
+        axis.grid(True, color="#eaeef2", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.tick_params(colors=FAINT, labelsize=8)
+        for side, spine in axis.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(RULE)
+        if len(lines) > 1:
+            axis.legend(frameon=False, fontsize=8)
     return _write(drawing, path)
 
 

@@ -1,0 +1,514 @@
+"""Findings: what a diagnosis means, in sentences that name likely causes and what to do.
+
+Every limit is a constant with the reason for it. They were set where healthy runs (8 × 8 digits, 800 steps of
+MeanFlow, ESC and flow matching) stay clear of them by a factor of two or more, and exact flows by far.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+from flowleap.objectives import Objective, SelfConsistency
+
+if TYPE_CHECKING:
+    from flowleap.evaluation.diagnostics import Diagnosis, Spread
+
+__all__ = ["Finding", "Trends", "judge", "settings", "trends"]
+
+Severity = Literal["note", "warning", "problem"]
+ORDER: tuple[Severity, ...] = ("problem", "warning", "note")
+
+# what a network knows
+EXPLAINED = (
+    0.05  # one that answers zero explains nothing of its target, exact flows of Gaussian data 0.15 and more
+)
+BEHIND = 1.3  # the best round Gaussian in the place of the data has 1, healthy runs on images half of it
+FAVORED = 1.5  # rows r < t are hardly easier than r = t where both are learned: healthy ratios are 0.8 to 1
+NEGLECTED = 3.0  # jumps that agree with one another so much better than the diagonal with the data
+JOINED = 1.3  # u(t, t) and u(t, t − ε) are almost one function: healthy ratios are within 1 % of 1
+RARE = 0.1  # a share of r = t below this; published ones are 0.25 to 0.875
+
+# inputs and derivatives
+IGNORED = 0.01  # no dependence to speak of; healthy outputs change by a quarter and more
+ROUGH = 0.2  # the central difference of a smooth network is exact to 1 %
+VERY_ROUGH = 0.5  # more than half of the derivative is at a scale that sampling steps never see
+STEEP = 5.0  # at the noise, an output that is another one within a fifth of the range; healthy: 0.3 to 0.5
+STEEPER = 5.0  # … and changes so much more than in the middle; healthy outputs change less there
+STEEP_AT_DATA = 60.0  # at the data the flow bends within the width of the data, by right; 21 for width 0.02
+STEEPER_AT_DATA = 10.0  # … and more than in the middle; healthy ones about four times
+
+# jumps and samples
+MISSED = 0.3  # two jumps end a tenth of the way from one in healthy runs
+WORSE = 5.0  # … which is two and a half times as far as short jumps do
+GAP = 0.5  # samples of one step end a fifth of the way from those of many in healthy runs
+FEW = 0.5  # one step keeps 70 % and more of the variance within classes in healthy runs, a class mean nothing
+COLLAPSED = 0.25  # less than a quarter of the variance is blur that anyone sees
+NARROW = 0.35  # directions of variation against those of the data; healthy runs have as many or more
+SCATTERED = 2.0  # noise left in, or an overshoot; an untrained map has three times the variance of the data
+SHIFTED = 0.5  # means of classes are within a tenth of the variance in healthy runs
+
+# training
+UNSTEADY = (
+    1.5  # std/mean of gradient norms over batches; healthy runs: 0.05 to 0.15, pure noise in one weight 0.76
+)
+FALLING = 0.2  # fall of the error over the last quarter against the one before; 6 to 10 % after a decay
+SLOWLY = 0.03  # a fall that more steps would still turn into quality, though not worth a warning
+RISING = 1.2  # the last quarter against the best one before it; the noise of quarters is far below a fifth
+SPIKE = 4.0  # times the median of the rows before: single rows of healthy runs stay below twice
+OFTEN = 3  # spikes that are no accident
+HUGE = 10.0  # one spike of this size is none either
+GROWTH = 3.0  # of ‖du/dt‖ from the second quarter to the last; healthy runs: 1.0 to 1.1
+SKIPPED = 0.01  # steps refused as not finite: a few do no harm, one in a hundred is no accident
+LEAST_ROWS = 8  # two rows in each quarter of the metrics, below which no trend is told
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence or more about what was found: what it is called, its likely cause and what to do."""
+
+    severity: Severity
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Trends:
+    """What the metrics say of how training went; None where there are too few rows, or none with the number.
+
+    Args:
+        fall: 1 − (raw error in the last quarter)/(in the quarter before). rise: last quarter / best before it.
+        spikes: rows whose gradient norm is `SPIKE` times the median of the 20 before; `worst` the largest factor.
+        growth: ‖du/dt‖ in the last quarter against the second.
+        skipped: steps that were refused as not finite, `lost` as a share of all steps.
+        rate: the learning rate at the end against the highest.
+    """
+
+    steps: int
+    rows: int
+    fall: float | None
+    rise: float | None
+    spikes: int
+    worst: float | None
+    worst_step: int | None
+    growth: float | None
+    skipped: int
+    lost: float
+    rate: float | None
+
+
+def settings(objective: Objective, network: Any) -> dict[str, Any]:
+    """Return the settings that findings name: the field that raises the share of r = t, time scale, QK-norm."""
+    config = getattr(network, "config", {})
+    law = objective.times
+    field = (
+        "times.diagonal"
+        if hasattr(law, "diagonal")
+        else "times.pair.diagonal"
+        if hasattr(law, "pair")
+        else "times.share"
+        if hasattr(law, "share")
+        else None
+    )
+    return {
+        "diagonal": field,
+        "bootstraps": isinstance(objective.target, SelfConsistency),
+        "guided": objective.guidance is not None,
+        "time_scale": config.get("time_scale"),
+        "qk_norm": config.get("qk_norm"),
+        "least_steps": objective.sampling.least,
+    }
+
+
+def trends(metrics: Sequence[Mapping[str, Any]]) -> Trends | None:
+    """Return what rows of metrics.jsonl say, oldest first; None without rows."""
+    if not metrics:
+        return None
+    last = metrics[-1]
+    steps, skipped = int(last.get("step", 0)), int(last.get("skipped") or 0)
+    error, growth = _quarters(metrics, "raw_error"), _quarters(metrics, "derivative_norm")
+    spikes = _spikes(metrics)
+    worst = max(spikes, key=lambda spike: spike[1], default=None)
+    rates = [row["lr"] for row in metrics if row.get("lr")]
+    best = None if error is None else min(error[:3])
+    return Trends(
+        steps=steps,
+        rows=len(metrics),
+        fall=None if error is None or not error[2] else 1 - error[3] / error[2],
+        rise=None if error is None or not best else error[3] / best,
+        spikes=sum(factor > SPIKE for _, factor in spikes),
+        worst=None if worst is None else worst[1],
+        worst_step=None if worst is None else worst[0],
+        growth=None if growth is None or not growth[1] else growth[3] / growth[1],
+        skipped=skipped,
+        lost=skipped / max(1, steps),
+        rate=rates[-1] / max(rates) if rates else None,
+    )
+
+
+def _quarters(metrics: Sequence[Mapping[str, Any]], name: str) -> list[float] | None:
+    """The median of a number in each quarter of the rows that have it."""
+    values = [float(row[name]) for row in metrics if row.get(name) is not None]
+    if len(values) < LEAST_ROWS:
+        return None
+    cuts = [round(i * len(values) / 4) for i in range(5)]
+    return [statistics.median(values[a:b]) for a, b in pairwise(cuts)]
+
+
+def _spikes(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """(step, gradient norm against the median of up to 20 rows before), from the fourth row on."""
+    rows = [(int(row.get("step", 0)), float(row["grad_norm"])) for row in metrics if row.get("grad_norm")]
+    before = [[norm for _, norm in rows[max(0, i - 20) : i]] for i in range(len(rows))]
+    return [
+        (step, norm / statistics.median(past))
+        for (step, norm), past in zip(rows[3:], before[3:], strict=True)
+    ]
+
+
+def judge(d: Diagnosis) -> tuple[Finding, ...]:
+    """Return the findings, worst first; a single note where nothing is wrong."""
+    rules: list[Callable[[Diagnosis], Iterable[Finding]]] = [_finite, _untrained]
+    found = [finding for rule in rules for finding in rule(d)]
+    if not found:  # a network that knows nothing fails every other test as well
+        rules = [_ignored, _rough, _steep, _diagonal, _jumps, _samples, _scope]
+        found = [finding for rule in rules for finding in rule(d)]
+    found += [*_gradient(d), *_progress(d), *_stability(d)]
+    if all(finding.severity == "note" for finding in found):
+        fine = Finding("note", "Nothing wrong was found", "Every probe is where healthy runs have it.")
+        found.insert(0, fine)
+    return tuple(sorted(found, key=lambda finding: ORDER.index(finding.severity)))
+
+
+def _finite(d: Diagnosis) -> Iterable[Finding]:
+    if d.not_finite > 0:
+        yield Finding(
+            "problem",
+            "Output not finite",
+            f"{d.not_finite:.0%} of the probed rows are NaN or infinite: the network diverged. Resume from an earlier "
+            "checkpoint with a lower learning rate, and look for the first skipped steps in the metrics.",
+        )
+
+
+def _untrained(d: Diagnosis) -> Iterable[Finding]:
+    explained, ratio = d.error.explained, d.error.ratio
+    jumps_alone = ratio is not None and ratio > NEGLECTED  # the sign of too little r = t, not of no training
+    if d.sensitivity.size == 0:
+        yield Finding(
+            "problem",
+            "The network answers zero",
+            "Its output is exactly zero everywhere: it was not trained at all, or these are the wrong weights.",
+        )
+    elif explained is not None and explained < EXPLAINED and not jumps_alone:
+        yield Finding(
+            "problem",
+            "Nothing learned yet",
+            f"On the rows r = t the network explains {max(0.0, explained):.0%} of the velocity it is to predict, as "
+            "little as one that answers zero. It is untrained, these are the wrong weights (an average that had no "
+            "time to follow?), or the learning rate is far too low or too high.",
+        )
+
+
+def _ignored(d: Diagnosis) -> Iterable[Finding]:
+    s = d.sensitivity
+    if s.time is not None and s.time < IGNORED:
+        yield Finding(
+            "problem",
+            "Time t is ignored",
+            f"With another t the output changes by {s.time:.2%}: the network hardly reacts to t. Check that t reaches "
+            "the network, and that its embedding resolves the range of times: an embedding made for t up to 1000 is "
+            "almost constant on [0, 1].",
+        )
+    if s.landing is not None and s.landing < IGNORED:
+        spread = d.spread[0].spread
+        yield Finding(
+            "warning" if d.one_step and spread is not None and spread >= FEW else "problem",
+            "Landing time r is ignored",
+            f"Whether it lands at r = t or at the data, the output changes by {s.landing:.2%}: the network does not "
+            "use r, so that all jumps are steps with the instantaneous velocity. Check that r (or t − r) reaches the "
+            "network, and that rows r < t are trained. For flow lines that really are straight this is right.",
+        )
+    if s.label is not None and s.label < IGNORED:
+        yield Finding(
+            "warning",
+            "Label is ignored",
+            f"With the label of another class the output changes by {s.label:.2%}: samples do not follow their label. "
+            "Check that labels reach the network and that label_dropout is well below 1. For labels that say nothing "
+            "about the data this is right.",
+        )
+
+
+def _rough(d: Diagnosis) -> Iterable[Finding]:
+    gap, scale = d.tangent.gap, d.settings.get("time_scale")
+    if gap is None or gap < ROUGH:
+        return
+    cause = (
+        f"The network multiplies times by {scale:g} before it embeds them (time_scale): train with time_scale=1."
+        if scale is not None and scale > 10
+        else "Times that enter as t × 1000 or through high Fourier frequencies do this: let t enter in [0, 1] and take "
+        "frequencies of a few turns. Times embedded in half precision do it as well: keep them in fp32."
+    )
+    yield Finding(
+        "problem" if gap > VERY_ROUGH else "warning",
+        "Time scale too large: the derivative is rough",
+        f"The exact du/dt and a central difference over 1 % of the range disagree by {gap:.0%} (smooth networks: 1 %). "
+        f"The output varies with t faster than any step of sampling, and targets with du/dt follow that. {cause}",
+    )
+
+
+def _steep(d: Diagnosis) -> Iterable[Finding]:
+    values, edges = d.tangent.relative.value, d.tangent.relative.edges
+    middle = [value for value in values[2:-2] if value is not None]
+    if not middle:
+        return
+    usual = statistics.median(middle)
+    # the second bin would do for the data, but half a bin of narrow data is steep by right
+    ends = ((values[0], edges[0], "the data", STEEP_AT_DATA, STEEPER_AT_DATA),
+            (values[-1], edges[-1], "the noise", STEEP, STEEPER))  # fmt: skip
+    for value, where, side, steep, steeper in ends:
+        if value is None or value < steep or value < steeper * usual:
+            continue
+        norm = "" if d.settings.get("qk_norm") is not False else " train with qk_norm=true,"
+        yield Finding(
+            "problem" if value > 5 * max(steep, steeper * usual) else "warning",
+            f"Tangent blow-up near t = {where:g}",
+            f"Toward {side} ‖du/dt‖ is {value:.3g} times ‖u‖, against {usual:.3g} in the middle of the range. "
+            f"Targets made with this derivative are dominated by it. Lower the learning rate,{norm} normalize or clip "
+            f"the tangent, or keep the times of training away from t = {where:g} (a narrower law).",
+        )
+
+
+def _diagonal(d: Diagnosis) -> Iterable[Finding]:
+    e = d.error
+    if not d.jumps:
+        return
+    field = d.settings.get("diagonal")
+    more = {
+        None: "Train more rows with r = t.",
+        "times.share": f"Lower times.share, the share of rows that jump (r = t has {e.share:.0%} now).",
+    }.get(field, f"Raise {field} ({e.share:.2g} now; 0.5 to 0.75 are usual).")
+    favored = e.ratio is not None and e.ratio > FAVORED
+    if e.behind is not None and e.behind > BEHIND and favored:
+        assert e.ratio is not None
+        yield Finding(
+            "problem" if e.ratio > NEGLECTED or e.share < RARE else "warning",
+            "Too little r = t",
+            f"On the diagonal the error of the velocity is {e.behind:.2g} times that of a Gaussian fitted to the "
+            f"data, while rows r < t do {e.ratio:.2g} times better than rows r = t at the same times: jumps agree with "
+            f"one another but not with the data. {more}",
+        )
+    elif e.joint is not None and e.joint > JOINED:
+        yield Finding(
+            "warning",
+            "Too little r = t: the diagonal does not join on",
+            f"The velocity asked for at r = t is {e.joint:.2g} times as far from the data as that of the shortest "
+            "jumps, which should be the same. Rows r = t are not trained, or the network is told of them in a way of "
+            f"their own (a token that is another one in training). {more}",
+        )
+    elif e.share < RARE and d.settings.get("bootstraps"):
+        yield Finding(
+            "warning",
+            "Too little r = t",
+            f"{e.share:.0%} of the rows have r = t, and only these tie self-consistent jumps to the data: without them "
+            f"any flow is consistent, even one that does not move. {more}",
+        )
+    elif e.share < RARE:
+        yield Finding(
+            "note",
+            "Few rows with r = t",
+            f"{e.share:.0%} of the rows have r = t; published runs have a quarter and more, and learn faster. {more}",
+        )
+
+
+def _jumps(d: Diagnosis) -> Iterable[Finding]:
+    g, last = d.semigroup, d.semigroup.to_data.value[-1]
+    if not d.jumps or last is None or g.short is None:
+        return
+    if last > MISSED and last > WORSE * g.short:
+        yield Finding(
+            "problem" if last > 2 * MISSED else "warning",
+            "Collapsed r = 0: jumps to the data contradict themselves",
+            f"From noise to data one jump and two end {last:.0%} of its length apart; jumps over less than a fifth of "
+            f"the range {g.short:.0%}. Long jumps are learned last: train longer, or let more rows land at the data "
+            "(Gradual times), and check that r = 0 is not treated apart by the network.",
+        )
+    elif g.overall is not None and g.overall > MISSED:
+        yield Finding(
+            "warning",
+            "Jumps contradict themselves",
+            f"One jump and two end {g.overall:.0%} of its length apart, short jumps {g.short:.0%}: the map is not "
+            "that of any flow yet. Train longer, lower the learning rate, and check that r reaches the network.",
+        )
+
+
+def _samples(d: Diagnosis) -> Iterable[Finding]:
+    one, many = d.spread[0], d.spread[-1]
+    if d.one_step and one.steps == 1:
+        within = "" if d.sensitivity.label is None else " within a class"
+        yield from _variety(one, many if many is not one else None, within)
+    measured = one if d.one_step else many
+    if measured.offset is not None and measured.offset > SHIFTED:
+        count = "one step" if measured.steps == 1 else f"{measured.steps} steps"
+        yield Finding(
+            "warning",
+            f"Samples of {count} are off center",
+            f"Their means are {measured.offset:.2g} of the variance of the data away from where they belong: jumps "
+            "are biased. Train longer, compare with samples of more steps, and check that data and training have the "
+            "same range.",
+        )
+
+
+def _variety(one: Spread, many: Spread | None, within: str) -> Iterable[Finding]:
+    several = "" if many is None or many.spread is None else f" ({many.spread:.0%} in {many.steps} steps)"
+    if one.spread is not None and one.spread < FEW:
+        mean = "the mean of their class" if within else "the mean of the data"
+        where = (
+            f"they are not even near {mean}"
+            if one.offset is None or one.offset > SHIFTED
+            else f"they {'collapse' if one.spread < COLLAPSED else 'are drawn'} to {mean}, as those of steps with the "
+            "instantaneous velocity are"
+        )
+        yield Finding(
+            "problem" if one.spread < COLLAPSED else "warning",
+            "Collapsed r = 0: one-step samples lack variety",
+            f"One-step samples have {one.spread:.0%} of the variance of the data{within}{several}: {where}. "
+            "Rows that jump all the way are trained too little or not at all, or r does not reach the network: give "
+            "rows r < t more share or time, and look at the raw error there.",
+        )
+    elif one.diversity is not None and one.diversity < NARROW:
+        yield Finding(
+            "warning",
+            "Collapsed r = 0: one-step samples vary in few ways",
+            f"They vary{within} in {one.diversity:.0%} of the directions in which the data do: most of "
+            "their variety is one pattern, stronger or weaker.",
+        )
+    if one.spread is not None and one.spread > SCATTERED:
+        yield Finding(
+            "warning",
+            "One-step samples are scattered",
+            f"They have {one.spread:.0%} of the variance of the data{within}{several}: noise is left in them. "
+            "Train longer; if the metrics show spikes, lower the learning rate.",
+        )
+    if (
+        one.gap is not None
+        and one.gap > GAP
+        and (one.spread is None or one.spread >= FEW)
+        and many is not None
+    ):
+        yield Finding(
+            "warning",
+            "One step and many steps disagree",
+            f"From the same noise they end {one.gap:.0%} of the way apart. Long jumps are learned last: train longer, "
+            "or give rows r < t a larger share.",
+        )
+
+
+def _scope(d: Diagnosis) -> Iterable[Finding]:
+    if not d.jumps:
+        yield Finding(
+            "note",
+            "Trained on its diagonal only",
+            f"{d.method} learns the instantaneous velocity, r = t, and no jumps: the semigroup residual and one-step "
+            "samples are shown, but were never trained and are not held against it. Sample it in "
+            f"{max(2, d.settings.get('least_steps', 1))} steps or more.",
+        )
+    elif not d.one_step:
+        yield Finding(
+            "note", "Not meant for one step", f"{d.method} is not trained to be sampled in one step."
+        )
+    if d.tangent.strategy != "exact JVP":
+        yield Finding(
+            "note",
+            "No exact derivative",
+            "The network has no forward-mode derivative (fused attention, group norms after a transpose, in-place "
+            "operations): du/dt was taken by a central difference, and MeanFlow and ESC need "
+            "target.derivative=CentralDifference to train it.",
+        )
+
+
+def _gradient(d: Diagnosis) -> Iterable[Finding]:
+    g = d.gradient
+    if g is None or d.not_finite > 0:
+        return
+    if g.mean is None:
+        yield Finding(
+            "problem",
+            "Gradient not finite",
+            "The loss has a gradient that is NaN or infinite although the output is finite: look at the derivative and "
+            "the loss, and lower the learning rate.",
+        )
+    elif g.mean == 0:
+        yield Finding(
+            "problem",
+            "No gradient",
+            "The gradient of the loss is zero: the output does not depend on the weights, or everything is detached "
+            "(a target without its own prediction, a network under no_grad). Nothing can be learned.",
+        )
+    elif g.spread is not None and g.spread > UNSTEADY:
+        yield Finding(
+            "warning",
+            "Gradient norms differ from batch to batch",
+            f"Their standard deviation is {g.spread:.2g} times their mean ({g.mean:.3g}, at most {g.largest:.3g}): few "
+            "rows dominate. Use a larger batch, clip gradients, or an adaptive loss weight.",
+        )
+
+
+def _progress(d: Diagnosis) -> Iterable[Finding]:
+    t = d.trends
+    if t is None or t.fall is None:
+        return
+    ended = t.rate is not None and t.rate < 0.05
+    more = "start a longer run, for its learning rate has decayed" if ended else "train on"
+    if t.fall > FALLING:
+        yield Finding(
+            "warning",
+            "Under-trained: the error is still falling",
+            f"Over the last quarter of {t.steps} steps the raw error fell by {t.fall:.0%} against the quarter before: "
+            f"{more}.",
+        )
+    elif t.fall > SLOWLY:
+        yield Finding(
+            "note",
+            "The error is still falling a little",
+            f"Over the last quarter of {t.steps} steps the raw error fell by {t.fall:.1%}; to get more out of it, "
+            f"{more}.",
+        )
+    elif t.rise is not None and t.rise > RISING:
+        yield Finding(
+            "warning",
+            "The error rises",
+            f"In the last quarter of {t.steps} steps the raw error is {t.rise:.2g} times that of the best quarter "
+            "before: training became unstable. Lower the learning rate, or go back to an earlier checkpoint.",
+        )
+
+
+def _stability(d: Diagnosis) -> Iterable[Finding]:
+    t = d.trends
+    if t is None:
+        return
+    if t.skipped:
+        yield Finding(
+            "problem" if t.lost > SKIPPED else "warning",
+            "Steps were skipped",
+            f"{t.skipped} of {t.steps} steps had a loss or a gradient that was not finite and were left out. Lower the "
+            "learning rate; keep fp32 or bf16, not fp16.",
+        )
+    if t.spikes and t.worst is not None:
+        yield Finding(
+            "warning" if t.spikes >= OFTEN or t.worst > HUGE else "note",
+            "Gradient spikes",
+            f"{t.spikes} of {t.rows} rows of the metrics have a gradient norm more than {SPIKE:g} times that of the "
+            f"rows before, up to {t.worst:.3g} times at step {t.worst_step}. They often come before NaN: lower the "
+            "learning rate, clip gradients (clip=1), train with qk_norm=true.",
+        )
+    if t.growth is not None and t.growth > GROWTH and math.isfinite(t.growth):
+        yield Finding(
+            "warning",
+            "Tangent blow-up: ‖du/dt‖ grows in training",
+            f"It is {t.growth:.2g} times what it was in the second quarter of the run, and feeds on itself in targets "
+            "made with it. Lower the learning rate, train with qk_norm=true, normalize or clip the tangent, or narrow "
+            "the range of times.",
+        )
