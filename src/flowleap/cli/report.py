@@ -1,0 +1,66 @@
+"""flowleap report: one HTML file that shows runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowleap.cli import options
+from flowleap.cli.group import waiting
+
+BUDGETS = "1,2,4,128"
+
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run folders that `flowleap train` wrote.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.html",
+        help="The file to write.",
+        show_default="report.html in the run folder; for several runs in the folder that holds them",
+    ),
+]
+
+
+def report(
+    run: Runs,
+    out: Out = None,
+    title: Annotated[str | None, typer.Option(help="The title.", show_default="names the runs")] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,…", help="Numbers of network steps to show samples of.", show_default=BUDGETS
+        ),
+    ] = None,
+    num: Annotated[
+        int | None,
+        typer.Option(min=0, help="Samples to show; 0 for none.", show_default="20; 1500 points"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the output where it exists.")
+    ] = False,
+    weights: options.WeightsOption = options.Weights.ema,
+    device: options.Device = "auto",
+) -> None:
+    """Show runs side by side in one HTML file.
+
+    Table with intervals, quality against evaluations and seconds, samples from the same noise, nearest
+    training images, curves, diagnosis, settings. The file needs no network and nothing beside it.
+    """
+    budgets = options.numbers(steps or BUDGETS, "--steps")
+
+    from flowleap import reports
+
+    path = reports.write(
+        run,
+        out,
+        title,
+        overwrite=overwrite,
+        steps=budgets,
+        num=num,
+        weights=weights.value,
+        device=options.device(device),
+        waiting=waiting,
+    )
+    typer.echo(f"{path}: report of {len(run)} run{'s' * (len(run) > 1)}, {path.stat().st_size / 1e6:.2f} MB")

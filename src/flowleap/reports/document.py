@@ -1,0 +1,273 @@
+"""The page: one HTML text with its styles, its script, its charts and its images inside."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowleap import pictures
+from flowleap.citations import Citation
+from flowleap.evaluation.report import MEMORIZED
+from flowleap.provenance import version
+from flowleap.reports import figures, images, samples, tables
+from flowleap.reports.charts import LOOKS, MARKERS, Chart, draw
+from flowleap.reports.entry import Entry, Group, finite, groups, metric, unique
+
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = ["GENERATOR", "page"]
+
+GENERATOR = "flowleap report"
+TEMPLATES = Path(__file__).parent / "templates"
+SHAPES = {
+    "o": "M8 3a5 5 0 1 0 0 10a5 5 0 1 0 0-10z",
+    "s": "M3.5 3.5h9v9h-9z",
+    "^": "M8 2.5l5.5 10h-11z",
+    "D": "M8 2l6 6l-6 6l-6-6z",
+    "v": "M8 13.5l5.5-10h-11z",
+    "P": "M6 2.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5v-4h3.5z",
+    "X": "M5 2.2l3 3l3-3l2.8 2.8l-3 3l3 3l-2.8 2.8l-3-3l-3 3l-2.8-2.8l3-3l-3-3z",
+    "p": "M8 2l6 4.4l-2.3 7h-7.4l-2.3-7z",
+    "*": "M8 1.5l1.7 4.7l4.9.2l-3.9 3l1.4 4.8l-4.1-2.8l-4.1 2.8l1.4-4.8l-3.9-3l4.9-.2z",
+}
+TEASER = 8  # samples on the card of a run
+
+
+def page(
+    title: str,
+    entries: Sequence[Entry],
+    *,
+    subtitle: str = "",
+    commands: Sequence[str] = (),
+    made: str = "",
+) -> str:
+    """Return the report of some runs as the text of one HTML file, which needs nothing but itself.
+
+    Every word may be anything: none of them can break the page, or reach out of it.
+
+    Args:
+        subtitle: a line above the title.
+        commands: how to make this report again, after the commands of the runs.
+        made: when it was made, in words.
+
+    Raises: ValueError without entries, or for rows of different protocols, which no table should hold.
+    """
+    if not entries:
+        raise ValueError("a report needs at least one run, got none")
+    same_protocol(entries)
+    labels = unique(entry.label for entry in entries)
+    named = [_labeled(entry, label) for entry, label in zip(entries, labels, strict=True)]
+    found = groups(named)
+    script, style = (TEMPLATES / "script.js").read_text("utf-8"), (TEMPLATES / "style.css").read_text("utf-8")
+    return environment().get_template("report.html.jinja").render(
+        title=title, subtitle=subtitle, made=made, generator=GENERATOR, version=version("flowleap"),
+        style=style, script=script, script_hash=_hash(script),
+        entries=named, groups=found, looks=LOOKS, commands=commands,
+        **_numbers(found), **_pictures(found), **_background(named),
+    )  # fmt: skip
+
+
+def same_protocol(entries: Sequence[Entry]) -> None:
+    """Refuse rows that cannot be compared.
+
+    Raises: ValueError for rows of different protocols.
+    """
+    from flowleap.evaluation.protocol import same
+
+    rows = [dict(row) for entry in entries for row in entry.rows]
+    if rows:
+        same(rows)
+
+
+def _labeled(entry: Entry, label: str) -> Entry:
+    return entry if entry.label == label else replace(entry, label=label)
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The templates, which escape whatever is not marked as safe."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals.update(shape=lambda look: SHAPES[MARKERS[look % len(MARKERS)]], credited=tables.credited)
+    return made
+
+
+def _hash(script: str) -> str:
+    """The digest by which the page lets this script run, and no other."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+
+
+# ---------------------------------------------------------------- parts of the page
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A chart and its SVG element, which is safe: matplotlib made it and no word of a user is in it unescaped."""
+
+    title: str
+    caption: str
+    svg: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Card:
+    """What is said first of a group: its number with the fewest evaluations, facts, and some samples."""
+
+    group: Group
+    note: str
+    number: str
+    bound: str
+    what: str
+    facts: Sequence[tuple[str, str]]
+    strip: images.Strip | None
+    words: str
+
+
+def _numbers(found: Sequence[Group]) -> dict[str, Any]:
+    rows = [row for group in found for entry in group.entries for row in entry.rows]
+    return {
+        "summary": tables.summary(found),
+        "cards": [_card(group) for group in found],
+        "table": tables.quality_table(found),
+        "conditions": tables.conditions(rows),
+        "memorized": MEMORIZED if tables.memorized(rows, MEMORIZED) else None,
+        "judged": any(finite(row.get("judge")) is not None for row in rows),
+        "unbiased": any(finite(row.get("kernel_distance")) is not None for row in rows),
+        "few": any((finite(row.get("num")) or 0) < 10_000 for row in rows),
+    }
+
+
+def _pictures(found: Sequence[Group]) -> dict[str, Any]:
+    return {
+        "quality": _drawn(figures.quality_charts(found), "quality"),
+        "training": _drawn(figures.training_charts(found), "training"),
+        "diagnostics": _drawn(figures.diagnostic_charts(found), "diagnosis"),
+        "findings": [(e, group, _findings(e)) for group in found for e in group.entries if e.diagnosis],
+        "blocks": samples.blocks(found),
+        "clouds": samples.clouds(found),
+        "across": max((len(entry.samples) for group in found for entry in group.entries), default=1) or 1,
+        "pairs": samples.pairs(found),
+    }
+
+
+def _drawn(charts: Sequence[Chart], name: str) -> list[Drawn]:
+    from markupsafe import Markup
+
+    with warnings.catch_warnings():  # of glyphs and layouts, which browsers decide here
+        warnings.simplefilter("ignore", UserWarning)
+        return [
+            Drawn(chart.title, chart.caption, Markup(draw(chart, f"{name}-{index}")))
+            for index, chart in enumerate(charts)
+        ]
+
+
+def _background(entries: Sequence[Entry]) -> dict[str, Any]:
+    papers: dict[str, Citation] = {paper.key: paper for entry in entries for paper in entry.papers}
+    return {
+        "differing": tables.differing(entries) if len(entries) > 1 else [],
+        "settings": {entry.label: tables.settings(entry.config) for entry in entries},
+        "environments": {entry.label: _sittings(entry) for entry in entries},
+        "papers": list(papers.values()),
+    }
+
+
+def _card(group: Group) -> Card:
+    first = group.entries[0]
+    budgets = [nfe for nfe in group.budgets() if group.measured(nfe) is not None]
+    best = group.measured(budgets[0]) if budgets else None
+    bound = (
+        "" if best is None or best.low is None else f"{tables.number(best.low)} – {tables.number(best.high)}"
+    )
+    if best is not None and best.runs > 1 and best.high is not None:
+        bound = f"± {tables.number(best.high - best.value, '.2g')} over {tables.plural(best.runs, 'run')}"
+    shown, words = None, ""
+    if samples.pictured(first):
+        nfe = min(first.samples)
+        shown = images.strip(first.samples[nfe][:TEASER], cell=32)
+        words = f"{TEASER} samples of {group.label} from {pictures.evaluations(nfe)}"
+    name = metric(group.at(budgets[0])[0]) if budgets else ""
+    what = f"{name}, {pictures.evaluations(budgets[0])}" if budgets else "not measured"
+    number = tables.number(best.value if best else None)
+    return Card(group, first.note, number, bound, what, _facts(group), shown, words)
+
+
+def _facts(group: Group) -> list[tuple[str, str]]:
+    entry, facts = group.entries[0], []
+    config = entry.config
+    if method := config.get("method"):
+        facts.append(("method", str(method)))
+    if data := config.get("data"):
+        facts.append(("data", str(data)))
+    if entry.parameters:
+        facts.append(("parameters", f"{entry.parameters:,}"))
+    if steps := finite(config.get("steps")):
+        done = max((step for row in entry.metrics if (step := finite(row.get("step")))), default=None)
+        short = f"{done:,.0f} of " if done is not None and done < steps else ""
+        facts.append(("steps", f"{short}{steps:,.0f} × {config.get('batch', '?')}"))
+    seconds = [time for row in entry.metrics if (time := finite(row.get("seconds"))) is not None]
+    if seconds:
+        facts.append(("training", duration(max(seconds))))
+    if len(group.entries) > 1:
+        facts.append(("runs", str(len(group.entries))))
+    return facts
+
+
+def duration(seconds: float) -> str:
+    """Write a time: 43 s, 12 min, 3 h 05 min."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _findings(entry: Entry) -> dict[str, Any]:
+    """What a diagnosis says, whatever of it there is: findings, lists of numbers, and single ones by dotted names."""
+    diagnosis = dict(entry.diagnosis or {})
+    said = [
+        {key: str(item.get(key, "")) for key in ("title", "text")}
+        | {"severity": _severity(item.get("severity"))}
+        for item in _mappings(diagnosis.pop("findings", None))
+    ]
+    lists = {name: [tables.settings(row) for row in _mappings(value)] for name, value in diagnosis.items()}
+    lists = {name: rows for name, rows in lists.items() if rows}
+    others = tables.settings(_without_curves({k: v for k, v in diagnosis.items() if k not in lists}))
+    return {"said": said, "lists": lists, "others": others}
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list | tuple) else []
+
+
+def _without_curves(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_curves(item) if isinstance(item, Mapping) else item
+        for key, item in value.items()
+        if not figures.is_curve(item)
+    }
+
+
+def _severity(value: Any) -> str:
+    text = str(value).lower()
+    if text in ("error", "critical", "high", "severe", "bad"):
+        return "severe"
+    return "warning" if text in ("warning", "warn", "medium", "moderate") else "note"
+
+
+def _sittings(entry: Entry) -> list[dict[str, str]]:
+    """The sittings of a run, each as dotted names."""
+    found = entry.environment.get("sittings", [entry.environment] if entry.environment else [])
+    return [tables.settings(one) for one in found if isinstance(one, Mapping)]

@@ -1,0 +1,367 @@
+"""Run folders as entries of a report: what their files hold, samples of their weights, and what is missing."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shlex
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowleap import evaluation, methods, runs, values
+from flowleap.data import Dataset
+from flowleap.files import replace_file
+from flowleap.randomness import generator
+from flowleap.reports.document import GENERATOR, page, same_protocol
+from flowleap.reports.entry import Entry, Neighbors, finite, unique
+
+__all__ = ["NUM", "STEPS", "default_place", "gather", "write"]
+
+STEPS = evaluation.STEPS
+NUM = {"image": 20, "points": 1500}
+JUDGED = 12  # samples shown beside their nearest neighbors
+TYPICAL = 256  # real samples behind the distance that is typical
+Waiting = Callable[[str], AbstractContextManager[None]]
+
+
+def quietly(_: str) -> AbstractContextManager[None]:
+    """Say nothing while something is going on."""
+    return nullcontext()
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write(
+    folders: Sequence[str | Path],
+    out: str | Path | None = None,
+    title: str | None = None,
+    *,
+    overwrite: bool = False,
+    steps: Sequence[int] = STEPS,
+    num: int | None = None,
+    weights: str = "ema",
+    device: str | torch.device = "cpu",
+    waiting: Waiting = quietly,
+) -> Path:
+    """Write the report of some run folders as one HTML file, and return its path.
+
+    A file that is there already is replaced only with `overwrite`, or where it is an earlier report at the
+    default place of a single run: what anyone else wrote stays.
+
+    Args:
+        out: the file; None for `default_place`.
+        title: what stands above it; by default it names the runs.
+        steps: the numbers of steps that samples are made with.
+        num: samples of each grid or cloud, by default 20 images or 1,500 points; 0 for none.
+        waiting: a context manager that shows what is being made.
+
+    Raises: ValueError for folders without a run, none at all, numbers of different protocols, or a name that
+        is not one of an HTML file; FileExistsError for a file that is there.
+    """
+    places = [Path(place) for place in folders]
+    if not places:
+        raise ValueError("a report needs at least one run folder, got none")
+    entries = [read(place, label) for place, label in zip(places, names_of(places), strict=True)]
+    path = Path(out) if out is not None else default_place(places)
+    check_place(path, overwrite=overwrite or (len(places) == 1 and is_own(path, places[0])))
+    same_protocol(entries)
+    for index, place in enumerate(places):
+        with waiting(f"making samples of {entries[index].label}"):
+            entries[index] = picture(entries[index], place, steps, num, weights, device)
+    with waiting("drawing the report"):
+        text = page(
+            title or title_of(entries),
+            entries,
+            subtitle=f"{len(entries)} run{'s' * (len(entries) > 1)} on {', '.join(data_of(entries))}",
+            commands=[shlex.join(["flowleap", "report", *map(str, places), "--out", str(path)])],
+            made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, text)
+    return path
+
+
+def default_place(folders: Sequence[str | Path]) -> Path:
+    """Return report.html in the folder of a single run, else in the folder that holds all of them."""
+    places = [Path(place) for place in folders]
+    if len(places) == 1:
+        return places[0] / "report.html"
+    shared = Path(os.path.commonpath([place.absolute() for place in places]))
+    inside = shared in {place.absolute() for place in places}
+    shared = shared.parent if inside else shared
+    here = Path.cwd()
+    return (shared.relative_to(here) if shared.is_relative_to(here) else shared) / "report.html"
+
+
+def is_own(path: Path, place: Path) -> bool:
+    """Whether a path is the default place in a run folder and holds an earlier report, if anything."""
+    if path.absolute() != (place / "report.html").absolute() or not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return f'<meta name="generator" content="{GENERATOR}' in file.read(2000)
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Refuse a place for a report before any work is done.
+
+    Raises: ValueError for a name that is not one of an HTML file; FileExistsError for what is there already.
+    """
+    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
+        raise ValueError(f"{path}: a report is one .html file; name it with --out, as in --out report.html")
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"{path} exists already: choose another --out, or replace it with --overwrite (overwrite=True)"
+        )
+
+
+def names_of(places: Sequence[Path]) -> list[str]:
+    """Return what runs are called: the names of their folders, with those of their parents where they repeat."""
+    whole = [place.absolute() for place in places]
+    short = [place.name for place in whole]
+    long = [f"{place.parent.name}/{place.name}" for place in whole]
+    return unique(b if short.count(a) > 1 else a for a, b in zip(short, long, strict=True))
+
+
+def title_of(entries: Sequence[Entry]) -> str:
+    """Return a title that names up to three runs."""
+    labels = [entry.label for entry in entries]
+    if len(labels) > 3:
+        return f"{len(labels)} runs compared"
+    return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
+
+
+def data_of(entries: Sequence[Entry]) -> list[str]:
+    """Return the names of the data sets, each once."""
+    return list(dict.fromkeys(str(entry.config.get("data", "unknown data")) for entry in entries))
+
+
+# ---------------------------------------------------------------- reading
+
+
+def gather(
+    folder: str | Path,
+    label: str | None = None,
+    *,
+    steps: Sequence[int] = STEPS,
+    num: int | None = None,
+    weights: str = "ema",
+    device: str | torch.device = "cpu",
+) -> Entry:
+    """Return a run folder as an entry, with samples; what is not there is said in `Entry.missing`.
+
+    Args: as `write`.
+    Raises: ValueError for a folder without a run.
+    """
+    place = Path(folder)
+    return picture(read(place, label or place.absolute().name), place, steps, num, weights, device)
+
+
+def read(place: Path, label: str) -> Entry:
+    """Return what the files of a run folder hold, without its weights.
+
+    Raises: ValueError for a folder without a run, or with a config.json that cannot be read.
+    """
+    try:
+        config = runs.read_config(place)
+    except FileNotFoundError as error:
+        raise ValueError(f"{error}; a report is made of folders that `flowleap train` wrote") from error
+    found = Files(place, [])
+    rows = found.json("table.json", list)
+    if not rows and not (place / "table.json").is_file():
+        off = " (it was trained without one)" if not config.eval_num else ""
+        found.missing.append(
+            f"no table of quality{off}; measure it with: flowleap evaluate {shlex.quote(str(place))}"
+        )
+    metrics = found.lines("metrics.jsonl")
+    progress(config, metrics, found.missing)
+    quality = found.lines("quality.jsonl", needed=False)
+    environment = found.json("environment.json", dict)
+    sittings = [one for one in environment.get("sittings", []) if isinstance(one, dict)]
+    return Entry(
+        label=label,
+        note="; ".join(runs.changes(config)),
+        config=runs.to_dict(config),
+        rows=[row for row in rows if isinstance(row, dict) and finite(row.get("nfe")) is not None],
+        metrics=metrics,
+        quality=quality,
+        diagnosis=found.json("diagnosis.json", dict, needed=False) or None,
+        environment=environment,
+        papers=methods.citations(values.from_dict(config.objective)),
+        commands=[str(one["command"]) for one in sittings if one.get("command")],
+        missing=found.missing,
+    )
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a run folder; what cannot be read is noted and left out."""
+
+    place: Path
+    missing: list[str]
+
+    def json(self, name: str, kind: type, needed: bool = True) -> Any:
+        """Return what a JSON file holds, an empty `kind` where it holds something else or is not there."""
+        path = self.place / name
+        if not path.is_file():
+            if needed and name != "table.json":
+                self.missing.append(f"no {name}")
+            return kind()
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            self.missing.append(f"{name} cannot be read ({error})")
+            return kind()
+        if not isinstance(content, kind):
+            self.missing.append(f"{name} holds something else than expected")
+            return kind()
+        return content
+
+    def lines(self, name: str, needed: bool = True) -> list[dict[str, Any]]:
+        """Return the lines of a log; broken ones, as a crash leaves them, are left out."""
+        path = self.place / name
+        if not path.is_file():
+            if needed:
+                self.missing.append(f"no {name}: nothing was logged yet")
+            return []
+        rows, broken = [], 0
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            broken += not isinstance(row, dict)
+            rows += [row] if isinstance(row, dict) else []
+        if broken:
+            self.missing.append(f"{broken} of the lines of {name} cannot be read and are left out")
+        return rows
+
+
+def progress(config: runs.TrainConfig, metrics: Sequence[dict[str, Any]], missing: list[str]) -> None:
+    """Note where a run has not ended, and where its log holds no numbers."""
+    done = max((step for row in metrics if (step := finite(row.get("step"))) is not None), default=0)
+    if done < config.steps:
+        missing.append(f"not finished: step {done:,.0f} of {config.steps:,}")
+    for name, words in (("raw_error", "raw error"), ("grad_norm", "gradient norm")):
+        lost = sum(finite(row.get(name)) is None for row in metrics)
+        if lost:
+            missing.append(f"{lost} of {len(metrics)} log intervals have no finite {words}")
+
+
+# ---------------------------------------------------------------- samples
+
+
+def picture(
+    entry: Entry,
+    place: Path,
+    steps: Sequence[int],
+    num: int | None,
+    weights: str,
+    device: str | torch.device,
+) -> Entry:
+    """Return an entry with samples of the run's weights, real samples and nearest neighbors, as far as possible."""
+    missing = list(entry.missing)
+    try:
+        run = runs.load_run(place, weights=weights, device=device)
+    except (OSError, ValueError) as error:
+        return replace(entry, missing=[*missing, f"no samples: {error}"])
+    if run.step < run.config.steps:
+        missing.append(f"samples are from step {run.step:,}, its last checkpoint")
+    entry = replace(entry, parameters=sum(p.numel() for p in run.network.parameters()))
+    count = NUM[run.kind] if num is None else num
+    if not count:
+        return replace(entry, missing=missing)
+    samples = sampled(run, steps, count, missing)
+    data = data_of_run(run, missing)
+    classes = evaluation.cycle(count, run.num_classes)
+    drawable = run.shape == (2,) if run.kind == "points" else len(run.shape) == 3 and run.shape[0] in (1, 3)
+    if not drawable:
+        missing.append(
+            f"samples of shape {run.shape} are neither images of 1 or 3 channels nor points in the plane"
+        )
+    return replace(
+        entry,
+        samples=samples if drawable else {},
+        classes=classes if run.kind == "image" else None,
+        real=real_samples(data, classes, count) if data is not None and drawable else None,
+        neighbors=neighbors(samples, data) if data is not None and drawable else None,
+        missing=missing,
+    )
+
+
+def sampled(run: runs.Run, steps: Sequence[int], count: int, missing: list[str]) -> dict[int, Tensor]:
+    """Return samples for each number of steps by the number of evaluations, all from the same noise."""
+    make = partial(
+        evaluation.generate,
+        run.flow,
+        run.objective,
+        run.shape,
+        count,
+        label=evaluation.cycle(count, run.num_classes),
+        bounds=(-1.0, 1.0) if run.kind == "image" else None,
+    )
+    found = {}
+    for number in steps:
+        try:
+            with warnings.catch_warnings():  # the table says which numbers of steps were not trained for
+                warnings.simplefilter("ignore", UserWarning)
+                found[run.objective.nfe(number)] = make(steps=number)
+        except evaluation.NotFinite as error:
+            missing.append(f"no samples at {number} steps: {error}")
+    return found
+
+
+def data_of_run(run: runs.Run, missing: list[str]) -> Dataset | None:
+    """Return the training data; None and a note where it has no name to load it by."""
+    try:
+        data = run.dataset()
+    except (OSError, ValueError):
+        data = None
+    if data is None or data.shape != run.shape:
+        missing.append(
+            f"no real data and no nearest neighbors: the data {run.config.data!r} was given from Python, and has "
+            "no name to load it by"
+        )
+        return None
+    return data
+
+
+def real_samples(data: Dataset, classes: Tensor | None, count: int) -> Tensor:
+    """Return the first real samples, those of the wanted classes where there are classes.
+
+    Shapes: (at most count, *shape).
+    """
+    if classes is None or data.label is None or data.kind != "image":
+        return data.x[:count]
+    taken: dict[int, int] = {}
+    rows = []
+    for wanted in classes.tolist():
+        members = (data.label == wanted).nonzero().flatten()
+        if len(members):
+            rows.append(int(members[taken.get(wanted, 0) % len(members)]))
+            taken[wanted] = taken.get(wanted, 0) + 1
+    return data.x[rows] if len(rows) == count else data.x[:count]
+
+
+def neighbors(samples: dict[int, Tensor], data: Dataset) -> Neighbors | None:
+    """Return the first samples with the fewest evaluations beside the training images nearest to them."""
+    if not samples or data.kind != "image" or len(data) < 2:
+        return None
+    nfe = min(samples)
+    shown = samples[nfe][:JUDGED]
+    training = data.x.flatten(1).float()
+    distance, index = torch.cdist(shown.flatten(1), training).min(dim=1)
+    rows = torch.randperm(len(data), generator=generator(0, "neighbors"))[:TYPICAL]
+    between = torch.cdist(training[rows], training)
+    between[torch.arange(len(rows)), rows] = torch.inf
+    typical = float(between.min(dim=1).values.median())
+    return Neighbors(nfe, shown, data.x[index], distance, typical)
