@@ -264,7 +264,7 @@ def test_wrong_evaluation_is_one_line(digits, words, message):
 
 
 def test_memorizing_is_pointed_out():
-    row = {"nearest_ratio": 0.4, "protocol": "p"}
+    row = {"nearest_ratio": 0.4, "protocol": "p", "floor": None}
     from flowleap.evaluation.report import notes
 
     assert any("below 0.8" in line for line in notes([row]))

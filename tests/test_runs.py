@@ -178,7 +178,7 @@ def test_a_finished_run_leaves_all_that_it_promises(tmp_path: Path, drawing: Con
     )
     table = json.loads((place / "table.json").read_text())
     assert [row["nfe"] for row in table] == [1, 2] and list(result.table) == table
-    assert "| evaluations |" in (place / "table.md").read_text()
+    assert "| NFE |" in (place / "table.md").read_text()
     assert "ema-0.999@12" in table[0]["protocol"]
     text = said(drawing)
     assert "sits at 1" in text and "FD-p" in text and "flowleap sample" in text
@@ -392,7 +392,7 @@ def test_a_folder_without_a_run_names_its_neighbors(tmp_path: Path, quiet: Conso
     with pytest.raises(FileNotFoundError, match="holds no run"):
         train(quiet, config(), tmp_path / "nothing", resume=True)
     with pytest.raises(ValueError, match='expected "ema"'):
-        runs.load_run(tmp_path / "digits-esc", weights="best")
+        runs.load_run(tmp_path / "digits-esc", weights="worst")
 
 
 def test_spoiled_files_of_a_run_are_named(tmp_path: Path, quiet: Console) -> None:

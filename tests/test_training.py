@@ -20,7 +20,7 @@ from flowleap.objectives import EMA, Objective
 from flowleap.point import Batch, Regression
 from flowleap.training.ema import averaged, restore
 from flowleap.training.guard import Diverged, Guard, likely_cause
-from flowleap.training.log import EXPLANATION, Metrics, Recorder, Reporter
+from flowleap.training.log import EXPLANATION, Lines, Recorder, Reporter
 from flowleap.training.loop import Events, Plan, fit
 from flowleap.training.state import State, new_player
 
@@ -249,9 +249,9 @@ def test_time_spent_aside_does_not_count_as_training() -> None:
 def test_metrics_of_an_undone_future_go_and_a_cut_line_is_forgiven(tmp_path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"step": 4')
-    metrics = Metrics(path, step=20)
+    metrics = Lines(path, step=20)
     metrics.append({"step": 25})
-    assert [row["step"] for row in Metrics(path, step=99).rows()] == [10, 20, 25]
+    assert [row["step"] for row in Lines(path, step=99).rows()] == [10, 20, 25]
 
 
 def rows_of(step: int, skipped: int = 0) -> dict[str, object]:

@@ -7,6 +7,7 @@ The folder of a run:
 
     config.json  environment.json                     settings; versions, git state, commands
     metrics.jsonl  plots/*.png                        averages over each log interval, and their curves
+    quality.jsonl  best.safetensors  best.json        quality measured while training, and the best weights by it
     samples/step-000500.png …  grid.png               pictures, always from the same noise
     table.json  table.md                              quality and time at 1, 2, 4, 128 steps
     network.safetensors  ema.safetensors              weights at the end, as trained and averaged
@@ -21,7 +22,7 @@ import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from rich.console import Console
 from torch import nn
 
 from flowleap import data as data_sets
-from flowleap import methods, networks, values
+from flowleap import evaluation, methods, networks, values
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
@@ -52,9 +53,10 @@ from flowleap.training.config import (
 )
 from flowleap.training.guard import Diverged
 from flowleap.training.interrupt import Interruption
-from flowleap.training.log import EXPLANATION, Metrics, Reporter
+from flowleap.training.log import EXPLANATION, Lines, Reporter
 from flowleap.training.loop import Events, Plan, draw_batch, fit
 from flowleap.training.state import State, new_player
+from flowleap.training.watch import BEST, Watch
 
 __all__ = [
     "NETWORKS",
@@ -75,6 +77,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+WEIGHTS = ("ema", "raw", BEST)
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,35 @@ class Session:
         """Write config.json and environment.json."""
         replace_file(self.place / "config.json", describe(self.config, self.dataset))
         folder.note_environment(self.place / "environment.json")
-        self.metrics = Metrics(self.place / "metrics.jsonl", self.state.step)
+        self.metrics = Lines(self.place / "metrics.jsonl", self.state.step)
+        self.watch = Watch(
+            self.place,
+            self.objective,
+            self.dataset,
+            self.ruler,
+            share=self.config.watch_share if self.measurable() else 0.0,
+            last=self.config.steps,
+            step=self.state.step,
+            num=self.config.watch_num,
+            steps=self.config.watch_steps,
+            say=self.reporter.say,
+        )
+
+    @cached_property
+    def ruler(self) -> evaluation.Reference:
+        """What the samples of this run are held against."""
+        return evaluation.reference(self.dataset, evaluation.named(self.config.features, self.dataset))
+
+    def measurable(self) -> bool:
+        """Whether data and samples are enough to measure quality while training; says why not."""
+        if not self.config.watch_share:
+            return False
+        try:
+            evaluation.enough(self.config.watch_num, self.ruler)
+        except ValueError as error:
+            self.reporter.warn(f"quality is not measured while training: {error}")
+            return False
+        return True
 
     def introduce(self) -> None:
         """Say what is trained, where, and how long its horizons are."""
@@ -285,7 +316,13 @@ class Session:
 
     def fit(self) -> int | None:
         """Train to the end or to a signal, which is returned."""
-        events = Events(log=self.log, sample=self.sample, save=self.save, tick=self.reporter.advance)
+        events = Events(
+            log=self.log,
+            sample=self.sample,
+            save=self.save,
+            measure=self.watch,
+            tick=self.reporter.advance,
+        )
         with Interruption() as interruption, self.reporter.progress(self.plan.steps, self.state.step):
             try:
                 fit(
@@ -353,6 +390,7 @@ class Session:
                 place,
                 self.reporter,
                 remarks=changes(self.config),
+                ruler=self.ruler,
             )
         self.reporter.say(f"done: {place}; sample with: flowleap sample {shlex.quote(str(place))}")
         return table
@@ -390,7 +428,7 @@ def device_of(name: str | torch.device) -> torch.device:
 
 
 def weights_name(config: TrainConfig, weights: str, step: int) -> str:
-    """Return what weights are called in a protocol: "ema-0.999@2200" or "raw@2200"."""
+    """Return what weights are called in a protocol: "ema-0.999@2200", "raw@2200" or "best@2200"."""
     return f"ema-{config.ema[0]}@{step}" if weights == "ema" else f"{weights}@{step}"
 
 
@@ -440,15 +478,17 @@ def load_run(place: str | Path, weights: str = "ema", device: str | torch.device
     """Read a run back: the weights at its end, or those of its last checkpoint where it has not ended.
 
     Args:
-        weights: "ema" for the first running average, "raw" for the weights of the last step.
+        weights: "ema" for the first running average, "raw" for the weights of the last step, "best" for those
+            that did best while training.
 
     Raises: FileNotFoundError for a folder without a run or a run without weights; CheckpointError for a
         truncated or foreign file, naming it and the reason; ValueError for other weights.
     """
     place = Path(place)
-    if weights not in ("ema", "raw"):
+    if weights not in WEIGHTS:
         raise ValueError(
-            f'weights={weights!r}: expected "ema" (the running average) or "raw" (the last step)'
+            f'weights={weights!r}: expected "ema" (the running average), "raw" (the last step) or "best" (the '
+            "average that measured best while training)"
         )
     content = read_folder(place)
     config, known = from_dict(content["config"]), content["dataset"]
@@ -476,6 +516,14 @@ def weights_file(place: Path, config: TrainConfig, weights: str) -> tuple[Path, 
 
     Raises: FileNotFoundError for a run that has not saved any.
     """
+    if weights == BEST:
+        best = place / f"{BEST}.safetensors"
+        if not best.exists():
+            raise FileNotFoundError(
+                f"{place} has no best weights: quality was not measured while it trained (watch_share=0, or too "
+                "short a run); use the weights of its end, --weights ema"
+            )
+        return best, checkpoint.step_of(best)
     final = place / ("ema.safetensors" if weights == "ema" else "network.safetensors")
     ended = checkpoint.step_of(final) if final.exists() else -1
     path = checkpoint.latest(place / "checkpoints") if ended < config.steps else None

@@ -70,6 +70,9 @@ class TrainConfig:
         log_every, sample_every, checkpoint_every: intervals in steps; 0 switches pictures or checkpoints off
             (the last step always makes both).
         eval_num: samples behind each number of the final table, 0 for no table.
+        watch_share: the share of the time that measuring quality while training may take, 0 for none.
+        watch_steps, watch_num: the numbers of steps that are measured then, and the samples behind each number.
+        features: what distances compare, see `evaluation.library.named`; "auto" follows from the data.
 
     Raises: ValueError (pydantic's) for a value out of range or of another type.
     """
@@ -94,12 +97,25 @@ class TrainConfig:
     sample_every: NonNegativeInt = 500
     checkpoint_every: NonNegativeInt = 500
     eval_num: NonNegativeInt = 1000
+    watch_share: Fraction = 0.05
+    watch_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4)
+    watch_num: PositiveInt = 1000
+    features: str = "auto"
 
 
 METHOD, DATA = "esc", "digits"
 """What a run is about where nothing is said."""
 FIELDS = tuple(field.name for field in fields(TrainConfig))
-FREE = ("steps", "patience", "device", "log_every", "sample_every", "checkpoint_every", "eval_num")
+FREE = (
+    "steps",
+    "patience",
+    "device",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "eval_num",
+    "watch_share",
+)
 """The fields that may change when a run is resumed; only `steps` and `device` change its numbers."""
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -291,6 +307,6 @@ def parse(value: Any) -> Any:
 
 def as_field(name: str, value: Any) -> Any:
     """Read the text of a field; "0.9,0.99" and a single number both make a tuple where one is expected."""
-    if name in ("ema", "betas") and isinstance(value, str):
+    if name in ("ema", "betas", "watch_steps") and isinstance(value, str):
         return tuple(parse(part) for part in value.strip("[]()").split(",") if part.strip())
     return parse(value)

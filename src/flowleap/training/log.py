@@ -20,7 +20,7 @@ from flowleap.files import replace_file
 from flowleap.point import Regression
 from flowleap.training.state import State
 
-__all__ = ["EXPLANATION", "Metrics", "Recorder", "Reporter"]
+__all__ = ["EXPLANATION", "Lines", "Recorder", "Reporter"]
 
 EXPLANATION = (
     "The error shown is raw: the mean squared residual without weights. The weighted loss is minimized and "
@@ -84,8 +84,8 @@ class Recorder:
         self.paused += time.perf_counter() - begin
 
 
-class Metrics:
-    """The metrics of a run as JSON lines: one object per log interval, `step` steps into the run."""
+class Lines:
+    """What a run measures as JSON lines, one object with its `step` per line: metrics.jsonl, quality.jsonl."""
 
     def __init__(self, path: Path, step: int = 0) -> None:
         """Open the file of a run that is `step` steps old; later rows, which will be made again, go."""

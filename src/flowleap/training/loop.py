@@ -57,6 +57,7 @@ class Events:
     Args:
         log: given the averages over each log interval.
         sample: called every `Plan.sample_every` steps and at the end.
+        measure: called after each log interval; it decides itself whether there is time to measure quality.
         save: called every `Plan.checkpoint_every` steps, at the end, and when the run is interrupted.
         tick: called after each step.
         interrupted: asked after each step whether to save and leave.
@@ -65,6 +66,7 @@ class Events:
     log: Callable[[dict[str, Any]], None]
     sample: Callable[[State], None]
     save: Callable[[State], None]
+    measure: Callable[[State], None] = lambda state: None
     tick: Callable[[int], None] = lambda step: None
     interrupted: Callable[[], bool] = lambda: False
 
@@ -122,6 +124,8 @@ def fit(state: State, objective: Objective, data: Dataset, plan: Plan, events: E
             cause = likely_cause(batch, regression, loss, recorder.usual_derivative)
             raise Diverged(f"{state.streak} steps in a row were not finite, up to step {state.step}: {cause}")
         with recorder.aside(state):
+            if log and (done or not leaving):
+                events.measure(state)
             if done or every(plan.sample_every, state.step):
                 events.sample(state)
             if save and (leaving or not state.streak):

@@ -17,7 +17,7 @@ from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.training.log import Reporter
 
-__all__ = ["BUDGETS", "draw_budgets", "draw_curves", "draw_samples", "tabulate"]
+__all__ = ["BUDGETS", "draw_budgets", "draw_curves", "draw_samples", "tabulate", "write_table"]
 
 BUDGETS = (1, 2, 4, 128)
 """The numbers of steps that a finished run is judged at."""
@@ -92,19 +92,33 @@ def tabulate(
     folder: Path,
     reporter: Reporter,
     remarks: Sequence[str] = (),
+    ruler: evaluation.Reference | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a map at each of `BUDGETS`, print the table and write it, with remarks, as table.json and table.md."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        rows = evaluation.evaluate(flow, objective, data, BUDGETS, num=num, weights=weights)
+        rows = evaluation.evaluate(flow, objective, data, BUDGETS, num=num, weights=weights, ruler=ruler)
     notes = [
         *evaluation.report.notes(rows),
         *remarks,
         *dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning),
     ]
-    replace_file(folder / "table.json", json.dumps(rows, indent=2) + "\n")
-    replace_file(folder / "table.md", evaluation.report.markdown(rows, notes))
+    write_table(folder, rows, notes)
     reporter.console.print(evaluation.report.table(rows))
     for note in notes:
         reporter.say(note)
     return rows
+
+
+def write_table(folder: Path, rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> None:
+    """Write measured rows as table.json and table.md; a table that is there already is kept as table.old-N."""
+    texts = {"json": json.dumps(rows, indent=2) + "\n", "md": evaluation.report.markdown(rows, notes)}
+    if any((folder / f"table.{suffix}").exists() for suffix in texts):
+        number = 1
+        while any((folder / f"table.old-{number}.{suffix}").exists() for suffix in texts):
+            number += 1
+        for suffix in texts:
+            if (old := folder / f"table.{suffix}").exists():
+                old.rename(folder / f"table.old-{number}.{suffix}")
+    for suffix, text in texts.items():
+        replace_file(folder / f"table.{suffix}", text)

@@ -1,0 +1,164 @@
+"""Quality while training: every average measured now and then, within a share of the time, and the best one kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowleap import evaluation
+from flowleap.data import Dataset
+from flowleap.evaluation import distances, generation
+from flowleap.files import replace_file
+from flowleap.objectives import Objective
+from flowleap.training import checkpoint
+from flowleap.training.log import Lines
+from flowleap.training.state import State
+
+__all__ = ["BEST", "Watch", "chosen_budget"]
+
+SEED = 1_000_003
+"""The noise of these samples is not that of pictures and tables: the best is not chosen by what judges it."""
+BEST = "best"
+BATCH = 250
+
+
+def chosen_budget(objective: Objective, steps: Sequence[int]) -> int:
+    """The steps that the best weights are chosen by: the fewest that the method is made for, else the most."""
+    return next((count for count in sorted(steps) if not objective.advice(count)), max(steps))
+
+
+@dataclass
+class Watch:
+    """Measures the running averages of the weights from time to time, and keeps the weights that did best.
+
+    Before each measurement its time is predicted, at first from one network call and then from the last one;
+    it is made when all measurements so far, this one and one more after the last step take at most `share` of
+    the time of the run. Nothing of the training depends on it: its noise is its own.
+
+    Args:
+        place: the run folder; quality.jsonl, best.safetensors and best.json are written there.
+        ruler: what to hold the samples against, with the features of the distance.
+        share: of the time of the run, 0 to measure never.
+        last: the last step of the run.
+        step: how many steps of it are done already.
+        say: told about a new best.
+    """
+
+    place: Path
+    objective: Objective
+    data: Dataset
+    ruler: evaluation.Reference
+    share: float
+    last: int
+    step: int = 0
+    num: int = 1000
+    steps: tuple[int, ...] = (1, 2, 4)
+    say: Callable[[str], None] = lambda text: None
+
+    def __post_init__(self) -> None:
+        """Read what earlier sittings measured up to `step`; later lines, which may be made again, go."""
+        self.lines = Lines(self.place / "quality.jsonl", self.step)
+        self.budget = chosen_budget(self.objective, self.steps)
+        self.predicted: float | None = None
+        self.spent = sum(row["cost"] for row in self.lines.rows())
+        best = self.place / f"{BEST}.json"
+        self.lowest = json.loads(best.read_text(encoding="utf-8"))["distance"] if best.exists() else math.inf
+
+    def __call__(self, state: State) -> None:
+        """Measure now if there is time for it."""
+        if not self.share:
+            return
+        if self.predicted is None:
+            self.predicted = self.predict(state)
+        reserve = 0.0 if state.step == self.last else self.predicted
+        if self.spent + self.predicted + reserve > self.share * state.seconds:
+            return
+        begin = time.perf_counter()
+        with warnings.catch_warnings():  # the table says which budgets a method is not made for
+            warnings.simplefilter("ignore", UserWarning)
+            for decay in state.player.averages:
+                for steps in self.steps:
+                    self.measure(state, decay, steps)
+        self.predicted = time.perf_counter() - begin
+
+    def predict(self, state: State) -> float:
+        """Seconds that one measurement will take, from one call of the network; half as much again for the rest."""
+        flow = self.flow(state, next(iter(state.player.averages)))
+        label = generation.cycle(BATCH, flow.num_classes)
+        generation.warm_up(flow, self.data.shape, label, BATCH)
+        begin = time.perf_counter()
+        generation.warm_up(flow, self.data.shape, label, BATCH)
+        call = time.perf_counter() - begin
+        self.spent += 2 * call
+        return 1.5 * call * sum(self.steps) * (self.num / BATCH) * len(state.player.averages)
+
+    def flow(self, state: State, decay: float) -> Any:
+        """The flow map of one average."""
+        return self.objective.flow_map(state.player.averages[decay].module)
+
+    def measure(self, state: State, decay: float, steps: int) -> None:
+        """Add one line to quality.jsonl, and keep the weights if they are the best so far."""
+        begin = time.perf_counter()
+        distance = self.distance(self.flow(state, decay), steps)
+        cost = time.perf_counter() - begin
+        self.spent += cost
+        weights = f"ema-{decay}@{state.step}"
+        row = {
+            "step": state.step,
+            "seconds": round(state.seconds, 3),
+            "weights": weights,
+            "steps": steps,
+            "nfe": self.objective.nfe(steps),
+            "features": self.ruler.features.name,
+            "metric": self.ruler.features.frechet,
+            "distance": distance,
+            "num": self.num,
+            "seed": SEED,
+            "cost": round(cost, 4),
+        }
+        self.lines.append(row)
+        if steps == self.budget and distance is not None and distance < self.lowest:
+            self.lowest = distance
+            self.keep(state, decay, row)
+
+    def distance(self, flow: Any, steps: int) -> float | None:
+        """The Fréchet distance of samples at a number of steps; None where some are not finite."""
+        label = generation.cycle(self.num, flow.num_classes)
+        bounds = (-1.0, 1.0) if self.data.kind == "image" else None
+        batches = generation.stream(
+            flow,
+            self.objective,
+            self.data.shape,
+            range(self.num),
+            seed=SEED,
+            label=label,
+            steps=steps,
+            batch=BATCH,
+            bounds=bounds,
+        )
+        rows: list[Tensor] = []
+        for samples, _ in batches:
+            if not bool(samples.isfinite().all()):
+                return None
+            rows.append(self.ruler.features(samples))
+        return distances.frechet(distances.statistics(torch.cat(rows)), self.ruler.statistics)
+
+    def keep(self, state: State, decay: float, row: dict[str, Any]) -> None:
+        """Write the best weights so far, and which they are."""
+        tensors = state.player.averages[decay].module.state_dict()
+        write = partial(checkpoint.write_tensors, tensors=tensors, step=state.step)
+        replace_file(self.place / f"{BEST}.safetensors", write)
+        replace_file(self.place / f"{BEST}.json", json.dumps(row, indent=2) + "\n")
+        self.say(
+            f"best so far at step {state.step}: {row['metric']} {row['distance']:.3f} at {row['nfe']} NFE"
+        )
