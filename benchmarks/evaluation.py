@@ -91,7 +91,7 @@ def extraction(features: evaluation.Features, images: torch.Tensor, rounds: int)
         moments = Moments()
         for rows, _ in features.stream(images):
             moments.add(rows)
-        if moments.count > moments.dims:
+        if moments.count > rows.shape[1]:
             moments.statistics()
 
     def bare() -> None:

@@ -392,7 +392,8 @@ class Session:
                 remarks=changes(self.config),
                 ruler=self.ruler,
             )
-        self.reporter.say(f"done: {place}; sample with: flowleap sample {shlex.quote(str(place))}")
+        name = shlex.quote(str(place))
+        self.reporter.say(f"done: {place}; sample with: flowleap sample {name}; look at it: flowleap report {name}")
         return table
 
 
