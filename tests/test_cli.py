@@ -271,6 +271,86 @@ def test_memorizing_is_pointed_out():
     assert not any("below 0.8" in line for line in notes([row | {"nearest_ratio": 1.1}]))
 
 
+# Images that are there already, protocols, statistics, classifiers
+
+
+@pytest.fixture(scope="module")
+def made(digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("made") / "made.npz"
+    ok("sample", digits, "--num", 90, "--out", path)
+    return path
+
+
+def test_images_are_measured_as_the_run_that_made_them(digits, made):
+    """90 samples of a run through a file, or straight: the same numbers."""
+    (ours,) = json.loads(ok("evaluate", digits, "--steps", 1, "--num", 90, "--json"))
+    (filed,) = json.loads(ok("evaluate", made, "--reference", "digits", "--json"))
+    for name in ("distance", "interval", "kernel_distance", "agreement", "nearest_ratio"):
+        assert filed[name] == pytest.approx(ours[name], rel=1e-6), name
+    assert (filed["nfe"], filed["weights"], filed["labels"]) == (None, "made.npz", "given")
+    assert "made.npz" in ok("evaluate", made, "--reference", "digits")
+
+
+def test_stored_statistics_serve_as_reference(made, tmp_path):
+    """Of the same features: the distance is that to the data, and nothing that needs rows is claimed."""
+    stored = tmp_path / "digits.npz"
+    ok("data", "stats", "digits", "--features", "digits", "--out", stored)
+    (to_file,) = json.loads(ok("evaluate", made, "--reference", stored, "--json"))
+    (to_data,) = json.loads(ok("evaluate", made, "--reference", "digits", "--features", "digits", "--json"))
+    assert to_file["distance"] == pytest.approx(to_data["distance"], rel=1e-9)
+    assert to_file["metric"] == "FD-digits" and to_file["features_checksum"] == to_data["features_checksum"]
+    assert to_file["kernel_distance"] is to_file["agreement"] is to_file["floor"] is None
+    assert "choose --features digits" in refused(
+        "evaluate", made, "--reference", stored, "--features", "pixel"
+    )
+
+
+def test_a_new_table_keeps_the_old_one(digits, tmp_path):
+    import shutil
+
+    place = tmp_path / "run"
+    shutil.copytree(digits, place)
+    ok("evaluate", place, "--steps", 1, "--num", 70, "--save")
+    first = json.loads((place / "table.json").read_text())
+    ok("evaluate", place, "--steps", 1, "--num", 80, "--features", "digits", "--save")
+    assert json.loads((place / "table.json").read_text())[0]["metric"] == "FD-digits"
+    old = sorted(path.name for path in place.glob("table.old-*.json"))
+    assert json.loads((place / old[-1]).read_text()) == first
+
+
+def test_a_classifier_is_fitted_from_the_command_line(digits, tmp_path):
+    out = tmp_path / "mine.npz"
+    said = ok("data", "classifier", "digits", "--out", out)
+    assert "56 features of digits" in said and "right on held-out images" in said
+    (row,) = json.loads(ok("evaluate", digits, "--steps", 1, "--num", 70, "--features", out, "--json"))
+    assert row["metric"] == "FD-digits" and row["features_checksum"]
+    assert "--overwrite" in refused("data", "classifier", "digits", "--out", out)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--protocol", "adm"), "unknown protocol 'adm'"),
+        (("--protocol", "adm-in256"), "give that file with --reference FILE.npz"),
+        (("--protocol", "clean", "--features", "pixel"), "protocol clean/v1 is defined with inception:clean"),
+        (("--features", "pixels"), "did you mean pixel"),
+        (("--features", "mnist", "--num", "300"), "do not fit mnist features"),
+        (("--reference", "digit"), "did you mean digits"),
+    ],
+)
+def test_a_ruler_that_does_not_fit_is_refused(digits, words, message):
+    assert message in refused("evaluate", digits, *words)
+
+
+def test_images_need_a_reference_and_are_not_sampled(made, tmp_path):
+    assert "say what to compare them with" in refused("evaluate", made)
+    assert "only measured" in refused("evaluate", made, "--reference", "digits", "--steps", "2")
+    assert "holds 90 images, and 91" in refused("evaluate", made, "--reference", "digits", "--num", 91)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "error:" in refused("evaluate", empty, "--reference", "digits")
+
+
 # Methods and citations
 
 

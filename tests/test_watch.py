@@ -92,6 +92,29 @@ def test_the_first_measurement_is_predicted_and_waits(tmp_path, clock, monkeypat
         assert len(made) == expected
 
 
+def test_one_slow_measurement_does_not_end_all_others(tmp_path, clock, monkeypatch):
+    """The third of the measurements of 1 s takes 30 s; they go on as soon as the share allows."""
+    observer = new_watch(tmp_path, steps=(1,), last=10_000)
+    scripted(observer, clock, monkeypatch, 0.5)
+    quick = observer.distance
+    state = new_state(observer.objective)
+    for step in range(1, 3001):
+        state.step, clock.now = step, clock.now + 1.0
+        state.seconds = clock.now
+        slow = len(observer.lines.rows()) // 2 == 2
+
+        def measured(flow, steps, extra=14.5 * slow):
+            clock.now += extra
+            return quick(flow, steps)
+
+        observer.distance = measured
+        observer(state)
+    times = sorted({row["step"] for row in observer.lines.rows()})
+    costs = [row["cost"] for row in observer.lines.rows()]
+    assert max(costs) == 15.0
+    assert len(times) > 60 and sum(costs) <= 0.05 * clock.now
+
+
 def test_each_average_is_measured_at_each_number_of_steps(tmp_path):
     observer = new_watch(tmp_path, share=1.0)
     state = new_state(observer.objective)

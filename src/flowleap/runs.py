@@ -393,7 +393,9 @@ class Session:
                 ruler=self.ruler,
             )
         name = shlex.quote(str(place))
-        self.reporter.say(f"done: {place}; sample with: flowleap sample {name}; look at it: flowleap report {name}")
+        self.reporter.say(
+            f"done: {place}; sample with: flowleap sample {name}; look at it: flowleap report {name}"
+        )
         return table
 
 

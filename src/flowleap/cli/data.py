@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 CHUNK = 250
 
-app = typer.Typer(no_args_is_help=True, help="Make what samples are measured with: statistics and classifiers.")
+app = typer.Typer(
+    no_args_is_help=True, help="Make what samples are measured with: statistics and classifiers."
+)
 
 
 @app.callback()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -41,9 +42,9 @@ def chosen_budget(objective: Objective, steps: Sequence[int]) -> int:
 class Watch:
     """Measures the running averages of the weights from time to time, and keeps the weights that did best.
 
-    Before each measurement its time is predicted, at first from one network call and then from the last one;
-    it is made when all measurements so far, this one and one more after the last step take at most `share` of
-    the time of the run. Nothing of the training depends on it: its noise is its own.
+    Before each measurement its time is predicted, at first from one network call and then as the median of those
+    made; it is made when all so far, this one and one more after the last step take at most `share` of the time
+    of the run. Nothing of the training depends on it: its noise is its own.
 
     Args:
         place: the run folder; quality.jsonl, best.safetensors and best.json are written there.
@@ -70,6 +71,7 @@ class Watch:
         self.lines = Lines(self.place / "quality.jsonl", self.step)
         self.budget = chosen_budget(self.objective, self.steps)
         self.predicted: float | None = None
+        self.costs: list[float] = []
         self.spent = sum(row["cost"] for row in self.lines.rows())
         best = self.place / f"{BEST}.json"
         self.lowest = json.loads(best.read_text(encoding="utf-8"))["distance"] if best.exists() else math.inf
@@ -89,7 +91,8 @@ class Watch:
             for decay in state.player.averages:
                 for steps in self.steps:
                     self.measure(state, decay, steps)
-        self.predicted = time.perf_counter() - begin
+        self.costs.append(time.perf_counter() - begin)
+        self.predicted = statistics.median(self.costs)
 
     def predict(self, state: State) -> float:
         """Seconds that one measurement will take, from one call of the network; half as much again for the rest."""
