@@ -129,7 +129,23 @@ def names_of(places: Sequence[Path]) -> list[str]:
     whole = [place.absolute() for place in places]
     short = [place.name for place in whole]
     long = [f"{place.parent.name}/{place.name}" for place in whole]
-    return unique(b if short.count(a) > 1 else a for a, b in zip(short, long, strict=True))
+    return unique(distinctive([b if short.count(a) > 1 else a for a, b in zip(short, long, strict=True)]))
+
+
+def distinctive(names: Sequence[str]) -> list[str]:
+    """Return names without the words, split at hyphens, that all begin or all end with.
+
+    >>> distinctive(["digits-esc-seed0", "digits-flow-matching-seed0"])
+    ['esc', 'flow-matching']
+    >>> distinctive(["digits-esc-seed0"]), distinctive(["a-b", "b"])
+    (['digits-esc-seed0'], ['a-b', 'b'])
+    """
+    words = [name.split("-") for name in names]
+    for end in (0, -1):
+        while len(words) > 1 and min(map(len, words)) > 1 and len({word[end] for word in words}) == 1:
+            for word in words:
+                word.pop(end)
+    return ["-".join(word) for word in words]
 
 
 def title_of(entries: Sequence[Entry]) -> str:
