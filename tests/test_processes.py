@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from rich.console import Console
+from torch import distributed
 
-from flowleap import data, evaluation, methods, networks
+from flowleap import runs
 from flowleap.evaluation import processes
 
-
-def measured() -> list[dict]:
-    torch.manual_seed(0)
-    objective = methods.meanflow().for_run(100)
-    flow = objective.flow_map(networks.MLP(shape=(2,), width=16, depth=1))
-    rows = evaluation.evaluate(flow, objective, data.load("two-moons"), steps=(1, 2), num=200, batch=50)
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
-
-
-def work(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    assert (processes.rank(), processes.count()) == (rank, world)
+TOGETHER = """
+import sys, torch
+torch.set_num_threads(1)
+from flowleap.evaluation import processes
+with processes.together():
+    rank = processes.rank()
+    assert processes.count() == 2 and processes.total(rank + 1) == 3
     assert processes.share(5) == (range(2), range(2, 5))[rank]
-    assert processes.total(rank + 1) == 3
-    rows = measured()
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(rows))
-    distributed.destroy_process_group()
+    rows = torch.arange(5)[processes.share(5).start : processes.share(5).stop]
+    assert processes.gathered(rows).tolist() == [0, 1, 2, 3, 4]
+assert processes.count() == 1
+from flowleap.cli import app
+app(sys.argv[1:])
+"""
 
 
 @pytest.mark.skipif(not distributed.is_available(), reason="this build of torch has no torch.distributed")
 def test_two_processes_give_the_numbers_of_one(tmp_path):
-    multiprocessing.spawn(work, (2, str(tmp_path)), nprocs=2)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert first == second == json.loads(json.dumps(measured()))
+    """Under torchrun, `flowleap evaluate` prints once, and what one process prints, to the last digit."""
+    tiny = [("network.width", "16"), ("network.depth", "1")]
+    config = runs.configure("meanflow", "two-moons", settings=tiny, steps=2, eval_num=0, sample_every=0)
+    run = str(runs.train(config, tmp_path / "run", console=Console(quiet=True)).folder)
+    (tmp_path / "together.py").write_text(TOGETHER)
+    command = ["evaluate", run, "--steps", "1,2", "--num", "200", "--batch", "50", "--json"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--", str(tmp_path / "together.py")]
+    found = []
+    for launch in (torchrun, ["-m", "flowleap"]):
+        done = subprocess.run(
+            [sys.executable, *launch, *command], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        rows = json.loads(done.stdout)
+        found.append([{name: value for name, value in row.items() if name != "seconds"} for row in rows])
+    assert found[0] == found[1]
 
 
 def test_one_process_alone_has_everything():

@@ -95,24 +95,29 @@ def evaluate(
 
     Fréchet distance with its interval, kernel distance with its error, class agreement, precision and recall,
     distance to the nearest training sample, and seconds; each number with the id of its protocol. The same
-    command twice gives the same numbers.
+    command twice gives the same numbers. Started by torchrun, all processes measure a run together.
     """
     if steps is not None and times is not None:
         raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
     counts, grid = options.numbers(steps or BUDGETS, "--steps"), options.instants(times)
 
     from flowleap import evaluation
+    from flowleap.evaluation import processes
 
     standard = evaluation.standard(protocol)
     chosen = standard_features(standard, features)
     where = options.device(device)
-    if (target / "config.json").is_file() or not target.exists():
-        about = {"weights": weights.value, "device": where}
-        given: dict[str, Any] = {"seed": seed, "batch": batch, "times": grid, "guidance": guidance}
-        rows = of_run(target, about, standard, chosen, reference, counts, num, **given)
-    else:
-        refuse_sampling(steps=steps, times=times, guidance=guidance, save=save or None)
-        rows = of_images(target, standard, chosen, reference, num, where)
+    with processes.together():
+        first = processes.rank() == 0
+        if (target / "config.json").is_file() or not target.exists():
+            about = {"weights": weights.value, "device": where}
+            given: dict[str, Any] = {"seed": seed, "batch": batch, "times": grid, "guidance": guidance}
+            rows = of_run(target, about, standard, chosen, reference, counts, num, **given)
+        else:
+            refuse_sampling(steps=steps, times=times, guidance=guidance, save=save or None)
+            rows = of_images(target, standard, chosen, reference, num, where) if first else []
+    if not first:
+        return
     if save:
         from flowleap.training.report import write_table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
@@ -87,7 +88,8 @@ def device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = int(os.environ.get("LOCAL_RANK", "0"))  # the GPU of this process where torchrun started several
+        return torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
     try:
         found = torch.device(name)
         torch.empty(1, device=found)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
-__all__ = ["count", "gathered", "rank", "share", "total"]
+__all__ = ["count", "gathered", "rank", "share", "together", "total"]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Join the processes that torchrun or `accelerate launch` started, until the context ends; alone, nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield
+        return
+    distributed.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 def count() -> int:

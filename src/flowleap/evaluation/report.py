@@ -94,9 +94,9 @@ def table(rows: Sequence[Row]) -> Table:
     from rich.table import Table
 
     titles, lines = cells(rows, NARROW)
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for title in titles:
-        drawn.add_column(title, justify="right")
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for title, column in zip(titles, zip(*lines, strict=True), strict=True):
+        drawn.add_column(title, justify="right", min_width=max(map(len, column)))  # titles wrap, numbers never
     for line in lines:
         drawn.add_row(*line, style="dim" if line is lines[-1] else None)
     return drawn
