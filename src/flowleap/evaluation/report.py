@@ -43,8 +43,8 @@ def erring(row: Row) -> str:
 
 
 def pair(first: str, second: str) -> Callable[[Row], str]:
-    """Return what writes two shares of a row, 0.91 / 0.88."""
-    return lambda row: "–" if row.get(first) is None else f"{row[first]:.2f} / {row[second]:.2f}"
+    """Return what writes two shares of a row, 0.91/0.88."""
+    return lambda row: "–" if row.get(first) is None else f"{row[first]:.2f}/{row[second]:.2f}"
 
 
 COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
@@ -53,7 +53,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "kernel_distance": ("10³ {kernel_metric}", erring),
     "score": ("{score_metric}", number("score", ".2f")),
     "agreement": ("agreement", number("agreement", ".3f")),
-    "precision": ("precision / recall", pair("precision", "recall")),
+    "precision": ("prec. / recall", pair("precision", "recall")),
     "density": ("density / coverage", pair("density", "coverage")),
     "sliced_wasserstein": ("sliced W2", number("sliced_wasserstein", ".4f")),
     "wasserstein2": ("W2", number("wasserstein2", ".4f")),
@@ -83,7 +83,7 @@ def cells(rows: Sequence[Row], names: Sequence[str] = tuple(COLUMNS)) -> tuple[l
     first = rows[0]
     real = {"distance": first["floor"], "agreement": first["judge"], "nearest_ratio": 1.0}
     shown = [name for name in names if name == "nfe" or any(row.get(name) is not None for row in rows)]
-    lines = [[COLUMNS[name][1](row) for name in shown] for row in (*rows, real | {"nfe": "real data"})]
+    lines = [[COLUMNS[name][1](row) for name in shown] for row in (*rows, real | {"nfe": "real"})]
     named = {"metric": f"FD-{first['features']}", "kernel_metric": "", "score_metric": ""} | dict(first)
     return [COLUMNS[name][0].format(**named) for name in shown], lines
 
@@ -94,9 +94,11 @@ def table(rows: Sequence[Row]) -> Table:
     from rich.table import Table
 
     titles, lines = cells(rows, NARROW)
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for title, column in zip(titles, zip(*lines, strict=True), strict=True):
-        drawn.add_column(title, justify="right", min_width=max(map(len, column)))  # titles wrap, numbers never
+        drawn.add_column(
+            title, justify="right", min_width=max(map(len, column))
+        )  # titles wrap, numbers never
     for line in lines:
         drawn.add_row(*line, style="dim" if line is lines[-1] else None)
     return drawn
