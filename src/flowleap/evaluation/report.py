@@ -53,7 +53,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "kernel_distance": ("10³ {kernel_metric}", erring),
     "score": ("{score_metric}", number("score", ".2f")),
     "agreement": ("agreement", number("agreement", ".3f")),
-    "precision": ("prec. / recall", pair("precision", "recall")),
+    "precision": ("prec./ recall", pair("precision", "recall")),
     "density": ("density / coverage", pair("density", "coverage")),
     "sliced_wasserstein": ("sliced W2", number("sliced_wasserstein", ".4f")),
     "wasserstein2": ("W2", number("wasserstein2", ".4f")),
