@@ -96,9 +96,8 @@ def table(rows: Sequence[Row]) -> Table:
     titles, lines = cells(rows, NARROW)
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for title, column in zip(titles, zip(*lines, strict=True), strict=True):
-        drawn.add_column(
-            title, justify="right", min_width=max(map(len, column))
-        )  # titles wrap, numbers never
+        width = max(map(len, column))  # titles take two lines, numbers never do
+        drawn.add_column(title.replace(" ", "\n"), justify="right", min_width=width)
     for line in lines:
         drawn.add_row(*line, style="dim" if line is lines[-1] else None)
     return drawn
