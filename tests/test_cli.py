@@ -13,7 +13,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from flowleap import data, methods, objectives, runs, samplers, values
+from flowleap import data, evaluation, methods, objectives, runs, samplers, values
 from flowleap.cli import app, group, options
 from flowleap.cli import methods as listing
 from flowleap.cli import sample as sampling
@@ -287,7 +287,7 @@ def test_images_are_measured_as_the_run_that_made_them(digits, made):
     (filed,) = json.loads(ok("evaluate", made, "--reference", "digits", "--json"))
     for name in ("distance", "interval", "kernel_distance", "agreement", "nearest_ratio"):
         assert filed[name] == pytest.approx(ours[name], rel=1e-6), name
-    assert (filed["nfe"], filed["weights"], filed["labels"]) == (None, "made.npz", "given")
+    assert (filed["nfe"], filed["weights"], filed["labels"]) == (None, "made.npz", "cycle")
     assert "made.npz" in ok("evaluate", made, "--reference", "digits")
 
 
@@ -299,7 +299,9 @@ def test_stored_statistics_serve_as_reference(made, tmp_path):
     (to_data,) = json.loads(ok("evaluate", made, "--reference", "digits", "--features", "digits", "--json"))
     assert to_file["distance"] == pytest.approx(to_data["distance"], rel=1e-9)
     assert to_file["metric"] == "FD-digits" and to_file["features_checksum"] == to_data["features_checksum"]
-    assert to_file["kernel_distance"] is to_file["agreement"] is to_file["floor"] is None
+    assert to_file["kernel_distance"] is to_file["agreement"] is to_file["reference_seen"] is None
+    assert to_file["floor"] == pytest.approx(to_data["floor"], rel=1e-6)
+    assert evaluation.same([to_file, to_data]), "the same rows, stored or not, are the same ruler"
     assert "choose --features digits" in refused(
         "evaluate", made, "--reference", stored, "--features", "pixel"
     )
@@ -336,6 +338,7 @@ def test_a_classifier_is_fitted_from_the_command_line(digits, tmp_path):
         (("--features", "pixels"), "did you mean pixel"),
         (("--features", "mnist", "--num", "300"), "do not fit mnist features"),
         (("--reference", "digit"), "did you mean digits"),
+        (("--reference", "two-moons"), "samples of 1 × 8 × 8 cannot be compared with two-moons, whose are 2"),
     ],
 )
 def test_a_ruler_that_does_not_fit_is_refused(digits, words, message):
@@ -345,6 +348,8 @@ def test_a_ruler_that_does_not_fit_is_refused(digits, words, message):
 def test_images_need_a_reference_and_are_not_sampled(made, tmp_path):
     assert "say what to compare them with" in refused("evaluate", made)
     assert "only measured" in refused("evaluate", made, "--reference", "digits", "--steps", "2")
+    assert "--seed: samples" in refused("evaluate", made, "--reference", "digits", "--seed", "5")
+    assert "does not exist" in refused("evaluate", tmp_path / "nope", "--reference", "digits")
     assert "holds 90 images, and 91" in refused("evaluate", made, "--reference", "digits", "--num", 91)
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -156,9 +156,14 @@ def test_other_labeled_sets_get_a_judge_too():
 def test_nearest_ratio_of_copies_is_nil_and_of_fresh_data_about_one():
     generator = torch.Generator().manual_seed(5)
     train, fresh = torch.randn(2, 1500, 3, generator=generator, dtype=torch.float64)
-    real = distances.neighbor_distance(train, torch.arange(1500))
-    assert distances.nearest_ratio(train[:200], train, real) == pytest.approx(0.0, abs=1e-5)
-    assert distances.nearest_ratio(fresh, train, real) == pytest.approx(1.0, abs=0.06)
+    ruler = evaluation.reference(data.Dataset("cloud", train.float(), kind="points"))
+    copied = numbers.memorized(train[:200].float().double(), ruler)
+    assert (copied["nearest_ratio"], copied["copies"]) == (pytest.approx(0.0, abs=1e-5), 1.0)
+    found = numbers.memorized(fresh, ruler)
+    assert found["nearest_ratio"] == pytest.approx(1.0, abs=0.06)
+    assert found["copies"] == pytest.approx(0.01, abs=0.01)
+    some = numbers.memorized(torch.cat([fresh[:1200], train[:300].float().double()]), ruler)
+    assert some["copies"] == pytest.approx(0.2, abs=0.02), "a share of copies shows where a mean hides it"
 
 
 def test_nearest_leaves_the_row_itself_out():
@@ -358,9 +363,9 @@ def test_uniform_labels_follow_the_standard(still, digits, ruler):
     law = replace(evaluation.STANDARDS["flowleap"], labels="uniform")
     (row,) = run(still, digits, ruler, steps=(1,), standard=law)
     assert row["labels"] == "uniform" and ";labels=uniform;" in row["protocol"]
-    drawn = quality.labels(law, 5000, 10, 0)
+    drawn = quality.draw_labels(law, 5000, 10, 0)
     assert drawn.bincount(minlength=10).min() > 400
-    assert not torch.equal(drawn, quality.labels(law, 5000, 10, 1))
+    assert not torch.equal(drawn, quality.draw_labels(law, 5000, 10, 1))
 
 
 def test_many_values_are_shrunk_before_they_are_compared():
@@ -397,3 +402,56 @@ def test_a_set_of_samples_is_measured_as_one(digits, ruler):
     broken = [(torch.full_like(digits.x[:200], math.nan), None)]
     with pytest.raises(ValueError, match="200 of 200 samples of half are not finite"):
         evaluation.evaluate_set(broken, 200, ruler, source="half")
+
+
+# What order and size must not change
+
+
+def test_the_order_of_many_samples_changes_nothing_much(digits, monkeypatch):
+    """Samples sorted by class score as shuffled ones: bounded parts of them are random parts."""
+    monkeypatch.setattr(numbers, "PAIRS", 400)
+    ruler = evaluation.reference(digits, evaluation.named("digits"))
+    by_class = digits.label.argsort(stable=True)
+    shuffled, ordered = (
+        evaluation.measure(digits.x[rows], digits.label[rows], ruler) for rows in (..., by_class)
+    )
+    assert ordered["distance"] == pytest.approx(shuffled["distance"], abs=1e-8)
+    assert ordered["score"] == pytest.approx(shuffled["score"], rel=0.05)
+    assert ordered["coverage"] == pytest.approx(shuffled["coverage"], abs=0.1)
+    assert ordered["kernel_distance"] == pytest.approx(shuffled["kernel_distance"], abs=0.02)
+
+
+def test_samples_of_another_shape_are_refused_before_any_is_made(still, digits, ruler):
+    wide = replace(digits, x=digits.x.view(-1, 1, 4, 16))
+    with pytest.raises(
+        ValueError, match=r"samples of 1 × 4 × 16 cannot be compared with digits, whose are 1 × 8 × 8"
+    ):
+        run(still, wide, ruler)
+    with pytest.raises(ValueError, match="samples of 1 × 4 × 16"):
+        evaluation.evaluate_set([(wide.x[:100], None)], 100, ruler)
+
+
+def test_a_standard_is_measured_by_its_own_features_and_statistics(digits, ruler):
+    law = replace(evaluation.standard("adm-in256"), shape=None)
+    with pytest.raises(ValueError, match="defined with inception:adm features, not pixel"):
+        evaluation.evaluate_set([(digits.x[:100], None)], 100, ruler, standard=law)
+    with pytest.raises(ValueError, match=r"compares with ADM's statistics of ImageNet.*not with digits"):
+        evaluation.evaluate_set([(digits.x[:100], None)], 100, ruler, standard=replace(law, features=None))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_reference_is_known_by_its_rows_not_by_its_name(still, digits, ruler):
+    (row,) = run(still, replace(digits, name="copy"), ruler, steps=(1,))
+    assert row["reference_seen"] is True
+    (row,) = run(still, replace(digits, x=-digits.x), ruler, steps=(1,))
+    assert row["reference_seen"] is False
+
+
+def test_labels_that_the_reference_lacks_are_refused(digits, ruler):
+    with pytest.raises(ValueError, match="label 77, and digits has the classes 0 to 9"):
+        evaluation.measure(digits.x[:100], torch.full((100,), 77), ruler)
+
+
+def test_a_row_without_a_protocol_stands_in_no_table():
+    with pytest.raises(ValueError, match="does not say by which protocol"):
+        evaluation.same([{"distance": 1.0}, {"distance": 2.0}])

@@ -115,7 +115,7 @@ def test_the_stored_statistics_are_those_of_the_real_features():
     assert float(rows.mean(0).abs().max()) < 1e-4 and float((rows.std(0) - 1).abs().max()) < 1e-4
     stored = statistics_file.read(classifier.WEIGHTS / "digits.npz", features)
     assert torch.allclose(stored.statistics.covariance, torch.cov(rows.T), atol=1e-4)
-    assert stored.statistics.count == 0 and "unknown number" in stored.described
+    assert stored.statistics.count == 0
     assert float((verdicts == digits.label).double().mean()) > 0.985
 
 
@@ -562,8 +562,8 @@ def test_statistics_come_back_to_the_last_bit(tmp_path):
     assert torch.equal(stored.statistics.mean, made.mean)
     assert torch.equal(stored.statistics.covariance, made.covariance)
     assert stored.statistics.count == 50 and stored.about["source"] == "Bücher"
-    assert stored.described == "4 features (own) of 50 images from Bücher"
-    assert stored.checksum == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    held = made.mean.numpy().tobytes() + made.covariance.numpy().tobytes()
+    assert stored.checksum == hashlib.sha256(held).hexdigest()[:12]
     assert statistics_file.is_statistics(path) and not statistics_file.is_statistics(tmp_path / "b.npz")
     with np.load(path) as theirs:  # as ADM, EDM and pytorch-fid read them
         assert theirs["mu"].dtype == theirs["sigma"].dtype == np.float64
@@ -589,13 +589,14 @@ GOOD = {"mu": np.zeros(4), "sigma": np.eye(4)}
     [
         ({"mu": np.zeros(4)}, "sigma missing among mu"),
         ({"x": np.zeros(4)}, "mu and sigma missing"),
-        (GOOD | {"sigma": np.eye(5)}, r"sigma float64 \(5, 5\)"),
-        (GOOD | {"mu": np.zeros((1, 4))}, r"mu is float64 \(1, 4\)"),
+        (GOOD | {"sigma": np.eye(5)}, r"covariance of shape \(5, 5\)"),
+        (GOOD | {"mu": np.zeros((1, 4))}, r"mean of shape \(1, 4\)"),
         (GOOD | {"mu": np.zeros(4, int)}, "mu is int64"),
         (GOOD | {"sigma": np.eye(4) + np.triu(np.ones((4, 4)), 1)}, "no covariance"),
-        (GOOD | {"sigma": -np.eye(4)}, "a variance is negative"),
-        (GOOD | {"sigma": np.eye(4) * np.nan}, "sigma holds NaN"),
-        (GOOD | {"mu": np.full(4, np.inf)}, "mu holds NaN or infinity"),
+        (GOOD | {"sigma": -np.eye(4)}, "none may be below 0"),
+        (GOOD | {"sigma": np.eye(4) + 5 * np.fliplr(np.eye(4))}, "eigenvalues from -4"),
+        (GOOD | {"sigma": np.eye(4) * np.nan}, "16 of the covariance are not finite"),
+        (GOOD | {"mu": np.full(4, np.inf)}, "4 numbers of the mean"),
         (GOOD | {"mu": np.array([{}] * 4)}, "Python objects|cannot be read"),
         (GOOD | {"about": np.array("no json")}, "no JSON object"),
         (GOOD | {"about": np.array("[1]")}, "no JSON object"),
@@ -672,7 +673,9 @@ def test_the_command_reads_images_and_takes_a_part(tmp_path):
         "features": "pixel",
         "features_checksum": None,
         "source": "own",
-        "split": "test",
+        "split": "test[30]",
+        "floor": None,  # half of 30 images are fewer than 17
+        "shape": [1, 4, 4],
         "of": 40,
         "count": 30,
         "flowleap": 0,

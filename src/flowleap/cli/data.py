@@ -63,11 +63,7 @@ def stats(
 
     The file is an .npz with mu and sigma, as ADM's, with the features and the data it was made from.
     """
-    if out.suffix != ".npz":
-        raise typer.BadParameter(f"{out}: statistics are stored as .npz", param_hint="--out")
-    if not out.parent.is_dir():
-        raise typer.BadParameter(f"{out.parent} is no folder: make it first", param_hint="--out")
-    options.refuse_to_overwrite(out, overwrite)
+    refuse_output(out, overwrite)
 
     from flowleap.evaluation import library, statistics_file
 
@@ -80,13 +76,14 @@ def stats(
             f"are {count}: give more, or choose other features"
         )
     with counting(f"{chosen.name} features of {opened.name}", count) as tick:
-        made, checksum = gather(opened, chosen, count, tick)
+        made, found = gather(opened, chosen, count, tick)
     about = {
         **statistics_file.about_features(chosen),
         "source": opened.name,
-        "split": opened.split,
+        "split": opened.split if count == len(opened) else f"{opened.split}[{count}]",
         "of": len(opened),
-        "data_checksum": checksum,
+        "shape": list(opened.shape),
+        **found,
     }
     statistics_file.write(out, made, about)
     things = "images" if opened.kind == "image" else opened.kind
@@ -121,9 +118,7 @@ def classifier(
     The same images and seed give the same weights. One core is used: 8 × 8 digits take seconds, large sets
     much longer.
     """
-    if out.suffix != ".npz":
-        raise typer.BadParameter(f"{out}: classifiers are stored as .npz", param_hint="--out")
-    options.refuse_to_overwrite(out, overwrite)
+    refuse_output(out, overwrite)
 
     from flowleap.data.source import load_any
     from flowleap.evaluation.classifier import fit
@@ -134,6 +129,18 @@ def classifier(
     made.save(out)
     held = "" if made.accuracy is None else f", {made.accuracy:.1%} right on held-out images"
     typer.echo(f"{out}: {len(made.mean)} features of {dataset.name}{held}; use it with --features {out}")
+
+
+def refuse_output(out: Path, overwrite: bool) -> None:
+    """Stop before any work where the output cannot be written.
+
+    Raises: typer.BadParameter, ValueError.
+    """
+    if out.suffix != ".npz":
+        raise typer.BadParameter(f"{out}: expected a name that ends in .npz", param_hint="--out")
+    if not out.parent.is_dir():
+        raise typer.BadParameter(f"{out.parent} is no folder: make it first", param_hint="--out")
+    options.refuse_to_overwrite(out, overwrite)
 
 
 def open_source(text: str, split: str | None) -> Source:
@@ -162,17 +169,31 @@ def like(source: Source) -> Any:
     return Dataset(source.name, torch.empty(0, *source.shape), kind=source.kind)
 
 
-def gather(source: Source, features: Any, count: int, tick: Any) -> tuple[Any, str]:
-    """The statistics of the features of `count` images, and the checksum of these images.
+def gather(source: Source, features: Any, count: int, tick: Any) -> tuple[Any, dict[str, Any]]:
+    """The statistics of the features of `count` images, the checksum of the images and the distance of their halves.
 
     Raises: ValueError where the images cannot be read, do not fit the features or are too few.
     """
-    from flowleap.evaluation.moments import Moments
+    import torch
 
-    moments, digest = Moments(), hashlib.sha256()
+    from flowleap.evaluation import frechet
+    from flowleap.evaluation.moments import Moments
+    from flowleap.randomness import generator
+
+    order = torch.randperm(count, generator=generator(0, "halves"))
+    first = torch.zeros(count, dtype=torch.bool).index_fill(0, order[: count // 2], True)
+    halves, digest, done = (Moments(), Moments()), hashlib.sha256(), 0
     for batch in source.batches(CHUNK, count):
-        digest.update(batch.numpy().tobytes())
+        digest.update(batch.contiguous().numpy().tobytes())
         for rows, _ in features.stream(batch):
-            moments.add(rows)
+            member = first[done : done + len(rows)]
+            halves[0].add(rows[member])
+            halves[1].add(rows[~member])
+            done += len(rows)
             tick(len(rows))
-    return moments.statistics(), digest.hexdigest()[:12]
+    if source.label is not None:
+        digest.update(source.label[source.chosen(count)].contiguous().numpy().tobytes())
+    made = halves[0].merge(halves[1]).statistics()
+    enough = count // 2 > len(made.mean)
+    floor = frechet(*(half.statistics() for half in halves)) if enough else None
+    return made, {"data_checksum": digest.hexdigest()[:12], "floor": floor}

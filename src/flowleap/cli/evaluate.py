@@ -107,14 +107,21 @@ def evaluate(
     standard = evaluation.standard(protocol)
     chosen = standard_features(standard, features)
     where = options.device(device)
+    given: dict[str, Any]
+    if not target.exists() and reference is not None:
+        raise FileNotFoundError(
+            f"{target} does not exist: give a run folder, a folder of images, or a .npz of them"
+        )
     with processes.together():
         first = processes.rank() == 0
         if (target / "config.json").is_file() or not target.exists():
             about = {"weights": weights.value, "device": where}
-            given: dict[str, Any] = {"seed": seed, "batch": batch, "times": grid, "guidance": guidance}
+            given = {"seed": seed, "batch": batch, "times": grid, "guidance": guidance}
             rows = of_run(target, about, standard, chosen, reference, counts, num, **given)
         else:
-            refuse_sampling(steps=steps, times=times, guidance=guidance, save=save or None)
+            changed = {"seed": seed != 0, "batch": batch != CHUNK, "weights": weights.value != "ema"}
+            given = {"steps": steps, "times": times, "guidance": guidance, "save": save or None}
+            refuse_sampling(**given, **{name: told or None for name, told in changed.items()})
             rows = of_images(target, standard, chosen, reference, num, where) if first else []
     if not first:
         return
@@ -183,13 +190,23 @@ def of_images(
         raise ValueError(f"{target} holds {len(source)} images, and {count} were asked for with --num")
     ruler = ruler_of(standard, features, reference, None, device)
     with counting(f"{count} images of {target}", count) as tick:
-        labels = "none" if source.label is None else "given"
-        parts = [None] * count if source.label is None else source.label[source.chosen(count)].split(CHUNK)
+        label = None if source.label is None else source.label[source.chosen(count)]
+        parts = [None] * count if label is None else label.split(CHUNK)
         batches = zip(source.batches(CHUNK, count), parts, strict=False)
         row = evaluation.evaluate_set(
-            batches, count, ruler, standard=standard, source=target.name, labels=labels, tick=tick
+            batches, count, ruler, standard=standard, source=target.name, labels=law(label), tick=tick
         )
     return [row]
+
+
+def law(label: Any) -> str:
+    """What a protocol says of the labels of samples that are there already: none, cycle, or given."""
+    if label is None:
+        return "none"
+    from flowleap import evaluation
+
+    cycling = evaluation.cycle(len(label), int(label.max()) + 1)
+    return "cycle" if bool((label == cycling).all()) else "given"
 
 
 def ruler_of(

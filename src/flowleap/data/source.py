@@ -80,6 +80,13 @@ class Source:
             raise ValueError(f"a batch holds at least one image, got n={n}")
         index = self.chosen(count)
         for start, batch in _counted(self.read(index, n)):
+            broken = ~batch.flatten(1).isfinite().all(dim=1)
+            if broken.any():
+                row = int(index[start + int(broken.int().argmax())])
+                raise ValueError(
+                    f"{int(broken.sum())} images of {self.name} hold NaN or infinity, the first is image {row}: "
+                    "repair or remove them"
+                )
             low, high = float(batch.min()), float(batch.max())
             if self.kind == "image" and not (low >= -1 - SLACK and high <= 1 + SLACK):
                 raise ValueError(

@@ -2,7 +2,7 @@
 
 from flowleap.evaluation import report
 from flowleap.evaluation.agreement import Judge, fit
-from flowleap.evaluation.distances import Statistics, frechet, nearest_ratio, statistics
+from flowleap.evaluation.distances import Statistics, frechet, statistics
 from flowleap.evaluation.features import PIXEL, POINT, Features
 from flowleap.evaluation.generation import NotFinite, check_label, cycle, generate
 from flowleap.evaluation.library import named
@@ -35,7 +35,6 @@ __all__ = [
     "is_statistics",
     "measure",
     "named",
-    "nearest_ratio",
     "plan",
     "reference",
     "report",

@@ -17,11 +17,9 @@ __all__ = [
     "halves",
     "interval",
     "nearest",
-    "nearest_ratio",
-    "neighbor_distance",
     "pair",
+    "spacing",
     "statistics",
-    "symmetric_root",
 ]
 
 NEIGHBOR_ROWS = 2000  # real rows whose own nearest neighbor is looked up; the whole set where it is smaller
@@ -79,15 +77,6 @@ def checked(stored: Statistics) -> Statistics:
             "may be below 0: this is no covariance, or the file is damaged"
         )
     return Statistics(mean, covariance, stored.count)
-
-
-def symmetric_root(matrix: Tensor) -> Tensor:
-    """The symmetric root V √Λ Vᵀ of a positive semi-definite matrix; eigenvalues below 0 are rounding.
-
-    Shapes: (d, d) -> (d, d).
-    """
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T
 
 
 def frechet(first: Statistics, second: Statistics) -> float:
@@ -205,19 +194,10 @@ def nearest(rows: Tensor, reference: Tensor, own: Tensor | None = None) -> Tenso
     return torch.cat(found)
 
 
-def neighbor_distance(reference: Tensor, order: Tensor) -> float:
-    """The mean distance of real rows to their nearest other real row, over the first rows of a permutation.
+def spacing(reference: Tensor, order: Tensor) -> Tensor:
+    """The distance of real rows to their nearest other real row, for the first rows of a permutation.
 
-    Shapes: reference (m, d), order (m,). At most `NEIGHBOR_ROWS` rows are looked up, against the whole set.
+    Shapes: reference (m, d), order (m,) -> (≤ `NEIGHBOR_ROWS`,), each against the whole set.
     """
     chosen = order[:NEIGHBOR_ROWS]
-    return float(nearest(reference[chosen], reference, own=chosen).mean())
-
-
-def nearest_ratio(rows: Tensor, reference: Tensor, real: float) -> float | None:
-    """How far samples lie from the training set, in units of the real data's own nearest-neighbor distance.
-
-    mean min_j |f_i − r_j| / real: about 1 for fresh data, below 0.8 a smell of memorizing. None for real = 0.
-    Shapes: rows (n, d), reference (m, d).
-    """
-    return float(nearest(rows, reference).mean()) / real if real > 0.0 else None
+    return nearest(reference[chosen], reference, own=chosen)

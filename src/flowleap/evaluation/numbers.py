@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowleap.evaluation import distances, kernel, manifold, processes, score, transport
 from flowleap.evaluation.rulers import PAIRS, Reference
+from flowleap.randomness import generator
 
 __all__ = ["CERTAIN", "NUMBERS", "Tally", "enough", "measure"]
 
@@ -30,6 +31,7 @@ NUMBERS = (
     "wasserstein2",
     "agreement",
     "nearest_ratio",
+    "copies",
 )
 """What is measured of every set of samples, None where it does not apply."""
 
@@ -59,6 +61,7 @@ class Tally:
         self.rows += [rows for rows, _ in found]
         self.logits += logits
         if label is not None and self.ruler.judge is not None:
+            self.ruler.check_labels(label)
             self.hits += self.ruler.judge.hits(samples, label, torch.cat(logits) if logits else None)
             self.judged += len(samples)
 
@@ -76,7 +79,7 @@ class Tally:
         numbers |= gaussian(rows, self.ruler) | paired(rows, self.ruler)
         numbers["agreement"] = hits / judged if judged else None
         if self.logits:
-            logits = processes.gathered(torch.cat(self.logits))
+            logits = shuffled(processes.gathered(torch.cat(self.logits)), "score")
             numbers["score"], numbers["score_error"] = score.classifier_score(logits)
         return numbers
 
@@ -95,15 +98,14 @@ def gaussian(rows: Tensor, ruler: Reference) -> dict[str, Any]:
 def paired(rows: Tensor, ruler: Reference) -> dict[str, Any]:
     """Return what compares samples with real rows one by one; nothing where only statistics are known.
 
-    Shapes: rows (n, d); the first `PAIRS` of them are used.
+    Shapes: rows (n, d); at most `PAIRS` of them are used, a fixed random part.
     """
     real = ruler.paired
     if real is None:
         return {}
-    rows = rows[:PAIRS]
+    rows = rows if len(rows) <= PAIRS else shuffled(rows, "pairs")[:PAIRS]
     distance, error = kernel.kernel_distance(rows, real)
     found = manifold.manifold(rows, real, ruler.radii)
-    assert ruler.neighbor_distance is not None
     plane = ruler.dims == 2
     return {
         "kernel_distance": distance,
@@ -114,8 +116,29 @@ def paired(rows: Tensor, ruler: Reference) -> dict[str, Any]:
         "coverage": found.coverage,
         "sliced_wasserstein": transport.sliced_wasserstein(rows, real),
         "wasserstein2": transport.wasserstein2(rows, real) if plane else None,
-        "nearest_ratio": distances.nearest_ratio(rows, real, ruler.neighbor_distance),
-    }
+    } | memorized(rows, ruler)
+
+
+def memorized(rows: Tensor, ruler: Reference) -> dict[str, Any]:
+    """Return how near samples are to real rows, all of them searched, in units of what real rows are to others.
+
+    `copies` is the share of samples that are nearer to a real row than all but 1 % of real rows are to another:
+    0.01 for fresh data.
+    Shapes: rows (n, d).
+    """
+    assert ruler.rows is not None and ruler.spacing is not None
+    found, typical = distances.nearest(rows, ruler.rows), float(ruler.spacing.mean())
+    close = ruler.spacing.quantile(0.01)
+    ratio = float(found.mean()) / typical if typical > 0.0 else None
+    return {"nearest_ratio": ratio, "copies": float((found < close).double().mean())}
+
+
+def shuffled(rows: Tensor, stream: str) -> Tensor:
+    """Return rows in a fixed random order: images in a folder may be sorted by class.
+
+    Shapes: (n, ...) -> (n, ...).
+    """
+    return rows[torch.randperm(len(rows), generator=generator(0, stream))]
 
 
 def measure(samples: Tensor, label: Tensor | None, ruler: Reference) -> dict[str, Any]:

@@ -133,9 +133,13 @@ def same(rows: Iterable[Mapping[str, Any]]) -> str:
 
     Raises: ValueError where there are no rows, or they were measured by different ones, naming what differs.
     """
-    rulers = list(dict.fromkeys(str(row.get("protocol", "")).partition(MEASURED)[0] for row in rows))
+    rulers = list(dict.fromkeys(str(row.get("protocol") or "").partition(MEASURED)[0] for row in rows))
     if not rulers:
         raise ValueError("there are no measured rows to compare")
+    if "" in rulers:
+        raise ValueError(
+            "a row does not say by which protocol it was measured: measure its run again with `flowleap evaluate`"
+        )
     if len(rulers) > 1:
         parts = [dict.fromkeys(ruler.split(";")) for ruler in rulers[:2]]
         only = [", ".join(part for part in own if part not in other) for own, other in (parts, parts[::-1])]

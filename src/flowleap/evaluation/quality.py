@@ -17,7 +17,7 @@ from flowleap.data import Dataset
 from flowleap.evaluation import generation, processes
 from flowleap.evaluation.numbers import Tally, enough
 from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, effective_guidance
-from flowleap.evaluation.rulers import Reference, reference
+from flowleap.evaluation.rulers import Reference, checksum, reference
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 
@@ -105,8 +105,8 @@ def evaluate(
     planned = plan(steps, times)
     ruler = ruler or reference(dataset)
     enough(num, ruler)
-    fitting(dataset, standard)
-    label = labels(standard, num, flow.num_classes, seed)
+    fitting(dataset.shape, ruler, standard)
+    label = draw_labels(standard, num, flow.num_classes, seed)
     law = "none" if label is None else standard.labels
     protocol = replace(
         conditions(standard, ruler, num, law, weights),
@@ -138,7 +138,7 @@ def evaluate(
         if tally.broken:
             error = generation.NotFinite(tally.broken, num)
             warnings.warn(f"nothing was measured at {count} steps: {error}", UserWarning, stacklevel=2)
-        said = stated(protocol, ruler, seen=ruler.dataset is dataset)
+        said = stated(protocol, ruler, seen=same_rows(ruler, dataset))
         rows.append(budget | numbers | {"seconds": clock.seconds} | said)
     return rows
 
@@ -160,6 +160,7 @@ def evaluate_set(
     enough(num, ruler)
     tally = Tally(ruler)
     for samples, label in batches:
+        fitting(tuple(samples.shape[1:]), ruler, standard)
         tally.add(samples, label)
         tick(len(samples))
     if tally.broken:
@@ -182,7 +183,7 @@ def conditions(standard: Standard, ruler: Reference, num: int, labels: str, weig
     )
 
 
-def labels(standard: Standard, num: int, num_classes: int | None, seed: int) -> Tensor | None:
+def draw_labels(standard: Standard, num: int, num_classes: int | None, seed: int) -> Tensor | None:
     """The labels to sample with, by the law of a standard.
 
     Shapes: (num,), int64, or None without classes.
@@ -192,16 +193,40 @@ def labels(standard: Standard, num: int, num_classes: int | None, seed: int) -> 
     return generation.uniform(num, num_classes, seed)
 
 
-def fitting(dataset: Dataset, standard: Standard) -> None:
-    """Refuse samples that a standard is not made for.
+def same_rows(ruler: Reference, dataset: Dataset) -> bool | None:
+    """Whether the reference is the data set itself; None where only statistics are known."""
+    if ruler.dataset is None:
+        return None
+    return ruler.dataset is dataset or ruler.checksum == checksum(dataset)
+
+
+def fitting(shape: tuple[int, ...], ruler: Reference, standard: Standard) -> None:
+    """Refuse samples that a ruler or a standard is not made for, and a ruler that is not the standard's.
 
     Raises: ValueError.
     """
-    if standard.shape is not None and dataset.shape != standard.shape:
-        found, wanted = (" × ".join(map(str, shape)) for shape in (dataset.shape, standard.shape))
+    if standard.shape is not None and shape != standard.shape:
         raise ValueError(
-            f"protocol {standard} is made for images of {wanted}, and these are {found}: choose another protocol"
+            f"protocol {standard} is made for images of {sized(standard.shape)}, and these are {sized(shape)}: "
+            "choose another protocol"
         )
+    features = ruler.features
+    if standard.features not in (None, features.name):
+        raise ValueError(
+            f"protocol {standard} is defined with {standard.features} features, not {features.name}"
+        )
+    if standard.reference and ruler.stored is None:
+        raise ValueError(f"protocol {standard} compares with {standard.reference}, not with {ruler.name}")
+    if features.shape is None and ruler.shape is not None and shape != ruler.shape:
+        raise ValueError(
+            f"samples of {sized(shape)} cannot be compared with {ruler.name}, whose are {sized(ruler.shape)}, by "
+            f"{features.name} features: compare with data of the same size, or resize the samples"
+        )
+
+
+def sized(shape: tuple[int, ...]) -> str:
+    """A shape for the eye, 3 × 32 × 32."""
+    return " × ".join(map(str, shape))
 
 
 def spent(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowleap.evaluation.numbers import CERTAIN
-from flowleap.evaluation.protocol import MEASURED, same
+from flowleap.evaluation.protocol import same
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,6 +15,8 @@ __all__ = ["COLUMNS", "cells", "markdown", "notes", "table"]
 
 MEMORIZED = 0.8
 """A nearest-neighbor ratio below this smells of copied training data."""
+COPIED = 0.1
+"""A share of samples nearer to a real row than 99 % of real rows are to another that is worth a warning."""
 Row = Mapping[str, Any]
 
 
@@ -58,6 +60,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "sliced_wasserstein": ("sliced W2", number("sliced_wasserstein", ".4f")),
     "wasserstein2": ("W2", number("wasserstein2", ".4f")),
     "nearest_ratio": ("nearest", number("nearest_ratio", ".2f")),
+    "copies": ("copies", number("copies", ".3f")),
     "seconds": ("seconds", number("seconds", ".2f")),
 }
 """Every column: its title, which may name the features, and how a row fills it."""
@@ -114,7 +117,8 @@ def markdown(rows: Sequence[Row], remarks: Sequence[str]) -> str:
 def notes(rows: Sequence[Row]) -> list[str]:
     """Return what the numbers were held against, how sure they are, warnings, and the protocol."""
     first = rows[0]
-    found = ["NFE: network evaluations; nearest: distance to the nearest training row, 1 for real data"]
+    rows_of = "training" if first.get("reference_seen") else "reference"
+    found = [f"NFE: network evaluations; nearest: distance to the nearest {rows_of} row, 1 for real data"]
     if first["floor"] is not None:
         judged = " and before the judge of classes" if first["judge"] is not None else ""
         found.append(f"real data: its two halves against each other{judged}")
@@ -133,6 +137,11 @@ def notes(rows: Sequence[Row]) -> list[str]:
         )
     ratios = [row["nearest_ratio"] for row in rows if row["nearest_ratio"] is not None]
     if ratios and min(ratios) < MEMORIZED:
-        found.append(f"warning: nearest ratio below {MEMORIZED}: closer to the training data than real data")
-    ruler, _, measured = str(first["protocol"]).partition(MEASURED)
-    return [*found, f"protocol: {ruler}{MEASURED if measured else ''}{measured}"]
+        found.append(f"warning: nearest ratio below {MEMORIZED}: closer to the {rows_of} data than real data")
+    copies = max((row.get("copies") or 0.0 for row in rows), default=0.0)
+    if copies > COPIED:
+        found.append(
+            f"warning: {copies:.0%} of the samples of a row are nearer to a {rows_of} row than 99 % of real rows are "
+            "to another: copies, or samples on well-trodden paths"
+        )
+    return [*found, f"protocol: {first['protocol']}"]

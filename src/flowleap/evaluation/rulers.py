@@ -32,7 +32,9 @@ class Reference:
         split: which part of the data these rows are.
         dataset: the rows, None for stored statistics.
         stored: their statistics where there are no rows.
-        fingerprint: of the file with the stored statistics.
+        fingerprint: of the data behind stored statistics, or of these where that is not known.
+        stored_floor: the distance between two halves of the data behind stored statistics.
+        stored_shape: of one sample behind stored statistics.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Reference:
     dataset: Dataset | None = None
     stored: distances.Statistics | None = None
     fingerprint: str = ""
+    stored_floor: float | None = None
+    stored_shape: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int | None:
@@ -51,6 +55,11 @@ class Reference:
     def dims(self) -> int:
         """The number of features."""
         return len(self.statistics.mean)
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of one real sample; None where a file does not say."""
+        return self.stored_shape if self.dataset is None else self.dataset.shape
 
     @property
     def described(self) -> str:
@@ -101,33 +110,48 @@ class Reference:
         return agreement.fit(self.dataset)
 
     @cached_property
-    def neighbor_distance(self) -> float | None:
-        """Mean distance of real rows to their nearest other real row."""
-        if self.paired is None:
-            return None
-        order = torch.randperm(len(self.paired), generator=generator(0, "neighbors"))
-        return distances.neighbor_distance(self.paired, order)
+    def spacing(self) -> Tensor | None:
+        """How far real rows, a fixed random part of them, are from their nearest other row, (≤ 2000,)."""
+        return None if self.rows is None else distances.spacing(self.rows, self._order("neighbors"))
+
+    def check_labels(self, label: Tensor) -> None:
+        """Refuse labels that the real data does not have.
+
+        Shapes: (n,). Raises: ValueError naming the first.
+        """
+        classes = None if self.dataset is None else self.dataset.num_classes
+        if classes is not None and not bool(((label >= 0) & (label < classes)).all()):
+            wrong = int(label[(label < 0) | (label >= classes)][0])
+            raise ValueError(
+                f"a sample has label {wrong}, and {self.name} has the classes 0 to {classes - 1}: compare with the "
+                "data that the labels belong to, or leave them out"
+            )
 
     @cached_property
     def floor(self) -> float | None:
-        """The distance between two halves of the real data; None where half of it is too small."""
+        """The distance between two halves of the real data; None where half is too small, or it is not stored."""
+        if self.dataset is None:
+            return self.stored_floor
         if self.rows is None or len(self.rows) // 2 <= self.dims:
             return None
         return distances.halves(self.rows, self._order("halves"))
 
     @cached_property
     def checksum(self) -> str:
-        """The first 12 hexadecimal digits of the SHA-256 of the data and its labels, or of the stored file."""
-        if self.dataset is None:
-            return self.fingerprint
-        digest = hashlib.sha256(self.dataset.x.contiguous().cpu().numpy().tobytes())
-        if self.dataset.label is not None:
-            digest.update(self.dataset.label.contiguous().cpu().numpy().tobytes())
-        return digest.hexdigest()[:12]
+        """The first 12 hexadecimal digits of the SHA-256 of the data and its labels, or of stored statistics."""
+        return self.fingerprint if self.dataset is None else checksum(self.dataset)
 
     def _order(self, stream: str) -> Tensor:
         assert self.dataset is not None
         return torch.randperm(len(self.dataset), generator=generator(0, stream))
+
+
+def checksum(dataset: Dataset) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of the rows of a data set and of its labels."""
+    digest = hashlib.sha256(dataset.x.contiguous().cpu().numpy().tobytes())
+    if dataset.label is not None:
+        digest.update(dataset.label.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def reference(dataset: Dataset, kind: features.Features | None = None) -> Reference:
@@ -157,5 +181,14 @@ def stored_reference(path: Path, kind: features.Features | None = None) -> Refer
                 f"{path} does not say which features it was made with: name them, as in --features inception:adm"
             )
         return stored_reference(path, library.named(said))
-    split = str(stored.about.get("split", "all"))
-    return Reference(path.stem, kind, split, stored=stored.statistics, fingerprint=stored.checksum)
+    about = stored.about
+    shape = about.get("shape")
+    return Reference(
+        str(about.get("source", path.stem)),
+        kind,
+        str(about.get("split", "all")),
+        stored=stored.statistics,
+        fingerprint=str(about.get("data_checksum") or stored.checksum),
+        stored_floor=about.get("floor"),
+        stored_shape=tuple(shape) if isinstance(shape, list) else None,
+    )

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from flowleap.data.npz import Archive
+from flowleap.evaluation import distances
 from flowleap.evaluation.distances import Statistics
 from flowleap.evaluation.features import Features
 from flowleap.files import replace_file
@@ -21,30 +21,17 @@ from flowleap.provenance import version
 
 __all__ = ["StoredStatistics", "about_features", "is_statistics", "read", "write"]
 
-ROUNDING = 1e-4  # how far from symmetric, relative to its largest entry, a covariance of float32 may be
-
 
 @dataclass(frozen=True)
 class StoredStatistics:
     """Statistics and what their file says of them; `statistics.count` is 0 where it does not say how many.
 
-    `checksum`: the first 12 hexadecimal digits of the SHA-256 of the file.
+    `checksum`: the first 12 hexadecimal digits of the SHA-256 of mu and sigma as they are stored.
     """
 
     statistics: Statistics
     about: Mapping[str, Any] = field(default_factory=dict)
     checksum: str = ""
-
-    @property
-    def described(self) -> str:
-        """One line on where they come from."""
-        count = self.statistics.count
-        size = f"{count} images" if count else "an unknown number of images"
-        source, made = (
-            self.about.get("source", "an unknown source"),
-            self.about.get("features", "unknown features"),
-        )
-        return f"{len(self.statistics.mean)} features ({made}) of {size} from {source}"
 
 
 def about_features(features: Features) -> dict[str, Any]:
@@ -106,12 +93,12 @@ def read(path: Path | str, features: Features | None = None) -> StoredStatistics
                 )
             mu, sigma = archive.read("mu"), archive.read("sigma")
             about = parsed(path, archive.read("about")) if "about" in archive else {}
-    mean, covariance = checked(path, mu, sigma)
-    if features is not None:
-        agree(path, about, len(mean), features)
     count = about.get("count")
-    statistics = Statistics(mean, covariance, count if isinstance(count, int) and count > 0 else 0)
-    return StoredStatistics(statistics, about, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
+    statistics = checked(path, mu, sigma, count if isinstance(count, int) and count > 0 else 0)
+    if features is not None:
+        agree(path, about, len(statistics.mean), features)
+    digest = hashlib.sha256(np.ascontiguousarray(mu).tobytes() + np.ascontiguousarray(sigma).tobytes())
+    return StoredStatistics(statistics, about, digest.hexdigest()[:12])
 
 
 def of_classifier(path: Path) -> dict[str, Any]:
@@ -138,28 +125,21 @@ def parsed(path: Path, held: np.ndarray) -> dict[str, Any]:
     return about
 
 
-def checked(path: Path, mu: np.ndarray, sigma: np.ndarray) -> tuple[Tensor, Tensor]:
-    """A mean (d,) and a covariance (d, d) in float64, the covariance exactly symmetric.
+def checked(path: Path, mu: np.ndarray, sigma: np.ndarray, count: int) -> Statistics:
+    """The statistics of a file in float64, the covariance exactly symmetric.
 
     Raises: ValueError for other types and shapes, values that are not finite, a matrix that is no covariance.
     """
-    floats = all(np.issubdtype(part.dtype, np.floating) for part in (mu, sigma))
-    if not floats or mu.ndim != 1 or len(mu) == 0 or sigma.shape != (len(mu), len(mu)):
+    if not all(np.issubdtype(part.dtype, np.floating) for part in (mu, sigma)) or mu.size == 0:
         raise ValueError(
             f"{path}: mu is {mu.dtype} {mu.shape} and sigma {sigma.dtype} {sigma.shape}; floats (d,) and (d, d) are "
             "expected"
         )
     mean, covariance = (torch.from_numpy(part.astype(np.float64)) for part in (mu, sigma))
-    for name, part in (("mu", mean), ("sigma", covariance)):
-        if not part.isfinite().all():
-            raise ValueError(f"{path}: {name} holds NaN or infinity; make the statistics again")
-    uneven, most = float((covariance - covariance.T).abs().max()), float(covariance.abs().max())
-    if uneven > ROUNDING * most or float(covariance.diagonal().min()) < 0:
-        raise ValueError(
-            f"{path}: sigma is no covariance, its entries differ from their mirror images by up to {uneven:g} or a "
-            "variance is negative; make the statistics again"
-        )
-    return mean, (covariance + covariance.T) / 2
+    try:
+        return distances.checked(Statistics(mean, covariance, count))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def agree(path: Path, about: Mapping[str, Any], dims: int, features: Features) -> None:

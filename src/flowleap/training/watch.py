@@ -8,7 +8,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from torch import Tensor
 from flowleap import evaluation
 from flowleap.data import Dataset
 from flowleap.evaluation import distances, generation
+from flowleap.evaluation.protocol import same
+from flowleap.evaluation.quality import conditions
 from flowleap.files import replace_file
 from flowleap.objectives import Objective
 from flowleap.training import checkpoint
@@ -36,6 +38,15 @@ BATCH = 250
 def chosen_budget(objective: Objective, steps: Sequence[int]) -> int:
     """The steps that the best weights are chosen by: the fewest that the method is made for, else the most."""
     return next((count for count in sorted(steps) if not objective.advice(count)), max(steps))
+
+
+def same_ruler(row: dict[str, Any], protocol: str) -> bool:
+    """Whether a row was measured by the ruler of a protocol."""
+    try:
+        same([row, {"protocol": protocol}])
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass
@@ -74,7 +85,9 @@ class Watch:
         self.costs: list[float] = []
         self.spent = sum(row["cost"] for row in self.lines.rows())
         best = self.place / f"{BEST}.json"
-        self.lowest = json.loads(best.read_text(encoding="utf-8"))["distance"] if best.exists() else math.inf
+        kept = json.loads(best.read_text(encoding="utf-8")) if best.exists() else {}
+        comparable = kept.get("steps") == self.budget and same_ruler(kept, self.protocol(""))
+        self.lowest = kept["distance"] if comparable else math.inf
 
     def __call__(self, state: State) -> None:
         """Measure now if there is time for it."""
@@ -127,12 +140,19 @@ class Watch:
             "distance": distance,
             "num": self.num,
             "seed": SEED,
+            "protocol": self.protocol(weights),
             "cost": round(cost, 4),
         }
         self.lines.append(row)
         if steps == self.budget and distance is not None and distance < self.lowest:
             self.lowest = distance
             self.keep(state, decay, row)
+
+    def protocol(self, weights: str) -> str:
+        """The protocol id of a number measured of some weights."""
+        law = "none" if self.data.num_classes is None else "cycle"
+        made = conditions(evaluation.STANDARDS["flowleap"], self.ruler, self.num, law, weights)
+        return str(replace(made, seed=SEED))
 
     def distance(self, flow: Any, steps: int) -> float | None:
         """The Fréchet distance of samples at a number of steps; None where some are not finite."""
