@@ -34,17 +34,25 @@ NUM, BATCH, STEPS = 1000, 250, (1, 2, 4, 128)
 Work = Callable[[], object]
 
 MEMORY = """
-import resource, torch
+import threading, time, torch
 from flowleap.evaluation.moments import Moments
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-g = torch.Generator().manual_seed(0)
-rows = torch.randn(250, 2048, generator=g)
-rows.double().T @ rows.double()
-before, moments = peak(), Moments()
+def held():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 2**20
+rows = torch.randn(250, 2048, generator=torch.Generator().manual_seed(0))
+rows @ rows.T
+before, seen, done = held(), [], threading.Event()
+def watch():
+    while not done.wait(0.002):
+        seen.append(held())
+thread = threading.Thread(target=watch)
+thread.start()
+moments = Moments()
 for _ in range(200):
     moments.add(rows)
 assert moments.statistics().count == 50_000
-print(peak() - before)
+done.set(), thread.join()
+print(max(seen) - before)
 """
 
 
