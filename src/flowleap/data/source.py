@@ -1,9 +1,10 @@
-"""Images on a disk, read as they are needed: folders of files, and archives of arrays."""
+"""Images on a disk, read as they are needed: folders of files, archives of arrays, and IDX files."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowleap.data import idx, scans
 from flowleap.data.check import check
 from flowleap.data.dataset import Dataset
+from flowleap.data.known import recognized
 from flowleap.data.npz import Archive
 from flowleap.randomness import generator
 
-__all__ = ["EXTENSIONS", "Source", "load_any", "of_dataset", "open_images"]
+__all__ = ["EXTENSIONS", "Source", "has_parts", "load_any", "of_dataset", "open_images"]
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 GREY = ("1", "L")
@@ -25,7 +28,8 @@ COLOR = ("RGB", "P", "CMYK", "YCbCr")
 SEE_THROUGH = ("LA", "La", "PA", "RGBA", "RGBa")
 LABELS = {"images": ("label", "labels"), "arr_0": ("arr_1",), "train_x": ("train_y",), "test_x": ("test_y",)}
 UNIT = "no value of {} is below 0: floats are taken to lie in [-1, 1]; if these lie in [0, 1], store 2 x − 1"
-PARTS = {"train", "test", "val", "valid", "validation"}
+HELD_OUT = ("test", "val", "valid", "validation")
+PARTS = {"train", *HELD_OUT}
 SLACK = 1e-3  # how far beyond [-1, 1] a value may lie before it is an error rather than rounding
 
 Rows = Callable[[Tensor, int], Iterator[Tensor]]
@@ -43,6 +47,8 @@ class Source:
         label: int64 (count,), None without classes.
         classes: names of the classes, in the order of the labels; empty where they have none.
         split: the part of a data set these are, "all" where it has no parts.
+        splits: all parts that are there.
+        path: where they are, empty for what is in memory.
     """
 
     name: str
@@ -53,6 +59,8 @@ class Source:
     classes: tuple[str, ...] = ()
     split: str = "all"
     kind: Literal["image", "points"] = "image"
+    splits: tuple[str, ...] = ()
+    path: str = ""
 
     def __len__(self) -> int:
         return self.count
@@ -96,16 +104,23 @@ class Source:
             yield batch
 
     def dataset(self, count: int | None = None) -> Dataset:
-        """Read the images into memory.
+        """Read the images into memory; whole splits of published sets are recognized.
 
         Raises: ValueError as `batches`.
         """
-        x = torch.cat(list(self.batches(1000, count)))
-        x = x.clamp(-1, 1) if self.kind == "image" else x
-        label = None if self.label is None else self.label[self.chosen(count)]
+        index = self.chosen(count)
+        x, filled = torch.empty(len(index), *self.shape), 0
+        for batch in self.batches(1000, count):
+            x[filled : filled + len(batch)] = batch
+            filled += len(batch)
+        x = x.clamp_(-1, 1) if self.kind == "image" else x
+        label = None if self.label is None else self.label[index]
         classes = None if self.label is None else len(self.classes) or int(self.label.max()) + 1
-        part = self.split if len(x) == self.count else f"{self.split}[{len(x)}]"
-        return check(Dataset(self.name, x, label, classes, self.kind, source=self.name, split=part))
+        held = Dataset(self.name, x, label, classes, self.kind, source=self.name, split=self.split)
+        if len(x) < self.count:
+            return check(replace(held, split=f"{self.split}[{len(x)}]"))
+        apart = [part for part in HELD_OUT if part in self.splits and self.split == "train"]
+        return recognized(check(replace(held, path=self.path, held_out=apart[0] if apart else None)))
 
 
 def _counted(batches: Iterator[Tensor]) -> Iterator[tuple[int, Tensor]]:
@@ -130,42 +145,63 @@ def of_dataset(dataset: Dataset) -> Source:
         tuple(str(c) for c in range(dataset.num_classes or 0)),
         dataset.split,
         dataset.kind,
+        path=dataset.path,
     )
 
 
 def load_any(text: str | Path, split: str | None = None) -> Dataset:
-    """Load a data set by its name, or read one from a path; a name wins over a file of the same name.
-
-    Raises: ValueError for what is neither a name nor a path, with the neighbors of the name.
-    """
+    """Load a data set by its name, or read one from a path: `data.load`."""
     from flowleap import data
 
-    known = str(text).lower().replace("_", "-")
-    if known not in data.names and Path(text).exists():
-        return open_images(text, split).dataset()
-    return data.load(str(text))
+    return data.load(text, split=split)
 
 
 def open_images(path: Path | str, split: str | None = None) -> Source:
-    """Open images without reading them: a folder of image files, or an .npz (.npz.xz) of arrays.
+    """Open images without reading them: a folder of image files, an .npz (.npz.xz) of arrays, or IDX files.
 
     A folder is searched through, in the order of its paths; where all files lie in sub-folders, the first of these
     is the class. An .npz holds `images` (uint8 (n, height, width[, channels]) or float (n, channels, height, width)
-    in [-1, 1]), or `arr_0` as ADM's samples, or train_x and test_x, with labels in label, arr_1, train_y, test_y.
+    in [-1, 1]), or `arr_0` as ADM's samples, or train_x and test_x, with labels in label, arr_1, train_y, test_y;
+    or JPEG files in parts, as `scans` takes them. IDX files are those of MNIST: a folder of them, or one of images
+    with its labels beside it.
 
     Args:
-        split: "train" or "test": the sub-folder or arrays to take; None takes all of a folder, train_x of an .npz.
+        split: "train" or "test": the sub-folder, arrays or files to take; None takes all of a folder of images, the
+            split of an IDX file, and train of everything else.
 
     Raises: ValueError for what holds no images, for other shapes and types, for a split that is not there.
     """
     path = Path(path)
-    if path.is_dir():
-        return _folder(path, split)
     if not path.exists():
-        raise ValueError(f"{path} does not exist: give a folder of images or an .npz")
-    if path.suffix not in (".npz", ".xz"):
-        raise ValueError(f"{path} is neither a folder of images nor an .npz")
-    return _archive(path, split)
+        raise ValueError(f"{path} does not exist: give a folder of images, an .npz, or IDX files")
+    if idx.is_idx(path):
+        source = _idx(path, split)
+    elif path.is_dir():
+        source = _folder(path, split)
+    elif path.suffix in (".npz", ".xz"):
+        source = _archive(path, split)
+    else:
+        raise ValueError(
+            f"{path} is neither a folder of images nor an .npz, nor an IDX file named as {idx.EXAMPLE}"
+        )
+    return replace(source, path=str(path))
+
+
+def has_parts(path: Path) -> bool:
+    """Whether a path is a folder of images whose sub-folders are train, test or the like, and one of them is train."""
+    if not (path / "train").is_dir() or idx.is_idx(path):
+        return False
+    return PARTS.issuperset(_heads(path, _files(path)))
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+
+
+def _heads(path: Path, files: Sequence[Path]) -> tuple[str, ...]:
+    """The sub-folders that the files lie in; none where some lie in none."""
+    heads = [file.relative_to(path).parts[:-1] for file in files]
+    return tuple(sorted({head[0] for head in heads})) if all(heads) else ()
 
 
 def _folder(path: Path, split: str | None) -> Source:
@@ -175,18 +211,18 @@ def _folder(path: Path, split: str | None) -> Source:
                 f"{path} has no folder {split!r}: leave --split out, or choose one that is there"
             )
         source = _folder(path / split, None)
-        return replace(source, name=path.name, split=split)
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+        parts = {part.name for part in path.iterdir() if part.is_dir()} & PARTS
+        return replace(source, name=path.name, split=split, splits=tuple(sorted(parts)))
+    files = _files(path)
     if not files:
         raise ValueError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
-    heads = [file.relative_to(path).parts[:-1] for file in files]
-    classes = tuple(sorted({head[0] for head in heads})) if all(heads) else ()
+    classes = _heads(path, files)
     if classes and PARTS.issuperset(classes):
         raise ValueError(
             f"{path} has the parts {', '.join(classes)}: choose one with --split, as in --split train"
         )
     number = {name: index for index, name in enumerate(classes)}
-    label = torch.tensor([number[head[0]] for head in heads]) if classes else None
+    label = torch.tensor([number[file.relative_to(path).parts[0]] for file in files]) if classes else None
     first = _decode(files[0])
 
     def read(index: Tensor, n: int) -> Iterator[Tensor]:
@@ -233,8 +269,36 @@ def _decode(file: Path) -> Tensor:
     return _scaled(values[None])[0]
 
 
+def _idx(path: Path, split: str | None) -> Source:
+    pair = idx.pair(path, split)
+    count, height, width = idx.header(pair.images)
+    label = _label(pair.labels, "in it", idx.labels(pair.labels), count)
+
+    def read(index: Tensor, n: int) -> Iterator[Tensor]:
+        blocks = (torch.from_numpy(block.copy()) for block in idx.blocks(pair.images, n))
+        for block in _regrouped(_picked(blocks, index), n):
+            yield _scaled(block.numpy())
+
+    return Source(
+        place_name(path), (1, height, width), count, read, label, split=pair.split, splits=pair.splits
+    )
+
+
+def place_name(path: Path) -> str:
+    """What images at a path are called: its name without endings; that of its folder for IDX files."""
+    if not path.is_dir() and idx.is_idx(path):
+        return place_name(path.resolve().parent)
+    if path.name.lower() == "raw":  # where torchvision keeps the files of MNIST
+        return place_name(path.resolve().parent)
+    return path.name.removesuffix(".xz").removesuffix(".npz") or path.resolve().name
+
+
 def _archive(path: Path, split: str | None) -> Source:
-    with Archive(path) as archive:
+    archive = Archive(path)
+    whole = path.suffix == ".xz"  # unpacked into memory, which takes long: kept until the images are read
+    with nullcontext(archive) if whole else archive:
+        if scans.splits(archive):
+            return _scans(archive, split)
         key = _key(archive, split)
         shape, dtype = archive.header(key)
         image = _layout(path, key, shape, dtype)
@@ -242,8 +306,8 @@ def _archive(path: Path, split: str | None) -> Source:
         label = _label(path, names[0], archive.read(names[0]), shape[0]) if names else None
 
     def read(index: Tensor, n: int) -> Iterator[Tensor]:
-        with Archive(path) as archive:
-            blocks = (torch.from_numpy(block.copy()) for block in archive.blocks(key, n))
+        with nullcontext(archive) if whole else Archive(path) as opened:
+            blocks = (torch.from_numpy(block.copy()) for block in opened.blocks(key, n))
             least = 0.0
             for block in _regrouped(_picked(blocks, index), n):
                 least = min(least, float(block.min()))
@@ -252,20 +316,48 @@ def _archive(path: Path, split: str | None) -> Source:
             warnings.warn(UNIT.format(path), stacklevel=2)
 
     part = key.removesuffix("_x") if key in ("train_x", "test_x") else "all"
-    name = path.name.removesuffix(".xz").removesuffix(".npz")
-    return Source(name, image, shape[0], read, label, split=part)
+    return Source(place_name(path), image, shape[0], read, label, split=part, splits=_halves(archive))
+
+
+def _scans(archive: Archive, split: str | None) -> Source:
+    splits = scans.splits(archive)
+    chosen = splits[0] if split is None else _there(archive.path, split, splits)
+    held = scans.scans(archive, chosen)
+    labeled = f"{chosen}_y" in archive
+    label = _label(archive.path, f"{chosen}_y", archive.read(f"{chosen}_y"), len(held)) if labeled else None
+    first = _scaled(held.image(0)[None])[0]
+    channels, height, width = first.shape
+
+    def read(index: Tensor, n: int) -> Iterator[Tensor]:
+        for part in index.split(n):
+            images = [held.image(i) for i in part.tolist()]
+            for i, image in zip(part.tolist(), images, strict=True):
+                if image.shape != images[0].shape or image.shape[:2] != (height, width):
+                    raise ValueError(f"image {i} of {archive.path} has shape {image.shape}, unlike the first")
+            yield _scaled(np.stack(images))
+
+    name = place_name(archive.path)
+    return Source(name, (channels, height, width), len(held), read, label, split=chosen, splits=splits)
+
+
+def _halves(archive: Archive) -> tuple[str, ...]:
+    return tuple(part for part in ("train", "test") if f"{part}_x" in archive)
+
+
+def _there(path: Path, split: str, splits: Sequence[str]) -> str:
+    """The split, which must be one of those that are there."""
+    if split not in splits:
+        raise ValueError(
+            f"{path} has no split {split!r}: "
+            + (f"choose {' or '.join(splits)}" if splits else "leave --split out, it has no parts")
+        )
+    return split
 
 
 def _key(archive: Archive, split: str | None) -> str:
     """Which array holds the images that are asked for."""
-    halves = [name.removesuffix("_x") for name in ("train_x", "test_x") if name in archive]
     if split is not None:
-        if split in halves:
-            return f"{split}_x"
-        raise ValueError(
-            f"{archive.path} has no split {split!r}"
-            + (f": choose {' or '.join(halves)}" if halves else ": leave --split out, it has no parts")
-        )
+        return f"{_there(archive.path, split, _halves(archive))}_x"
     for key in LABELS:
         if key in archive:
             return key

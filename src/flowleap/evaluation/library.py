@@ -25,9 +25,12 @@ NAMES: tuple[str, ...] = (
 
 
 def named(text: str, dataset: Dataset | None = None, device: torch.device | str | None = None) -> Features:
-    """The features of a name: "auto" (by the data set), pixel, pixel16, point, the shipped classifiers digits,
-    mnist, fashion-mnist and cifar10-jpeg75, inception (as adm) and inception:adm|pytorch-fid|clean|edm, timm:MODEL,
-    or the path of a classifier that was fitted and saved (.npz).
+    """The features of a name: "auto", pixel, pixel16, point, the shipped classifiers digits, mnist, fashion-mnist and
+    cifar10-jpeg75, inception (as adm) and inception:adm|pytorch-fid|clean|edm, timm:MODEL, or the path of a classifier
+    that was fitted and saved (.npz).
+
+    "auto" follows from the data set: the shipped classifier of a published one that was recognized (`Dataset.known`),
+    pixels or coordinates of any other.
 
     Raises: ValueError for an unknown name, with its neighbors, and as the features themselves do.
     """
@@ -40,6 +43,8 @@ def named(text: str, dataset: Dataset | None = None, device: torch.device | str 
     if name == "auto":
         if dataset is None:
             raise ValueError("features auto follow from a data set, and there is none: name them")
+        if dataset.known in classifier.SHIPPED:
+            return classifier.load(str(dataset.known), device)
         return default(dataset)
     if name in PLAIN:
         return PLAIN[name]

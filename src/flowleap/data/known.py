@@ -1,0 +1,92 @@
+"""Published sets of images, recognized by their pixels whatever file they come in."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+from flowleap.data.dataset import Dataset
+
+__all__ = ["KNOWN", "Known", "recognized"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A published set: the sizes of its splits, and the SHA-256 of their 8-bit pixels in its own order, channels last.
+
+    Shapes: shape is that of one image, (channels, height, width).
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    splits: dict[str, tuple[int, str]]
+    license: str
+    source: str
+
+
+KNOWN: tuple[Known, ...] = (
+    Known(
+        "mnist",
+        (1, 28, 28),
+        {
+            "train": (60_000, "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"),
+            "test": (10_000, "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161"),
+        },
+        "CC BY-SA 3.0, as commonly stated",
+        "Y. LeCun, C. Cortes and C. Burges, the MNIST database of handwritten digits",
+    ),
+    Known(
+        "fashion-mnist",
+        (1, 28, 28),
+        {
+            "train": (60_000, "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012"),
+            "test": (10_000, "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a"),
+        },
+        "MIT, Copyright 2017 Zalando SE",
+        "H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST (arXiv 1708.07747)",
+    ),
+    Known(
+        "cifar10-jpeg75",
+        (3, 32, 32),
+        {
+            "train": (50_000, "86f5d04cec053f2b10c1307c973faf9deb6acf3a28611026681133b8abc68790"),
+            "test": (10_000, "5fce8f6a84d7de12f276662376ce80f5f19c236502ddae2e16c3f187c0386c13"),
+        },
+        "none stated",
+        "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; as JPEG of quality 75, lossy",
+    ),
+)
+
+
+def recognized(dataset: Dataset) -> Dataset:
+    """The data set by its published name, with license and source, where its images are a whole split of it.
+
+    Any but `KNOWN` is returned as it is; its pixels are looked at only where shape and number of images fit.
+    """
+    alike = [
+        (known, split, checksum)
+        for known in KNOWN
+        for split, (size, checksum) in known.splits.items()
+        if dataset.kind == "image" and (size, *known.shape) == tuple(dataset.x.shape)
+    ]
+    found = pixels(dataset) if alike else ""
+    for known, split, checksum in alike:
+        if checksum == found:
+            return replace(
+                dataset,
+                name=known.name,
+                known=known.name,
+                split=split,
+                license=known.license,
+                source=known.source,
+            )
+    return dataset
+
+
+def pixels(dataset: Dataset) -> str:
+    """The SHA-256 of the images as 8 bits, channels last where there are several."""
+    digest = hashlib.sha256()
+    for part in dataset.x.split(1000):
+        levels = (127.5 * (part + 1)).round_().byte()
+        digest.update(levels.permute(0, 2, 3, 1).contiguous().numpy().data)
+    return digest.hexdigest()
