@@ -20,12 +20,23 @@ from torch import Tensor
 
 from flowleap import FlowMap, Objective, methods
 from flowleap.derivatives import CentralDifference, Derivative, ExactJVP, TwoPass
-from flowleap.objectives import Eulerian, SelfConsistency
+from flowleap.objectives import Consistency, Eulerian, SelfConsistency
 from flowleap.oracles import FiniteData, Gaussian, TwoPoints
 from flowleap.parameterization import EDM, AverageVelocity, Endpoint, Noise, Parameterization, Velocity
 from flowleap.paths import LinearPath, Path, TrigPath, VEPath, VPPath
+from flowleap.point import Point
 from flowleap.tensors import like
-from flowleap.times import DyadicGrid, Gradual, LogNormal, OneTime, SortedPair
+from flowleap.times import (
+    Adjacent,
+    Curriculum,
+    DyadicGrid,
+    Gradual,
+    Halving,
+    LogNormal,
+    OneTime,
+    SortedPair,
+    ToData,
+)
 from flowleap.velocities import Conditional, PlugIn, Teacher
 
 PATHS: dict[str, Path] = {
@@ -42,11 +53,27 @@ MEANINGS: dict[str, Parameterization] = {
     "noise": Noise(),
     "edm": EDM(sigma_data=0.5),
 }
-OBJECTIVES = ("flow_matching", "shortcut", "shortcut_repo", "meanflow", "esc")
+OBJECTIVES = (
+    "flow_matching",
+    "diffusion",
+    "reflow",
+    "shortcut",
+    "shortcut_repo",
+    "progressive_distillation",
+    "meanflow",
+    "esc",
+    "consistency_training",
+    "consistency_distillation",
+    "live_reflow",
+)
+GRIDS = DyadicGrid | Curriculum | Adjacent | Halving | ToData
 
 
 def on(objective: Objective, path: Path, meaning: Parameterization) -> Objective:
-    """The objective moved to another path and parameterization, sCM-weighted where ∂_t b vanishes."""
+    """The objective moved to another path and parameterization, sCM-weighted where ∂_t b vanishes.
+
+    Identities are held to maps of every landing, so networks are told where they land.
+    """
     target = objective.target
     if isinstance(target, Eulerian) and meaning.eulerian_singularity(path):
         target = replace(target, weighting="cos2")
@@ -59,7 +86,7 @@ def on(objective: Objective, path: Path, meaning: Parameterization) -> Objective
             times = OneTime(law)
         elif isinstance(times, Gradual | SortedPair):
             times = SortedPair(law)
-    return replace(objective, path=path, parameterization=meaning, target=target, times=times)
+    return replace(objective, path=path, parameterization=meaning, target=target, times=times, told="landing")
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -96,6 +123,20 @@ class Spoilt:
         return wrong + 0.3 * torch.sin(2 * x + like(3 * t, x))
 
 
+@dataclass(frozen=True)
+class ExactStep:
+    """The velocity whose DDIM step t → s is exact, v = (X_{t→s}(x_t) − a x_t)/b; the marginal one where s = t."""
+
+    flow: FlowMap
+
+    def __call__(self, point: Point, flow: FlowMap | None = None) -> Tensor:
+        exact, x, t, s = self.flow, point.x_t, point.t, point.s
+        a, b = (like(c, x) for c in point.path.transfer(t, s))
+        still = like(s == t, x)
+        step = (exact(x, t, s) - a * x) / torch.where(still, torch.ones_like(b), b)
+        return torch.where(still, exact.velocity(x, t), step)
+
+
 def residual(objective: Objective, flow: FlowMap) -> Tensor:
     """|prediction − target| relative to the scale of the outputs, (rows, dims)."""
     draws = jumps(objective.path)
@@ -121,17 +162,19 @@ def test_exact_map_is_a_fixed_point(method: str, path: str, meaning: str, oracle
     oracle = oracle_on(oracle_name, PATHS[path])
     flow = FlowMap.of(oracle, MEANINGS[meaning])
     objective = methods.get(method)
-    if isinstance(objective.times, DyadicGrid) and PATHS[path].t_max > 1:
+    if isinstance(objective.times, GRIDS) and PATHS[path].t_max > 1:
         with pytest.raises(ValueError, match="noise levels"):
             on(objective, PATHS[path], MEANINGS[meaning])
         return
-    if isinstance(objective.times, DyadicGrid):
+    if isinstance(objective.target, SelfConsistency):
         refusal = MEANINGS[meaning].euler_refusal(PATHS[path])
         if refusal is not None:
             with pytest.raises(ValueError, match="curved"):
                 on(objective, PATHS[path], MEANINGS[meaning])
             return
-    objective = replace(on(objective, PATHS[path], MEANINGS[meaning]), velocity=Teacher(flow))
+    exact = ExactStep(flow) if isinstance(objective.target, Consistency) else Teacher(flow)
+    objective = replace(on(objective, PATHS[path], MEANINGS[meaning]), velocity=exact).with_teacher(flow)
+    assert not objective.needs_teacher
     assert residual(objective, flow).max() <= 1e-9
     spoilt = flow.with_network(Spoilt(flow.network))
     assert residual(objective, spoilt).amax(dim=1).median() >= 1e-2

@@ -129,6 +129,46 @@ def test_network_sees_scaled_input_times_and_labels():
     assert seen[1][0] is x and seen[1][3] is None
 
 
+@pytest.mark.parametrize(
+    ("told", "seen"),
+    [("landing", [0.3, 0.5]), ("nothing", [0.9, 0.5]), ("data", [1e-3, 0.5])],
+)
+def test_the_second_time_is_what_the_network_is_told(told, seen):
+    """r, or t once more, or the end of the path where there is a jump; the step itself goes to r."""
+    asked = []
+
+    def network(x, t, r, label):
+        asked.append((t.tolist(), r.tolist()))
+        return torch.ones_like(x)
+
+    path, x = VPPath(), image(2)
+    t, r = torch.tensor([0.9, 0.5], dtype=D), torch.tensor([0.3, 0.5], dtype=D)
+    flow = FlowMap(network, Velocity(), path, told)
+    a, b = Velocity().coefficients(path, t, r)
+    torch.testing.assert_close(flow(x, t, r), a[:, None, None] * x + b[:, None, None], rtol=1e-12, atol=1e-12)
+    flow.velocity(x, t)
+    assert asked == [([0.9, 0.5], seen), ([0.9, 0.5], [0.9, 0.5])]
+    assert flow.with_network(zero).told == told
+
+
+def test_what_the_log_variance_is_told_is_what_the_network_is_told():
+    class Net:
+        def __call__(self, x, t, r, label):
+            return x
+
+        def log_variance(self, t, r):
+            return t + 2 * r
+
+    t, r = torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.5])
+    for told, expected in (("landing", [1.0, 1.5]), ("nothing", [1.5, 1.5]), ("data", [0.5, 1.5])):
+        assert FlowMap(Net(), told=told).log_variance(t, r).tolist() == expected
+
+
+def test_an_unknown_second_time_is_refused():
+    with pytest.raises(ValueError, match='expected "landing", "nothing" or "data"'):
+        FlowMap(zero, told="departure")
+
+
 @pytest.mark.parametrize("path", [LinearPath(), TrigPath()], ids=repr)
 def test_a_singular_pair_is_refused_with_the_way_out(path):
     with pytest.raises(ValueError, match=r"Noise cannot be used on .*Velocity\(\) or AverageVelocity\(\)"):

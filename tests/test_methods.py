@@ -12,15 +12,36 @@ import pytest
 import flowleap
 from flowleap import methods
 from flowleap.citations import CITATIONS
+from flowleap.couplings import LivePairs, StoredPairs
 from flowleap.data.batching import ClassGroups, Shuffled
 from flowleap.derivatives import CentralDifference, ExactJVP
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.losses import AdaptivePower, LearnedVariance, PseudoHuber, Squared
-from flowleap.objectives import EMA, Diagonal, Eulerian, Objective, Self, SelfConsistency
-from flowleap.parameterization import AverageVelocity, Velocity
-from flowleap.paths import LinearPath, TrigPath
-from flowleap.times import DyadicGrid, Gradual, LogitNormal, OneTime, SortedPair, Uniform
-from flowleap.velocities import Conditional, PlugIn
+from flowleap.objectives import (
+    EMA,
+    Consistency,
+    Diagonal,
+    Eulerian,
+    Objective,
+    Refreshed,
+    Self,
+    SelfConsistency,
+)
+from flowleap.parameterization import AverageVelocity, Noise, Velocity
+from flowleap.paths import LinearPath, TrigPath, VPPath
+from flowleap.times import (
+    Adjacent,
+    Curriculum,
+    DyadicGrid,
+    Gradual,
+    Halving,
+    LogitNormal,
+    OneTime,
+    SortedPair,
+    ToData,
+    Uniform,
+)
+from flowleap.velocities import Conditional, PlugIn, Teacher
 
 ALL = pytest.mark.parametrize("name", methods.names())
 
@@ -33,7 +54,11 @@ def keys(objective: Objective) -> list[str]:
 
 
 def test_names_are_known():
-    assert methods.names() == ("flow_matching", "shortcut", "shortcut_repo", "meanflow", "esc")
+    assert methods.names() == (
+        "flow_matching", "diffusion", "consistency_training_table1", "live_reflow", "shortcut", "shortcut_repo",
+        "meanflow", "esc", "progressive_distillation", "consistency_distillation", "reflow",
+    )  # fmt: skip
+    assert methods.get("consistency-training") == methods.get("consistency_training_table1")
 
 
 @ALL
@@ -49,7 +74,7 @@ def test_methods_are_found_by_name_with_either_stroke(name):
         ("meanflo", "did you mean meanflow"),
         ("flow-mathcing", "did you mean flow_matching"),
         ("shortcuts", "did you mean shortcut"),
-        ("qqqq", "known: flow_matching, shortcut"),
+        ("qqqq", "known: flow_matching, diffusion"),
     ],
 )
 def test_unknown_methods_name_their_neighbors(asked, said):
@@ -63,15 +88,67 @@ def test_unknown_methods_name_their_neighbors(asked, said):
 @ALL
 def test_every_method_speaks_of_average_velocity_on_the_linear_path(name):
     objective = methods.get(name)
-    assert objective.parameterization == AverageVelocity() and isinstance(objective.path, LinearPath)
+    if name != "diffusion":
+        assert objective.parameterization == AverageVelocity() and isinstance(objective.path, LinearPath)
     assert objective.guidance is None, "presets are unguided"
-    assert objective.label_dropout == 0.1
+    assert (
+        getattr(objective.coupling, "guidance", None) is getattr(objective.velocity, "guidance", None) is None
+    )
+    whole = isinstance(objective.times, Curriculum | Adjacent | Halving)  # every row keeps its label
+    assert objective.label_dropout == (0.0 if whole else 0.1)
 
 
 def test_flow_matching():
     objective = methods.flow_matching()
     assert objective.times == OneTime(LogitNormal(-0.4, 1.0)) and objective.target == Diagonal()
     assert objective.loss == Squared("mean") and objective.velocity == Conditional()
+
+
+def test_diffusion():
+    """The noise predicted on the variance-preserving path, every time equally often, by DDIM and in many steps."""
+    objective = methods.diffusion()
+    assert (objective.path, objective.parameterization) == (VPPath(), Noise())
+    assert objective.times == OneTime(Uniform()) and objective.target == Diagonal()
+    assert (
+        objective.loss == Squared("mean")
+        and objective.sampling.finest == 1
+        and objective.sampling.least == 16
+    )
+
+
+TABLE = {
+    "progressive_distillation": (Halving(128), SelfConsistency(), Refreshed(7), "nothing", True),
+    "consistency_distillation": (Adjacent(128), Consistency(), EMA(0.999), "nothing", True),
+    "reflow": (OneTime(Uniform()), Diagonal(), Self(), "landing", True),
+    "consistency_training_table1": (Curriculum(128), Consistency(), EMA(0.999), "nothing", False),
+    "live_reflow": (ToData(1 / 8, 128), Consistency(), Self(), "data", False),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_rows_of_the_table(name):
+    objective = methods.get(name)
+    found = (
+        objective.times,
+        objective.target,
+        objective.frozen,
+        objective.told,
+        objective.starts_from_teacher,
+    )
+    assert found == TABLE[name] and objective.loss == Squared("mean")
+    assert objective.needs_teacher == objective.starts_from_teacher
+
+
+def test_what_the_rows_of_the_table_are_taught_with():
+    assert methods.consistency_distillation().velocity == Teacher()
+    assert methods.consistency_distillation(guidance=1.5).velocity == Teacher(guidance=1.5)
+    assert methods.progressive_distillation(guidance=1.5).guidance == FinestLevel(1.5)
+    assert methods.live_reflow(guidance=1.5).coupling == LivePairs(steps=8, guidance=1.5)
+    assert methods.live_reflow().sampling.finest == 128 and methods.live_reflow().sampling.trained is None
+    assert methods.reflow().coupling == StoredPairs() and methods.reflow().sampling.finest == 1
+    assert methods.progressive_distillation(base_steps=16).frozen == Refreshed(4)
+    with pytest.raises(ValueError, match='expected "table1"'):
+        methods.consistency_training("original")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +234,11 @@ def test_methods_cite_their_papers():
     }  # fmt: skip
     assert "frans2024one" in keys(methods.shortcut()) and "geng2025mean" in keys(methods.meanflow())
     assert {"lin2025design", "karras2024analyzing", "geng2025mean"} <= set(keys(methods.esc()))
+    assert {"song2020score", "song2020denoising"} <= set(keys("diffusion"))
+    for name in ("consistency_training", "consistency_distillation"):
+        assert {"song2023consistency", "frans2024one"} <= set(keys(methods.get(name)))
+    assert {"salimans2022progressive", "frans2024one"} <= set(keys("progressive_distillation"))
+    assert "frans2024one" in keys("live_reflow") and "liu2022flow" in keys("reflow")
     assert keys("esc") == keys(methods.esc()) and len(keys("esc")) == len(set(keys("esc")))
 
 

@@ -5,6 +5,7 @@ That the identities hold on exact maps is test_conformance.py's business.
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections import Counter
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from flowleap import Batch, FlowMap, methods, networks
+from flowleap.couplings import Independent, StoredPairs
 from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.losses import Squared
@@ -33,6 +35,22 @@ FIELDS = ("x", "noise", "t", "s", "r", "x_t", "label", "dropped", "plug_in", "gr
 
 def method(name: str, **changes) -> Objective:
     return replace(methods.get(name).for_run(1000), **changes)
+
+
+def traced(name: str, **changes) -> Objective:
+    """A method on data of the batch with drawn noise, whose rows can be told apart."""
+    return method(name, coupling=Independent(), **changes)
+
+
+def taught(name: str, teacher: nn.Module, **changes) -> Objective:
+    """A method with this network as its teacher, if it has one."""
+    objective = method(name, **changes)
+    return objective.with_teacher(objective.flow_map(teacher)) if objective.needs_teacher else objective
+
+
+def supplied(objective: Objective, data: Batch) -> Batch:
+    """The batch as the method is given it: with noise, where that is stored."""
+    return replace(data, noise=data.x.flip(0)) if isinstance(objective.coupling, StoredPairs) else data
 
 
 ALL = pytest.mark.parametrize("name", methods.names())
@@ -101,7 +119,7 @@ def test_batches_that_do_not_fit_together_are_refused(make, said):
 @ALL
 def test_points_are_made_without_any_randomness(name):
     """Two points from the same numbers are the same, and no generator is touched."""
-    objective = method(name)
+    objective = traced(name)
     drawn = objective.draw(batch(), step=1, key=2)
     state = torch.random.get_rng_state()
     made = objective.point(*(getattr(drawn, f) for f in ("x", "noise", "t", "s", "r", "label")), 1,
@@ -168,7 +186,7 @@ def test_the_null_label_is_the_number_of_classes_and_labels_survive_being_droppe
 
 @ALL
 def test_draws_depend_on_key_and_step_alone(name):
-    objective, data = method(name), batch()
+    objective, data = traced(name), batch()
     first = objective.draw(data, step=3, key=1)
     torch.manual_seed(99)
     torch.rand(17)
@@ -176,7 +194,8 @@ def test_draws_depend_on_key_and_step_alone(name):
     for step, key in ((4, 1), (3, 2)):
         other = objective.draw(data, step=step, key=key)
         assert not torch.equal(other.x, first.x), "another order"
-        assert not torch.equal(other.t.sort().values, first.t.sort().values), "other times"
+        one_time = bool((first.t == 1).all())  # the first level of consistency training
+        assert one_time or not torch.equal(other.t.sort().values, first.t.sort().values), "other times"
         noise = [p.noise[p.x[:, 0].argsort()] for p in (first, other)]
         assert not torch.equal(*noise), "other noise"
 
@@ -187,7 +206,7 @@ def test_draws_depend_on_key_and_step_alone(name):
 @pytest.mark.filterwarnings("ignore:PlugIn averages")
 def test_parts_of_a_batch_draw_what_the_whole_batch_draws(name, split, scattered):
     """By global row: no draw depends on the split over processes."""
-    objective, data = method(name, label_dropout=0.3), batch()
+    objective, data = traced(name, label_dropout=0.3), batch()
     whole = objective.draw(data, step=2, key=7)
     rows = (
         torch.randperm(ROWS, generator=torch.Generator().manual_seed(1)) if scattered else torch.arange(ROWS)
@@ -211,7 +230,7 @@ def test_parts_of_a_batch_draw_what_the_whole_batch_draws(name, split, scattered
 @ALL
 def test_the_noise_of_a_row_is_that_row_of_the_noise_of_the_step(name):
     """Whatever the times, the order and the method: what published code must be fed to be compared."""
-    point = method(name).draw(batch(dtype=torch.float32), step=2, key=7)
+    point = traced(name).draw(batch(dtype=torch.float32), step=2, key=7)
     noise = torch.randn(ROWS, 3, generator=generator(7, "noise", 2))
     assert torch.equal(point.noise, noise[point.x[:, 0].long()])
 
@@ -277,7 +296,7 @@ def test_jumps_of_a_shortcut_keep_their_labels():
 @ALL
 @pytest.mark.parametrize("path", [LinearPath(), VPPath()], ids=repr)
 def test_times_stay_in_the_domain_of_the_path(name, path):
-    objective = method(name, path=path, parameterization=Velocity())
+    objective = traced(name, path=path, parameterization=Velocity())
     point = objective.draw(batch(), step=0, key=0)
     for time in (point.t, point.s, point.r):
         assert float(time.min()) >= path.t_min and float(time.max()) <= path.t_max and time.dtype == D
@@ -298,14 +317,15 @@ def test_a_batch_of_one_row_can_be_trained_on():
 @pytest.mark.parametrize("labels", [True, False], ids=["labels", "no labels"])
 def test_every_method_trains_with_and_without_labels(name, labels):
     """One step on a real network: finite losses, gradients finite and not all zero, no graph in targets."""
-    objective = method(name, label_dropout=0.3 if labels else 0.1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = networks.MLP(3, classes=3 if labels else None, width=16, depth=1, log_variance=True)
         for parameter in network.parameters():
             nn.init.normal_(parameter, std=0.3)
+    objective = taught(name, copy.deepcopy(network), label_dropout=0.3 if labels else 0.1)
     flow = objective.flow_map(network)
-    point = objective.draw(batch(labels=labels, dtype=torch.float32), step=20, key=1)
+    data = supplied(objective, batch(labels=labels, dtype=torch.float32))
+    point = objective.draw(data, step=900, key=1, frozen=flow)
     assert (point.label is None) == (not labels)
     regression = objective.regress(flow, None, point)
     assert not regression.target.requires_grad and regression.prediction.requires_grad
@@ -321,7 +341,8 @@ def test_every_method_trains_with_and_without_labels(name, labels):
 
 @ALL
 def test_a_call_composes_the_seam(name):
-    objective, network, data = method(name), Net(), batch()
+    objective, network = taught(name, Net(seed=2)), Net()
+    data = supplied(objective, batch())
     flow, frozen = objective.flow_map(network), objective.flow_map(Net(seed=1))
     point = objective.draw(data, 3, 1, frozen)
     by_hand = objective.per_sample(objective.regress(flow, frozen, point), point)
@@ -683,6 +704,10 @@ BAKED = {"guidance": Guidance(1.0, 0.5)}
         ("shortcut", {}, {"steps": 3}, "shortcut in 3 steps: .*1, 2, 4, 8, 16, 32, 64, 128"),
         ("shortcut", {}, {"times": (1, 0.3, 0)}, "shortcut in 2 steps: .*uniform"),
         ("shortcut", {}, {"steps": 4, "guidance": 2.0}, r"finest step only \(128 steps\)"),
+        ("live_reflow", {}, {"steps": 4, "guidance": 2.0}, r"finest step only \(128 steps\)"),
+        ("diffusion", {}, {"steps": 4}, "diffusion in 4 steps: .*16 or more"),
+        ("progressive_distillation", {}, {"steps": 4}, "in 4 steps: it is trained for 1 uniform step$"),
+        ("consistency_training", {}, {"steps": 1, "guidance": 2.0}, "null label was never trained"),
         ("meanflow", BAKED, {"guidance": 1.5}, "scale 2 was baked in.*1.5"),
         ("meanflow", {"label_dropout": 0.0}, {"guidance": 1.5}, "null label was never trained"),
     ],
@@ -706,6 +731,14 @@ def test_budgets_and_guidance_outside_the_training_are_warned_about(name, change
         ("esc", {}, {"times": (1, 0.6, 0)}, 2),
         ("meanflow", BAKED, {"guidance": 1.0}, 1),
         ("meanflow", {}, {"steps": 2, "guidance": 1.5}, 4),
+        ("diffusion", {}, {"steps": 16}, 16),
+        ("diffusion", {}, {"steps": 128, "guidance": 1.5}, 256),
+        ("consistency_training", {}, {"steps": 4}, 4),
+        ("consistency_distillation", {}, {"steps": 1}, 1),
+        ("progressive_distillation", {}, {"steps": 1}, 1),
+        ("live_reflow", {}, {"steps": 4}, 4),
+        ("live_reflow", {}, {"steps": 128, "guidance": 1.5}, 256),
+        ("reflow", {}, {"steps": 2}, 2),
     ],
     ids=repr,
 )

@@ -12,7 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from flowleap.times import DyadicGrid, Gradual, LogitNormal, LogNormal, OneTime, SortedPair, Uniform
+from flowleap.objectives import Refreshed
+from flowleap.times import (
+    Adjacent,
+    Curriculum,
+    DyadicGrid,
+    Gradual,
+    Halving,
+    LogitNormal,
+    LogNormal,
+    OneTime,
+    SortedPair,
+    ToData,
+    Uniform,
+)
 
 LAWS = [
     OneTime(),
@@ -26,6 +39,12 @@ LAWS = [
     DyadicGrid(),
     DyadicGrid(base_steps=8, law=Uniform()),
     DyadicGrid(share=1 / 8, quotas=True),
+    Curriculum(),
+    Adjacent(),
+    Halving(),
+    ToData(),
+    ToData(share=0.5, base_steps=8, law=Uniform()),
+    ToData(share=1.0),
 ]
 
 
@@ -61,7 +80,7 @@ def test_times_fall_and_the_rows_with_a_jump_come_first(law, seed, size, progres
 def test_draws_are_functions_of_the_generator(law):
     first, again, other = (law.draw(random(seed), 64, 0.01) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first[:3], again[:3], strict=True))
-    assert not torch.equal(first.t, other.t)
+    assert isinstance(law, Curriculum) or not torch.equal(first.t, other.t)
 
 
 # marginals
@@ -203,6 +222,91 @@ def test_diagonal_times_of_the_grid():
     assert fits(t[off:], logit_normal(-0.4, 1.0))
 
 
+# levels in equal stages
+
+
+@pytest.mark.parametrize("steps", [*range(7, 60), 400, 777, 1000, 3000, 3600])
+def test_the_levels_of_a_run_and_the_stages_of_its_teacher_change_in_the_same_step(steps):
+    """Seven equal stages: step k of K is in stage ⌊7k/K⌋, counted in whole numbers; 6 … 0 or 0 … 6."""
+    stages = [7 * k // steps for k in range(steps)]
+    assert [Halving().level(k / steps) for k in range(steps)] == [6 - stage for stage in stages]
+    assert [Curriculum().level(k / steps) for k in range(steps)] == stages
+    assert [Refreshed(7).stage(k / steps) for k in range(steps)] == stages
+    lengths = Counter(stages)
+    assert sorted(lengths) == list(range(7)) and max(lengths.values()) - min(lengths.values()) <= 1
+    assert Refreshed(7).stage(1.0) == 6 and Halving().level(1.0) == 0 and Curriculum().level(1.0) == 6
+
+
+@pytest.mark.parametrize("steps", [49, 10_007, 49_000, 409_999, 410_000, 2_000_003, 700_000_000])
+@pytest.mark.parametrize("stages", [1, 4, 7, 49])
+def test_stages_of_long_runs_begin_in_their_step(stages, steps):
+    for number in range(1, stages):
+        begin = -(-number * steps // stages)
+        assert Refreshed(stages).stage((begin - 1) / steps) == number - 1
+        assert Refreshed(stages).stage(begin / steps) == number
+
+
+@pytest.mark.parametrize(("steps", "begins"), [(7, [0, 1, 2, 3, 4, 5, 6]), (20, [0, 3, 6, 9, 12, 15, 18]),
+                                               (400, [0, 58, 115, 172, 229, 286, 343])])  # fmt: skip
+def test_where_the_levels_begin(steps, begins):
+    levels = [Halving().level(k / steps) for k in range(steps)]
+    assert [levels.index(level) for level in (6, 5, 4, 3, 2, 1, 0)] == begins
+
+
+@pytest.mark.parametrize("level", range(7))
+def test_a_level_of_the_curriculum(level):
+    """t = (j + 1)/2^b, s = t − 2^−b, r = 0; the whole batch, every cell equally often."""
+    t, s, r, off = Curriculum().draw(random(), 6_400, (level + 0.5) / 7)
+    assert off == 6_400 and torch.equal(t - s, torch.full_like(t, 2.0**-level)) and not r.any()
+    assert torch.equal((t * 2**level), (t * 2**level).round())
+    counts = torch.bincount((t * 2**level).long() - 1, minlength=2**level)
+    assert len(counts) == 2**level and (level == 0 or stats.chisquare(counts.numpy()).pvalue > 1e-3)
+    if level == 0:
+        assert bool((t == 1).all()) and not s.any()
+
+
+@pytest.mark.parametrize("level", range(7))
+def test_a_level_of_the_halvings(level):
+    """t − r = 2^−b in two halves, all on the grid, every cell equally often."""
+    t, s, r, off = Halving().draw(random(), 6_400, (6 - level + 0.5) / 7)
+    assert off == 6_400 and torch.equal(t - r, torch.full_like(t, 2.0**-level)) and torch.equal(t - s, s - r)
+    counts = torch.bincount((t * 2**level).long() - 1, minlength=2**level)
+    assert len(counts) == 2**level and (level == 0 or stats.chisquare(counts.numpy()).pvalue > 1e-3)
+    assert Halving().finest == 1 / 128 and Halving().levels == 7 and Halving(16).levels == 4
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_adjacent_times_stay_on_one_grid(progress):
+    t, s, r, off = Adjacent(16).draw(random(), 6_400, progress)
+    counts = torch.bincount((t * 16).long() - 1, minlength=16)
+    assert (
+        off == 6_400 and not r.any() and len(counts) == 16 and stats.chisquare(counts.numpy()).pvalue > 1e-3
+    )
+    torch.testing.assert_close(t - s, torch.full_like(t, 1 / 16), rtol=0, atol=0)
+
+
+def test_a_share_of_the_rows_lands_at_the_data():
+    t, s, r, off = ToData().draw(random(), 51_200, 0.3)
+    assert off == 6_400 and not r[:off].any() and torch.equal(s, r)
+    for rows in (t[:off], t[off:]):
+        counts = torch.bincount((rows * 128).long() - 1, minlength=128)
+        assert len(counts) == 128 and stats.chisquare(counts.numpy()).pvalue > 1e-3
+    t, _, _, off = ToData(law=Uniform()).draw(random(), 20_000, 0.0)
+    assert fits(t[off:], stats.uniform.cdf)
+
+
+@pytest.mark.parametrize(("size", "off"), [(8, 1), (15, 1), (16, 2), (96, 12), (100, 12)])
+def test_the_number_of_rows_that_land_at_the_data_is_exact(size, off):
+    assert ToData().draw(random(), size, 0.0).off == off
+    with pytest.raises(ValueError, match="at least 8, or a larger share"):
+        ToData().draw(random(), 7, 0.0)
+
+
+def test_the_last_level_begins_where_the_horizon_says():
+    assert Curriculum().horizon == Halving().horizon == Refreshed(7).horizon == 6 / 7
+    assert Curriculum(2).horizon is Halving(2).horizon is Refreshed(1).horizon is None
+
+
 # refusals
 
 
@@ -226,6 +330,12 @@ def test_a_grid_that_is_no_power_of_two_is_refused_with_its_neighbors(steps):
         (lambda: Gradual(horizon=0.0), "Gradual"),
         (lambda: DyadicGrid(share=0.0), "DyadicGrid"),
         (lambda: DyadicGrid(share=1.5), "DyadicGrid"),
+        (lambda: Curriculum(100), "Curriculum.*64 or 128"),
+        (lambda: Halving(0), "Halving"),
+        (lambda: Adjacent(0), "Adjacent"),
+        (lambda: ToData(share=0.0), "ToData"),
+        (lambda: ToData(base_steps=0), "ToData"),
+        (lambda: Refreshed(0), "Refreshed"),
     ],
 )
 def test_laws_that_make_no_sense_are_refused_by_name(make, named):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowleap import FlowMap, methods, values
+from flowleap.couplings import LivePairs
 from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import CentralDifference
 from flowleap.guidance import Guidance
@@ -24,6 +25,9 @@ from flowleap.velocities import Conditional, Own, PlugIn, Teacher
 VARIANTS = {
     **{name: lambda name=name: methods.get(name) for name in methods.names()},
     "in a run": lambda: methods.esc().for_run(1000),
+    "guided teacher": lambda: methods.consistency_distillation(guidance=1.5, base_steps=64).for_run(700),
+    "guided first teacher": lambda: methods.progressive_distillation(guidance=1.5, base_steps=16),
+    "guided pairs": lambda: methods.live_reflow(guidance=2.0),
     "guided shortcut": lambda: methods.shortcut("repo", guidance=1.5, base_steps=16),
     "guided meanflow": lambda: replace(methods.meanflow(), guidance=Guidance(0.2, 0.92, (0.0, 0.75))),
     "elsewhere": lambda: replace(
@@ -79,7 +83,7 @@ def test_a_part_that_holds_a_network_is_no_plain_value():
         ({"type": "SortedPair", "law": {"type": "Logitnormal"}}, "did you mean LogitNormal"),
         ({"law": 1}, "unknown part None"),
         ({"type": ["SortedPair"]}, "unknown part"),
-        ({"type": "Teacher"}, "Teacher holds a network"),
+        ({"type": "Teacher", "flw": None}, "Teacher has no field 'flw'; did you mean flow"),
         ({"type": "SortedPair", "diagonal": 7}, "SortedPair"),
     ],
     ids=str,
@@ -108,6 +112,10 @@ def test_data_that_is_no_part_is_refused(data, said):
         ("meanflow", "loss.reduce", "mean", {"loss": AdaptivePower(reduce="mean")}),
         ("meanflow", "label_dropout", "0", {"label_dropout": 0.0}),
         ("meanflow", "name", "mine", {"name": "mine"}),
+        ("meanflow", "told", "nothing", {"told": "nothing"}),
+        ("meanflow", "velocity", "Teacher", {"velocity": Teacher()}),
+        ("consistency_distillation", "velocity.guidance", "2", {"velocity": Teacher(guidance=2.0)}),
+        ("live_reflow", "coupling.steps", "4", {"coupling": LivePairs(4)}),
         ("meanflow", "steps", "100", {"steps": 100}),
         ("esc", "times.pair.diagonal", "1", {"times": Gradual(SortedPair(diagonal=1.0))}),
         ("esc", "loss.inner", "Squared", {"loss": LearnedVariance(Squared())}),
@@ -182,7 +190,9 @@ def test_unknown_fields_name_their_neighbors(field, text, said):
         ("frozen", "Diagonal"),
         ("guidance", "PlugIn"),
         ("guidance", "1.5"),
-        ("velocity", "Teacher"),
+        ("told", "everything"),
+        ("told", "1"),
+        ("frozen.stages", "0.5"),
         ("sampling.trained", "[0.5]"),
         ("steps", "1.5"),
         ("velocity", '{"type": "PlugIn", "probability": 2}'),
@@ -197,8 +207,11 @@ def test_values_that_do_not_fit_are_refused(field, text):
 
 
 def test_what_holds_a_network_or_is_no_part_is_refused_in_words():
-    with pytest.raises(ValueError, match="Teacher holds a network"):
-        values.override(methods.meanflow(), "velocity", "Teacher")
+    taught = values.override(methods.meanflow(), "velocity", "Teacher")
+    with pytest.raises(ValueError, match=r"velocity\.flow='x' does not fit"):
+        values.override(taught, "velocity.flow", "x")
+    with pytest.raises(ValueError, match="FlowMap cannot be written down"):
+        values.to_dict(taught.with_teacher(taught.flow_map(lambda x, t, r, label: x)))
     for name in ("Point", "Batch", "FlowMap"):
         with pytest.raises(ValueError, match="does not fit"):
             values.override(methods.meanflow(), "velocity", name)

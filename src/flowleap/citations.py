@@ -83,6 +83,20 @@ _PAPERS = (
         "2312.02696",
     ),
     Citation(
+        "salimans2022progressive",
+        "Progressive Distillation for Fast Sampling of Diffusion Models",
+        "Salimans, Tim and Ho, Jonathan",
+        2022,
+        "2202.00512",
+    ),
+    Citation(
+        "song2023consistency",
+        "Consistency Models",
+        "Song, Yang and Dhariwal, Prafulla and Chen, Mark and Sutskever, Ilya",
+        2023,
+        "2303.01469",
+    ),
+    Citation(
         "song2023improved",
         "Improved Techniques for Training Consistency Models",
         "Song, Yang and Dhariwal, Prafulla",

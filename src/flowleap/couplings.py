@@ -1,23 +1,37 @@
-"""How noise meets data: which ε is paired with which x."""
+"""How noise meets data: which ε is paired with which x.
+
+| coupling    | noise                       | data                                            | used by       |
+|-------------|-----------------------------|-------------------------------------------------|---------------|
+| Independent | fresh                       | that of the batch                               | most          |
+| LivePairs   | fresh                       | r < t: where the map in training takes the noise | live reflow  |
+| StoredPairs | `Batch.noise`, stored       | that of the batch, where a teacher took it      | reflow        |
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 
-from flowleap.tensors import Image
+from flowleap import samplers
+from flowleap.flow_map import FlowMap
+from flowleap.guidance import guide
+from flowleap.tensors import Image, Label
 
-__all__ = ["Coupling", "Independent"]
+__all__ = ["Coupling", "Independent", "LivePairs", "StoredPairs"]
 
 
 @runtime_checkable
 class Coupling(Protocol):
-    """A law of the noise given the data."""
+    """A law of the pairs (x, ε)."""
 
     def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
         """Return standard normal noise for the global batch, `shape`, float32 on the CPU."""
+        ...
+
+    def data(self, x: Image, noise: Image, label: Label, off: int, frozen: FlowMap | None) -> Image:
+        """Return the data that meets this noise, like x; the leading `off` rows are those with r < t."""
         ...
 
 
@@ -27,3 +41,85 @@ class Independent:
 
     def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
         return torch.randn(shape, generator=generator)
+
+    def data(self, x: Image, noise: Image, label: Label, off: int, frozen: FlowMap | None) -> Image:
+        return x
+
+
+@dataclass(frozen=True)
+class LivePairs:
+    """On the rows r < t, x is where the map in training takes ε in N steps of its instantaneous velocity, no gradient.
+
+    x̂ = x_N,  x_{i+1} = a(t_i, t_{i+1}) x_i + b(t_i, t_{i+1}) F(x_i, t_i, t_i): Euler's steps on the linear path.
+    Those rows lend their labels, not their images; the rows r = t are the data with noise of their own.
+
+    Args:
+        steps: N.
+        guidance: the scale of classifier-free guidance in these steps, for rows with labels; None for none.
+
+    Raises: ValueError where no map is given, or it cannot be stepped so on its path.
+    Source: the live-reflow baseline of Frans et al. 2024 (arXiv 2410.12557), kvfrans/shortcut-models: N = 8.
+    """
+
+    steps: int = 8
+    guidance: float | None = None
+    cites: ClassVar[tuple[str, ...]] = ("frans2024one", "liu2022flow")
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"LivePairs(steps={self.steps}): at least one step is expected")
+
+    @property
+    def asks_null(self) -> bool:
+        """Whether the network is asked without its label."""
+        return self.guidance not in (None, 1.0)
+
+    def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
+        return torch.randn(shape, generator=generator)
+
+    def data(self, x: Image, noise: Image, label: Label, off: int, frozen: FlowMap | None) -> Image:
+        if off == 0:
+            return x
+        if frozen is None:
+            raise ValueError(
+                "LivePairs makes its pairs with the map in training, and none is given: "
+                "objective.draw(batch, step, key, frozen=flow)"
+            )
+        with torch.no_grad():
+            known = None if label is None else label[:off]
+            made = samplers.ddim(guide(frozen, self.guidance), noise[:off], self.steps, label=known)
+        return torch.cat([made.to(x.dtype), x[off:]])
+
+
+@dataclass(frozen=True)
+class StoredPairs:
+    """Every row brings its own noise (`Batch.noise`), and x is where a teacher took that noise: reflow.
+
+    Args:
+        teacher: the map that makes the pairs; None until `Objective.with_teacher` puts one in. Training on pairs
+            that are stored does not ask it.
+
+    Raises: ValueError for a batch without noise.
+    Source: Liu et al. 2022 (arXiv 2209.03003) algorithm 1, reflow.
+    """
+
+    teacher: FlowMap | None = field(default=None, repr=False)
+    cites: ClassVar[tuple[str, ...]] = ("liu2022flow",)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the map that makes the pairs is missing."""
+        return self.teacher is None
+
+    def with_teacher(self, flow: FlowMap) -> StoredPairs:
+        """Return the coupling whose pairs this map makes."""
+        return replace(self, teacher=flow)
+
+    def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
+        raise ValueError(
+            "StoredPairs trains on pairs of noise and what a teacher made of it, and this batch has no noise: "
+            "give Batch(x, label, noise)"
+        )
+
+    def data(self, x: Image, noise: Image, label: Label, off: int, frozen: FlowMap | None) -> Image:
+        return x

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,10 @@ from flowleap.parameterization import AverageVelocity, Parameterization
 from flowleap.paths import LinearPath, Path
 from flowleap.tensors import Image, Label, Time, like
 
-__all__ = ["ExactMap", "FlowMap"]
+__all__ = ["ExactMap", "FlowMap", "Told"]
+
+Told = Literal["landing", "nothing", "data"]
+"""Which second time a network is told, beside the time t of departure."""
 
 Network = Callable[[Image, Time, Time, Label], Image]
 
@@ -36,16 +39,23 @@ class FlowMap:
         network: any callable network(x, t, r, label) → tensor like x.
         parameterization: what F means; average velocity by default.
         path: the path the times belong to; linear by default.
+        told: what the network is given for r. "landing": r itself. "nothing": t once more, so that it knows one
+            time only and X_{t→r}(x) = a·x + b·F(x, t, t) for every r (consistency models, progressive distillation).
+            "data": the end t_min of the path where r < t, and t where r = t: two heads, one that knows the data a
+            point belongs to and one that knows the velocity (live reflow).
 
     Shapes: x (batch, *dims); t, r (batch,) or plain numbers; label None or (batch,).
-    Raises: ValueError where the parameterization is singular on the path.
+    Raises: ValueError where the parameterization is singular on the path, or for an unknown `told`.
     """
 
     network: Network = field(repr=False)
     parameterization: Parameterization = AverageVelocity()
     path: Path = LinearPath()
+    told: Told = "landing"
 
     def __post_init__(self) -> None:
+        if self.told not in get_args(Told):
+            raise ValueError(f'told={self.told!r}: expected "landing", "nothing" or "data"')
         reason = self.parameterization.singularity(self.path)
         if reason is not None:
             raise ValueError(
@@ -70,10 +80,18 @@ class FlowMap:
         return self.step(self.output(x, t, r, label), x, t, r)
 
     def output(self, x: Image, t: Time, r: Time, label: Label = None) -> Image:
-        """Return the raw network output F(x, t, r), like x."""
+        """Return the raw network output F(x, t, r), like x; the network sees `second_time(t, r)` for r."""
         scale = self.parameterization.input_scale(self.path, t)
         x_in = x if scale is None else like(scale, x) * x
-        return self.network(x_in, t, r, label)
+        return self.network(x_in, t, self.second_time(t, r), label)
+
+    def second_time(self, t: Time, r: Time) -> Time:
+        """Return the second time that the network is told on the way from t to r, (batch,)."""
+        if self.told == "landing":
+            return r
+        if self.told == "nothing":
+            return t
+        return torch.where(r < t, torch.full_like(t, self.path.t_min), t)
 
     def velocity(
         self, x: Image, t: Time | float, r: Time | float | None = None, label: Label = None
@@ -111,11 +129,11 @@ class FlowMap:
     def log_variance(self, t: Time, r: Time) -> Tensor | None:
         """Return the network's learned log-variance ℓ(t, r), (batch,), or None where it has none."""
         head: Any = getattr(self.network, "log_variance", None)
-        return None if head is None else head(t, r)
+        return None if head is None else head(t, self.second_time(t, r))
 
     def with_network(self, network: Network) -> FlowMap:
         """Return the same map with another network (a target copy, EMA weights)."""
-        return FlowMap(network, self.parameterization, self.path)
+        return replace(self, network=network)
 
 
 def _times(t: Time | float, x: Image) -> Time:

@@ -1,5 +1,7 @@
 """Named compositions. Read from top to bottom: each method is the one before it with the parts it changed.
 
+Those with a teacher are in `distillation.py`, and found by name here.
+
 An ablation is one `replace`:
 
     >>> from dataclasses import replace
@@ -13,18 +15,35 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from flowleap.citations import CITATIONS, Citation
+from flowleap.couplings import LivePairs
 from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import TwoPass
+from flowleap.distillation import RECIPES, consistency_distillation, progressive_distillation, reflow
 from flowleap.guidance import FinestLevel
 from flowleap.losses import AdaptivePower, LearnedVariance, Squared
 from flowleap.neighbors import neighbors
-from flowleap.objectives import EMA, Diagonal, Eulerian, Objective, SelfConsistency
-from flowleap.paths import LinearPath
+from flowleap.objectives import EMA, Consistency, Diagonal, Eulerian, Objective, SelfConsistency
+from flowleap.parameterization import Noise
+from flowleap.paths import LinearPath, VPPath
 from flowleap.samplers import Sampling
-from flowleap.times import DyadicGrid, Gradual, LogitNormal, OneTime, SortedPair, Uniform
+from flowleap.times import Curriculum, DyadicGrid, Gradual, LogitNormal, OneTime, SortedPair, ToData, Uniform
 from flowleap.velocities import PlugIn
 
-__all__ = ["citations", "esc", "flow_matching", "get", "meanflow", "names", "shortcut"]
+__all__ = [
+    "citations",
+    "consistency_distillation",
+    "consistency_training",
+    "diffusion",
+    "esc",
+    "flow_matching",
+    "get",
+    "live_reflow",
+    "meanflow",
+    "names",
+    "progressive_distillation",
+    "reflow",
+    "shortcut",
+]
 
 
 def flow_matching() -> Objective:
@@ -35,6 +54,61 @@ def flow_matching() -> Objective:
         target=Diagonal(),
         loss=Squared(reduce="mean"),
         sampling=Sampling(finest=1, least=16),
+    )
+
+
+def diffusion() -> Objective:
+    """The noise predicted along a variance-preserving path, sampled by DDIM (Song et al., 2020). Needs many steps."""
+    return replace(
+        flow_matching(),
+        name="diffusion",
+        path=VPPath(),
+        parameterization=Noise(),
+        times=OneTime(Uniform()),
+    )
+
+
+def live_reflow(guidance: float | None = None, base_steps: int = 128) -> Objective:
+    """Flow matching that also learns the lines which its own eight steps draw (Frans et al., 2024).
+
+    As their baseline: an eighth of the rows are pairs of noise and what the network makes of it, told to the network
+    as such. Fewer than `base_steps` steps sample with that second head. Without its path floor.
+
+    Args:
+        guidance: scale of classifier-free guidance in the eight steps; None for none.
+        base_steps: from this many steps on, sampling uses the velocity.
+    """
+    return replace(
+        flow_matching(),
+        name="live reflow",
+        told="data",
+        times=ToData(share=1 / 8, base_steps=base_steps),
+        coupling=LivePairs(steps=8, guidance=guidance),
+        target=Consistency(),
+        sampling=Sampling(finest=base_steps),
+    )
+
+
+def consistency_training(variant: str = "table1", base_steps: int = 128) -> Objective:
+    """Neighboring points of a line between noise and data lead to the same image (Song et al., 2023).
+
+    Args:
+        variant: "table1", the baseline of Frans et al. (2024): whole batches on 1, 2, …, 64 equal steps in equal stages
+            of the run, a moving average (0.999) as target network, squared error of the velocity. Without its path
+            floor.
+        base_steps: twice the steps of the last stage, a power of two.
+    """
+    if variant != "table1":
+        raise ValueError(f'consistency_training(variant={variant!r}): expected "table1"')
+    return replace(
+        flow_matching(),
+        name="consistency training (table1)",
+        told="nothing",
+        times=Curriculum(base_steps),
+        target=Consistency(),
+        frozen=EMA(0.999),
+        label_dropout=0.0,
+        sampling=Sampling(),
     )
 
 
@@ -98,11 +172,16 @@ def esc() -> Objective:
 
 _METHODS: dict[str, Callable[[], Objective]] = {
     "flow_matching": flow_matching,
+    "diffusion": diffusion,
+    "consistency_training_table1": consistency_training,
+    "live_reflow": live_reflow,
     "shortcut": shortcut,
     "shortcut_repo": lambda: shortcut("repo"),
     "meanflow": meanflow,
     "esc": esc,
+    **RECIPES,
 }
+_ALIASES = {"consistency_training": "consistency_training_table1"}
 
 
 def names() -> tuple[str, ...]:
@@ -116,6 +195,7 @@ def get(name: str) -> Objective:
     Raises: ValueError for an unknown name, naming its neighbors.
     """
     key = name.strip().lower().replace("-", "_").replace(" ", "_")
+    key = _ALIASES.get(key, key)
     if key in _METHODS:
         return _METHODS[key]()
     raise ValueError(f"unknown method {name!r}{neighbors(key, _METHODS)}")

@@ -69,7 +69,8 @@ class Point:
     Shapes: x, noise, x_t, v (batch, *dims); t, s, r (batch,); label, group, dropped, plug_in (batch,).
     `label` survives being dropped; `dropped` says which rows the network sees without it.
     `group` says which rows are of one class for the plug-in velocity (the label, where there is one).
-    `guided` holds the indices of the rows that training guidance applies to; `finest` is the step length at or
+    `guided` holds the indices of the rows that training guidance applies to; `onward` those of the rows with s > r,
+    which have a second step s → r; `finest` is the step length at or
     below which a grid method asks for the instantaneous velocity (0 where times are continuous); `jump_scale` is the
     scale at which frozen jumps of the guided rows are guided; `v` is the velocity that drives the target, set by
     `Objective.regress`; `progress` is the fraction of the run that has passed.
@@ -89,6 +90,7 @@ class Point:
     plug_in: Tensor | None = None
     group: Tensor | None = None
     guided: Tensor | None = None
+    onward: Tensor | None = None
     v: Image | None = None
     finest: float = 0.0
     jump_scale: float = 1.0
@@ -105,14 +107,15 @@ class Point:
         return replace(self, **moved)
 
     def rows(self, start: int, stop: int) -> Point:
-        """Return the rows [start, stop) as a point of their own; `guided` is kept for a leading slice only."""
+        """Return the rows [start, stop) as a point of their own; indices of rows are kept for a leading slice only."""
         changes: dict[str, Any] = {
             f.name: getattr(self, f.name)[start:stop]
             for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor) and f.name != "guided"
+            if isinstance(getattr(self, f.name), Tensor) and f.name not in ("guided", "onward")
         }
         off = max(0, min(self.off, stop) - start)
-        return replace(self, **changes, off=off, guided=self.guided if start == 0 else None)
+        guided, onward = (self.guided, self.onward) if start == 0 else (None, None)
+        return replace(self, **changes, off=off, guided=guided, onward=onward)
 
     def network_label(self, num_classes: int | None) -> Label:
         """Return the label as the network sees it: dropped rows carry the null class.

@@ -189,7 +189,8 @@ class Sampling:
                 f"it is trained for the instantaneous velocity, which needs many steps ({self.least} or more)"
             )
         if self.trained is not None and not (uniform and steps in self.trained):
-            return f"it is trained for {', '.join(map(str, self.trained))} uniform steps"
+            plural = "" if self.trained == (1,) else "s"
+            return f"it is trained for {', '.join(map(str, self.trained))} uniform step{plural}"
         return None
 
     def sample(

@@ -6,6 +6,10 @@
 | SortedPair | max and min of two draws; a share of rows r := t            | → t  | MeanFlow, iMF              |
 | Gradual    | SortedPair, with r := t_min at first, ever more rarely      | → t  | ESC                        |
 | DyadicGrid | t a multiple of the jump d = 2^−b, r = t − d                | t−d/2| shortcut                   |
+| Curriculum | t a multiple of d = 2^−b, r = 0, ever finer                 | t − d| consistency training       |
+| Adjacent   | t a multiple of h = 1/N, r = 0                              | t − h| consistency distillation   |
+| Halving    | t a multiple of d = 2^−b, r = t − d, ever coarser           | t−d/2| progressive distillation   |
+| ToData     | a share of rows: t a multiple of 1/N, r = 0; the others r = t | r  | live reflow                |
 
 A law draws rows in the order in which points carry them: the `off` rows with r < t first, then the rows r = t.
 Marginal laws are `Uniform` and `LogitNormal` on [0, 1] and `LogNormal` for the variance-exploding path.
@@ -23,15 +27,20 @@ from torch import Tensor
 from flowleap.tensors import Time
 
 __all__ = [
+    "Adjacent",
+    "Curriculum",
     "Draw",
     "DyadicGrid",
     "Gradual",
+    "Halving",
     "LogNormal",
     "LogitNormal",
     "OneTime",
     "SortedPair",
     "TimeLaw",
+    "ToData",
     "Uniform",
+    "stage",
 ]
 
 
@@ -251,13 +260,7 @@ class DyadicGrid:
     cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
 
     def __post_init__(self) -> None:
-        n = self.base_steps
-        if n < 2 or n & (n - 1):
-            lower = 2 ** max(1, n.bit_length() - 1) if n > 0 else 2
-            raise ValueError(
-                f"DyadicGrid(base_steps={n}): jumps halve down to one base step, so a power of two is expected "
-                f"(such as {lower} or {2 * lower})"
-            )
+        _check_base(self, self.base_steps)
         if not 0 < self.share <= 1:
             raise ValueError(f"DyadicGrid(share={self.share}): a share of the rows in (0, 1] is expected")
 
@@ -303,3 +306,186 @@ class DyadicGrid:
             diagonal = self.law.sample(generator, rest)
         t, s, r = (torch.cat([jumping, diagonal]) for jumping in (t, s, r))
         return Draw(t, s, r, jumps)
+
+
+def _check_base(law: TimeLaw, n: int) -> None:
+    if n < 2 or n & (n - 1):
+        lower = 2 ** max(1, n.bit_length() - 1) if n > 0 else 2
+        raise ValueError(
+            f"{type(law).__name__}(base_steps={n}): jumps halve down to one base step, so a power of two is expected "
+            f"(such as {lower} or {2 * lower})"
+        )
+
+
+def stage(progress: float, stages: int) -> int:
+    """Return the stage, 0 … stages − 1, of a run cut into equal parts: step k of K is in stage ⌊stages · k/K⌋.
+
+    >>> [stage(k / 10, 7) for k in range(10)]
+    [0, 0, 1, 2, 2, 3, 4, 4, 5, 6]
+    """
+    return min(
+        stages - 1, math.floor(stages * progress + 1e-9)
+    )  # k/K as a float may fall short of a whole stage
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """The whole batch on steps of d = 2^−b of a line to the data, from coarse to fine: t → s = t − d, r = 0.
+
+    b = 0, 1, …, log2(N) − 1 in equal stages of the run; t = (j + 1) d with j uniform on {0, …, 2^b − 1}. In the first
+    stage t = 1 and s = r = 0.
+
+    Args:
+        base_steps: N, a power of two; the last stage steps by 2/N.
+
+    Raises: ValueError for a base that is no power of two.
+    Source: the consistency-training baseline of Frans et al. 2024 (arXiv 2410.12557), kvfrans/shortcut-models.
+    """
+
+    base_steps: int = 128
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    finest: ClassVar[float] = 0.0
+    cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
+
+    def __post_init__(self) -> None:
+        _check_base(self, self.base_steps)
+
+    @property
+    def levels(self) -> int:
+        """The number of levels, log2(N)."""
+        return self.base_steps.bit_length() - 1
+
+    @property
+    def horizon(self) -> float | None:
+        """When the last level begins, as a fraction of the run."""
+        return (self.levels - 1) / self.levels or None
+
+    def level(self, progress: float) -> int:
+        """Return b once this fraction of the run has passed."""
+        return stage(progress, self.levels)
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        t, s = _cells(generator, size, 2 ** self.level(progress))
+        return Draw(t, s, torch.zeros(size), size)
+
+
+@dataclass(frozen=True)
+class Adjacent:
+    """The whole batch on single steps of a fixed grid of a line to the data: t → s = t − 1/N, r = 0.
+
+    t = (j + 1)/N with j uniform on {0, …, N − 1}.
+
+    Args:
+        base_steps: N, at least one.
+
+    Source: the consistency-distillation baseline of Frans et al. 2024 (arXiv 2410.12557), kvfrans/shortcut-models.
+    """
+
+    base_steps: int = 128
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    finest: ClassVar[float] = 0.0
+    cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
+
+    def __post_init__(self) -> None:
+        _check_count(self, self.base_steps)
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        t, s = _cells(generator, size, self.base_steps)
+        return Draw(t, s, torch.zeros(size), size)
+
+
+@dataclass(frozen=True)
+class Halving:
+    """The whole batch on jumps of d = 2^−b in two halves, from fine to coarse: t → s = t − d/2 → r = t − d.
+
+    b = log2(N) − 1, …, 1, 0 in equal stages of the run, so that each level halves the steps of the one before it;
+    t = (j + 1) d with j uniform on {0, …, 2^b − 1}.
+
+    Args:
+        base_steps: N, a power of two: the steps of the teacher.
+
+    Raises: ValueError for a base that is no power of two.
+    Source: Salimans and Ho 2022 (arXiv 2202.00512); the stages are those of the baseline of Frans et al. 2024
+    (arXiv 2410.12557), kvfrans/shortcut-models.
+    """
+
+    base_steps: int = 128
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    cites: ClassVar[tuple[str, ...]] = ("salimans2022progressive", "frans2024one")
+
+    def __post_init__(self) -> None:
+        _check_base(self, self.base_steps)
+
+    @property
+    def levels(self) -> int:
+        """The number of levels, log2(N)."""
+        return self.base_steps.bit_length() - 1
+
+    @property
+    def finest(self) -> float:
+        return 1 / self.base_steps
+
+    @property
+    def horizon(self) -> float | None:
+        """When the last level begins, as a fraction of the run."""
+        return (self.levels - 1) / self.levels or None
+
+    def level(self, progress: float) -> int:
+        """Return b once this fraction of the run has passed."""
+        return self.levels - 1 - stage(progress, self.levels)
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        t, r = _cells(generator, size, 2 ** self.level(progress))
+        return Draw(t, (t + r) / 2, r, size)
+
+
+@dataclass(frozen=True)
+class ToData:
+    """A share of the rows jumps to the data in one step, s = r = 0 from t = k/N; the others have r = t.
+
+    Args:
+        share: the share of rows that jump, rounded down to whole rows.
+        base_steps: N: k is uniform on {1, …, N}.
+        law: the law of t on the diagonal rows; None draws it on the grid {1/N, …, 1}.
+
+    Raises: ValueError for a batch too small for one row that jumps.
+    Source: the live-reflow baseline of Frans et al. 2024 (arXiv 2410.12557), kvfrans/shortcut-models: an eighth.
+    """
+
+    share: float = 1 / 8
+    base_steps: int = 128
+    law: Law | None = None
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    finest: ClassVar[float] = 0.0
+    cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
+
+    def __post_init__(self) -> None:
+        _check_count(self, self.base_steps)
+        if not 0 < self.share <= 1:
+            raise ValueError(f"ToData(share={self.share}): a share of the rows in (0, 1] is expected")
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        jumps = int(size * self.share)
+        if jumps < 1:
+            raise ValueError(
+                f"a batch of {size} leaves no row to jump (share {self.share:g}): use a batch of at least "
+                f"{math.ceil(1 / self.share)}, or a larger share"
+            )
+        start, _ = _cells(generator, jumps, self.base_steps)
+        if self.law is None:
+            diagonal, _ = _cells(generator, size - jumps, self.base_steps)
+        else:
+            diagonal = self.law.sample(generator, size - jumps)
+        t, r = torch.cat([start, diagonal]), torch.cat([torch.zeros(jumps), diagonal])
+        return Draw(t, r, r, jumps)
+
+
+def _cells(generator: torch.Generator, size: int, count: int) -> tuple[Time, Time]:
+    """Return the upper and lower ends of `size` of the `count` equal cells of [0, 1], drawn uniformly."""
+    cell = torch.randint(count, (size,), generator=generator)
+    return (cell + 1) / count, cell / count
+
+
+def _check_count(law: TimeLaw, n: int) -> None:
+    if n < 1:
+        raise ValueError(f"{type(law).__name__}(base_steps={n}): at least one step is expected")

@@ -8,11 +8,10 @@ from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
 from importlib import import_module
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
-from flowleap.velocities import Teacher
 
 __all__ = ["differences", "from_dict", "override", "overrides", "to_dict"]
 
@@ -64,10 +63,6 @@ def from_dict(data: Any) -> Any:
         raise ValueError(f"unknown part {kind!r}{neighbors(str(kind), _types())}")
     cls = _types()[kind]
     known = [f.name for f in fields(cls)]
-    if cls is Teacher:
-        raise ValueError(
-            "Teacher holds a network, which is no plain value: give it from Python, Teacher(flow)"
-        )
     for name in data:
         if name != "type" and name not in known:
             raise ValueError(f"{kind} has no field {name!r}{neighbors(name, known)}")
@@ -150,6 +145,8 @@ def _fitting(owner: type, name: str, new: Any, whole: str) -> Any:
 def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is Literal:
+        return any(value == option and isinstance(value, type(option)) for option in get_args(hint))
     if get_origin(hint) is tuple:
         inner = get_args(hint)
         if len(inner) == 2 and inner[1] is Ellipsis:

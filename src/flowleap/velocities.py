@@ -5,18 +5,19 @@
 | Conditional | α' x + σ' κε of the row's own (x, ε)                     | exact             | irreducible   |
 | PlugIn      | posterior mean over the batch's rows of the same class   | exact as B → ∞    | smaller       |
 | Own         | u_θ(x_t, t, t)                                           | the network's     | 0             |
-| Teacher     | a frozen flow map's instantaneous velocity               | the teacher's     | 0             |
+| Teacher     | a frozen flow map's, guided or not                       | the teacher's     | 0             |
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from flowleap.flow_map import FlowMap
+from flowleap.guidance import guide
 from flowleap.point import Point
 from flowleap.tensors import Image, like
 
@@ -97,12 +98,34 @@ class Own:
 
 @dataclass(frozen=True)
 class Teacher:
-    """v = the instantaneous velocity of a frozen flow map."""
+    """v = the instantaneous velocity of a frozen flow map, v(∅) + w (v(y) − v(∅)) where it is guided.
 
-    flow: FlowMap = field(repr=False)
+    Args:
+        flow: the teacher; None until `Objective.with_teacher` puts one in, so that a method is a plain value.
+        guidance: w, for a teacher that was trained with a null label; None for none. It doubles the evaluations.
+
+    Raises: ValueError where it is called without a teacher.
+    """
+
+    flow: FlowMap | None = field(default=None, repr=False)
+    guidance: float | None = None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the teacher is missing."""
+        return self.flow is None
+
+    def with_teacher(self, flow: FlowMap) -> Teacher:
+        """Return the velocity of this teacher."""
+        return replace(self, flow=flow)
 
     def __call__(self, point: Point, flow: FlowMap | None = None) -> Image:
-        return _instantaneous(self.flow, point)
+        if self.flow is None:
+            raise ValueError(
+                "Teacher() is the velocity of a trained map, and none is given: use objective.with_teacher(flow), or "
+                "Teacher(flow)"
+            )
+        return _instantaneous(guide(self.flow, self.guidance), point)
 
 
 def _instantaneous(flow: FlowMap, point: Point) -> Tensor:

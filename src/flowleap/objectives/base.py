@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from flowleap.couplings import Coupling, Independent
+from flowleap.couplings import Coupling, Independent, StoredPairs
 from flowleap.data.batching import ClassGroups, Shuffled
-from flowleap.flow_map import FlowMap, Network
+from flowleap.flow_map import FlowMap, Network, Told
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.losses import Loss, Squared
 from flowleap.objectives.diagonal import Diagonal, diagonal
@@ -27,10 +27,10 @@ from flowleap.point import Batch, Point, Regression, Target
 from flowleap.randomness import generator
 from flowleap.samplers import Sampling
 from flowleap.tensors import Image, Label, Time
-from flowleap.times import OneTime, TimeLaw
-from flowleap.velocities import Conditional, Own, PlugIn, VelocitySource
+from flowleap.times import Halving, OneTime, TimeLaw, stage
+from flowleap.velocities import Conditional, Own, PlugIn, Teacher, VelocitySource
 
-__all__ = ["EMA", "Identity", "Objective", "Self"]
+__all__ = ["EMA", "Identity", "Objective", "Refreshed", "Self"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,46 @@ class EMA:
     def at(self, updates: int) -> float:
         """Return the decay of the update after `updates` others."""
         return min(self.decay, (1 + updates) / (10 + updates))
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """The frozen map of a target is a teacher's copy, taken anew from the student's average as each stage begins.
+
+    The run is cut into `stages` equal parts; the first is taught by the teacher itself.
+
+    Args:
+        stages: their number, one per level of the time law it goes with.
+        teacher: the map of the first stage; None until `Objective.with_teacher` puts one in.
+
+    Source: Salimans and Ho 2022 (arXiv 2202.00512), progressive distillation.
+    """
+
+    stages: int = 7
+    teacher: FlowMap | None = field(default=None, repr=False)
+    cites: ClassVar[tuple[str, ...]] = ("salimans2022progressive",)
+
+    def __post_init__(self) -> None:
+        if self.stages < 1:
+            raise ValueError(f"Refreshed(stages={self.stages}): at least one stage is expected")
+
+    @property
+    def horizon(self) -> float | None:
+        """When the last stage begins, as a fraction of the run."""
+        return (self.stages - 1) / self.stages or None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the map of the first stage is missing."""
+        return self.teacher is None
+
+    def with_teacher(self, flow: FlowMap) -> Refreshed:
+        """Return the same with this map in the first stage."""
+        return replace(self, teacher=flow)
+
+    def stage(self, progress: float) -> int:
+        """Return the stage, 0 … stages − 1, at which a run is once this fraction of it has passed."""
+        return stage(progress, self.stages)
 
 
 @runtime_checkable
@@ -95,6 +135,7 @@ class Objective:
     Args:
         name: what reports call it.
         path, parameterization: how data becomes noise, and what the network output means.
+        told: which second time the network is told, see `FlowMap`.
         times: the joint law of (t, s, r).
         coupling: how noise meets data.
         velocity: which velocity drives the target.
@@ -102,6 +143,7 @@ class Objective:
         target: the identity for the rows r < t; rows r = t always take the diagonal.
         loss: distance and weight.
         frozen: which copy of the network targets are made with.
+        starts_from_teacher: whether training starts from the weights of its teacher.
         label_dropout: the share of rows trained with the null label.
         batching: how batches are composed (`ClassGroups` for the class-consistent ones of ESC).
         sampling: how the method is meant to be sampled.
@@ -113,13 +155,15 @@ class Objective:
     name: str = "flow matching"
     path: Path = LinearPath()
     parameterization: Parameterization = AverageVelocity()
+    told: Told = "landing"
     times: TimeLaw = OneTime()
     coupling: Coupling = Independent()
     velocity: VelocitySource = Conditional()
     guidance: Guidance | FinestLevel | None = None
     target: Identity = Diagonal()
     loss: Loss = Squared()
-    frozen: Self | EMA = Self()
+    frozen: Self | EMA | Refreshed = Self()
+    starts_from_teacher: bool = False
     label_dropout: float = 0.1
     batching: Shuffled | ClassGroups = Shuffled()
     sampling: Sampling = Sampling()
@@ -142,6 +186,7 @@ class Objective:
                 f"{type(self.path).__name__} lie in [{self.path.t_min:g}, {self.path.t_max:g}]: use {law}"
             )
         self._check_guidance()
+        self._check_stages()
         if isinstance(self.velocity, Own):
             raise ValueError(
                 "velocity=Own() would regress the diagonal onto itself, and nothing is learned: keep Conditional() or "
@@ -158,15 +203,65 @@ class Objective:
                 f"FinestLevel guides the jumps of SelfConsistency, but the target is {type(self.target).__name__}: use "
                 "Guidance(omega, kappa)"
             )
-        if self.guidance is not None and self.guidance.asks_null and self.label_dropout == 0:
+        asking = (part for part in (self.guidance, self.coupling) if getattr(part, "asks_null", False))
+        part = next(asking, None)
+        taught = isinstance(self.frozen, Refreshed)  # guided is the first teacher, which knows the null label
+        if part is not None and self.label_dropout == 0 and not taught:
             raise ValueError(
-                f"{type(self.guidance).__name__} contrasts labels with the null label, which label_dropout=0 never "
+                f"{type(part).__name__} contrasts labels with the null label, which label_dropout=0 never "
                 "trains: use label_dropout=0.1"
             )
 
+    def _check_stages(self) -> None:
+        if not isinstance(self.frozen, Refreshed):
+            return
+        stages = self.frozen.stages
+        if isinstance(self.times, Halving) and self.times.levels != stages:
+            raise ValueError(
+                f"Halving(base_steps={self.times.base_steps}) has {self.times.levels} levels and Refreshed {stages} "
+                f"stages, but each level is taught by the one before it: use Refreshed(stages={self.times.levels})"
+            )
+        if self.steps is not None and self.steps < stages:
+            raise ValueError(
+                f"{self.name} in {self.steps} steps: it has {stages} stages, so at least {stages} steps are expected"
+            )
+
     def flow_map(self, network: Network) -> FlowMap:
-        """Wrap a network in this objective's parameterization and path."""
-        return FlowMap(network, self.parameterization, self.path)
+        """Wrap a network in this objective's parameterization and path, and in what it is told."""
+        return FlowMap(network, self.parameterization, self.path, self.told)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a part waits for a teacher, see `with_teacher`."""
+        taught = (part for part in self.parts() if isinstance(part, Teacher | Refreshed | StoredPairs))
+        return any(part.needs_teacher for part in taught)
+
+    def with_teacher(self, flow: FlowMap) -> Objective:
+        """Return the objective with a trained map wherever a part waits for one.
+
+        Args:
+            flow: a map on the same path; its instantaneous velocity is what it teaches.
+
+        Raises: ValueError where it lives on another path, or its weights cannot become those of the student.
+        """
+        if flow.path != self.path:
+            raise ValueError(
+                f"{self.name} lives on {self.path}, but its teacher on {flow.path}: train a teacher on the same path"
+            )
+        copied = self.starts_from_teacher or isinstance(self.frozen, Refreshed)
+        if copied and flow.parameterization != self.parameterization:
+            raise ValueError(
+                f"{self.name} goes on from the weights of its teacher, which give {flow.parameterization}, not "
+                f"{self.parameterization}: give both the same parameterization"
+            )
+        found: Objective = _taught(self, flow)
+        if isinstance(found.frozen, Refreshed) and self.frozen != found.frozen:
+            found = replace(found, frozen=found.frozen.with_teacher(self.flow_map(flow.network)))
+        return found
+
+    def stage(self, step: int) -> int:
+        """Return the stage of the frozen map at a step; 0 where there are no stages."""
+        return self.frozen.stage(self.progress(step)) if isinstance(self.frozen, Refreshed) else 0
 
     def for_run(self, steps: int) -> Objective:
         """Return the objective with its horizons resolved for a run of `steps` steps."""
@@ -207,11 +302,11 @@ class Objective:
             raise ValueError(
                 "an objective is called with a batch: objective(flow, frozen, Batch(x, label), step, key)"
             )
-        point = self.draw(batch, step, key, frozen)
+        point = self.draw(batch, step, key, flow if frozen is None else frozen)
         return self.per_sample(self.regress(flow, frozen, point), point)
 
     def draw(self, batch: Batch, step: int, key: int, frozen: FlowMap | None = None) -> Point:
-        """Make every random choice of a step: order, times, noise, dropped labels, plug-in rows.
+        """Make every random choice of a step: order, times, noise, dropped labels, plug-in rows, live pairs.
 
         Draws are made on the CPU for the global batch, keyed by (key, stream, step), and sliced by `batch.row`.
         """
@@ -240,8 +335,9 @@ class Objective:
         plug_in = self._chance(0 < share < 1, share, key, "plug-in", step, total, slots)
         here = rows.to(batch.x.device)
         label = None if batch.label is None else batch.label[here]
+        x = self.coupling.data(batch.x[here], noise, label, off, frozen)
         t, s, r = (time[slots].clamp(self.path.t_min, self.path.t_max) for time in law[:3])
-        return self.point(batch.x[here], noise, t, s, r, label, step, dropped, plug_in, off=off)
+        return self.point(x, noise, t, s, r, label, step, dropped, plug_in, off=off)
 
     def point(
         self,
@@ -292,6 +388,7 @@ class Objective:
             dropped=dropped,
             plug_in=plug_in,
             group=label if group is None else group,
+            onward=(s > r).nonzero().squeeze(1),
             finest=self.times.finest,
             jump_scale=1.0 if self.guidance is None else self.guidance.jump_scale,
             step=step,
@@ -316,7 +413,7 @@ class Objective:
 
     def regress(self, flow: FlowMap, frozen: FlowMap | None, point: Point) -> Regression:
         """Predict on every row with one student pass and hold it to the identity (r < t) or the diagonal (r = t)."""
-        frozen = flow if frozen is None else frozen
+        frozen = self._frozen(flow, frozen, point)
         for one in (flow, frozen):
             self._check(one)
         with torch.no_grad():
@@ -339,6 +436,16 @@ class Objective:
         norm = None if jump is None else jump.derivative_norm
         return Regression(prediction, target, log_variance, derivative_norm=norm)
 
+    def _frozen(self, flow: FlowMap, frozen: FlowMap | None, point: Point) -> FlowMap:
+        if isinstance(self.frozen, Refreshed):
+            if self.frozen.teacher is None:
+                raise ValueError(
+                    f"{self.name} is taught by a trained map, and none is given: use objective.with_teacher(flow)"
+                )
+            if self.steps is not None and self.frozen.stage(point.progress) == 0:
+                return self.frozen.teacher
+        return flow if frozen is None else frozen
+
     def per_sample(self, regression: Regression, point: Point) -> Tensor:
         """Return the weighted loss of every row, (batch,)."""
         return self.loss(regression, point)
@@ -348,6 +455,11 @@ class Objective:
             raise ValueError(
                 f"{self.name} trains {self.parameterization} on {self.path}, but the map is {flow.parameterization} on "
                 f"{flow.path}: build it with objective.flow_map(network)"
+            )
+        if flow.told != self.told:
+            raise ValueError(
+                f"{self.name} trains a network that is told {self.told!r} beside t, but the map tells it "
+                f"{flow.told!r}: build it with objective.flow_map(network)"
             )
 
     def sample(
@@ -383,7 +495,7 @@ class Objective:
             baked = f"guidance of scale {self.guidance.scale:g} was baked in by training"
             return [f"{self.name}: {baked}, and {scale:g} at sampling comes on top; sample without"]
         finest = self.sampling.finest
-        if finest is not None and self.sampling.trained is not None and steps < finest:
+        if finest is not None and steps < finest:
             meant = f"guidance at sampling is meant for its finest step only ({finest} steps)"
             return [f"{self.name} in {steps} steps: {meant}; larger jumps never saw the null label"]
         if self.label_dropout == 0:
@@ -408,6 +520,16 @@ def _parts(value: Any) -> list[Any]:
         if is_dataclass(child) and not isinstance(child, type):
             found += _parts(child)
     return found
+
+
+def _taught(value: Any, flow: FlowMap) -> Any:
+    """Return a part with the map in it and in its own parts, wherever one is missing."""
+    if isinstance(value, Teacher | Refreshed | StoredPairs):
+        return value.with_teacher(flow) if value.needs_teacher else value
+    inner = {f.name: getattr(value, f.name) for f in fields(value)}
+    parts = {n: v for n, v in inner.items() if is_dataclass(v) and not isinstance(v, type | FlowMap)}
+    changed = {n: new for n, v in parts.items() if (new := _taught(v, flow)) is not v}
+    return replace(value, **changed) if changed else value
 
 
 def _unused(x: Image, t: Time, r: Time, label: Label) -> Image:

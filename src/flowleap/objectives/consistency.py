@@ -1,0 +1,58 @@
+"""Consistency: two points of one flow line lead to the same end, X_{t→r}(x_t) = X_{s→r}(x_s). CT, CD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from flowleap.flow_map import FlowMap
+from flowleap.point import Point, Target
+from flowleap.tensors import like
+
+__all__ = ["Consistency"]
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """F* = the output whose jump t → r lands where the frozen map takes the next point s on the line: X_{s→r}(x_s).
+
+    x_s = a x_t + b v is the path's DDIM step with the velocity that drives the target. With the pair's own velocity
+    (`Conditional`) it is the exact point of the same pair, which is consistency training; with a teacher's
+    (`Teacher`) it is one step of the teacher, which is consistency distillation. Where s = r the frozen map is not
+    asked and the target is plain regression of the end of the pair: on the linear path F* = v.
+
+    Args:
+        keep_labels: rows r < t never lose their label; False drops theirs too.
+
+    Exact for: any exact flow map, where the step t → s is exact. A teacher's step is of order (t − s)², so that the
+    fixed point of a chain of steps h differs from the teacher's flow by O(h).
+    Source: Song et al. 2023 (arXiv 2303.01469), consistency distillation and training, for any path and landing time.
+    """
+
+    keep_labels: bool = True
+    horizon: ClassVar[None] = None
+    template: ClassVar[dict[str, str]] = {
+        "model type": "discrete",
+        "first step t → s": "DDIM, {velocity} velocity",
+        "second step s → r": "{output}, frozen; none where s = r",
+        "one-step prediction": "{output}",
+    }
+    cites: ClassVar[tuple[str, ...]] = ("song2023consistency",)
+
+    def refusal(self, flow: FlowMap) -> str | None:
+        """Return None: a step with a velocity is exact for a pair on every path."""
+        return None
+
+    @torch.no_grad()
+    def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
+        p, rows = point, point.onward
+        assert p.v is not None and rows is not None
+        a, b = flow.path.transfer(p.t, p.s)
+        x_r = x_s = like(a, p.x_t) * p.x_t + like(b, p.x_t) * p.v
+        if len(rows):
+            label = p.network_label(frozen.num_classes)
+            landed = frozen(x_s[rows], p.s[rows], p.r[rows], None if label is None else label[rows])
+            x_r = x_s.index_copy(0, rows, landed.to(x_s.dtype))
+        return Target(flow.output_for(x_r, p.x_t, p.t, p.r))
