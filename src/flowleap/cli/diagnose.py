@@ -68,7 +68,7 @@ def diagnose(
             batch=loaded.config.batch,
             metrics=metrics(run, loaded.step),
         )
-    result = {"weights": loaded.weights, "step": loaded.step, "steps": loaded.config.steps, **found.to_dict()}
+    result = {"weights": loaded.weights, "step": loaded.step, "steps": loaded.length, **found.to_dict()}
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
     folder = run if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def diagnose(
     if as_json:
         typer.echo(text)
         return
-    tell(found, f"{loaded.weights} of {loaded.config.steps} steps", folder)
+    tell(found, f"{loaded.weights} of {loaded.length} steps", folder)
 
 
 def load(run: Path, weights: str, device: str) -> Run:

@@ -23,6 +23,14 @@ class Weights(StrEnum):
 
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `flowleap train` wrote.")]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN",
+        help="A finished run, of flow-matching best, whose averaged weights teach.",
+        show_default="for a method that needs one: its own, with half of the steps",
+    ),
+]
 Times = Annotated[
     str | None,
     typer.Option(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from flowleap.cli import options
 from flowleap.cli.group import say
 
 SIGNALED = 128
@@ -20,7 +21,10 @@ Method = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option(help="digits, two-moons, eight-gaussians or checkerboard.", show_default="digits"),
+    typer.Option(
+        help="digits, two-moons, eight-gaussians or checkerboard.",
+        show_default="that of --teacher, or digits",
+    ),
 ]
 Steps = Annotated[int | None, typer.Option(help="Optimizer steps of the run.", show_default="by the data")]
 Seed = Annotated[
@@ -66,6 +70,17 @@ CheckpointEvery = Annotated[
 EvalNum = Annotated[
     int | None, typer.Option(help="Samples behind each number of the final table.", show_default="1000")
 ]
+Pairs = Annotated[
+    int | None,
+    typer.Option(
+        "--pairs",
+        help="Reflow: samples of the teacher to train on.",
+        show_default="4 for each row of the data, at most all used",
+    ),
+]
+PairSteps = Annotated[
+    int | None, typer.Option(help="Reflow: steps of the teacher for each of them.", show_default="128")
+]
 NoEval = Annotated[bool, typer.Option("--no-eval", help="Leave out the final table.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config as JSON and leave.")]
 
@@ -80,6 +95,9 @@ def train(
     lr: Lr = None,
     network: Network = None,
     device: Device = None,
+    teacher: options.Teacher = None,
+    num_pairs: Pairs = None,
+    pair_steps: PairSteps = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     settings: Settings = None,
@@ -91,6 +109,9 @@ def train(
     dry_run: DryRun = False,
 ) -> None:
     """Train a generator from scratch; on digits with the default method this takes minutes on a laptop.
+
+    Distillation (progressive-distillation, consistency-distillation, reflow) learns from a finished run, --teacher RUN,
+    and starts from its averaged weights; without --teacher, the first half of --steps trains one in RUN/teacher.
 
     Ctrl-C finishes the step, saves and leaves; --resume continues as if nothing had happened. The run folder
     holds the weights, sample grids, curves, and a table of quality and time at 1, 2, 4 and 128 steps.
@@ -107,8 +128,17 @@ def train(
         "sample_every": sample_every,
         "checkpoint_every": checkpoint_every,
         "eval_num": 0 if no_eval else eval_num,
+        "teacher": teacher,
+        "pairs": num_pairs,
+        "pair_steps": pair_steps,
     }
-    about = {"method": method, "data": data, "network": network, "settings": pairs(settings or []), **given}
+    about = {
+        "method": method,
+        "data": data,
+        "network": network,
+        "settings": pairs(settings or []),
+        **given,
+    }
     if resume:
         names: dict[str, Any] = {"method": method, "data": data, "seed": seed}
         out = out or runs.resumed_folder(

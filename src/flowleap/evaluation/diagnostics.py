@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from flowleap import samplers
+from flowleap.couplings import Independent, StoredPairs
 from flowleap.data import Dataset
 from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import CentralDifference, TwoPass
@@ -34,12 +35,13 @@ from flowleap.evaluation import findings
 from flowleap.evaluation.findings import Finding, Trends
 from flowleap.evaluation.generation import device_of, evaluating
 from flowleap.flow_map import FlowMap
-from flowleap.objectives import Diagonal, Objective
+from flowleap.objectives import Diagonal, Objective, Refreshed, Self
 from flowleap.oracles import Gaussian
 from flowleap.paths import Path
 from flowleap.point import Batch, Point
 from flowleap.randomness import generator
 from flowleap.tensors import Image, Label, Time, like, squared_norm
+from flowleap.velocities import Conditional, Teacher
 
 __all__ = ["Curve", "Diagnosis", "diagnose"]
 
@@ -374,6 +376,20 @@ def _quantile(position: Tensor, values: Tensor, edges: Tensor, share: float) -> 
 # ---------------------------------------------------------------- the probes
 
 
+def _untaught(objective: Objective) -> Objective:
+    """Return an objective with the data in the place of a teacher that is not at hand, else as it is.
+
+    Its velocity becomes that of the pairs of data and noise, and stored pairs become independent ones; a copy that was
+    taken anew in stages becomes the network itself.
+    """
+    if not objective.needs_teacher:
+        return objective
+    taught = replace(objective, frozen=Self()) if isinstance(objective.frozen, Refreshed) else objective
+    if isinstance(taught.velocity, Teacher):
+        taught = replace(taught, velocity=Conditional())
+    return replace(taught, coupling=Independent()) if isinstance(taught.coupling, StoredPairs) else taught
+
+
 class _Probe:
     """The measurements of one diagnosis: rows are drawn by name from the seed, so that no probe moves another."""
 
@@ -384,6 +400,7 @@ class _Probe:
         self.flow, self.seed, self.num = flow, seed, num
         self.data = dataset if labeled else replace(dataset, label=None, num_classes=None)
         # a horizon counts as passed: what is diagnosed is what training has come to
+        objective = _untaught(objective)
         self.objective = objective if objective.steps is not None else objective.for_run(1)
         self.first = self.objective.steps or 1
         self.jumps = not isinstance(objective.target, Diagonal)
@@ -407,7 +424,8 @@ class _Probe:
                 self.data.label, len(self.data), self.batch, step, self.seed
             )
             label = None if self.data.label is None else self.data.label[rows].to(self.device)
-            yield self.objective.draw(Batch(self.data.x[rows].to(self.device), label), step, self.seed)
+            batch = Batch(self.data.x[rows].to(self.device), label)
+            yield self.objective.draw(batch, step, self.seed, self.flow)
 
     def error(self) -> Error:
         """The raw error of the regression, by departure time."""

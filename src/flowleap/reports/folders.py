@@ -265,8 +265,8 @@ class Files:
 def progress(config: runs.TrainConfig, metrics: Sequence[dict[str, Any]], missing: list[str]) -> None:
     """Note where a run has not ended, and where its log holds no numbers."""
     done = max((step for row in metrics if (step := finite(row.get("step"))) is not None), default=0)
-    if done < config.steps:
-        missing.append(f"not finished: step {done:,.0f} of {config.steps:,}")
+    if done < (steps := runs.length(config)):
+        missing.append(f"not finished: step {done:,.0f} of {steps:,}")
     for name, words in (("raw_error", "raw error"), ("grad_norm", "gradient norm")):
         lost = sum(finite(row.get(name)) is None for row in metrics)
         if lost:
@@ -290,7 +290,7 @@ def picture(
         run = runs.load_run(place, weights=weights, device=device)
     except (OSError, ValueError) as error:
         return replace(entry, missing=[*missing, f"no samples: {error}"])
-    if run.step < run.config.steps:
+    if run.step < run.length:
         missing.append(f"samples are from step {run.step:,}, its last checkpoint")
     entry = replace(entry, parameters=sum(p.numel() for p in run.network.parameters()))
     count = NUM[run.kind] if num is None else num

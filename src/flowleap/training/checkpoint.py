@@ -6,8 +6,9 @@ checkpoints/
     network.safetensors         the weights
     ema-0.999.safetensors       their running averages, one file per decay
     target.safetensors          the target network, where the objective has one
+    frozen.safetensors          the copy that teaches a stage, where the objective has stages
     optimizer.safetensors       moments and step counts, named <moment>/<parameter>
-    state.json                  step, skipped, streak, seconds
+    state.json                  step, skipped, streak, seconds, stage
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Progress:
     skipped: int
     streak: int
     seconds: float
+    stage: int = 0
 
 
 def save(folder: Path, state: State) -> Path:
@@ -68,7 +70,7 @@ def save(folder: Path, state: State) -> Path:
     Raises: CheckpointError where the disk is full or otherwise refuses; earlier checkpoints are untouched.
     """
     path = folder / f"step-{state.step:08d}"
-    progress = Progress(state.step, state.skipped, state.streak, state.seconds)
+    progress = Progress(state.step, state.skipped, state.streak, state.seconds, state.player.stage)
     try:
         with new_folder(path) as temporary:
             for name, tensors in files_of(state.player).items():
@@ -115,6 +117,7 @@ def restore(path: Path, state: State) -> None:
     _fill(state.player, found, progress.step)
     state.step, state.skipped = progress.step, progress.skipped
     state.streak, state.seconds = progress.streak, progress.seconds
+    state.player.stage = progress.stage
 
 
 def files_of(player: Player, *, empty_moments: bool = False) -> dict[str, Tensors]:
@@ -127,6 +130,8 @@ def files_of(player: Player, *, empty_moments: bool = False) -> dict[str, Tensor
     files |= {average_name(decay): copy.module.state_dict() for decay, copy in player.averages.items()}
     if player.target is not None:
         files["target.safetensors"] = player.target.module.state_dict()
+    if player.copy is not None:
+        files["frozen.safetensors"] = player.copy.state_dict()
     files["optimizer.safetensors"] = _moments(player, fill=empty_moments)
     return files
 
@@ -155,6 +160,8 @@ def _fill(player: Player, files: dict[str, Tensors], step: int) -> None:
         copy.module.load_state_dict(files[average_name(decay)])
     if player.target is not None:
         player.target.module.load_state_dict(files["target.safetensors"])
+    if player.copy is not None:
+        player.copy.load_state_dict(files["frozen.safetensors"])
     for copy in player.every_average():
         ema.restore(copy, step)
     places = {name: place for place, (name, _) in enumerate(player.network.named_parameters())}

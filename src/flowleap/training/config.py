@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -30,12 +31,14 @@ from flowleap.data import Dataset
 from flowleap.losses import LearnedVariance
 from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
+from flowleap.training import folder
 
 __all__ = [
     "DATA",
     "FREE",
     "METHOD",
     "NETWORKS",
+    "PAIRS_PER_ROW",
     "PRESETS",
     "TrainConfig",
     "change",
@@ -60,7 +63,8 @@ class TrainConfig:
         objective: the objective as `values.to_dict` gives it.
         data: the name of the data set.
         network: what `networks.build` takes.
-        steps: optimizer steps of the whole run; horizons are fractions of it.
+        steps: optimizer steps of the whole run; horizons are fractions of it. A run that trains its own teacher gives
+            it the first half of them, rounded down.
         batch: rows of a step.
         lr: the learning rate of Adam; `warmup` is the fraction of the run over which it rises,
             `decay` the fraction at its end over which it falls to zero as a cosine.
@@ -73,6 +77,11 @@ class TrainConfig:
         watch_share: the share of the time that measuring quality while training may take, 0 for none.
         watch_steps, watch_num: the numbers of steps that are measured then, and the samples behind each number.
         features: what distances compare, see `evaluation.library.named`; "auto" follows from the data.
+        teacher: the folder of the run whose averaged weights teach this one; None for a method without a teacher, and
+            for one that trains a teacher of its own first.
+        teacher_weights, teacher_checksum: which weights these are, and the SHA-256 of their file; found at the start.
+        pairs: how many pairs of noise and sample the teacher makes (reflow), None for `PAIRS_PER_ROW` a row of data.
+        pair_steps, pair_guidance: the steps it takes for each, and their classifier-free guidance, None for none.
 
     Raises: ValueError (pydantic's) for a value out of range or of another type.
     """
@@ -101,8 +110,16 @@ class TrainConfig:
     watch_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4)
     watch_num: PositiveInt = 1000
     features: str = "auto"
+    teacher: str | None = None
+    teacher_weights: str | None = None
+    teacher_checksum: str | None = None
+    pairs: PositiveInt | None = None
+    pair_steps: PositiveInt = 128
+    pair_guidance: PositiveFloat | None = None
 
 
+PAIRS_PER_ROW = 4
+"""Pairs that a teacher makes for each row of the data, where their number is not given."""
 METHOD, DATA = "esc", "digits"
 """What a run is about where nothing is said."""
 FIELDS = tuple(field.name for field in fields(TrainConfig))
@@ -115,8 +132,10 @@ FREE = (
     "checkpoint_every",
     "eval_num",
     "watch_share",
+    "teacher",
 )
-"""The fields that may change when a run is resumed; only `steps` and `device` change its numbers."""
+"""The fields that may change when a run is resumed; only `steps` and `device` change its numbers. A teacher may have
+moved, but its checksum may not have changed."""
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "dit-nano": {"kind": "DiT", "width": 64, "depth": 4, "heads": 4},
@@ -129,6 +148,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 """Networks by name; shape, classes and patch come from the data, everything else from the defaults."""
 
+LARGE = 24
+"""Images from this side up are cut into patches of 4 where that fits: 28 × 28 are 49 tokens, not 196."""
 UNGUIDED = {"label_dropout": 0.0}
 PRESETS: dict[str, dict[str, Any]] = {
     "image": {
@@ -154,31 +175,39 @@ guidance by a setting brings the method's own label dropout back."""
 
 def configure(
     method: str = METHOD,
-    data: str | Dataset = DATA,
+    data: str | Dataset | None = None,
     network: str | None = None,
     settings: Iterable[tuple[str, Any]] = (),
+    teacher: str | Path | None = None,
     **options: Any,
 ) -> TrainConfig:
     """Return the config of a new run: the preset for the data, changed by `options` and then by `settings`.
 
     Args:
         method: where the objective begins, a name.
-        network: one of `NETWORKS`.
+        data: a data set or its name, None for that of the teacher, or else digits.
+        network: one of `NETWORKS`, None for that of the teacher, or else the preset's.
+        teacher: the folder of the run that teaches this one.
         options: fields of the config (None: not given); `objective` may be an `Objective` of your own.
         settings: pairs such as ("times.diagonal", "0.5"), see `change`.
 
-    Raises: ValueError for an unknown method, data set, network, field or option, naming its neighbors.
+    Raises: ValueError for an unknown method, data set, network, field or option, naming its neighbors;
+        FileNotFoundError for a teacher that is no run.
     """
+    taught = {} if teacher is None else folder.read(Path(teacher))["config"]
+    data = taught.get("data", DATA) if data is None else data
     dataset = data if isinstance(data, Dataset) else data_sets.load(data)
     preset = dict(PRESETS[dataset.kind])
     objective = values.to_dict(replace(methods.get(method), **preset.pop("objective")))
     chosen = {**preset, **{name: value for name, value in options.items() if value is not None}}
     if isinstance(chosen.get("objective"), Objective):
         chosen["objective"] = values.to_dict(chosen["objective"])
-    named = {"method": method_name(method), "objective": objective, "data": dataset.name}
-    config = from_dict(named | chosen | {"network": network_options(network or preset["network"])})
+    named = {"method": method_name(method), "objective": objective, "data": dataset.address}
+    named["teacher"] = None if teacher is None else str(teacher)
+    own = network_options(network or preset["network"]) if network or not taught else taught["network"]
+    config = from_dict(named | chosen | {"network": own})
     settings = list(settings)
-    if any(name.startswith("guidance") for name, _ in settings) and "label_dropout" not in dict(settings):
+    if any("guidance" in name for name, _ in settings) and "label_dropout" not in dict(settings):
         settings.append(
             ("label_dropout", methods.get(method).label_dropout)
         )  # guidance needs a trained null label
@@ -198,7 +227,7 @@ def reconfigure(
     if method is not None:
         config = replace(config, method=method_name(method))
     if data is not None:
-        config = replace(config, data=data_sets.load(data).name)
+        config = replace(config, data=data_sets.load(data).address)
     if network is not None:
         config = settle(replace(config, network=network_options(network)), data_sets.load(config.data))
     given = [(name, value) for name, value in options.items() if value is not None]
@@ -267,6 +296,8 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         options.setdefault("classes", dataset.num_classes)
         learned = isinstance(values.from_dict(config.objective).loss, LearnedVariance)
         options.setdefault("log_variance", learned)
+        if shape == "image" and min(dataset.shape[1:]) >= LARGE and not any(n % 4 for n in dataset.shape[1:]):
+            options.setdefault("patch", 4)
     with torch.device("meta"):
         network: Any = networks.build(options)
     if network.num_classes not in (None, dataset.num_classes):
@@ -307,6 +338,8 @@ def parse(value: Any) -> Any:
 
 def as_field(name: str, value: Any) -> Any:
     """Read the text of a field; "0.9,0.99" and a single number both make a tuple where one is expected."""
+    if name == "teacher":
+        return None if value is None else str(value)
     if name in ("ema", "betas", "watch_steps") and isinstance(value, str):
         return tuple(parse(part) for part in value.strip("[]()").split(",") if part.strip())
     return parse(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import difflib
 import json
 import os
 import platform
@@ -16,7 +17,10 @@ import torch
 from flowleap.files import free_name, replace_file
 from flowleap.provenance import git_state, version
 
-__all__ = ["claim", "is_run", "newest", "note_environment", "unused"]
+__all__ = ["FORMAT", "claim", "is_run", "newest", "note_environment", "read", "unused"]
+
+FORMAT = 1
+"""Of config.json."""
 
 PACKAGES = ("flowleap", "torch", "numpy", "scipy", "scikit-learn", "safetensors", "pydantic")
 
@@ -24,6 +28,26 @@ PACKAGES = ("flowleap", "torch", "numpy", "scipy", "scikit-learn", "safetensors"
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run."""
     return (folder / "config.json").is_file()
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the content of the config.json of a run.
+
+    Raises: FileNotFoundError where there is no run, naming its neighbors; ValueError for a broken file.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        others = [other.name for other in folder.parent.glob("*") if is_run(other)]
+        near = difflib.get_close_matches(folder.name, others, n=3, cutoff=0.5) or sorted(others)[:5]
+        hint = f"; runs beside it: {', '.join(near)}" if near else ""
+        raise FileNotFoundError(f"{folder} holds no run (no config.json){hint}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']} of another version of flowleap, expected {FORMAT}")
+        return {"config": content["config"], "dataset": content["dataset"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: truncated or not the config of a run ({error})") from error
 
 
 def claim(folder: Path, *, overwrite: bool = False) -> Path:

@@ -74,8 +74,12 @@ class Events:
 def draw_batch(data: Dataset, objective: Objective, plan: Plan, step: int, device: torch.device) -> Batch:
     """Return the batch of a step: a pure function of (seed, step)."""
     rows = objective.batching.indices(data.label, len(data), plan.batch, step, plan.seed)
-    label = None if data.label is None else data.label[rows].to(device, non_blocking=True)
-    return Batch(x=data.x[rows].to(device, non_blocking=True), label=label)
+    x, label, noise = (
+        None if tensor is None else tensor[rows].to(device, non_blocking=True)
+        for tensor in (data.x, data.label, data.noise)
+    )
+    assert x is not None
+    return Batch(x=x, label=label, noise=noise)
 
 
 def fit(state: State, objective: Objective, data: Dataset, plan: Plan, events: Events) -> State:
@@ -95,7 +99,8 @@ def fit(state: State, objective: Objective, data: Dataset, plan: Plan, events: E
     player.network.train()
 
     while state.step < plan.steps:
-        # a batch, the random draws made for it, and the error of the network there
+        # a batch, the random draws made for it, and the error of the network there; a new stage has a new teacher
+        player.refresh(objective.stage(state.step))
         batch = draw_batch(data, objective, plan, state.step, device)
         point = objective.draw(batch, state.step, plan.seed, player.frozen)
         regression = objective.regress(player.flow, player.frozen, point)

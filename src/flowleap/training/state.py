@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flowleap.flow_map import FlowMap
-from flowleap.objectives import EMA, Objective
+from flowleap.objectives import EMA, Objective, Refreshed
 from flowleap.training.ema import averaged
 
 __all__ = ["Player", "State", "new_player"]
@@ -19,7 +20,8 @@ __all__ = ["Player", "State", "new_player"]
 class Player:
     """A network in training, with its optimizer and the averages of its weights.
 
-    `flow` wraps `network`; `frozen` is the map that targets are made with: `flow`, or the map of `target`.
+    `flow` wraps `network`; `frozen` is the map that targets are made with: `flow`, or the map of `target`, or that of
+    `copy`, which is taken from the first average as each stage begins; `stage` is the one it was last taken for.
     """
 
     network: nn.Module
@@ -28,6 +30,8 @@ class Player:
     optimizer: torch.optim.Optimizer
     averages: dict[float, AveragedModel]
     target: AveragedModel | None
+    copy: nn.Module | None = None
+    stage: int = 0
 
     def set_learning_rate(self, lr: float) -> None:
         """Use `lr` in the next step."""
@@ -38,6 +42,13 @@ class Player:
         """Move every average, the target network's among them, towards the present weights."""
         for average in self.every_average():
             average.update_parameters(self.network)
+
+    def refresh(self, stage: int) -> None:
+        """Let the first average of the weights, as it stands, be the frozen map where this stage is a new one."""
+        if self.copy is not None and stage != self.stage:
+            average = next(iter(self.averages.values()))
+            self.copy.load_state_dict(average.module.state_dict())
+            self.stage = stage
 
     def every_average(self) -> list[AveragedModel]:
         """Return the averages of the weights and, where there is one, the target network."""
@@ -69,17 +80,20 @@ def new_player(
 ) -> Player:
     """Return a player at its first step: fused Adam, one average per decay, and a target network if needed.
 
-    Raises: ValueError where `objective.frozen` is neither the network itself nor an average of it.
+    The averages, and the copy of a method whose frozen map is refreshed, start from the weights as they are.
     """
     flow = objective.flow_map(network)
     target = averaged(network, objective.frozen.decay) if isinstance(objective.frozen, EMA) else None
+    copy = deepcopy(network).eval() if isinstance(objective.frozen, Refreshed) else None
+    held = copy.requires_grad_(False) if copy is not None else None if target is None else target.module
     return Player(
         network=network,
         flow=flow,
-        frozen=flow if target is None else objective.flow_map(target.module),
+        frozen=flow if held is None else objective.flow_map(held),
         optimizer=torch.optim.AdamW(
             network.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=True
         ),
         averages={decay: averaged(network, decay) for decay in decays},
         target=target,
+        copy=copy,
     )

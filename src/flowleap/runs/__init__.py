@@ -1,0 +1,77 @@
+"""Runs: what to train, with which settings, into which folder; and a trained run read back.
+
+    result = train(configure("esc", "digits", steps=500))   # into runs/digits-esc-seed0
+    run = load_run(result.folder)                           # run.flow, run.objective, run.network, run.config
+
+The folder of a run:
+
+    config.json  environment.json                     settings; versions, git state, commands
+    metrics.jsonl  plots/*.png                        averages over each log interval, and their curves
+    quality.jsonl  best.safetensors  best.json        quality measured while training, and the best weights by it
+    samples/step-000500.png …  grid.png               pictures, always from the same noise
+    table.json  table.md                              quality and time at 1, 2, 4, 128 steps
+    cost.json                                         images and forward-equivalents of each phase
+    network.safetensors  ema.safetensors              weights at the end, as trained and averaged
+    checkpoints/                                      what --resume needs; the last two
+    teacher/                                          the run of its own teacher, where a method needs one
+    pairs/                                            noise and samples that a teacher made of it (reflow)
+"""
+
+from flowleap.runs.cost import Bill, bill, cost
+from flowleap.runs.phases import PAIRS, STUDENT, TEACHER, Phase, length, own_teacher, phases
+from flowleap.runs.reading import Run, load_run, read_config, weights_file, weights_name
+from flowleap.runs.session import Session, build_network, changes, device_of
+from flowleap.runs.story import RunResult, choose, compatible, default_folder, resumed_folder, train
+from flowleap.runs.teachers import practice, resolve
+from flowleap.training.config import (
+    NETWORKS,
+    PRESETS,
+    TrainConfig,
+    change,
+    configure,
+    from_dict,
+    method_name,
+    reconfigure,
+    to_dict,
+)
+from flowleap.training.guard import Diverged
+
+__all__ = [
+    "NETWORKS",
+    "PAIRS",
+    "PRESETS",
+    "STUDENT",
+    "TEACHER",
+    "Bill",
+    "Diverged",
+    "Phase",
+    "Run",
+    "RunResult",
+    "Session",
+    "TrainConfig",
+    "bill",
+    "build_network",
+    "change",
+    "changes",
+    "choose",
+    "compatible",
+    "configure",
+    "cost",
+    "default_folder",
+    "device_of",
+    "from_dict",
+    "length",
+    "load_run",
+    "method_name",
+    "own_teacher",
+    "phases",
+    "practice",
+    "read_config",
+    "reconfigure",
+    "resolve",
+    "resumed_folder",
+    "to_dict",
+    "train",
+    "weights_file",
+    "weights_name",
+]

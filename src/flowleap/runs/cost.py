@@ -1,0 +1,147 @@
+"""What a run costs: images and forward-equivalents, counted in steps of its own objective.
+
+| a row of the batch                         | forward-equivalents |
+|--------------------------------------------|---------------------|
+| through the network that is trained        | 3: forward, and twice as much backward |
+| through a frozen network, or a teacher     | 1                   |
+| with a forward-mode derivative             | as much again       |
+
+A learned log-variance, a function of two times, is not counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from flowleap import networks
+from flowleap.files import replace_file
+from flowleap.objectives import EMA, Objective, Refreshed
+from flowleap.point import Batch
+from flowleap.runs.phases import PAIRS, TEACHER, needs_pairs, phases, plain, teacher_config
+from flowleap.training.config import TrainConfig
+
+__all__ = ["Bill", "bill", "cost", "report"]
+
+POSITIONS = 14
+"""Where in a run its steps are tried out: twice in each of seven stages."""
+SAMPLE = (2,)
+"""The shape of a sample does not matter to the count."""
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a phase of a run costs.
+
+    Args:
+        phase: its name. steps, images: as in `phases.Phase`.
+        per_image: forward-equivalents of one image. forward_equivalents: of the whole phase.
+    """
+
+    phase: str
+    steps: int
+    images: int
+    per_image: float
+    forward_equivalents: float
+
+
+def cost(config: TrainConfig) -> float:
+    """Return the forward-equivalents of one image of the batch in the training of a run, without its earlier phases.
+
+    Network evaluations are counted in real steps of its objective and its batch at places spread over the run, with a
+    network and a teacher that only count; each place counts alike, for schedules change what a step costs.
+    """
+    with torch.device("meta"):
+        network = networks.build(config.network)
+    classes: Any = network.num_classes
+    meter = Meter(classes, getattr(network, "log_variance", None) is not None)
+    length = 100 * POSITIONS
+    objective = plain(config).for_run(length)
+    if objective.needs_teacher:
+        objective = objective.with_teacher(objective.flow_map(meter.frozen()))
+    spent = 0.0
+    for index in range(POSITIONS):
+        step = int((index + 0.5) * length / POSITIONS)
+        with meter.counting() as rows:
+            practise(objective, meter, config, step)
+        spent += sum(rows) / config.batch
+    return spent / POSITIONS
+
+
+def practise(objective: Objective, meter: Meter, config: TrainConfig, step: int) -> None:
+    """Compute the loss of a step with a network that only counts."""
+    batch, classes = config.batch, meter.num_classes
+    x = torch.linspace(-1.0, 1.0, batch * SAMPLE[0]).reshape(batch, *SAMPLE)
+    label = None if classes is None else torch.arange(batch) % classes
+    noise = x.flip(0) if needs_pairs(objective) else None
+    flow = objective.flow_map(meter)
+    other = isinstance(objective.frozen, EMA | Refreshed)
+    frozen = objective.flow_map(meter.frozen()) if other else flow
+    point = objective.draw(Batch(x, label, noise), step, config.seed, frozen)
+    objective.per_sample(objective.regress(flow, frozen, point), point)
+
+
+class Meter(nn.Module):
+    """A network of one weight that notes what its evaluations would cost."""
+
+    def __init__(self, num_classes: int | None, learned: bool, spent: list[int] | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.num_classes, self.learned = num_classes, learned
+        self.spent: list[int] = [] if spent is None else spent
+        if learned:
+            self.log_variance = self._log_variance
+
+    def frozen(self) -> Meter:
+        """Return a frozen network that notes in the same place."""
+        return Meter(self.num_classes, self.learned, self.spent).requires_grad_(False)
+
+    def _log_variance(self, t: Tensor, r: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    @contextmanager
+    def counting(self) -> Iterator[list[int]]:
+        """Yield the list of what is spent inside, in rows."""
+        self.spent.clear()
+        yield self.spent
+
+    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
+        trained = torch.is_grad_enabled() and self.weight.requires_grad
+        along = forward_ad.unpack_dual(x).tangent is not None
+        self.spent.append(len(x) * (3 if trained else 1) * (2 if along else 1))
+        return x * self.weight
+
+
+def bill(config: TrainConfig, rows: int) -> tuple[Bill, ...]:
+    """Return what each phase of a run on a data set of so many rows costs.
+
+    A pair costs the evaluations of the teacher for it: `pair_steps`, twice as many where these are guided.
+    """
+    found = []
+    for phase in phases(config, rows):
+        if phase.name == PAIRS:
+            guided = config.pair_guidance not in (None, 1.0)
+            each = float(config.pair_steps * (2 if guided else 1))
+        else:
+            each = cost(teacher_config(config) if phase.name == TEACHER else config)
+        found.append(Bill(phase.name, phase.steps, phase.images, each, each * phase.images))
+    return tuple(found)
+
+
+def report(place: Path, config: TrainConfig, rows: int) -> str:
+    """Write cost.json, and return it in words."""
+    found = bill(config, rows)
+    total = sum(one.forward_equivalents for one in found)
+    trained = sum(one.images for one in found if one.phase != PAIRS)
+    content = {"images": trained, "forward_equivalents": total, "phases": [asdict(one) for one in found]}
+    replace_file(place / "cost.json", json.dumps(content, indent=2) + "\n")
+    parts = (f"{one.phase} {one.images:,} × {one.per_image:.4g}" for one in found)
+    return f"cost: {total:,.0f} forward-equivalents: {' + '.join(parts)}"

@@ -1,0 +1,124 @@
+"""The pairs of noise and sample that a teacher makes for reflow: resumable, with progress, exactly as many as asked."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from flowleap import samplers
+from flowleap.data import Dataset
+from flowleap.data.batching import Shuffled
+from flowleap.data.pairs import Origin, PairStore
+from flowleap.evaluation import generation
+from flowleap.runs.reading import Run
+from flowleap.tensors import Label
+from flowleap.training.config import TrainConfig
+from flowleap.training.interrupt import Interruption
+from flowleap.training.log import Reporter
+
+__all__ = ["make", "rows", "seed_of", "store"]
+
+SEED = 2_000_003
+"""The noise of pairs is not that of pictures, tables and the watch: nothing is judged by what it was trained on."""
+BATCH = 250
+
+
+def seed_of(config: TrainConfig) -> int:
+    """Return the seed of the noise of the pairs of a run."""
+    return SEED + config.seed
+
+
+def store(folder: Path, config: TrainConfig, dataset: Dataset, teacher: Run) -> PairStore:
+    """Open the pairs of a run, or begin them.
+
+    Raises: PairStoreError for pairs of another teacher or setting, or that are cut short.
+    """
+    assert config.pairs is not None and config.teacher_checksum is not None
+    origin = Origin(
+        count=config.pairs,
+        shape=dataset.shape,
+        classes=teacher.num_classes,
+        teacher=teacher.weights,
+        checksum=config.teacher_checksum,
+        steps=config.pair_steps,
+        guidance=config.pair_guidance,
+        seed=seed_of(config),
+    )
+    return PairStore(folder, origin)
+
+
+def labels(origin: Origin, dataset: Dataset) -> Label:
+    """Return the labels of all pairs: those of the data in shuffled passes, so that classes keep their shares.
+
+    Shapes: (count,), int64; None without classes.
+    """
+    if origin.classes is None or dataset.label is None:
+        return None
+    return dataset.label[Shuffled().indices(None, len(dataset), origin.count, 0, origin.seed)]
+
+
+def make(
+    store: PairStore, config: TrainConfig, dataset: Dataset, teacher: Run, reporter: Reporter
+) -> int | None:
+    """Make the pairs that are missing; return the signal that interrupted it, with the shards so far stored.
+
+    The noise of pair i is `samplers.noise(seed, i)`, and its sample is not clamped.
+    """
+    if store.whole:
+        return None
+    origin, label = store.origin, labels(store.origin, dataset)
+    with Interruption() as interruption, reporter.progress(origin.count, store.done):
+        for index in store.missing():
+            begin = time.perf_counter()
+            wanted = origin.rows(index)
+            noise = samplers.noise(origin.seed, torch.arange(wanted.start, wanted.stop), origin.shape)
+            parts = []
+            with warnings.catch_warnings():  # which steps suit the teacher is the user's choice
+                warnings.simplefilter("ignore", UserWarning)
+                for part, _ in generation.stream(
+                    teacher.flow,
+                    teacher.objective,
+                    origin.shape,
+                    wanted,
+                    seed=origin.seed,
+                    label=label,
+                    steps=origin.steps,
+                    guidance=origin.guidance,
+                    batch=BATCH,
+                ):
+                    parts.append(part)
+                    progress(reporter, wanted.start + sum(map(len, parts)), origin.count)
+            chosen = None if label is None else label[wanted.start : wanted.stop]
+            store.add(noise, torch.cat(parts), chosen, time.perf_counter() - begin)
+            if interruption():
+                break
+    return interruption.signal
+
+
+def progress(reporter: Reporter, done: int, total: int) -> None:
+    """Show how many pairs are made, and when all will be."""
+    reporter.advance(done)
+    now = time.perf_counter()
+    if reporter.bar is None and (now - reporter.spoken >= reporter.every or done == total):
+        reporter.spoken = now
+        reporter.say(f"pairs {done}/{total}  {reporter.remaining(done)}".rstrip())
+
+
+def rows(store: PairStore, dataset: Dataset) -> Dataset:
+    """Return the pairs as data to train on: each row brings the noise that it was made from.
+
+    Raises: PairStoreError for a store that is not whole.
+    """
+    noise, x, label = store.load()
+    return replace(
+        dataset,
+        name=f"pairs of {dataset.name}",
+        x=x,
+        label=label,
+        num_classes=None if label is None else dataset.num_classes,
+        noise=noise,
+    )

@@ -1,0 +1,140 @@
+"""The phases of a run: a teacher of its own, the pairs that a teacher makes, and the training itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from flowleap import methods, values
+from flowleap.couplings import StoredPairs
+from flowleap.guidance import FinestLevel
+from flowleap.objectives import Objective
+from flowleap.training.config import PAIRS_PER_ROW, TrainConfig
+from flowleap.velocities import Teacher
+
+__all__ = [
+    "PAIRS",
+    "STUDENT",
+    "TEACHER",
+    "Phase",
+    "asks_null",
+    "length",
+    "needs_pairs",
+    "number_of_pairs",
+    "own_teacher",
+    "phases",
+    "plain",
+    "teacher_config",
+]
+
+TEACHER, PAIRS, STUDENT = "teacher", "pairs", "student"
+"""The names of the phases; the first two are also those of the folders that they fill."""
+TEACHING = "flow_matching"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run that is done before the next one begins.
+
+    Args:
+        name: one of `TEACHER`, `PAIRS`, `STUDENT`.
+        steps: optimizer steps, 0 where nothing is trained.
+        images: rows that are trained on, counted as often as they come; of `PAIRS` the samples that are made.
+        text: what is done, in words.
+    """
+
+    name: str
+    steps: int
+    images: int
+    text: str
+
+
+def plain(config: TrainConfig) -> Objective:
+    """Return the objective of a run without its teacher and without a length."""
+    objective: Objective = values.from_dict(config.objective)
+    return objective
+
+
+def own_teacher(config: TrainConfig) -> bool:
+    """Whether a run trains a teacher of its own first."""
+    return config.teacher is None and plain(config).needs_teacher
+
+
+def needs_pairs(objective: Objective) -> bool:
+    """Whether a method is trained on pairs that a teacher made."""
+    return isinstance(objective.coupling, StoredPairs)
+
+
+def length(config: TrainConfig) -> int:
+    """Return the steps of the training itself: all steps, or those that its own teacher leaves."""
+    return config.steps - config.steps // 2 if own_teacher(config) else config.steps
+
+
+def number_of_pairs(config: TrainConfig, rows: int) -> int:
+    """Return how many pairs a teacher makes: as many as were asked for, or `PAIRS_PER_ROW` for each row of the data,
+    but no more than training uses.
+
+    Raises: ValueError where more are asked for than training uses.
+    """
+    most = length(config) * config.batch
+    if config.pairs is not None and config.pairs > most:
+        raise ValueError(
+            f"pairs={config.pairs}: {length(config)} steps of {config.batch} use {most} of them, the others would be "
+            f"made for nothing: give at most {most} pairs, or more steps"
+        )
+    return min(PAIRS_PER_ROW * rows, most) if config.pairs is None else config.pairs
+
+
+def asks_null(config: TrainConfig) -> bool:
+    """Whether the teacher of a run is asked without its label."""
+    objective = plain(config)
+    scales = [part.guidance for part in objective.parts() if isinstance(part, Teacher)]
+    scales += [part.scale for part in objective.parts() if isinstance(part, FinestLevel)]
+    scales += [config.pair_guidance] if needs_pairs(objective) else []
+    return any(scale not in (None, 1.0) for scale in scales)
+
+
+def teacher_config(config: TrainConfig) -> TrainConfig:
+    """Return the config of the teacher that a run trains for itself: flow matching, the first half of the steps.
+
+    Raises: ValueError for a run of one step.
+    """
+    if config.steps < 2:
+        raise ValueError(
+            f"steps={config.steps}: {config.method} trains a teacher with the first half of its steps, so at least 2 "
+            "are expected; or give the folder of a trained one (--teacher)"
+        )
+    student, teaching = plain(config), methods.get(TEACHING)
+    dropout = student.label_dropout
+    if asks_null(config) and dropout == 0:
+        dropout = teaching.label_dropout  # a null label that is to be asked must be trained
+    objective = replace(
+        teaching, path=student.path, parameterization=student.parameterization, label_dropout=dropout
+    )
+    return replace(
+        config,
+        method=TEACHING,
+        objective=values.to_dict(objective),
+        steps=config.steps // 2,
+        teacher_weights=None,
+        teacher_checksum=None,
+        pairs=None,
+        pair_guidance=None,
+    )
+
+
+def phases(config: TrainConfig, rows: int) -> tuple[Phase, ...]:
+    """Return the phases of a run on a data set of so many rows, in their order."""
+    objective, own, found = plain(config), own_teacher(config), []
+    if own:
+        steps = config.steps // 2
+        text = f"{TEACHING.replace('_', ' ')}, {steps} of {config.steps} steps, into {TEACHER}/"
+        found.append(Phase(TEACHER, steps, steps * config.batch, text))
+    if needs_pairs(objective):
+        count = number_of_pairs(config, rows)
+        guided = "" if config.pair_guidance is None else f", guidance {config.pair_guidance:g}"
+        share = f"{count / rows:.3g} for each of {rows} rows"
+        text = f"{count} samples of the teacher in {config.pair_steps} steps{guided} ({share}), into {PAIRS}/"
+        found.append(Phase(PAIRS, 0, count, text))
+    steps = length(config)
+    text = f"{objective.name}, {steps}{f' of {config.steps}' if own else ''} steps"
+    return (*found, Phase(STUDENT, steps, steps * config.batch, text))

@@ -1,0 +1,189 @@
+"""A trained run read back from its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flowleap import data as data_sets
+from flowleap import networks, values
+from flowleap.data import Dataset
+from flowleap.flow_map import FlowMap
+from flowleap.objectives import Objective
+from flowleap.runs.phases import TEACHER, length, own_teacher
+from flowleap.training import checkpoint, folder
+from flowleap.training.config import TrainConfig, from_dict, to_dict
+from flowleap.training.watch import BEST
+
+__all__ = ["Run", "describe", "device_of", "load_run", "read_config", "weights_file", "weights_name"]
+
+WEIGHTS = ("ema", "raw", BEST)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run: its config and objective, and the flow map of the weights that were asked for.
+
+    Shapes: `shape` is that of one sample. `weights` names the weights and their step, as in "ema-0.999@2200".
+    """
+
+    folder: Path
+    config: TrainConfig
+    objective: Objective
+    network: nn.Module
+    flow: FlowMap
+    weights: str
+    step: int
+    kind: str
+    shape: tuple[int, ...]
+    num_classes: int | None
+    checksum: str | None = None
+
+    @property
+    def length(self) -> int:
+        """The steps of its training, without those of a teacher of its own."""
+        return length(self.config)
+
+    def dataset(self) -> Dataset:
+        """Load the data set that the run was trained on.
+
+        Raises: ValueError where it was given as tensors rather than by name.
+        """
+        return data_sets.load(self.config.data, checksum=self.checksum)
+
+
+def device_of(name: str | torch.device) -> torch.device:
+    """Return the device of a name; "auto" is a GPU where there is one.
+
+    Raises: ValueError for a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r}: torch sees no GPU on this machine; use --device cpu")
+    return device
+
+
+def weights_name(config: TrainConfig, weights: str, step: int) -> str:
+    """Return what weights are called in a protocol: "ema-0.999@2200", "raw@2200" or "best@2200"."""
+    return f"ema-{config.ema[0]}@{step}" if weights == "ema" else f"{weights}@{step}"
+
+
+def describe(config: TrainConfig, dataset: Dataset, place: Path) -> str:
+    """Return the text of the config.json in `place`: the config, and what of the data set sampling needs to know."""
+    known = {
+        "kind": dataset.kind,
+        "shape": list(dataset.shape),
+        "classes": dataset.num_classes,
+        "rows": len(dataset),
+        "checksum": dataset.checksum if dataset.path else None,
+    }
+    return _text({"format": folder.FORMAT, "config": to_dict(stored(config, place)), "dataset": known})
+
+
+def _text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+def stored(config: TrainConfig, place: Path) -> TrainConfig:
+    """Return a config as its file in `place` holds it: a teacher beside or inside the run is named relative to it."""
+    if config.teacher is None:
+        return config
+    teacher = Path(config.teacher).resolve()
+    near = teacher.is_relative_to(place.resolve().parent)
+    path = Path(os.path.relpath(teacher, place.resolve())) if near else teacher
+    return replace(config, teacher=path.as_posix())
+
+
+def read_config(place: str | Path) -> TrainConfig:
+    """Return the config of the run in a folder; its teacher is named so that it is found from here.
+
+    Raises: FileNotFoundError, ValueError where there is none.
+    """
+    return _config(folder.read(Path(place))["config"], Path(place))
+
+
+def _config(content: dict[str, Any], place: Path) -> TrainConfig:
+    """Return a config from the values in the folder of a run; fields that its version did not know have defaults."""
+    config = from_dict(content)
+    objective = values.to_dict(values.from_dict(config.objective))
+    teacher = config.teacher
+    if teacher is not None and not Path(teacher).is_absolute():
+        teacher = os.path.normpath(place / teacher)
+    return replace(config, objective=objective, teacher=teacher)
+
+
+def load_run(place: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> Run:
+    """Read a run back: the weights at its end, or those of its last checkpoint where it has not ended.
+
+    A teacher is neither needed nor read.
+
+    Args:
+        weights: "ema" for the first running average, "raw" for the weights of the last step, "best" for those
+            that did best while training.
+
+    Raises: FileNotFoundError for a folder without a run or a run without weights; CheckpointError for a
+        truncated or foreign file, naming it and the reason; ValueError for other weights.
+    """
+    place = Path(place)
+    if weights not in WEIGHTS:
+        raise ValueError(
+            f'weights={weights!r}: expected "ema" (the running average), "raw" (the last step) or "best" (the '
+            "average that measured best while training)"
+        )
+    content = folder.read(place)
+    config, known = _config(content["config"], place), content["dataset"]
+    path, step = weights_file(place, config, weights)
+    network = networks.build(config.network)
+    checkpoint.load_weights(path, network)
+    network.to(device_of(device)).eval().requires_grad_(False)
+    objective = values.from_dict(config.objective).for_run(length(config))
+    return Run(
+        folder=place,
+        config=config,
+        objective=objective,
+        network=network,
+        flow=objective.flow_map(network),
+        weights=weights_name(config, weights, step),
+        step=step,
+        kind=known["kind"],
+        shape=tuple(known["shape"]),
+        num_classes=network.num_classes,  # type: ignore[arg-type]
+        checksum=known.get("checksum"),
+    )
+
+
+def weights_file(place: Path, config: TrainConfig, weights: str) -> tuple[Path, int]:
+    """Return the file that holds the weights of a run, and the step that they are from.
+
+    Raises: FileNotFoundError for a run that has not saved any.
+    """
+    if weights == BEST:
+        best = place / f"{BEST}.safetensors"
+        if not best.exists():
+            raise FileNotFoundError(
+                f"{place} has no best weights: quality was not measured while it trained (watch_share=0, or too "
+                "short a run); use the weights of its end, --weights ema"
+            )
+        return best, checkpoint.step_of(best)
+    final = place / ("ema.safetensors" if weights == "ema" else "network.safetensors")
+    ended = checkpoint.step_of(final) if final.exists() else -1
+    path = checkpoint.latest(place / "checkpoints") if ended < length(config) else None
+    if path is not None:
+        step = checkpoint.read_progress(path / "state.json").step
+        name = checkpoint.average_name(config.ema[0]) if weights == "ema" else "network.safetensors"
+        return path / name, step
+    if ended < 0:
+        begun = own_teacher(config) and folder.is_run(place / TEACHER)
+        hint = f"; it is at its teacher, a run of its own in {place / TEACHER}" if begun else ""
+        raise FileNotFoundError(
+            f"{place} has no weights yet: it was stopped before its first checkpoint{hint}"
+        )
+    return final, ended

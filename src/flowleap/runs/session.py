@@ -1,0 +1,270 @@
+"""One sitting of the training of one network: its parts, and what happens to its folder."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flowleap import data as data_sets
+from flowleap import evaluation, methods, networks, values
+from flowleap.data import Dataset
+from flowleap.files import replace_file
+from flowleap.flow_map import FlowMap
+from flowleap.runs.phases import length
+from flowleap.runs.reading import describe, device_of, weights_name
+from flowleap.training import checkpoint, folder, report
+from flowleap.training.config import TrainConfig
+from flowleap.training.guard import Diverged
+from flowleap.training.interrupt import Interruption
+from flowleap.training.log import EXPLANATION, Lines, Reporter
+from flowleap.training.loop import Events, Plan, draw_batch, fit
+from flowleap.training.state import State, new_player
+from flowleap.training.watch import Watch
+
+__all__ = ["Session", "build_network", "changes", "device_of", "note", "note_config"]
+
+
+class Session:
+    """One sitting of a training: its parts, and what happens to its folder.
+
+    Args:
+        place: its folder. dataset: what it learns from, and what its samples are held against.
+        teacher: the trained map that teaches it, where its method has one.
+        rows: what it learns from where that is not `dataset`: the pairs of a teacher.
+        home: the folder by which it is resumed where that is not `place`: that of the run it is a phase of.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        config: TrainConfig,
+        dataset: Dataset,
+        reporter: Reporter,
+        *,
+        teacher: FlowMap | None = None,
+        rows: Dataset | None = None,
+        home: Path | None = None,
+    ) -> None:
+        """Build network, objective and state, touching no file.
+
+        Raises: ValueError where parts do not fit one another, or for a GPU that is not there.
+        """
+        self.place, self.config, self.dataset, self.reporter = place, config, dataset, reporter
+        self.home, self.steps = home or place, length(config)
+        self.table: list[dict[str, Any]] = []
+        self.signal: int | None = None
+        self.objective = values.from_dict(config.objective).for_run(self.steps)
+        network = build_network(config).to(device_of(config.device))
+        if teacher is not None:
+            self.objective = self.objective.with_teacher(teacher)
+            if self.objective.starts_from_teacher:
+                assert isinstance(teacher.network, nn.Module)
+                network.load_state_dict(teacher.network.state_dict())
+        player = new_player(
+            network,
+            self.objective,
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            decays=config.ema,
+        )
+        self.state = State(player)
+        plan = Plan(**{f.name: getattr(config, f.name) for f in fields(Plan)})
+        self.plan = replace(plan, steps=self.steps)
+        learned = dataset if rows is None else rows
+        unlabeled = replace(learned, label=None, num_classes=None)
+        self.usable = unlabeled if player.flow.num_classes is None else learned
+        self.averaged = self.objective.flow_map(player.averages[config.ema[0]].module)
+
+    def restore(self) -> None:
+        """Go to the last checkpoint of the folder; a run without one begins again."""
+        path = checkpoint.latest(self.place / "checkpoints")
+        if path is not None:
+            checkpoint.restore(path, self.state)
+
+    def rehearse(self) -> None:
+        """Compute the first step without learning from it: what does not fit fails before a file is made."""
+        player = self.state.player
+        device = next(player.network.parameters()).device
+        batch = draw_batch(self.usable, self.objective, self.plan, 0, device)
+        with torch.no_grad():
+            self.objective(player.flow, player.frozen, batch, 0, self.plan.seed)
+
+    def open(self) -> None:
+        """Open what is measured on the way: metrics.jsonl and quality.jsonl, up to the present step."""
+        self.metrics = Lines(self.place / "metrics.jsonl", self.state.step)
+        self.watch = Watch(
+            self.place,
+            self.objective,
+            self.dataset,
+            self.own_ruler,
+            share=self.config.watch_share if self.measurable() else 0.0,
+            last=self.steps,
+            step=self.state.step,
+            num=self.config.watch_num,
+            steps=self.config.watch_steps,
+            say=self.reporter.say,
+        )
+
+    @cached_property
+    def own_ruler(self) -> evaluation.Reference:
+        """What samples are held against while training, and the best weights chosen by: the data trained on."""
+        return evaluation.reference(self.dataset, evaluation.named(self.config.features, self.dataset))
+
+    @cached_property
+    def ruler(self) -> evaluation.Reference:
+        """What the samples of the finished run are held against: the held-out part of the data, where it has one."""
+        held = data_sets.held_out(self.dataset)
+        if held is None:
+            return self.own_ruler
+        return evaluation.reference(held, evaluation.named(self.config.features, held))
+
+    def measurable(self) -> bool:
+        """Whether data and samples are enough to measure quality while training; says why not."""
+        if not self.config.watch_share:
+            return False
+        try:
+            evaluation.enough(self.config.watch_num, self.own_ruler)
+        except ValueError as error:
+            self.reporter.warn(f"quality is not measured while training: {error}")
+            return False
+        return True
+
+    def introduce(self) -> None:
+        """Say what is trained, where, and how long its horizons are."""
+        config, say = self.config, self.reporter.say
+        begun = f", continued from step {self.state.step}" if self.state.step else ""
+        extent = f"{self.steps} steps of {config.batch}"
+        say(f"{config.method} on {config.data}, {extent}, seed {config.seed}{begun}")
+        for line in changes(config):
+            say(line)
+        say(networks.describe(self.state.player.network))
+        say(f"run folder: {self.place}")
+        for name, fraction in self.objective.horizons().items():
+            step = round(fraction * self.steps)
+            say(f"horizon {name}: {fraction:.4g} of the run, step {step}")
+            if fraction > 1:
+                self.reporter.warn(
+                    f"the horizon {name} ends at step {step}, after the run: it is never passed"
+                )
+        say(EXPLANATION)
+
+    def fit(self) -> int | None:
+        """Train to the end or to a signal, which is returned; `signal` is also one that came in the last step."""
+        events = Events(
+            log=self.log,
+            sample=self.sample,
+            save=self.save,
+            measure=self.watch,
+            tick=self.reporter.advance,
+        )
+        with Interruption() as interruption, self.reporter.progress(self.plan.steps, self.state.step):
+            try:
+                fit(
+                    self.state,
+                    self.objective,
+                    self.usable,
+                    self.plan,
+                    replace(events, interrupted=interruption),
+                )
+            except Diverged as error:
+                raise Diverged(f"{error}; {self.remains()}") from error
+        self.signal = interruption.signal
+        if self.state.step == self.plan.steps:
+            return None
+        self.reporter.say(f"interrupted after step {self.state.step}; {self.remains()}")
+        return self.signal
+
+    def remains(self) -> str:
+        """Say what is saved and how to go on from it."""
+        path = checkpoint.latest(self.place / "checkpoints")
+        if path is None:
+            return "there is no checkpoint yet"
+        return f"saved: {path}; continue with: flowleap train --resume --out {shlex.quote(str(self.home))}"
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Keep and show the numbers of a log interval."""
+        self.metrics.append(row)
+        self.reporter.row(row)
+
+    def sample(self, state: State) -> None:
+        """Draw samples/step-….png with the averaged weights."""
+        path = self.place / "samples" / f"step-{state.step:06d}.png"
+        report.draw_samples(self.averaged, self.objective, self.dataset, path, self.reporter)
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint."""
+        checkpoint.save(self.place / "checkpoints", state)
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Write the weights, the pictures and the table of a run that came to its end."""
+        try:
+            return self._finish()
+        except KeyboardInterrupt:
+            self.reporter.say(f"the run is trained, its table is not made; {self.remains()}")
+            raise
+
+    def _finish(self) -> list[dict[str, Any]]:
+        place, player = self.place, self.state.player
+        finals = {"network.safetensors": player.network}
+        for rank, (decay, copy) in enumerate(player.averages.items()):
+            finals[checkpoint.average_name(decay) if rank else "ema.safetensors"] = copy.module
+        for name, network in finals.items():
+            write = partial(checkpoint.write_tensors, tensors=network.state_dict(), step=self.state.step)
+            replace_file(place / name, write)
+        report.draw_curves(self.metrics.rows(), place / "plots")
+        report.draw_budgets(self.averaged, self.objective, self.dataset, place / "grid.png", self.reporter)
+        table = []
+        if self.config.eval_num:
+            name = weights_name(self.config, "ema", self.state.step)
+            table = report.tabulate(
+                self.averaged,
+                self.objective,
+                self.dataset,
+                self.config.eval_num,
+                name,
+                place,
+                self.reporter,
+                remarks=changes(self.config),
+                ruler=self.ruler,
+            )
+        name = shlex.quote(str(place))
+        self.reporter.say(
+            f"done: {place}; sample with: flowleap sample {name}; look at it: flowleap report {name}"
+        )
+        return table
+
+
+def changes(config: TrainConfig) -> list[str]:
+    """Return, in words, what the objective of a run changes about the method it is named after."""
+
+    def brief(value: Any) -> str:
+        return str(value["type"]) if isinstance(value, dict) else str(value)
+
+    named = values.to_dict(methods.get(config.method))
+    found = values.differences(named, values.to_dict(values.from_dict(config.objective)))
+    return [f"changed from {config.method}: {name} {brief(old)} → {brief(new)}" for name, old, new in found]
+
+
+def build_network(config: TrainConfig) -> nn.Module:
+    """Build the network of a run as its seed initializes it; the global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return networks.build(config.network)
+
+
+def note_config(place: Path, config: TrainConfig, dataset: Dataset) -> None:
+    """Write the config.json of a run."""
+    replace_file(place / "config.json", describe(config, dataset, place))
+
+
+def note(place: Path, config: TrainConfig, dataset: Dataset) -> None:
+    """Write the config.json and the environment.json of a run."""
+    note_config(place, config, dataset)
+    folder.note_environment(place / "environment.json")

@@ -1,0 +1,283 @@
+"""The story of a run: its folder is chosen, everything is tried out, and its phases are done one after another."""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flowleap import data as data_sets
+from flowleap.data import Dataset
+from flowleap.runs import pairs, teachers
+from flowleap.runs.cost import report as report_cost
+from flowleap.runs.phases import (
+    PAIRS,
+    STUDENT,
+    TEACHER,
+    length,
+    needs_pairs,
+    own_teacher,
+    phases,
+    plain,
+    teacher_config,
+)
+from flowleap.runs.reading import read_config
+from flowleap.runs.session import Session, note, note_config
+from flowleap.training import checkpoint, folder
+from flowleap.training.config import DATA, FREE, METHOD, TrainConfig, method_name
+from flowleap.training.log import Reporter
+
+__all__ = ["RunResult", "choose", "compatible", "default_folder", "resumed_folder", "train"]
+
+FOUND = ("teacher_weights", "teacher_checksum", "pairs")
+"""Fields that are found at the start of a run where they are not given."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: `signal` is the number of the signal that interrupted it, None at its end.
+
+    `phase` is the one that it is in, and `step` counts the steps of that.
+    """
+
+    folder: Path
+    step: int
+    signal: int | None = None
+    table: Sequence[Mapping[str, Any]] = ()
+    phase: str = STUDENT
+
+
+def default_folder(method: str = METHOD, data: str = DATA, seed: int = 0) -> Path:
+    """Return runs/<data>-<method>-seed<seed>, with hyphens."""
+    return Path("runs") / f"{data_sets.short(data)}-{method_name(method)}-seed{seed}".replace("_", "-")
+
+
+def resumed_folder(method: str = METHOD, data: str = DATA, seed: int = 0) -> Path:
+    """Return the newest run in the default folder or its -2, -3, …."""
+    return folder.newest(default_folder(method, data, seed))
+
+
+def train(
+    config: TrainConfig | None = None,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    dataset: Dataset | None = None,
+    console: Console | None = None,
+) -> RunResult:
+    """Train, into a run folder of its own; the story is `training.loop.fit`.
+
+    Args:
+        config: see `configure`; None with `resume` stands for the config of the run.
+        out: the folder; None for `default_folder`, with -2, -3, … appended where that is taken.
+        resume: continue the run in `out` (None: the newest of that name), exactly, from its last checkpoint.
+        overwrite: start anew where a run is already; the old one is moved to <name>.old-N.
+        dataset: data that has no name to load it by.
+
+    Raises: ValueError for settings that do not fit one another, found before anything is written;
+        FileExistsError for a folder that holds a run; CheckpointError for files that cannot be read or
+        written; Diverged where too many steps in a row were not finite.
+    """
+    reporter = Reporter(console)
+    place, config = choose(config, out, resume=resume, overwrite=overwrite)
+    if dataset is None:
+        began = folder.read(place)["dataset"].get("checksum") if resume else None
+        dataset = data_sets.load(config.data, checksum=began)
+    else:
+        dataset = data_sets.check(dataset)
+    config = teachers.resolve(config, dataset)
+    if resume:
+        not_shorter(place, config)
+    if plain(config).needs_teacher:
+        return Taught(place, config, dataset, reporter).train(resume=resume, overwrite=overwrite)
+    session = Session(place, config, dataset, reporter)
+    if resume:
+        session.restore()
+    else:
+        session.rehearse()
+        folder.claim(place, overwrite=overwrite)
+    note(place, config, dataset)
+    signal = sit(session)
+    if signal is None:
+        reporter.say(report_cost(place, config, len(dataset)))
+    return RunResult(place, session.state.step, signal, session.table)
+
+
+def sit(session: Session) -> int | None:
+    """Train to the end and leave what a run leaves, or to a signal, which is returned."""
+    session.open()
+    session.introduce()
+    signal = session.fit()
+    if signal is None:
+        session.table = session.finish()
+    return signal
+
+
+@dataclass
+class Taught:
+    """A run with a teacher: of another run, or one that it trains for itself first."""
+
+    place: Path
+    config: TrainConfig
+    dataset: Dataset
+    reporter: Reporter
+
+    def train(self, *, resume: bool, overwrite: bool) -> RunResult:
+        """Do one phase after the other, each from where it stopped."""
+        place, own = self.place, own_teacher(self.config)
+        if not resume:
+            self.rehearse()
+            folder.claim(place, overwrite=overwrite)
+        note(place, self.config, self.dataset)
+        self.introduce()
+        if own and (result := self.train_teacher()) is not None:
+            return result
+        teacher = teachers.load(self.config, place)
+        if own:
+            self.config = teachers.identified(self.config, teacher)
+            note_config(place, self.config, self.dataset)
+        rows = None
+        if needs_pairs(plain(self.config)):
+            store = pairs.store(place / PAIRS, self.config, self.dataset, teacher)
+            if (signal := pairs.make(store, self.config, self.dataset, teacher, self.reporter)) is not None:
+                self.reporter.say(f"interrupted after {store.done} pairs; {self.remains()}")
+                return RunResult(place, 0, signal, phase=PAIRS)
+            rows = pairs.rows(store, self.dataset)
+        session = Session(place, self.config, self.dataset, self.reporter, teacher=teacher.flow, rows=rows)
+        session.restore()
+        signal = sit(session)
+        if signal is None:
+            self.reporter.say(report_cost(place, self.config, len(self.dataset)))
+        return RunResult(place, session.state.step, signal, session.table)
+
+    def rehearse(self) -> None:
+        """Compute the first step of every phase, with an untrained teacher, before a file is made.
+
+        Raises: ValueError where something does not fit.
+        """
+        if own_teacher(self.config):
+            self.session_of_teacher().rehearse()
+        _, rows = teachers.practice(self.config, self.dataset)
+        untrained = teachers.untrained(self.config)
+        Session(self.place, self.config, self.dataset, self.reporter, teacher=untrained, rows=rows).rehearse()
+
+    def introduce(self) -> None:
+        """Say which phases there are."""
+        every = phases(self.config, len(self.dataset))
+        if self.config.teacher is not None:
+            self.reporter.say(f"teacher: {self.config.teacher}, {self.config.teacher_weights}")
+        for number, phase in enumerate(every, 1):
+            self.reporter.say(f"phase {number} of {len(every)}, {phase.name}: {phase.text}")
+
+    def session_of_teacher(self) -> Session:
+        """Return the training of its own teacher."""
+        config = teacher_config(self.config)
+        return Session(self.place / TEACHER, config, self.dataset, self.reporter, home=self.place)
+
+    def train_teacher(self) -> RunResult | None:
+        """Train its own teacher, or what is left of that; None where it is done."""
+        place, config = self.place / TEACHER, teacher_config(self.config)
+        begun = folder.is_run(place)
+        if teachers.finished(place) and (not config.eval_num or (place / "table.json").exists()):
+            return None
+        session = self.session_of_teacher()
+        if begun:
+            compatible(read_config(place), config, place)
+            session.restore()
+        else:
+            folder.claim(place)
+        note(place, config, self.dataset)
+        if sit(session) is None and session.signal is not None:
+            self.reporter.say(f"interrupted after the last step of the teacher; {self.remains()}")
+        if session.signal is None:
+            return None
+        return RunResult(self.place, session.state.step, session.signal, phase=TEACHER)
+
+    def remains(self) -> str:
+        """Say how to go on."""
+        return f"continue with: flowleap train --resume --out {shlex.quote(str(self.place))}"
+
+
+def choose(
+    config: TrainConfig | None, out: str | Path | None, *, resume: bool, overwrite: bool
+) -> tuple[Path, TrainConfig]:
+    """Return the folder and the config that a call of `train` means.
+
+    Raises: ValueError for contradictions; FileNotFoundError where there is nothing to resume.
+    """
+    if resume and overwrite:
+        raise ValueError("resume continues a run and overwrite starts it anew: give one of them")
+    if config is None and (out is None or not resume):
+        raise ValueError(
+            "without a config there is nothing to train: configure(), or the folder of a run to resume"
+        )
+    if not resume:
+        assert config is not None
+        if out is not None:
+            return Path(out), config
+        base = default_folder(config.method, config.data, config.seed)
+        return (base if overwrite else folder.unused(base)), config
+    if out is not None:
+        place = Path(out)
+    else:
+        assert config is not None
+        place = resumed_folder(config.method, config.data, config.seed)
+    stored = read_config(place)
+    return place, stored if config is None else compatible(stored, completed(stored, config), place)
+
+
+def completed(stored: TrainConfig, wanted: TrainConfig) -> TrainConfig:
+    """Return a config with what was found at the start of the run that it is to continue."""
+    found: dict[str, Any] = {name: getattr(stored, name) for name in FOUND if getattr(wanted, name) is None}
+    return replace(wanted, **found)
+
+
+def compatible(stored: TrainConfig, wanted: TrainConfig, place: Path) -> TrainConfig:
+    """Return the config of a run that is resumed with some fields changed.
+
+    Raises: ValueError where a field changes that would make it another run.
+    """
+    changed = [f.name for f in fields(TrainConfig) if getattr(stored, f.name) != getattr(wanted, f.name)]
+    fixed = [name for name in changed if name not in FREE]
+    if "teacher" in changed and None in (stored.teacher, wanted.teacher):
+        fixed.append("teacher")
+    if "steps" in changed and own_teacher(stored):
+        raise ValueError(
+            f"{place} divides {stored.steps} steps between its teacher and itself, so they cannot become "
+            f"{wanted.steps}: leave --steps out, or start a new run"
+        )
+    if wanted.steps != stored.steps and not fixed:
+        horizons = "; its horizons and learning rates are fractions of the new length"
+        warnings.warn(
+            f"{place}: {stored.steps} steps become {wanted.steps}{horizons}", UserWarning, stacklevel=4
+        )
+    if fixed:
+        differences = "; ".join(
+            f"{name} is {getattr(stored, name)!r}, not {getattr(wanted, name)!r}"
+            if name not in ("objective", "network")
+            else f"its {name} is another"
+            for name in fixed
+        )
+        raise ValueError(
+            f"{place} cannot be resumed as another run: {differences}. Leave these out, or start a new run"
+        )
+    return wanted
+
+
+def not_shorter(place: Path, config: TrainConfig) -> None:
+    """Refuse to resume a run to an end that lies before its last step.
+
+    Raises: ValueError.
+    """
+    path = checkpoint.latest(place / "checkpoints")
+    done = 0 if path is None else checkpoint.read_progress(path / "state.json").step
+    if done > length(config):
+        raise ValueError(
+            f"{place} has done {done} steps already: --steps {config.steps} would end before them, give at least {done}"
+        )

@@ -1,0 +1,179 @@
+"""The teacher of a run: found, held to what its student expects, and loaded, before any time is spent."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from flowleap import networks
+from flowleap.data import Dataset
+from flowleap.data.pairs import checksum
+from flowleap.flow_map import FlowMap
+from flowleap.objectives import Objective
+from flowleap.randomness import generator
+from flowleap.runs.phases import TEACHER, asks_null, length, needs_pairs, number_of_pairs, own_teacher, plain
+from flowleap.runs.reading import Run, device_of, load_run, read_config, weights_file
+from flowleap.training import folder
+from flowleap.training.config import TrainConfig
+
+__all__ = ["finished", "load", "place_of", "practice", "resolve", "untrained"]
+
+PROGRESS = (0.0, 0.5, 1.0)
+
+
+def place_of(config: TrainConfig, place: Path) -> Path:
+    """Return the folder of the teacher of the run in `place`."""
+    return place / TEACHER if config.teacher is None else Path(config.teacher)
+
+
+def resolve(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """Return the config of a run with all that follows from its teacher and its data, which fit one another.
+
+    Raises: ValueError for a teacher that is not finished or does not fit, or that is not the one the run began with;
+        for settings that the method has no use for; FileNotFoundError for a teacher that is no run.
+    """
+    objective = plain(config)
+    if not objective.needs_teacher and config.teacher is not None:
+        raise ValueError(
+            f"{config.method} has no teacher, but {config.teacher} was given: leave it out, or choose a method that "
+            "has one, such as consistency-distillation"
+        )
+    if needs_pairs(objective):
+        config = replace(config, pairs=number_of_pairs(config, len(dataset)))
+    elif config.pairs is not None or config.pair_guidance is not None:
+        raise ValueError(
+            f"{config.method} is not trained on pairs of a teacher: leave out pairs and pair_guidance"
+        )
+    own = own_teacher(config)
+    try:
+        objective.for_run(length(config))
+    except ValueError as error:
+        half = f" (the first half of {config.steps} steps trains its teacher)" if own else ""
+        raise ValueError(f"{error}{half}") from error
+    return config if config.teacher is None else _found(config, Path(config.teacher), dataset)
+
+
+def _found(config: TrainConfig, place: Path, dataset: Dataset) -> TrainConfig:
+    """Return the config with the name and the checksum of the weights of a teacher that fits."""
+    unfinished(place)
+    run = load_run(place)
+    check(run, config, dataset)
+    return identified(config, run)
+
+
+def unfinished(place: Path) -> None:
+    """Refuse a teacher that has not come to its end.
+
+    Raises: ValueError, or FileNotFoundError where there is no run at all.
+    """
+    config = read_config(place)
+    if finished(place):
+        return
+    try:
+        done = weights_file(place, config, "ema")[1]
+    except FileNotFoundError:
+        done = 0
+    raise ValueError(
+        f"the teacher {place} has done {done} of {length(config)} steps: it is still training, or was interrupted. "
+        f"Wait for it, or finish it with: flowleap train --resume --out {shlex.quote(str(place))}"
+    )
+
+
+def finished(place: Path) -> bool:
+    """Whether a run has come to its end, and its averaged weights are there."""
+    if not folder.is_run(place) or not (place / "ema.safetensors").exists():
+        return False
+    config = read_config(place)
+    path, step = weights_file(place, config, "ema")
+    return path.parent == place and step >= length(config)
+
+
+def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
+    """Hold a teacher to what its student expects.
+
+    Raises: ValueError for another data shape, number of classes, path, or network where its weights are to be gone on
+        with; for a method that does not learn the instantaneous velocity; for a null label that was never trained.
+    """
+    student, name = plain(config), f"the teacher {run.folder}"
+    if run.shape != dataset.shape:
+        raise ValueError(
+            f"{name} makes samples of shape {run.shape}, but those of {dataset.name} are {dataset.shape}: give a "
+            "teacher that was trained on this data"
+        )
+    with torch.device("meta"):
+        classes = networks.build(config.network).num_classes
+    if classes != run.num_classes:
+        raise ValueError(
+            f"{name} knows {run.num_classes or 'no'} classes, but its student {classes or 'none'}: give both the same "
+            "(--set network.classes=none trains without labels)"
+        )
+    try:
+        student.with_teacher(run.flow)
+    except ValueError as error:
+        raise ValueError(f"{name} does not fit: {error}") from error
+    if not learns_velocity(run.objective):
+        raise ValueError(
+            f"{name} is {run.objective.name}, which is not trained for the instantaneous velocity (r = t) that a "
+            "teacher is asked for: give a run of flow-matching, or of another method with rows r = t"
+        )
+    if student.starts_from_teacher and dict(run.config.network) != dict(config.network):
+        raise ValueError(
+            f"{config.method} goes on from the weights of its teacher, but the network of {run.folder} is "
+            f"{networks.describe(run.network)}, another than asked for: leave out --network and --set network.…"
+        )
+    if asks_null(config) and run.objective.label_dropout == 0:
+        raise ValueError(
+            f"{name} was trained with label_dropout=0, so its null label, which guidance asks for, means nothing: "
+            "train it with --set label_dropout=0.1, or leave out guidance"
+        )
+
+
+def learns_velocity(objective: Objective) -> bool:
+    """Whether a method trains rows r = t at any time of a run."""
+    draws = (objective.times.draw(generator(0, "times"), 64, progress) for progress in PROGRESS)
+    return any(draw.off < 64 for draw in draws)
+
+
+def identified(config: TrainConfig, run: Run) -> TrainConfig:
+    """Return the config with the name and the checksum of the weights that teach.
+
+    Raises: ValueError where the config names others.
+    """
+    found = checksum(run.folder / "ema.safetensors")
+    if config.teacher_checksum not in (None, found):
+        raise ValueError(
+            f"the teacher {run.folder} is not the one that this run began with: the checksum of its weights "
+            f"({run.weights}) is {found[:12]}…, not {str(config.teacher_checksum)[:12]}… ({config.teacher_weights}). "
+            "Put the former weights back, or start a new run"
+        )
+    return replace(config, teacher_weights=run.weights, teacher_checksum=found)
+
+
+def load(config: TrainConfig, place: Path) -> Run:
+    """Return the teacher of the run in `place`, on the device of the run."""
+    return load_run(place_of(config, place), device=device_of(config.device))
+
+
+def untrained(config: TrainConfig) -> FlowMap:
+    """Return a stand-in for a teacher that has learned nothing, of the same network."""
+    with torch.random.fork_rng(devices=[]):
+        network: nn.Module = networks.build(config.network).to(device_of(config.device))
+    return plain(config).flow_map(network.eval().requires_grad_(False))
+
+
+def practice(config: TrainConfig, dataset: Dataset) -> tuple[Objective, Dataset]:
+    """Return objective and data for trying out steps before there is a teacher: one without training, any noise.
+
+    An ordinary method and its data are returned as they are. The length of the run is left to `for_run`.
+    """
+    objective = plain(config)
+    if objective.needs_teacher:
+        objective = objective.with_teacher(untrained(config))
+    if needs_pairs(objective) and dataset.noise is None:
+        noise = torch.randn(dataset.x.shape, generator=generator(config.seed, "practice"))
+        dataset = replace(dataset, noise=noise)
+    return objective, dataset
