@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flowleap.cli import cite, data, diagnose, evaluate, methods, report, sample, train
+from flowleap.cli import cite, compare, data, diagnose, evaluate, methods, report, sample, train
 from flowleap.cli.group import OneLine
 
 __all__ = ["app", "main"]
@@ -43,6 +43,7 @@ def common(
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("diagnose")(diagnose.diagnose)
 app.add_typer(data.app, name="data")

@@ -1,0 +1,149 @@
+"""Budgets: steps, images or time; and what a step of a method costs, counted and measured before anything starts."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+import torch
+
+from flowleap import runs
+from flowleap.data import Dataset
+from flowleap.training.loop import Events, Plan, fit
+from flowleap.training.state import State, new_player
+
+__all__ = ["Budget", "Pace", "Trial", "parse", "rehearse"]
+
+Unit = Literal["steps", "images", "seconds"]
+UNITS: dict[str, tuple[Unit, float]] = {
+    "step": ("steps", 1),
+    "steps": ("steps", 1),
+    "img": ("images", 1),
+    "kimg": ("images", 1e3),
+    "mimg": ("images", 1e6),
+    "s": ("seconds", 1),
+    "m": ("seconds", 60),
+    "min": ("seconds", 60),
+    "h": ("seconds", 3600),
+}
+POSITIONS = 14  # where in a run its steps are timed: twice in each of seven stages
+LENGTH = 100 * POSITIONS
+ENOUGH = 0.15  # seconds of timed steps at each position
+MOST = 12  # timed steps at each position
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one run may spend on training: a number of steps, of images, or of seconds."""
+
+    amount: float
+    unit: Unit
+    text: str
+
+    def steps(self, batch: int) -> float:
+        """Return the number of steps with a batch of so many images.
+
+        Raises: ValueError for a time, which is turned into steps by measurement.
+        """
+        if self.unit == "seconds":
+            raise ValueError(f"a budget of {self.text} is a time: how many steps it allows must be measured")
+        return self.amount if self.unit == "steps" else self.amount / batch
+
+
+def parse(text: str) -> Budget:
+    """Read a budget: 400steps, 50kimg (thousand images), 90s, 3m or 1h.
+
+    Raises: ValueError for a number that is not positive, a missing or an unknown unit, or a broken step.
+
+    >>> parse("3m").amount, parse("50kimg").steps(batch=100), parse("400steps").steps(batch=100)
+    (180.0, 500.0, 400.0)
+    """
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", text.lower())
+    known = "expected a number and its unit, as in 400steps, 50kimg, 90s, 3m or 1h"
+    if found is None:
+        raise ValueError(f"budget {text!r}: {known}")
+    number, name = float(found[1]), found[2]
+    if name not in UNITS:
+        raise ValueError(
+            f"budget {text!r} has {f'the unknown unit {name!r}' if name else 'no unit'}: {known}"
+        )
+    unit, factor = UNITS[name]
+    if number <= 0 or (unit == "steps" and number != int(number)):
+        raise ValueError(f"budget {text!r}: {known}; steps are whole numbers from 1 up")
+    return Budget(number * factor, unit, text.strip())
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a step of a method costs: forward-equivalents per image of its batch, and seconds where measured."""
+
+    forward_equivalents: float
+    seconds: float | None = None
+
+
+def rehearse(config: runs.TrainConfig, dataset: Dataset, *, timed: bool = False) -> Pace:
+    """Return what a step costs on average: its network evaluations counted and, with `timed`, its seconds measured.
+
+    For its seconds real steps are taken, touching no file, at places spread over a run that count alike, since
+    schedules make steps dearer or cheaper as it goes on: at each one to warm up, then the median of some more. A
+    method that needs a teacher is given one that has learned nothing, which costs the same.
+    """
+    spent = runs.cost(config)
+    if not timed:
+        return Pace(spent)
+    trial, seconds = Trial(config, dataset), []
+    for index in range(POSITIONS):
+        place = int((index + 0.5) * LENGTH / POSITIONS)
+        trial.run(place, lambda times: len(times) > 1)
+        times = trial.run(place + 1, lambda t: len(t) > MOST or (len(t) > 2 and t[-1] - t[0] > ENOUGH))
+        seconds.append(statistics.median(after - before for before, after in pairwise(times)))
+    return Pace(spent, statistics.fmean(seconds))
+
+
+class Trial:
+    """The training loop of a run that leaves nothing behind."""
+
+    def __init__(self, config: runs.TrainConfig, dataset: Dataset) -> None:
+        objective, dataset = runs.practice(config, dataset)
+        objective, device = objective.for_run(LENGTH), runs.device_of(config.device)
+        self.network = runs.build_network(config).to(device)
+        self.objective, self.device = objective, device
+        player = new_player(
+            self.network,
+            objective,
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            decays=config.ema,
+        )
+        self.state = State(player)
+        labeled = player.flow.num_classes is not None
+        self.data = dataset if labeled else replace(dataset, label=None, num_classes=None)
+        self.plan = Plan(LENGTH, config.batch, config.seed, config.lr, clip=config.clip, patience=LENGTH)
+        self.plan = replace(self.plan, log_every=LENGTH, sample_every=0, checkpoint_every=0)
+
+    def run(self, place: int, enough: Callable[[list[float]], bool]) -> list[float]:
+        """Train from step `place` on until there are enough readings of the clock; the first is the start."""
+        times = [self.now()]
+        self.state.step = place
+
+        def interrupted() -> bool:
+            times.append(self.now())
+            return enough(times)
+
+        events = Events(
+            log=lambda row: None, sample=lambda state: None, save=lambda state: None, interrupted=interrupted
+        )
+        fit(self.state, self.objective, self.data, self.plan, events)
+        return times
+
+    def now(self) -> float:
+        """Return the time, when all that was asked of the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()

@@ -1,0 +1,222 @@
+"""The comparison: every method with every seed as an ordinary run, on equal terms, and what they come to.
+
+    compare(Request(("all",), budget="3m", seeds=3), "runs/compare-digits")
+
+The folder of a study:
+
+    plan.json                           what was asked for and what follows from it, to the last step
+    runs/<method>-seed<k>/              ordinary run folders; outcome.json is there when a run is done
+    table.md  table.csv  table.json     mean and spread over seeds
+    samples.png                         a row for each method, a block for each number of evaluations
+    report.html                         everything on one page
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from flowleap import data as data_sets
+from flowleap.evaluation import same
+from flowleap.studies import page, picture, table
+from flowleap.studies.live import Board
+from flowleap.studies.lock import locked
+from flowleap.studies.outcome import OUTCOME, Outcome, Study, failure, keep, known, perform, place_of
+from flowleap.studies.plan import Plan, Request, Row, check_place, prepare, read
+from flowleap.training.interrupt import Interruption
+
+__all__ = ["Finished", "Stopped", "compare"]
+
+
+class Stopped(Exception):
+    """A signal ended the study early; the same request continues it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted; the same command continues where it stopped")
+        self.signal = number
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study whose runs are done: its plan, the outcome of each run, the rows of its table, what it wrote."""
+
+    out: Path
+    plan: Plan
+    outcomes: list[Outcome]
+    rows: list[dict[str, Any]]
+    files: list[Path]
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """The runs that failed."""
+        return [outcome for outcome in self.outcomes if outcome.failed]
+
+
+def compare(request: Request, out: str | Path, *, jobs: int = 1, console: Console | None = None) -> Finished:
+    """Carry out a study, or what is left of it, and write its table, picture and report.
+
+    Args:
+        jobs: how many runs are made at a time, each in a process of its own with its share of the cores.
+
+    Raises: ValueError, before any time is spent, for a budget that is too small, methods or data that are not
+        there, a folder that holds something else or another study, or one that another process writes to;
+        Stopped where a signal interrupted it.
+    """
+    out, console = Path(out), console or Console()
+    if jobs < 1:
+        raise ValueError(f"jobs={jobs}: at least one run at a time is needed")
+    check_place(out)
+    request.names()
+    dataset = data_sets.load(request.data)
+    created = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(out) as stale:
+            board = Board(console)
+            if stale is not None:
+                board.say(f"{stale} ended without a word; going on from what it left")
+            study = Study(out, prepare(request, out, dataset, board.say))
+            study.__dict__["dataset"] = dataset
+            board.introduce(study)
+            with board.showing(study, jobs):
+                (one_by_one if jobs == 1 else side_by_side)(study, board, jobs)
+            return finish(study, board)
+    finally:
+        if created and not (out / "plan.json").exists():
+            with suppress(OSError):  # nothing began: leave nothing behind
+                (out / ".lock").unlink()
+                out.rmdir()
+
+
+def left(study: Study) -> list[tuple[Row, int]]:
+    """Return the runs that are not done; those that failed and are to be tried again forget their failure."""
+    found = []
+    for row, seed in study.plan.runs():
+        outcome = known(study.out, row.method, seed)
+        if outcome is None or not outcome.final:
+            (place_of(study.out, row.method, seed) / OUTCOME).unlink(missing_ok=True)
+            found.append((row, seed))
+    return found
+
+
+def one_by_one(study: Study, board: Board, jobs: int) -> None:
+    """Make the runs in this process.
+
+    Raises: Stopped.
+    """
+    for row, seed in left(study):
+        board.begin(row, seed)
+        number = perform(study, row, seed, Console(quiet=True))
+        if number is not None:
+            raise Stopped(number)
+        board.end(row, seed)
+
+
+# ---------------------------------------------------------------- several at a time
+
+
+def side_by_side(study: Study, board: Board, jobs: int) -> None:
+    """Make the runs in processes of their own, `jobs` at a time; a signal is passed on to them, once.
+
+    Raises: Stopped.
+    """
+    waiting = left(study)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")
+    alive: dict[Any, tuple[Row, int]] = {}
+    with Interruption() as interruption:
+        try:
+            while alive or (waiting and not interruption()):
+                while waiting and len(alive) < jobs and not interruption():
+                    row, seed = waiting.pop(0)
+                    board.begin(row, seed)
+                    process = context.Process(target=apart, args=(str(study.out), row.method, seed, threads))
+                    process.start()
+                    alive[process] = (row, seed)
+                connection.wait([process.sentinel for process in alive], timeout=0.2)
+                if interruption():
+                    pass_on(alive)
+                for process in [process for process in alive if not process.is_alive()]:
+                    row, seed = alive.pop(process)
+                    settle(study, row, seed, process.exitcode, stopped=interruption())
+                    board.end(row, seed)
+        finally:
+            for process in alive:
+                process.kill()
+    if interruption.signal is not None:
+        raise Stopped(interruption.signal)
+
+
+def pass_on(alive: dict[Any, tuple[Row, int]]) -> None:
+    """Tell every process once to finish its step, save and leave."""
+    for process in alive:
+        if not getattr(process, "told", False):
+            process.told = True
+            process.terminate()
+
+
+def settle(study: Study, row: Row, seed: int, code: int | None, *, stopped: bool) -> None:
+    """Keep the failure of a process that ended without an outcome."""
+    if known(study.out, row.method, seed) is None and not stopped:
+        place = place_of(study.out, row.method, seed)
+        keep(place, failure(row, seed, place, f"its process ended with code {code}", again=True))
+
+
+def apart(out: str, method: str, seed: int, threads: int) -> None:
+    """Make one run in a process of its own, which ends when the one that started it does."""
+    if hasattr(os, "setsid"):
+        with suppress(OSError):  # Ctrl-C in the terminal reaches the parent alone, which passes it on once
+            os.setsid()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=leave_with, args=(parent.sentinel,), daemon=True).start()
+    torch.set_num_threads(threads)
+    plan = read(Path(out))
+    try:
+        number = perform(Study(Path(out), plan), plan.row(method), seed, Console(quiet=True))
+    except KeyboardInterrupt:
+        number = int(signal.SIGINT)
+    sys.exit(0 if number is None else 128 + number)
+
+
+def leave_with(sentinel: int) -> None:
+    """Wait for the parent to end, and end as well."""
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+# ---------------------------------------------------------------- the end
+
+
+def finish(study: Study, board: Board) -> Finished:
+    """Write table, picture and page of a study whose runs are done."""
+    found = [known(study.out, row.method, seed) for row, seed in study.plan.runs()]
+    outcomes = [outcome for outcome in found if outcome is not None]
+    measured = [row for outcome in outcomes for row in outcome.rows]
+    files: list[Path] = []
+    rows = table.aggregate(study.plan, outcomes)
+    if measured:
+        same(measured)
+    files += table.write(study.out, study.plan, outcomes, rows)
+    board.table(study.plan, outcomes, rows)
+    if measured:
+        with board.waiting("drawing samples and the report"):
+            drawn = picture.draw(study, outcomes)
+            files += [drawn] if drawn is not None else []
+            files.append(page.write(study, outcomes, rows))
+    for outcome in outcomes:
+        if outcome.failed:
+            board.say(f"{outcome.method} seed {outcome.seed} failed: {outcome.reason}")
+    board.say(f"done: {', '.join(str(path) for path in files)}")
+    return Finished(study.out, study.plan, outcomes, rows, files)

@@ -1,0 +1,206 @@
+"""One run of a study: trained where it stopped, measured, and its outcome kept in the folder of the run."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flowleap import data as data_sets
+from flowleap import evaluation, runs
+from flowleap.data import Dataset
+from flowleap.files import replace_file
+from flowleap.studies.plan import Plan, Row
+from flowleap.training.report import write_table
+
+__all__ = [
+    "OUTCOME",
+    "Outcome",
+    "Progress",
+    "Study",
+    "failure",
+    "keep",
+    "known",
+    "perform",
+    "place_of",
+    "progress",
+]
+
+OUTCOME = "outcome.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of a study ended.
+
+    Args:
+        method, seed: which run it is.
+        reason: why it failed, None where it did not.
+        again: whether a failed run is tried again when the study is continued; not one that diverged, which it
+            would do again.
+        seconds: of training, of all phases.
+        forward_equivalents: of training, of all phases.
+        rows: what was measured, as `evaluation.evaluate` returns it.
+    """
+
+    method: str
+    seed: int
+    reason: str | None = None
+    again: bool = False
+    seconds: float = 0.0
+    forward_equivalents: float = 0.0
+    rows: Sequence[Mapping[str, Any]] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is nothing measured."""
+        return self.reason is not None
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing is left to be done for this run."""
+        return not (self.failed and self.again)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A plan and the folder it is carried out in; what is costly is read once, and only if it is needed."""
+
+    out: Path
+    plan: Plan
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data of all runs."""
+        return data_sets.load(self.plan.request.data)
+
+    @cached_property
+    def ruler(self) -> evaluation.Reference:
+        """What all samples are held against."""
+        features = self.plan.rows[0].configured(0).features
+        held = data_sets.held_out(self.dataset) or self.dataset
+        return evaluation.reference(held, evaluation.named(features, held))
+
+
+def place_of(out: Path, method: str, seed: int) -> Path:
+    """Return the folder of a run."""
+    return out / "runs" / f"{method}-seed{seed}"
+
+
+def known(out: Path, method: str, seed: int) -> Outcome | None:
+    """Return the outcome of a run that is done; None where there is none yet, or not a whole one."""
+    path = place_of(out, method, seed) / OUTCOME
+    try:
+        return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: the steps of all its phases that are logged, the pairs that are made, and their seconds."""
+
+    steps: int = 0
+    pairs: int = 0
+    seconds: float = 0.0
+
+    def spent(self, row: Row) -> float:
+        """Return the forward-equivalents so far."""
+        trained = row.forward_equivalents * row.images * min(1.0, self.steps / row.steps)
+        return trained + (row.once * min(1.0, self.pairs / row.pairs) if row.pairs else 0.0)
+
+
+def progress(place: Path) -> Progress:
+    """Return how far the run in a folder is, with a teacher of its own and the pairs that it makes."""
+    steps, seconds = 0, 0.0
+    for folder in (place / runs.TEACHER, place):
+        if rows := _lines(folder / "metrics.jsonl"):
+            steps, seconds = steps + int(rows[-1]["step"]), seconds + float(rows[-1]["seconds"])
+    try:
+        index = json.loads((place / runs.PAIRS / "index.json").read_text(encoding="utf-8"))
+        pairs = min(index["count"], index["shard"] * len(index["checksums"]))
+        return Progress(steps, pairs, seconds + float(index["seconds"]))
+    except (OSError, ValueError, KeyError):
+        return Progress(steps, 0, seconds)
+
+
+def perform(study: Study, row: Row, seed: int, console: Console) -> int | None:
+    """Train and measure one run, or what is left of it, and keep its outcome.
+
+    Returns: the number of the signal that interrupted it; None where the outcome is there.
+    """
+    place = place_of(study.out, row.method, seed)
+    try:
+        signal = train(study, row, seed, console)
+        if signal is not None:
+            return signal
+        outcome = measured(study, row, seed)
+    except runs.Diverged as error:
+        outcome = failure(row, seed, place, f"diverged: {error}", again=False)
+    except Exception as error:  # whatever it is, the other runs go on
+        outcome = failure(row, seed, place, f"{type(error).__name__}: {error}", again=True)
+    keep(place, outcome)
+    return None
+
+
+def keep(place: Path, outcome: Outcome) -> None:
+    """Write the outcome of a run into its folder: from then on it is done."""
+    place.mkdir(parents=True, exist_ok=True)
+    replace_file(place / OUTCOME, json.dumps(asdict(outcome), indent=2) + "\n")
+
+
+def train(study: Study, row: Row, seed: int, console: Console) -> int | None:
+    """Train a run to its end, from its last checkpoint where there is one; return the signal that interrupted it."""
+    place = place_of(study.out, row.method, seed)
+    begun = (place / "config.json").is_file()
+    if not begun and place.is_dir():
+        for leftover in place.glob(".*.writing"):
+            leftover.unlink()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    config = row.configured(seed)
+    result = runs.train(config, place, resume=begun, dataset=study.dataset, console=console)
+    return result.signal
+
+
+def measured(study: Study, row: Row, seed: int) -> Outcome:
+    """Measure a trained run at all numbers of steps, leave its table in its folder, and return its outcome."""
+    request, place = study.plan.request, place_of(study.out, row.method, seed)
+    run = runs.load_run(place, device=request.device)
+    with warnings.catch_warnings():  # the table puts what a method is not made for in parentheses
+        warnings.simplefilter("ignore", UserWarning)
+        rows = evaluation.evaluate(
+            run.flow,
+            run.objective,
+            study.dataset,
+            steps=request.steps,
+            num=request.num,
+            weights=run.weights,
+            ruler=study.ruler,
+        )
+    for one in rows:
+        one["intended"] = not run.objective.advice(one["steps"])
+    if not (place / "table.json").exists():
+        write_table(place, rows, evaluation.report.notes(rows))
+    seconds = progress(place).seconds
+    return Outcome(row.method, seed, seconds=seconds, forward_equivalents=row.total, rows=rows)
+
+
+def failure(row: Row, seed: int, place: Path, reason: str, *, again: bool) -> Outcome:
+    """Return the outcome of a run that failed, with what it spent until then."""
+    done = progress(place)
+    return Outcome(row.method, seed, " ".join(reason.split()), again, done.seconds, done.spent(row))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a log; a line that is being written is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]

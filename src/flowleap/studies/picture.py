@@ -1,0 +1,138 @@
+"""The picture of a study: a row for each method, a block for each number of evaluations, all from the same noise."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from flowleap import evaluation, pictures, runs
+from flowleap.data import Dataset
+from flowleap.studies.outcome import Outcome, Study, place_of
+
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
+
+__all__ = ["NAME", "assembled", "cloud", "draw", "drawable"]
+
+NAME = "samples.png"
+IMAGES = 10
+POINTS = 1500
+SIDE = 160  # pixels of a cloud of points
+CELL = 32
+SPACE = 24
+
+
+def drawable(dataset: Dataset) -> bool:
+    """Whether samples can be shown: images of one or three channels, or points in the plane."""
+    if dataset.kind == "image":
+        return len(dataset.shape) == 3 and dataset.shape[0] in (1, 3)
+    return dataset.shape == (2,)
+
+
+def draw(study: Study, outcomes: Sequence[Outcome]) -> Path | None:
+    """Draw samples of the first measured seed of every method; None where they cannot be shown."""
+    dataset = study.dataset
+    if not drawable(dataset):
+        return None
+    rows: dict[str, list[Tensor | None]] = {}
+    marks: dict[str, list[bool]] = {}
+    for row in study.plan.rows:
+        seeds = [o.seed for o in outcomes if o.method == row.method and not o.failed]
+        if seeds:
+            run = runs.load_run(place_of(study.out, row.method, seeds[0]), device=study.plan.request.device)
+            rows[row.method] = [sampled(run, steps) for steps in study.plan.request.steps]
+            marks[row.method] = [not run.objective.advice(steps) for steps in study.plan.request.steps]
+    titles = [pictures.evaluations(steps) for steps in study.plan.request.steps]
+    real = _real(dataset)
+    return pictures.save(assembled(titles, rows, marks, real), study.out / NAME)
+
+
+def sampled(run: runs.Run, steps: int) -> Tensor | None:
+    """Return samples of a run, always from the same noise; None where they are not finite."""
+    num = IMAGES if run.kind == "image" else POINTS
+    try:
+        with warnings.catch_warnings():  # the titles say which budgets were not trained for
+            warnings.simplefilter("ignore", UserWarning)
+            return evaluation.generate(
+                run.flow,
+                run.objective,
+                run.shape,
+                num,
+                label=evaluation.cycle(num, run.num_classes),
+                steps=steps,
+                bounds=(-1.0, 1.0) if run.kind == "image" else None,
+            )
+    except evaluation.NotFinite:
+        return None
+
+
+def _real(dataset: Dataset) -> Tensor:
+    if dataset.kind != "image" or dataset.label is None or not dataset.num_classes:
+        return dataset.x[: POINTS if dataset.kind == "points" else IMAGES]
+    taken = []
+    for index in range(IMAGES):
+        members = (dataset.label == index % dataset.num_classes).nonzero().flatten()
+        if len(members):
+            taken.append(dataset.x[members[(index // dataset.num_classes) % len(members)]])
+    return torch.stack(taken)
+
+
+def cloud(points: Tensor, real: Tensor) -> Tensor:
+    """Return points in the plane as one image, dark where there are many, in the frame of the real ones.
+
+    Shapes: points (n, 2), real (m, 2) -> (1, 1, side, side) in [−1, 1].
+    """
+    center = real.mean(dim=0)
+    reach = 1.25 * float((real - center).abs().max()) + 1e-6
+    place = ((points - center) / reach + 1.0) * (SIDE / 2)
+    inside = ((place >= 0) & (place < SIDE)).all(dim=1)
+    column, line = place[inside].long().unbind(1)
+    counts = torch.zeros(SIDE, SIDE).index_put(
+        (SIDE - 1 - line, column), torch.ones(len(line)), accumulate=True
+    )
+    blurred = torch.nn.functional.avg_pool2d(counts[None, None], 3, 1, 1) * 9
+    return 1.0 - 2.0 * (blurred / 3.0).clamp(max=1.0)
+
+
+def assembled(
+    titles: Sequence[str],
+    rows: dict[str, list[Tensor | None]],
+    marks: dict[str, list[bool]],
+    real: Tensor,
+) -> PillowImage.Image:
+    """Put the samples of all methods side by side, with real data below; parentheses as in the table."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font, small = ImageFont.load_default(size=20), ImageFont.load_default(size=15)
+    reference = _block(real, real)
+    wide, high = reference.size
+    margin = max(int(font.getlength(name)) for name in [*rows, "real data"]) + 2 * SPACE
+    size = (margin + len(titles) * (wide + SPACE), 2 * SPACE + 20 + (len(rows) + 1) * (high + SPACE))
+    canvas = Image.new("RGB", size, pictures.PAPER)
+    pen = ImageDraw.Draw(canvas)
+    for column, title in enumerate(titles):
+        pen.text((margin + column * (wide + SPACE), SPACE // 2), title, fill=pictures.INK, font=font)
+    lines: list[tuple[str, list[Tensor | None]]] = [*rows.items(), ("real data", [real])]
+    for index, (name, blocks) in enumerate(lines):
+        top = SPACE + 20 + index * (high + SPACE)
+        pen.text((SPACE, top + high // 2 - 12), name, fill=pictures.INK, font=font)
+        for column, samples in enumerate(blocks):
+            left = margin + column * (wide + SPACE)
+            if samples is None:
+                pen.text((left, top + high // 2 - 9), "not finite", fill=pictures.FAINT, font=small)
+                continue
+            canvas.paste(_block(samples, real), (left, top))
+            if name in marks and not marks[name][column]:
+                pen.text((left, top + high + 1), "(not meant for this)", fill=pictures.FAINT, font=small)
+    return canvas
+
+
+def _block(samples: Tensor, real: Tensor) -> PillowImage.Image:
+    if samples.ndim == 2:
+        return pictures.grid(cloud(samples, real), 1, cell=SIDE, gutter=1)
+    return pictures.grid(samples, columns=5, cell=CELL, gutter=3)

@@ -1,0 +1,402 @@
+"""The plan of a study: what was asked for, and what follows from it, resolved once and kept in plan.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from flowleap import data as data_sets
+from flowleap import evaluation, methods, runs
+from flowleap.data import Dataset
+from flowleap.files import replace_file
+from flowleap.neighbors import neighbors
+from flowleap.studies.budget import Budget, Pace, parse, rehearse
+from flowleap.studies.lock import LOCK
+
+__all__ = ["EQUAL", "TABLE", "Plan", "Request", "Row", "check_place", "prepare", "read", "resolve"]
+
+TABLE = (
+    "progressive-distillation",
+    "consistency-distillation",
+    "reflow",
+    "diffusion",
+    "flow-matching",
+    "consistency-training",
+    "live-reflow",
+    "shortcut",
+)
+"""The eight rows of the comparison of Frans et al. 2024 (arXiv 2410.12557), in its order."""
+VARIANTS = {
+    "consistency_training": "table1",
+    "consistency_distillation": "table1",
+    "progressive_distillation": "table1",
+    "live_reflow": "table1",
+    "diffusion": "ours",
+    "reflow": "ours",
+    "shortcut": "paper",
+}
+"""Which of several definitions a name stands for, where the name does not say it: "table1" is the baseline of that
+table as its code has it, "ours" what neither article nor code defines."""
+REFERENCE = "flow-matching"
+EQUAL = ("steps", "flops", "time")
+LEAST = 7
+"""Steps that a phase needs at least: level schedules have seven stages."""
+MOST_FOR_PAIRS = 1 / 3
+"""The share of equal forward-equivalents that making pairs may take."""
+FORMAT = 1
+Say = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a study was asked for; the same request continues it, another one is refused.
+
+    Args:
+        methods: names of methods, "all" for `TABLE`.
+        data: the name of the data set.
+        budget: what each run may spend on training, see `budget.parse`; both phases of a method with a teacher.
+        equal: what all rows have alike: "steps", "flops" (forward-equivalents) or "time"; None for time where the
+            budget is a time, else steps. A budget in another coin than that is what flow matching makes of it.
+        seeds: how many runs there are of each method, of the seeds 0, 1, ….
+        steps: the numbers of steps that are evaluated.
+        num: samples behind each number.
+        network, batch, device, settings: as `runs.configure` takes them, the same for all rows.
+
+    Raises: ValueError for what cannot be meant.
+    """
+
+    methods: tuple[str, ...]
+    data: str = "digits"
+    budget: str = "3m"
+    equal: str | None = None
+    seeds: int = 3
+    steps: tuple[int, ...] = (128, 4, 1)
+    num: int = 1000
+    network: str | None = None
+    batch: int | None = None
+    device: str = "auto"
+    settings: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        parse(self.budget)
+        if self.equal is not None and self.equal not in EQUAL:
+            raise ValueError(f"equal={self.equal!r}{neighbors(self.equal, EQUAL)}")
+        if self.seeds < 1:
+            raise ValueError(f"seeds={self.seeds}: at least one run of each method is needed")
+        if not self.steps or min(self.steps) < 1 or len(set(self.steps)) < len(self.steps):
+            raise ValueError(
+                f"steps to evaluate {self.steps}: different whole numbers from 1 up are expected"
+            )
+        if self.num < 1:
+            raise ValueError(f"num={self.num}: at least one sample is needed")
+
+    def names(self) -> tuple[str, ...]:
+        """Return the methods, with hyphens, each once.
+
+        Raises: ValueError for none at all, a name that is unknown, with its neighbors, or one that comes twice.
+        """
+        asked = TABLE if tuple(self.methods) == ("all",) else self.methods
+        keys = [runs.method_name(name) for name in asked]
+        for key in keys:
+            try:
+                methods.get(key)
+            except ValueError:
+                known = [name.replace("_", "-") for name in methods.names()]
+                raise ValueError(
+                    f"unknown method {key.replace('_', '-')!r}{neighbors(key.replace('_', '-'), [*known, 'all'])}"
+                ) from None
+        twice = {key for key in keys if keys.count(key) > 1}
+        if twice or not keys:
+            what = f"{', '.join(sorted(twice))} twice" if twice else "no method"
+            raise ValueError(f"{what} in a comparison: name each method once, or all".replace("_", "-"))
+        return tuple(key.replace("_", "-") for key in keys)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a study.
+
+    Args:
+        method: its name, with hyphens.
+        variant: which definition of the method this is.
+        config: the config of its run with seed 0, resolved.
+        steps: of a run, of all phases together.
+        phases: 2 where the method trains its own teacher first, with half of the steps, else 1.
+        images: of a run: steps × batch.
+        forward_equivalents: of one step per image of the batch, the mean over the phases.
+        seconds_per_step: as measured before the study, None where that was not needed.
+        pairs: how many pairs of noise and sample the teacher makes between the phases.
+        once: the forward-equivalents that making them takes.
+    """
+
+    method: str
+    variant: str
+    config: dict[str, Any]
+    steps: int
+    phases: int
+    images: int
+    forward_equivalents: float
+    seconds_per_step: float | None = None
+    pairs: int = 0
+    once: float = 0.0
+
+    def configured(self, seed: int) -> runs.TrainConfig:
+        """Return the config of the run with a seed."""
+        return replace(runs.from_dict(self.config), seed=seed)
+
+    @property
+    def total(self) -> float:
+        """Forward-equivalents of a whole run."""
+        return self.forward_equivalents * self.images + self.once
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study, resolved to its last step: nothing about it is decided later."""
+
+    request: Request
+    equal: str
+    rows: tuple[Row, ...]
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the runs of each method."""
+        return range(self.request.seeds)
+
+    def row(self, method: str) -> Row:
+        """Return the row of a method."""
+        return next(row for row in self.rows if row.method == method)
+
+    def runs(self) -> list[tuple[Row, int]]:
+        """Return all runs, in the order in which they are made: seed by seed, so that a table is there early."""
+        return [(row, seed) for seed in self.seeds for row in self.rows]
+
+
+# ---------------------------------------------------------------- making a plan
+
+
+def resolve(request: Request, dataset: Dataset, say: Say = silent) -> Plan:
+    """Return the plan of a request; measures what its steps cost, touching no file.
+
+    Raises: ValueError for what does not fit the data, or a budget that is too small.
+    """
+    budget = parse(request.budget)
+    equal = request.equal or ("time" if budget.unit == "seconds" else "steps")
+    configs = {name: configured(request, name) for name in request.names()}
+    distinct(configs)
+    first = next(iter(configs.values()))
+    ruler = evaluation.reference(dataset, evaluation.named(first.features, dataset))
+    evaluation.enough(request.num, ruler)
+    timed = equal == "time" or budget.unit == "seconds"
+    plain = configured(request, REFERENCE)
+    paces: dict[str, Pace] = {}
+    for name, config in {REFERENCE: plain, **configs}.items():
+        say(f"{'timing' if timed else 'counting'} the steps of {name}")
+        paces[name] = rehearse(config, dataset, timed=timed)
+    allowed = spend(budget, equal, paces[REFERENCE], plain.batch)
+    size = len(dataset)
+    rows = [row_of(request, equal, allowed, name, config, paces, size) for name, config in configs.items()]
+    return Plan(request, equal, tuple(rows))
+
+
+def configured(request: Request, name: str) -> runs.TrainConfig:
+    """Return the config of a method, but for its steps: quality is measured by the study, so not by its runs."""
+    return runs.configure(
+        name,
+        request.data,
+        network=request.network,
+        settings=request.settings,
+        batch=request.batch,
+        device=request.device,
+        eval_num=0,
+        sample_every=0,
+        watch_share=0.0,
+    )
+
+
+def distinct(configs: Mapping[str, runs.TrainConfig]) -> None:
+    """Refuse two names of one method.
+
+    Raises: ValueError.
+    """
+    seen: dict[str, str] = {}
+    for name, config in configs.items():
+        text = json.dumps(config.objective, sort_keys=True)
+        if text in seen:
+            raise ValueError(f"{seen[text]} and {name} are the same method: leave one of them out")
+        seen[text] = name
+
+
+def spend(budget: Budget, equal: str, reference: Pace, batch: int) -> float:
+    """Return what each run may spend, in the coin that is equal: steps, forward-equivalents or seconds."""
+    if budget.unit == "seconds" and equal == "time":
+        return budget.amount
+    if budget.unit == "seconds":
+        assert reference.seconds is not None
+        steps = budget.amount / reference.seconds
+    else:
+        steps = budget.steps(batch)
+    if equal == "steps":
+        return steps
+    if equal == "flops":
+        return steps * batch * reference.forward_equivalents
+    assert reference.seconds is not None
+    return steps * reference.seconds
+
+
+def row_of(
+    request: Request,
+    equal: str,
+    allowed: float,
+    name: str,
+    config: runs.TrainConfig,
+    paces: Mapping[str, Pace],
+    rows: int,
+) -> Row:
+    """Return the row of a method: as many whole steps as its budget allows.
+
+    Pairs that a teacher makes between the phases are no training: they count where forward-equivalents are equal.
+
+    Raises: ValueError where these are too few.
+    """
+    own = runs.own_teacher(config)
+    parts = [paces[REFERENCE], paces[name]] if own else [paces[name]]
+    timed = [pace.seconds for pace in parts if pace.seconds is not None]
+    seconds = sum(timed) / len(parts) if timed else None
+    counted = sum(pace.forward_equivalents for pace in parts) / len(parts) * config.batch
+    price = {"steps": 1.0, "flops": counted, "time": seconds or 0.0}[equal]
+    config = replace(config, steps=whole(allowed / price, len(parts)))
+    if equal == "flops" and (pairs := bill_of(config, rows, runs.PAIRS)) is not None:
+        most = max(1, int(min(pairs.forward_equivalents, allowed * MOST_FOR_PAIRS) / pairs.per_image))
+        steps = whole((allowed - most * pairs.per_image) / price, len(parts))
+        config = replace(
+            config, steps=steps, pairs=min(most, runs.length(replace(config, steps=steps)) * config.batch)
+        )
+    if config.steps < LEAST * len(parts) or allowed < price * LEAST * len(parts):
+        phases = f" in {len(parts)} phases" if own else ""
+        raise ValueError(
+            f"a budget of {request.budget} is {int(allowed / price + 1e-9)} steps of {name}{phases}, too few to "
+            f"evaluate: at least {LEAST * len(parts)} are needed, give a larger --budget"
+        )
+    every = max(1, min(config.checkpoint_every, -(-config.steps // 8)))
+    config = replace(config, checkpoint_every=every, log_every=min(config.log_every, every))
+    return billed(name, config, rows, seconds)
+
+
+def whole(steps: float, phases: int) -> int:
+    """Return so many whole steps that all phases have as many, and at least one."""
+    return max(1, int(steps + 1e-9) // phases) * phases
+
+
+def bill_of(config: runs.TrainConfig, rows: int, phase: str) -> runs.Bill | None:
+    """Return what a phase of a run costs; None where it has no such phase."""
+    return next((bill for bill in runs.bill(config, rows) if bill.phase == phase), None)
+
+
+def billed(name: str, config: runs.TrainConfig, rows: int, seconds: float | None) -> Row:
+    """Return the row of a method with what its phases cost."""
+    bills = runs.bill(config, rows)
+    training = [bill for bill in bills if bill.phase != runs.PAIRS]
+    pairs = [bill for bill in bills if bill.phase == runs.PAIRS]
+    images = sum(bill.images for bill in training)
+    return Row(
+        method=name,
+        variant=variant(runs.method_name(name)),
+        config=runs.to_dict(config),
+        steps=config.steps,
+        phases=len(training),
+        images=images,
+        forward_equivalents=sum(bill.forward_equivalents for bill in training) / images,
+        seconds_per_step=seconds,
+        pairs=sum(bill.images for bill in pairs),
+        once=sum(bill.forward_equivalents for bill in pairs),
+    )
+
+
+def variant(key: str) -> str:
+    """Return which definition of a method a name stands for: "paper", "repo", "table1", "ours"."""
+    for known in ("paper", "repo", "table1"):
+        if key.endswith(f"_{known}"):
+            return known
+    return VARIANTS.get(key, "paper")
+
+
+# ---------------------------------------------------------------- keeping it
+
+
+def prepare(request: Request, out: Path, dataset: Dataset | None = None, say: Say = silent) -> Plan:
+    """Return the plan of the study in a folder: the one that is kept there, or a new one, which is written.
+
+    Raises: ValueError for a folder that holds something else or another study, and as `resolve`.
+    """
+    if (out / PLAN).is_file():
+        plan = read(out)
+        compatible(plan.request, request, out)
+        return plan
+    check_place(out)
+    plan = resolve(request, dataset or data_sets.load(request.data), say)
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(out / PLAN, json.dumps({"format": FORMAT, **asdict(plan)}, indent=2) + "\n")
+    return plan
+
+
+PLAN = "plan.json"
+OWN = {PLAN, f".{PLAN}.writing", LOCK}
+
+
+def check_place(out: Path) -> None:
+    """Refuse a place that holds anything but a study.
+
+    Raises: ValueError.
+    """
+    if (out / PLAN).is_file() or not out.exists():
+        return
+    if not out.is_dir() or any(path.name not in OWN for path in out.iterdir()):
+        raise ValueError(
+            f"{out} is there but holds no comparison (no {PLAN}): name a new or an empty folder with --out"
+        )
+
+
+def read(out: Path) -> Plan:
+    """Return the plan that is kept in a folder.
+
+    Raises: ValueError where it cannot be read.
+    """
+    path = out / PLAN
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']} of another version of flowleap, expected {FORMAT}")
+        request = Request(**{name: _frozen(value) for name, value in content["request"].items()})
+        return Plan(request, content["equal"], tuple(Row(**row) for row in content["rows"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: truncated, or not the plan of a comparison ({error})") from error
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def compatible(stored: Request, asked: Request, out: Path) -> None:
+    """Refuse to continue a study as another one.
+
+    Raises: ValueError naming what differs.
+    """
+    names = stored.names() == asked.names()
+    changed = [f.name for f in fields(Request) if getattr(stored, f.name) != getattr(asked, f.name)]
+    changed = [name for name in changed if name != "device" and not (name == "methods" and names)]
+    if changed:
+        told = "; ".join(f"{name} is {_told(stored, name)}, not {_told(asked, name)}" for name in changed)
+        raise ValueError(f"{out} holds another comparison: {told}. Name another --out, or ask for the same")
+
+
+def _told(request: Request, name: str) -> str:
+    value = getattr(request, name)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

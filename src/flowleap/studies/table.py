@@ -1,0 +1,320 @@
+"""The table of a study: mean ± standard deviation over seeds, and what a reader of it must know."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from flowleap.evaluation.protocol import MEASURED, same
+from flowleap.evaluation.report import MEMORIZED
+from flowleap.files import replace_file
+from flowleap.studies.budget import parse
+from flowleap.studies.outcome import Outcome
+from flowleap.studies.plan import REFERENCE, Plan, Row
+
+__all__ = ["aggregate", "cell", "coined", "command", "markdown", "notes", "number", "shared", "write"]
+
+COLUMNS = (
+    "method",
+    "nfe",
+    "features",
+    "distance_mean",
+    "distance_std",
+    "agreement_mean",
+    "seconds",
+    "forward_equivalents",
+    "intended",
+    "steps",
+    "agreement_std",
+    "kernel_distance_mean",
+    "kernel_distance_std",
+    "nearest_ratio_mean",
+    "sampling_seconds",
+    "training_steps",
+    "phases",
+    "images",
+    "variant",
+    "seeds",
+    "failed",
+    "reason",
+    "metric",
+    "floor",
+    "judge",
+    "protocol",
+)
+"""What every row of table.json and table.csv holds."""
+
+
+def aggregate(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Return one row for each method and number of evaluations, over the seeds that were measured.
+
+    `seconds` and `forward_equivalents` are those of training one run, both phases together, the mean over seeds;
+    the standard deviation is that of a sample, None for a single seed.
+
+    Raises: ValueError where numbers were measured by different protocols.
+    """
+    ruler = shared(outcomes)
+    found = []
+    for row in plan.rows:
+        own = [outcome for outcome in outcomes if outcome.method == row.method]
+        for steps in plan.request.steps:
+            found.append(_row(row, steps, own, ruler))
+    return found
+
+
+def shared(outcomes: Sequence[Outcome]) -> str | None:
+    """Return the ruler by which everything was measured, None where nothing was.
+
+    Raises: ValueError where there are several.
+    """
+    measured = [row for outcome in outcomes for row in outcome.rows]
+    return same(measured) if measured else None
+
+
+def _row(row: Row, steps: int, outcomes: Sequence[Outcome], ruler: str | None) -> dict[str, Any]:
+    pairs = [(o, one) for o in outcomes for one in o.rows if one["steps"] == steps]
+    measured = [one for _, one in pairs]
+    first: Mapping[str, Any] = measured[0] if measured else {}
+    seeds = [o.seed for o, one in pairs if _finite(one["distance"])]
+    reasons = [o.reason for o in outcomes if o.reason is not None]
+    lost = [o.seed for o, one in pairs if not _finite(one["distance"])]
+    reasons += [f"samples of seed {seed} at {steps} steps are not finite" for seed in lost]
+    mean, deviation = spread(one["distance"] for one in measured)
+    agreement, scatter = spread(one["agreement"] for one in measured)
+    kernel, wide = spread(one["kernel_distance"] for one in measured)
+    return {
+        "method": row.method,
+        "nfe": first.get("nfe", steps),
+        "features": first.get("features"),
+        "distance_mean": mean,
+        "distance_std": deviation,
+        "agreement_mean": agreement,
+        "seconds": spread(o.seconds for o in outcomes)[0],
+        "forward_equivalents": spread(o.forward_equivalents for o in outcomes)[0],
+        "intended": first.get("intended"),
+        "steps": steps,
+        "agreement_std": scatter,
+        "kernel_distance_mean": kernel,
+        "kernel_distance_std": wide,
+        "nearest_ratio_mean": spread(one["nearest_ratio"] for one in measured)[0],
+        "sampling_seconds": spread(one["seconds"] for one in measured)[0],
+        "training_steps": row.steps,
+        "phases": row.phases,
+        "images": row.images,
+        "variant": row.variant,
+        "seeds": seeds,
+        "failed": sorted({*(o.seed for o in outcomes if o.failed), *lost}),
+        "reason": "; ".join(dict.fromkeys(reasons)) or None,
+        "metric": first.get("metric"),
+        "floor": first.get("floor"),
+        "judge": first.get("judge"),
+        "protocol": ruler,
+    }
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def spread(values: Iterable[Any]) -> tuple[float | None, float | None]:
+    """Return mean and standard deviation of the finite values; None where there are none, or one.
+
+    >>> spread([1.0, None, 3.0]), spread([2.0]), spread([])
+    ((2.0, 1.4142135623730951), (2.0, None), (None, None))
+    """
+    finite = [float(value) for value in values if _finite(value)]
+    if not finite:
+        return None, None
+    return fmean(finite), stdev(finite) if len(finite) > 1 else None
+
+
+# ---------------------------------------------------------------- in words
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a number with some significant digits, never with an exponent.
+
+    >>> number(0.31642), number(12.3456), number(1234.5)
+    ('0.316', '12.3', '1234')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{places}f}"
+
+
+def cell(row: Mapping[str, Any], name: str = "distance") -> str:
+    """Return mean ± standard deviation of a row, in parentheses outside the intended regime; – where it failed."""
+    mean, deviation = row[f"{name}_mean"], row.get(f"{name}_std")
+    if mean is None:
+        return "–"
+    text = number(mean) if deviation is None else f"{number(mean)} ± {number(deviation, 2)}"
+    return text if row["intended"] else f"({text})"
+
+
+def coined(value: float | None) -> str:
+    """Return a large count for the eye.
+
+    >>> coined(1_234_567.0), coined(999.0), coined(None)
+    ('1.23 M', '999', '–')
+    """
+    if value is None:
+        return "–"
+    for size, mark in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{number(value / size)} {mark}"
+    return f"{value:.0f}"
+
+
+def command(plan: Plan) -> str:
+    """Return the command that makes a study, without its folder."""
+    request = plan.request
+    words = ["flowleap compare", f"--methods {','.join(request.methods)}", f"--data {request.data}"]
+    words += [f"--budget {request.budget}", f"--seeds {request.seeds}", f"--equal {plan.equal}"]
+    words += [f"--steps-to-evaluate {','.join(map(str, request.steps))}", f"--num {request.num}"]
+    words += [f"--network {request.network}"] if request.network else []
+    words += [f"--batch {request.batch}"] if request.batch else []
+    words += [f"--set {name}={value}" for name, value in request.settings]
+    return " ".join(words)
+
+
+def lines(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the titles and one line for each method, as the eye wants them."""
+    budgets = plan.request.steps
+    judged = any(row["agreement_mean"] is not None for row in rows)
+    metric = next((row["metric"] for row in rows if row["metric"]), "distance")
+    titles = ["method", *(f"{metric} at {steps}" for steps in budgets)]
+    titles += [f"agreement at {steps}" for steps in budgets] if judged else []
+    made = [[*titles, "steps", "forward-equivalents", "seconds"]]
+    for row in plan.rows:
+        own = [one for one in rows if one["method"] == row.method]
+        line = [row.method, *(cell(one) for one in own)]
+        line += [cell(one, "agreement") for one in own] if judged else []
+        split = f"{row.steps // 2} + {row.steps - row.steps // 2}" if row.phases == 2 else str(row.steps)
+        seconds = own[0]["seconds"]
+        spent = "–" if seconds is None else number(seconds)
+        made.append([*line, split, coined(own[0]["forward_equivalents"]), spent])
+    return made
+
+
+def markdown(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table and what must be known of it as Markdown."""
+    titles, *body = lines(plan, rows)
+    drawn = [titles, ["---", *("---:" for _ in titles[1:])], *body]
+    text = ["| " + " | ".join(line) + " |" for line in drawn]
+    request = plan.request
+    head = f"# {len(plan.rows)} training objectives on {request.data}, {request.budget} a run"
+    return "\n".join([head, "", *text, "", *(f"- {note}" for note in notes(plan, outcomes, rows))]) + "\n"
+
+
+def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the numbers are, on which terms they were made, and what went wrong."""
+    seeds = plan.request.seeds
+    config = plan.rows[0].configured(0)
+    network = {key: config.network.get(key) for key in ("kind", "patch", "width", "depth", "heads")}
+    shape = ", ".join(f"{key} {value}" for key, value in network.items() if value is not None)
+    over = f"mean ± standard deviation over seeds 0 to {seeds - 1}" if seeds > 1 else "a single seed, 0"
+    found = [
+        f"{over}; in parentheses: outside the regime that an objective is meant for",
+        f"equal {plan.equal}: {_terms(plan)}; the same initial weights and the same data order for all "
+        f"methods{_exceptions(plan)}",
+        f"network: {shape}; batches of {config.batch}; averaged weights are judged (decay {config.ema[0]})",
+    ]
+    two = [row.method for row in plan.rows if row.phases == 2]
+    if two:
+        found.append(
+            f"two phases, teacher and student, with half of the steps each: {', '.join(two)}; their cost and "
+            "seconds are those of both"
+        )
+    for row in (row for row in plan.rows if row.pairs):
+        counted = "counted in its budget" if plan.equal == "flops" else "not counted in its budget"
+        found.append(
+            f"between its phases the teacher of {row.method} makes {row.pairs:,} pairs, {coined(row.once)} "
+            f"forward-equivalents, shown in its cost and {counted}"
+        )
+    found.append(
+        "forward-equivalents: rows through the network in the training of one run, 3 where it is trained through; "
+        "seconds: of that training (and of making the pairs), on one machine"
+    )
+    found.append("variants: " + ", ".join(f"{row.method} {row.variant}" for row in plan.rows))
+    measured = [row for row in rows if row["protocol"]]
+    if measured:
+        first = measured[0]
+        if first["floor"] is not None:
+            judged = (
+                "" if first["judge"] is None else f", and its judge scores {number(first['judge'])} on it"
+            )
+            found.append(f"two halves of the real data are {number(first['floor'])} apart{judged}")
+        ratios = [row["nearest_ratio_mean"] for row in measured if row["nearest_ratio_mean"] is not None]
+        if ratios and min(ratios) < MEMORIZED:
+            found.append(
+                f"warning: a nearest ratio below {MEMORIZED}: closer to the training data than real data"
+            )
+        guided = dict.fromkeys(str(one["guidance"]) for o in outcomes for one in o.rows)
+        found.append(f"guidance: {', '.join(guided)}; protocol: {first['protocol']}{MEASURED}ema")
+    found += [f"FAILED: {o.method} seed {o.seed}: {o.reason}" for o in outcomes if o.failed]
+    found += [
+        f"NOT FINITE: {row['method']} at {row['steps']} steps: {row['reason']}"
+        for row in rows
+        if row["reason"]
+        and "not finite" in row["reason"]
+        and not all(o.failed for o in outcomes if o.method == row["method"])
+    ]
+    return [*found, f"made by: {command(plan)}"]
+
+
+def _exceptions(plan: Plan) -> str:
+    """Name the methods that have a network or batches of their own."""
+    usual = plan.rows[0].config
+    counted = [json.dumps(row.config["network"], sort_keys=True) for row in plan.rows]
+    most = max(counted, key=counted.count)
+    other = [row.method for row, text in zip(plan.rows, counted, strict=True) if text != most]
+    grouped = [
+        r.method for r in plan.rows if r.config["objective"]["batching"] != usual["objective"]["batching"]
+    ]
+    said = [f", but {', '.join(other)}, whose network has more outputs"] if other else []
+    said += [f"; {', '.join(grouped)} groups its batches otherwise"] if grouped else []
+    return "".join(said)
+
+
+def _terms(plan: Plan) -> str:
+    budget = plan.request.budget
+    if plan.equal == "steps":
+        return f"{budget} for every run"
+    coin = "forward-equivalents" if plan.equal == "flops" else "training time"
+    if plan.equal == "time" and parse(budget).unit == "seconds":
+        return f"{budget} of training for every run, turned into steps by measurement before the start"
+    return f"every run has the {coin} that {budget} of {REFERENCE} take"
+
+
+# ---------------------------------------------------------------- files
+
+
+def write(
+    out: Path, plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, Any]]
+) -> list[Path]:
+    """Write table.md, table.csv and table.json, and return where they are."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_flat(row[name]) for name in COLUMNS] for row in rows)
+    made = {
+        "table.md": markdown(plan, outcomes, rows),
+        "table.csv": text.getvalue(),
+        "table.json": json.dumps([{name: row[name] for name in COLUMNS} for row in rows], indent=2) + "\n",
+    }
+    for name, content in made.items():
+        replace_file(out / name, content)
+    return [out / name for name in made]
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(map(str, value)) if isinstance(value, list) else value
