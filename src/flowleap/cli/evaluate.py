@@ -15,7 +15,6 @@ from flowleap.cli.group import counting
 if TYPE_CHECKING:
     from flowleap.evaluation import Reference, Standard
 
-BUDGETS = "1,2,4,128"
 CHUNK = 250
 
 Target = Annotated[
@@ -28,7 +27,9 @@ Target = Annotated[
 Steps = Annotated[
     str | None,
     typer.Option(
-        metavar="N,N,…", help="Numbers of network steps to measure, each 1 or more.", show_default=BUDGETS
+        metavar="N,N,…",
+        help="Numbers of network steps to measure, each 1 or more.",
+        show_default=options.BUDGETS,
     ),
 ]
 Num = Annotated[
@@ -99,7 +100,7 @@ def evaluate(
     """
     if steps is not None and times is not None:
         raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
-    counts, grid = options.numbers(steps or BUDGETS, "--steps"), options.instants(times)
+    counts, grid = options.numbers(steps or options.BUDGETS, "--steps"), options.instants(times)
 
     from flowleap import evaluation
     from flowleap.evaluation import processes

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import torch
 
 
+BUDGETS = "1,2,4,128"
+"""The numbers of steps that are measured and shown unless others are named."""
+
+
 class Weights(StrEnum):
     """Which weights of a run are used: the running average, those of the last step, or the best on the way."""
 

@@ -10,8 +10,6 @@ import typer
 from flowleap.cli import options
 from flowleap.cli.group import waiting
 
-BUDGETS = "1,2,4,128"
-
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run folders that `flowleap train` wrote.")]
 Out = Annotated[
     Path | None,
@@ -30,7 +28,7 @@ def report(
     steps: Annotated[
         str | None,
         typer.Option(
-            metavar="N,N,…", help="Numbers of network steps to show samples of.", show_default=BUDGETS
+            metavar="N,N,…", help="Numbers of network steps to show samples of.", show_default=options.BUDGETS
         ),
     ] = None,
     num: Annotated[
@@ -48,7 +46,7 @@ def report(
     Table with intervals, quality against evaluations and seconds, samples from the same noise, nearest
     training images, curves, diagnosis, settings. The file needs no network and nothing beside it.
     """
-    budgets = options.numbers(steps or BUDGETS, "--steps")
+    budgets = options.numbers(steps or options.BUDGETS, "--steps")
 
     from flowleap import reports
 

@@ -64,7 +64,7 @@ def sample(
     options.refuse_to_overwrite(path, overwrite)
 
     from flowleap import runs
-    from flowleap.evaluation import generate
+    from flowleap.evaluation import BOUNDS, generate
 
     loaded = runs.load_run(run, weights=weights.value, device=options.device(device))
     points = len(loaded.shape) == 1
@@ -85,7 +85,7 @@ def sample(
             times=grid,
             guidance=guidance,
             batch=batch,
-            bounds=None if points else (-1.0, 1.0),
+            bounds=BOUNDS.get(loaded.kind),
         )
     seconds = time.perf_counter() - start
     write(path, samples, wanted, loaded)

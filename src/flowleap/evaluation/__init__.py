@@ -8,11 +8,12 @@ from flowleap.evaluation.generation import NotFinite, check_label, cycle, genera
 from flowleap.evaluation.library import named
 from flowleap.evaluation.numbers import enough, measure
 from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, same, standard
-from flowleap.evaluation.quality import STEPS, evaluate, evaluate_set, plan
+from flowleap.evaluation.quality import BOUNDS, STEPS, evaluate, evaluate_set, plan
 from flowleap.evaluation.rulers import Reference, reference, stored_reference
 from flowleap.evaluation.statistics_file import is_statistics
 
 __all__ = [
+    "BOUNDS",
     "PIXEL",
     "POINT",
     "STANDARDS",

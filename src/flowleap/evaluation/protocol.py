@@ -39,7 +39,6 @@ class Standard:
     labels: Literal["cycle", "uniform"] = "uniform"
     reference: str = ""
     shape: tuple[int, int, int] | None = None
-    summary: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}/v{self.version}"
@@ -53,29 +52,24 @@ STANDARDS: dict[str, Standard] = {
             version=2,
             num=1000,
             labels="cycle",
-            summary="pixels or coordinates against the data set itself, images in [-1, 1] as they are",
         ),
         Standard(
             "adm-in256",
             features="inception:adm",
             reference="ADM's statistics of ImageNet 256 × 256, VIRTUAL_imagenet256_labeled.npz",
             shape=(3, 256, 256),
-            summary="the FID of ADM, DiT and SiT: 8-bit images, Inception with its own resize, ADM's statistics",
         ),
         Standard(
             "pytorch-fid",
             features="inception:pytorch-fid",
-            summary="pytorch-fid: 8-bit images, bilinear resize to 299 × 299 without antialiasing",
         ),
         Standard(
             "clean",
             features="inception:clean",
-            summary="clean-fid: 8-bit images, bicubic resize to 299 × 299 with antialiasing",
         ),
         Standard(
             "edm",
             features="inception:edm",
-            summary="EDM: 127.5 x + 128 in 8 bits, Inception with its own resize",
         ),
     )
 }

@@ -323,7 +323,7 @@ def sampled(run: runs.Run, steps: Sequence[int], count: int, missing: list[str])
         run.shape,
         count,
         label=evaluation.cycle(count, run.num_classes),
-        bounds=(-1.0, 1.0) if run.kind == "image" else None,
+        bounds=evaluation.BOUNDS.get(run.kind),
     )
     found = {}
     for number in steps:

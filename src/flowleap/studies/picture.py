@@ -65,7 +65,7 @@ def sampled(run: runs.Run, steps: int) -> Tensor | None:
                 num,
                 label=evaluation.cycle(num, run.num_classes),
                 steps=steps,
-                bounds=(-1.0, 1.0) if run.kind == "image" else None,
+                bounds=evaluation.BOUNDS.get(run.kind),
             )
     except evaluation.NotFinite:
         return None

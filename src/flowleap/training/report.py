@@ -19,7 +19,7 @@ from flowleap.training.log import Reporter
 
 __all__ = ["BUDGETS", "draw_budgets", "draw_curves", "draw_samples", "tabulate", "write_table"]
 
-BUDGETS = (1, 2, 4, 128)
+BUDGETS = evaluation.STEPS
 """The numbers of steps that a finished run is judged at."""
 SHOWN = {"image": 100, "points": 2000}
 CURVES = {
@@ -39,7 +39,7 @@ def shown(flow: FlowMap, objective: Objective, data: Dataset, steps: int) -> Ten
     """Return the samples that every picture of a run shows: always from the same noise, labels cycling."""
     num = SHOWN[data.kind]
     label = evaluation.cycle(num, flow.num_classes)
-    bounds = (-1.0, 1.0) if data.kind == "image" else None
+    bounds = evaluation.BOUNDS.get(data.kind)
     return evaluation.generate(flow, objective, data.shape, num, label=label, steps=steps, bounds=bounds)
 
 

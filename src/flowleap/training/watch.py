@@ -157,7 +157,6 @@ class Watch:
     def distance(self, flow: Any, steps: int) -> float | None:
         """The Fréchet distance of samples at a number of steps; None where some are not finite."""
         label = generation.cycle(self.num, flow.num_classes)
-        bounds = (-1.0, 1.0) if self.data.kind == "image" else None
         batches = generation.stream(
             flow,
             self.objective,
@@ -167,7 +166,7 @@ class Watch:
             label=label,
             steps=steps,
             batch=BATCH,
-            bounds=bounds,
+            bounds=evaluation.BOUNDS.get(self.data.kind),
         )
         rows: list[Tensor] = []
         for samples, _ in batches:
