@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from itertools import count as counter
 from typing import Any
 
 import torch
@@ -12,18 +14,31 @@ from torch import Tensor, distributed
 
 __all__ = ["count", "gathered", "rank", "share", "together", "total"]
 
+MEETINGS = counter()
+
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Join the processes that torchrun or `accelerate launch` started, until the context ends; alone, nothing."""
+    """Join the processes that torchrun or `accelerate launch` started, until the context ends; alone, nothing.
+
+    Each meeting has keys of its own: under those of an earlier one a process may find an address that is closed.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield
         return
-    distributed.init_process_group("gloo")
+    store, own, every = _meeting_place()
+    store = distributed.PrefixStore(f"flowleap-{next(MEETINGS)}", store)
+    distributed.init_process_group("gloo", store=store, rank=own, world_size=every)
     try:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+@cache
+def _meeting_place() -> tuple[distributed.Store, int, int]:
+    store, own, every = next(distributed.rendezvous("env://"))
+    return store, own, every
 
 
 def count() -> int:
