@@ -22,7 +22,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from flowleap import data, methods, runs, studies, values
+from flowleap import data, evaluation, methods, runs, studies, values
 from flowleap.cli import app
 from flowleap.couplings import Independent
 from flowleap.evaluation import rulers
@@ -197,7 +197,7 @@ def test_every_row_begins_with_the_same_weights_and_sees_the_same_batches() -> N
     )
     weights, rows, noise = [], [], []
     for name in request.names():
-        config = replace(plan.configured(request, name), seed=3)
+        config = replace(plan.configured(request, name, dataset), seed=3)
         weights.append(runs.build_network(config).state_dict())
         loop = Loop(steps=100, batch=16, seed=config.seed, lr=1.0)
         objective = values.from_dict(config.objective)
@@ -212,7 +212,7 @@ def test_every_row_begins_with_the_same_weights_and_sees_the_same_batches() -> N
         for one, other in zip(batches, rows[0], strict=True):
             assert torch.equal(one.x, other.x) and torch.equal(one.label, other.label)
     assert len(noise) > 5 and all(torch.equal(one, noise[0]) for one in noise)
-    other = replace(plan.configured(request, "shortcut"), seed=4)
+    other = replace(plan.configured(request, "shortcut", dataset), seed=4)
     differ = runs.build_network(other).state_dict()
     assert any(not torch.equal(differ[key], weights[0][key]) for key in differ)
 
@@ -445,6 +445,53 @@ def test_two_phases_are_resumed_in_each_of_them(tmp_path: Path, monkeypatch) -> 
         except Killed:
             continue
     assert len(calls) > 12 and timeless(resumed.rows) == timeless(whole.rows)
+
+
+def test_one_teacher_teaches_all_that_have_one_and_is_a_row_itself(tmp_path: Path) -> None:
+    config = runs.configure(
+        "flow-matching", "two-moons", settings=TINY, steps=14, batch=16, eval_num=0, watch_share=0
+    )
+    teacher = str(runs.train(config, tmp_path / "teacher", console=quiet()).folder)
+    names = ("shortcut", "consistency-distillation", "progressive-distillation")
+    request = replace(ASKED, methods=names, seeds=2, teacher=teacher)
+    found = studies.compare(request, tmp_path / "s", console=quiet())
+    assert not found.failed
+    assert [row["method"] for row in found.rows[::2]] == ["teacher", *names]
+    assert {row["training_steps"] for row in found.rows[2:]} == {24} and found.rows[0]["training_steps"] == 14
+    assert all(row["phases"] == 1 for row in found.rows) and found.rows[0]["seeds"] == [0]
+    for name in names:
+        for seed in (0, 1):
+            place = outcome.place_of(found.out, name, seed)
+            run = runs.load_run(place)
+            assert not (place / "teacher").exists() and run.length == 24
+            assert run.config.teacher == (None if name == "shortcut" else teacher)
+    run = runs.load_run(teacher)
+    dataset = data.load("two-moons")
+    ruler = evaluation.held_out(dataset)
+    with pytest.warns(UserWarning, match="needs many steps"):
+        alone = evaluation.evaluate(run.flow, run.objective, dataset, steps=(8, 1), num=60, ruler=ruler)
+    assert [row["distance"] for row in alone] == [row["distance_mean"] for row in found.rows[:2]]
+    text = (found.out / "table.md").read_text()
+    assert f"--teacher {teacher}" in text and "its cost is not in theirs" in text
+    again = quiet()
+    assert studies.compare(request, tmp_path / "s", console=again).rows == found.rows
+    with pytest.raises(ValueError, match="holds another comparison: teacher is"):
+        studies.compare(replace(request, teacher=None), tmp_path / "s", console=quiet())
+
+
+def test_a_teacher_that_nobody_has_or_that_does_not_fit_is_refused_at_once(tmp_path: Path) -> None:
+    config = runs.configure(
+        "diffusion", "two-moons", settings=TINY, steps=2, batch=16, eval_num=0, watch_share=0
+    )
+    teacher = str(runs.train(config, tmp_path / "teacher", console=quiet()).folder)
+    for request, said_of_it in (
+        (replace(ASKED, teacher=teacher), "none of flow-matching, shortcut has one"),
+        (replace(ASKED, methods=("reflow",), teacher=str(tmp_path / "no")), "no run"),
+        (replace(ASKED, methods=("reflow",), teacher=teacher), "train a teacher on the same path"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=said_of_it):
+            studies.compare(request, tmp_path / "s", console=quiet())
+        assert not (tmp_path / "s").exists()
 
 
 def test_a_run_that_fails_is_a_row_and_the_rest_goes_on(tmp_path: Path, monkeypatch) -> None:

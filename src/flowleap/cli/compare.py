@@ -40,6 +40,14 @@ Budget = Annotated[
         "measuring the steps of each method before the start."
     ),
 ]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN",
+        help="A finished run that teaches every method with a teacher, which then spends the whole budget on itself.",
+        show_default="each trains its own",
+    ),
+]
 Seeds = Annotated[int, typer.Option(min=1, help="Runs of each method, with the seeds 0, 1, ….")]
 Out = Annotated[
     Path | None, typer.Option(help="The folder of the comparison.", show_default="runs/compare-DATA")
@@ -75,6 +83,7 @@ def compare(
     data: Data = "digits",
     budget: Budget = "3m",
     seeds: Seeds = 3,
+    teacher: Teacher = None,
     out: Out = None,
     equal: Alike = None,
     steps_to_evaluate: Steps = "128,4,1",
@@ -106,6 +115,7 @@ def compare(
         batch=batch,
         device=device,
         settings=tuple(pairs(settings or [])),
+        teacher=teacher,
     )
     try:
         done = studies.compare(request, out or Path("runs") / f"compare-{data}", jobs=jobs)

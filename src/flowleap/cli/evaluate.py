@@ -217,7 +217,7 @@ def ruler_of(
 
     Raises: ValueError where the protocol needs other statistics, or statistics were made with other features.
     """
-    from flowleap import data, evaluation
+    from flowleap import evaluation
     from flowleap.data.source import load_any
 
     if reference is None and standard.reference:
@@ -229,7 +229,9 @@ def ruler_of(
         unsaid = features is None or features == "auto"
         kind = None if unsaid else evaluation.named(str(features), device=device)
         return evaluation.stored_reference(path, kind)
-    dataset = data.held_out(trained_on) or trained_on if reference is None else load_any(reference)
+    if reference is None:
+        return evaluation.held_out(trained_on, features or "auto", device)
+    dataset = load_any(reference)
     return evaluation.reference(dataset, evaluation.named(features or "auto", dataset, device=device))
 
 

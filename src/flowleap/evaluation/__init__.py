@@ -9,7 +9,7 @@ from flowleap.evaluation.library import named
 from flowleap.evaluation.numbers import enough, measure
 from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, same, standard
 from flowleap.evaluation.quality import BOUNDS, STEPS, evaluate, evaluate_set, plan
-from flowleap.evaluation.rulers import Reference, reference, stored_reference
+from flowleap.evaluation.rulers import Reference, held_out, reference, stored_reference
 from flowleap.evaluation.statistics_file import is_statistics
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "fit",
     "frechet",
     "generate",
+    "held_out",
     "is_statistics",
     "measure",
     "named",

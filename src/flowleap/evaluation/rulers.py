@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flowleap import data as data_sets
 from flowleap.data import Dataset
 from flowleap.evaluation import agreement, distances, features, library, manifold, statistics_file
 from flowleap.randomness import generator
 
-__all__ = ["PAIRS", "Reference", "reference", "stored_reference"]
+__all__ = ["PAIRS", "Reference", "held_out", "reference", "stored_reference"]
 
 PAIRS = 10_000
 """At most so many rows of each set go into what compares all pairs: kernel distance, precision, nearest row."""
@@ -162,6 +163,15 @@ def reference(dataset: Dataset, kind: features.Features | None = None) -> Refere
     ruler = Reference(dataset.name, kind or features.default(dataset), dataset.split, dataset)
     ruler.statistics  # noqa: B018 - too small a data set is refused here, before anything is sampled
     return ruler
+
+
+def held_out(dataset: Dataset, features: str = "auto", device: str | torch.device | None = None) -> Reference:
+    """The ruler of runs that are finished: the held-out part of their data where there is one, or else all of it.
+
+    Raises: ValueError as `reference`.
+    """
+    judging = data_sets.held_out(dataset) or dataset
+    return reference(judging, library.named(features, judging, device=device))
 
 
 def stored_reference(path: Path, kind: features.Features | None = None) -> Reference:

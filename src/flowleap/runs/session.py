@@ -120,10 +120,9 @@ class Session:
     @cached_property
     def ruler(self) -> evaluation.Reference:
         """What the samples of the finished run are held against: the held-out part of the data, where it has one."""
-        held = data_sets.held_out(self.dataset)
-        if held is None:
+        if data_sets.held_out(self.dataset) is None:
             return self.own_ruler
-        return evaluation.reference(held, evaluation.named(self.config.features, held))
+        return evaluation.held_out(self.dataset, self.config.features)
 
     def measurable(self) -> bool:
         """Whether data and samples are enough to measure quality while training; says why not."""

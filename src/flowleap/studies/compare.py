@@ -32,7 +32,17 @@ from flowleap.evaluation import same
 from flowleap.studies import page, picture, table
 from flowleap.studies.live import Board
 from flowleap.studies.lock import locked
-from flowleap.studies.outcome import OUTCOME, Outcome, Study, failure, keep, known, perform, place_of
+from flowleap.studies.outcome import (
+    OUTCOME,
+    Outcome,
+    Study,
+    failure,
+    keep,
+    known,
+    measured_teacher,
+    perform,
+    place_of,
+)
 from flowleap.studies.plan import Plan, Request, Row, check_place, prepare, read
 from flowleap.training.interrupt import Interruption
 
@@ -202,6 +212,9 @@ def leave_with(sentinel: int) -> None:
 def finish(study: Study, board: Board) -> Finished:
     """Write table, picture and page of a study whose runs are done."""
     found = [known(study.out, row.method, seed) for row, seed in study.plan.runs()]
+    if study.plan.teacher is not None:
+        with board.waiting("measuring the teacher"):
+            found = [measured_teacher(study), *found]
     outcomes = [outcome for outcome in found if outcome is not None]
     measured = [row for outcome in outcomes for row in outcome.rows]
     files: list[Path] = []

@@ -16,7 +16,7 @@ from flowleap import data as data_sets
 from flowleap import evaluation, runs
 from flowleap.data import Dataset
 from flowleap.files import replace_file
-from flowleap.studies.plan import Plan, Row
+from flowleap.studies.plan import GIVEN, Plan, Row
 from flowleap.training.report import write_table
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "failure",
     "keep",
     "known",
+    "measured_teacher",
     "perform",
     "place_of",
     "progress",
@@ -83,13 +84,18 @@ class Study:
     @cached_property
     def ruler(self) -> evaluation.Reference:
         """What all samples are held against."""
-        features = self.plan.rows[0].configured(0).features
-        held = data_sets.held_out(self.dataset) or self.dataset
-        return evaluation.reference(held, evaluation.named(features, held))
+        return evaluation.held_out(self.dataset, self.plan.rows[0].configured(0).features)
+
+    def place(self, outcome: Outcome) -> Path:
+        """Return the folder of the run that an outcome is of."""
+        given = self.plan.request.teacher
+        if outcome.method == GIVEN and given is not None:
+            return Path(given)
+        return place_of(self.out, outcome.method, outcome.seed)
 
 
 def place_of(out: Path, method: str, seed: int) -> Path:
-    """Return the folder of a run."""
+    """Return the folder of a run of a method; of the teacher that was given, that of its outcome alone."""
     return out / "runs" / f"{method}-seed{seed}"
 
 
@@ -170,7 +176,31 @@ def train(study: Study, row: Row, seed: int, console: Console) -> int | None:
 
 def measured(study: Study, row: Row, seed: int) -> Outcome:
     """Measure a trained run at all numbers of steps, leave its table in its folder, and return its outcome."""
-    request, place = study.plan.request, place_of(study.out, row.method, seed)
+    place = place_of(study.out, row.method, seed)
+    rows = quality(study, place)
+    if not (place / "table.json").exists():
+        write_table(place, rows, evaluation.report.notes(rows))
+    seconds = progress(place).seconds
+    return Outcome(row.method, seed, seconds=seconds, forward_equivalents=row.total, rows=rows)
+
+
+def measured_teacher(study: Study) -> Outcome | None:
+    """Return the outcome of the teacher that was given, measured once; None where there is none."""
+    row = study.plan.teacher
+    if row is None:
+        return None
+    seed, given = row.config["seed"], Path(str(study.plan.request.teacher))
+    found = known(study.out, row.method, seed)
+    if found is None:
+        rows, seconds = quality(study, given), progress(given).seconds
+        found = Outcome(row.method, seed, seconds=seconds, forward_equivalents=row.total, rows=rows)
+        keep(place_of(study.out, row.method, seed), found)
+    return found
+
+
+def quality(study: Study, place: Path) -> list[dict[str, Any]]:
+    """Measure the run in a folder at all numbers of steps of a study."""
+    request = study.plan.request
     run = runs.load_run(place, device=request.device)
     with warnings.catch_warnings():  # the table puts what a method is not made for in parentheses
         warnings.simplefilter("ignore", UserWarning)
@@ -185,10 +215,7 @@ def measured(study: Study, row: Row, seed: int) -> Outcome:
         )
     for one in rows:
         one["intended"] = not run.objective.advice(one["steps"])
-    if not (place / "table.json").exists():
-        write_table(place, rows, evaluation.report.notes(rows))
-    seconds = progress(place).seconds
-    return Outcome(row.method, seed, seconds=seconds, forward_equivalents=row.total, rows=rows)
+    return rows
 
 
 def failure(row: Row, seed: int, place: Path, reason: str, *, again: bool) -> Outcome:

@@ -11,7 +11,7 @@ from typing import Any
 from flowleap import reports
 from flowleap.files import replace_file
 from flowleap.studies import table
-from flowleap.studies.outcome import Outcome, Study, place_of
+from flowleap.studies.outcome import Outcome, Study
 from flowleap.studies.plan import Row
 
 __all__ = ["NAME", "write"]
@@ -22,7 +22,8 @@ NAME = "report.html"
 def write(study: Study, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write the report of a study, and return its path."""
     request = study.plan.request
-    entries = [entry(study, outcome, first=outcome.seed == 0) for outcome in outcomes]
+    firsts = {outcome.method: outcome for outcome in reversed(outcomes)}
+    entries = [entry(study, outcome, first=outcome is firsts[outcome.method]) for outcome in outcomes]
     text = reports.page(
         f"{len(study.plan.rows)} training objectives on {request.data}",
         entries,
@@ -39,10 +40,9 @@ def entry(study: Study, outcome: Outcome, *, first: bool) -> reports.Entry:
     """Return a run as an entry; only the first of a method shows samples."""
     request, row = study.plan.request, study.plan.row(outcome.method)
     label = f"{outcome.method}, seed {outcome.seed}"
-    place = place_of(study.out, outcome.method, outcome.seed)
     try:
         made = reports.gather(
-            place, label, steps=request.steps, num=None if first else 0, device=request.device
+            study.place(outcome), label, steps=request.steps, num=None if first else 0, device=request.device
         )
     except ValueError as error:
         made = reports.Entry(label, missing=[str(error)])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowleap import evaluation, pictures, runs
 from flowleap.data import Dataset
-from flowleap.studies.outcome import Outcome, Study, place_of
+from flowleap.studies.outcome import Outcome, Study
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -41,10 +41,10 @@ def draw(study: Study, outcomes: Sequence[Outcome]) -> Path | None:
         return None
     rows: dict[str, list[Tensor | None]] = {}
     marks: dict[str, list[bool]] = {}
-    for row in study.plan.rows:
-        seeds = [o.seed for o in outcomes if o.method == row.method and not o.failed]
-        if seeds:
-            run = runs.load_run(place_of(study.out, row.method, seeds[0]), device=study.plan.request.device)
+    for row in study.plan.shown:
+        own = [outcome for outcome in outcomes if outcome.method == row.method and not outcome.failed]
+        if own:
+            run = runs.load_run(study.place(own[0]), device=study.plan.request.device)
             rows[row.method] = [sampled(run, steps) for steps in study.plan.request.steps]
             marks[row.method] = [not run.objective.advice(steps) for steps in study.plan.request.steps]
     titles = [pictures.evaluations(steps) for steps in study.plan.request.steps]

@@ -41,6 +41,8 @@ VARIANTS = {
 """Which of several definitions a name stands for, where the name does not say it: "table1" is the baseline of that
 table as its code has it, "ours" what neither article nor code defines."""
 REFERENCE = "flow-matching"
+GIVEN = "teacher"
+"""What the row of a teacher that was given is called."""
 EQUAL = ("steps", "flops", "time")
 LEAST = 7
 """Steps that a phase needs at least: level schedules have seven stages."""
@@ -68,6 +70,8 @@ class Request:
         steps: the numbers of steps that are evaluated.
         num: samples behind each number.
         network, batch, device, settings: as `runs.configure` takes them, the same for all rows.
+        teacher: the folder of a finished run that teaches all methods with a teacher, which then spend the whole
+            budget on themselves; it is measured too. None: each trains a teacher of its own.
 
     Raises: ValueError for what cannot be meant.
     """
@@ -83,6 +87,7 @@ class Request:
     batch: int | None = None
     device: str = "auto"
     settings: tuple[tuple[str, str], ...] = ()
+    teacher: str | None = None
 
     def __post_init__(self) -> None:
         parse(self.budget)
@@ -164,6 +169,12 @@ class Plan:
     request: Request
     equal: str
     rows: tuple[Row, ...]
+    teacher: Row | None = None
+
+    @property
+    def shown(self) -> tuple[Row, ...]:
+        """The rows of the table: the teacher that was given, and those of the methods."""
+        return self.rows if self.teacher is None else (self.teacher, *self.rows)
 
     @property
     def seeds(self) -> range:
@@ -171,8 +182,8 @@ class Plan:
         return range(self.request.seeds)
 
     def row(self, method: str) -> Row:
-        """Return the row of a method."""
-        return next(row for row in self.rows if row.method == method)
+        """Return the row of a method, or of the teacher."""
+        return next(row for row in self.shown if row.method == method)
 
     def runs(self) -> list[tuple[Row, int]]:
         """Return all runs, in the order in which they are made: seed by seed, so that a table is there early."""
@@ -189,13 +200,12 @@ def resolve(request: Request, dataset: Dataset, say: Say = silent) -> Plan:
     """
     budget = parse(request.budget)
     equal = request.equal or ("time" if budget.unit == "seconds" else "steps")
-    configs = {name: configured(request, name) for name in request.names()}
+    configs = {name: configured(request, name, dataset) for name in request.names()}
     distinct(configs)
-    first = next(iter(configs.values()))
-    ruler = evaluation.reference(dataset, evaluation.named(first.features, dataset))
-    evaluation.enough(request.num, ruler)
+    teacher = None if request.teacher is None else taught(Path(request.teacher), configs, dataset)
+    evaluation.enough(request.num, evaluation.held_out(dataset, next(iter(configs.values())).features))
     timed = equal == "time" or budget.unit == "seconds"
-    plain = configured(request, REFERENCE)
+    plain = configured(request, REFERENCE, dataset)
     paces: dict[str, Pace] = {}
     for name, config in {REFERENCE: plain, **configs}.items():
         say(f"{'timing' if timed else 'counting'} the steps of {name}")
@@ -203,14 +213,15 @@ def resolve(request: Request, dataset: Dataset, say: Say = silent) -> Plan:
     allowed = spend(budget, equal, paces[REFERENCE], plain.batch)
     size = len(dataset)
     rows = [row_of(request, equal, allowed, name, config, paces, size) for name, config in configs.items()]
-    return Plan(request, equal, tuple(rows))
+    return Plan(request, equal, tuple(rows), teacher)
 
 
-def configured(request: Request, name: str) -> runs.TrainConfig:
+def configured(request: Request, name: str, dataset: Dataset) -> runs.TrainConfig:
     """Return the config of a method, but for its steps: quality is measured by the study, so not by its runs."""
     return runs.configure(
         name,
-        request.data,
+        dataset,
+        teacher=request.teacher if methods.get(name).needs_teacher else None,
         network=request.network,
         settings=request.settings,
         batch=request.batch,
@@ -219,6 +230,22 @@ def configured(request: Request, name: str) -> runs.TrainConfig:
         sample_every=0,
         watch_share=0.0,
     )
+
+
+def taught(place: Path, configs: Mapping[str, runs.TrainConfig], dataset: Dataset) -> Row:
+    """Return the row of the teacher that was given; its numbers are measured as those of the methods are.
+
+    Raises: ValueError where no method has a teacher, or it does not fit one; FileNotFoundError where it is no run.
+    """
+    students = [config for config in configs.values() if config.teacher is not None]
+    if not students:
+        raise ValueError(
+            f"the teacher {place} was given, but none of {', '.join(configs)} has one: leave out --teacher, or name "
+            "methods such as consistency-distillation"
+        )
+    for config in students:
+        runs.resolve(config, dataset)
+    return billed(GIVEN, runs.read_config(place), len(dataset), None)
 
 
 def distinct(configs: Mapping[str, runs.TrainConfig]) -> None:
@@ -375,7 +402,9 @@ def read(out: Path) -> Plan:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']} of another version of flowleap, expected {FORMAT}")
         request = Request(**{name: _frozen(value) for name, value in content["request"].items()})
-        return Plan(request, content["equal"], tuple(Row(**row) for row in content["rows"]))
+        given = content.get("teacher")
+        teacher = None if given is None else Row(**given)
+        return Plan(request, content["equal"], tuple(Row(**row) for row in content["rows"]), teacher)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: truncated, or not the plan of a comparison ({error})") from error
 

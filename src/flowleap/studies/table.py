@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -61,7 +62,7 @@ def aggregate(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """
     ruler = shared(outcomes)
     found = []
-    for row in plan.rows:
+    for row in plan.shown:
         own = [outcome for outcome in outcomes if outcome.method == row.method]
         for steps in plan.request.steps:
             found.append(_row(row, steps, own, ruler))
@@ -178,6 +179,7 @@ def command(plan: Plan) -> str:
     words = ["flowleap compare", f"--methods {','.join(request.methods)}", f"--data {request.data}"]
     words += [f"--budget {request.budget}", f"--seeds {request.seeds}", f"--equal {plan.equal}"]
     words += [f"--steps-to-evaluate {','.join(map(str, request.steps))}", f"--num {request.num}"]
+    words += [f"--teacher {shlex.quote(request.teacher)}"] if request.teacher else []
     words += [f"--network {request.network}"] if request.network else []
     words += [f"--batch {request.batch}"] if request.batch else []
     words += [f"--set {name}={value}" for name, value in request.settings]
@@ -192,7 +194,7 @@ def lines(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     titles = ["method", *(f"{metric} at {steps}" for steps in budgets)]
     titles += [f"agreement at {steps}" for steps in budgets] if judged else []
     made = [[*titles, "steps", "forward-equivalents", "seconds"]]
-    for row in plan.rows:
+    for row in plan.shown:
         own = [one for one in rows if one["method"] == row.method]
         line = [row.method, *(cell(one) for one in own)]
         line += [cell(one, "agreement") for one in own] if judged else []
@@ -231,6 +233,13 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
         found.append(
             f"two phases, teacher and student, with half of the steps each: {', '.join(two)}; their cost and "
             "seconds are those of both"
+        )
+    if plan.teacher is not None:
+        given = plan.teacher.configured(plan.teacher.config["seed"])
+        taught = ", ".join(row.method for row in plan.rows if row.config["teacher"] is not None)
+        found.append(
+            f"teacher: {plan.request.teacher}, {given.method.replace('_', '-')}, {given.steps} steps, "
+            f"seed {given.seed}; it teaches {taught} in all seeds, and its cost is not in theirs"
         )
     for row in (row for row in plan.rows if row.pairs):
         counted = "counted in its budget" if plan.equal == "flops" else "not counted in its budget"
