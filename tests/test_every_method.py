@@ -1,0 +1,52 @@
+"""Every method trains, is sampled and measured, on images with a transformer and on points with an MLP."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import warnings
+
+import pytest
+import torch
+from rich.console import Console
+
+from flowleap import evaluation, methods, runs, samplers
+from flowleap.training import report
+
+STEPS = 20
+HOMES = {
+    "transformer": ("digits", [("network.width", "16"), ("network.depth", "2"), ("network.heads", "2")]),
+    "points": ("two-moons", [("network.width", "16"), ("network.depth", "2")]),
+}
+
+
+@pytest.mark.parametrize("home", HOMES)
+@pytest.mark.parametrize("method", methods.names())
+def test_it_trains_is_sampled_and_measured(method, home, tmp_path, monkeypatch) -> None:
+    for name in ("draw_curves", "draw_budgets", "draw_samples"):
+        monkeypatch.setattr(report, name, lambda *arguments: None)
+    data, tiny = HOMES[home]
+    pairs = [("pair_steps", "2"), ("pairs", "64")] if method == "reflow" else []
+    config = runs.configure(
+        method, data, settings=[*tiny, *pairs], steps=STEPS, batch=64, eval_num=0, watch_share=0
+    )
+    place = runs.train(config, tmp_path / "run", console=Console(file=io.StringIO())).folder
+
+    lines = (place / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert last["step"] == runs.length(config) and math.isfinite(last["loss"]) and last["skipped"] == 0
+    run = runs.load_run(place)
+    start = runs.build_network(config).state_dict()
+    raw = runs.load_run(place, weights="raw").network.state_dict()
+    assert any(not torch.equal(raw[name], start[name]) for name in start)
+
+    budget = 4 if not run.objective.advice(4) else 1
+    noise = samplers.noise(0, range(6), run.shape)
+    label = evaluation.cycle(6, run.num_classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # flow matching in so few steps, and the like
+        made = run.objective.sample(run.flow, noise, budget, label=label)
+        rows = evaluation.evaluate(run.flow, run.objective, run.dataset(), steps=(budget,), num=100)
+    assert made.shape == noise.shape and bool(made.isfinite().all()) and not torch.equal(made, noise)
+    assert math.isfinite(rows[0]["distance"]) and rows[0]["nfe"] == run.objective.nfe(budget)
