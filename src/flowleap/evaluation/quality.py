@@ -17,7 +17,7 @@ from flowleap.data import Dataset
 from flowleap.evaluation import generation, processes
 from flowleap.evaluation.numbers import Tally, enough
 from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, effective_guidance
-from flowleap.evaluation.rulers import Reference, checksum, reference
+from flowleap.evaluation.rulers import Reference, reference
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 
@@ -197,7 +197,7 @@ def same_rows(ruler: Reference, dataset: Dataset) -> bool | None:
     """Whether the reference is the data set itself; None where only statistics are known."""
     if ruler.dataset is None:
         return None
-    return ruler.dataset is dataset or ruler.checksum == checksum(dataset)
+    return ruler.dataset is dataset or ruler.checksum == dataset.checksum
 
 
 def fitting(shape: tuple[int, ...], ruler: Reference, standard: Standard) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -140,19 +139,11 @@ class Reference:
     @cached_property
     def checksum(self) -> str:
         """The first 12 hexadecimal digits of the SHA-256 of the data and its labels, or of stored statistics."""
-        return self.fingerprint if self.dataset is None else checksum(self.dataset)
+        return self.fingerprint if self.dataset is None else self.dataset.checksum
 
     def _order(self, stream: str) -> Tensor:
         assert self.dataset is not None
         return torch.randperm(len(self.dataset), generator=generator(0, stream))
-
-
-def checksum(dataset: Dataset) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of the rows of a data set and of its labels."""
-    digest = hashlib.sha256(dataset.x.contiguous().cpu().numpy().tobytes())
-    if dataset.label is not None:
-        digest.update(dataset.label.contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def reference(dataset: Dataset, kind: features.Features | None = None) -> Reference:

@@ -121,4 +121,7 @@ def rows(store: PairStore, dataset: Dataset) -> Dataset:
         label=label,
         num_classes=None if label is None else dataset.num_classes,
         noise=noise,
+        path="",
+        held_out=None,
+        known=None,
     )
