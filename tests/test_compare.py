@@ -217,6 +217,23 @@ def test_every_row_begins_with_the_same_weights_and_sees_the_same_batches() -> N
     assert any(not torch.equal(differ[key], weights[0][key]) for key in differ)
 
 
+def test_a_setting_may_be_that_of_one_method() -> None:
+    settings = (
+        ("shortcut:lr", "0.01"),
+        ("lr", "0.02"),
+        ("times.law", "Uniform"),
+        ("Flow_Matching:lr", "0.03"),
+    )
+    request = replace(ASKED, settings=settings[:2])
+    dataset = data.load("two-moons")
+    rates = [plan.configured(request, name, dataset).lr for name in request.names()]
+    assert rates == [0.02, 0.01]
+    request = replace(ASKED, settings=settings)
+    assert request.settings_of("flow-matching") == [("lr", "0.02"), ("times.law", "Uniform"), ("lr", "0.03")]
+    with pytest.raises(ValueError, match="no method 'shortcuts' in this comparison.*shortcut"):
+        plan.configured(replace(ASKED, settings=(("shortcuts:lr", "1"),)), "shortcut", dataset)
+
+
 # ---------------------------------------------------------------- one folder, one study
 
 

@@ -73,7 +73,9 @@ Batch = Annotated[int | None, typer.Option(min=1, help="Images per step.", show_
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="FIELD=VALUE", help="A setting of all runs, as in `flowleap train`; repeatable."
+        "--set",
+        metavar="[METHOD:]FIELD=VALUE",
+        help="A setting of all runs, or of those of one method, as in `flowleap train`; repeatable.",
     ),
 ]
 

@@ -69,7 +69,8 @@ class Request:
         seeds: how many runs there are of each method, of the seeds 0, 1, ….
         steps: the numbers of steps that are evaluated.
         num: samples behind each number.
-        network, batch, device, settings: as `runs.configure` takes them, the same for all rows.
+        network, batch, device, settings: as `runs.configure` takes them, the same for all rows; a setting named
+            "METHOD:FIELD" is that of one method.
         teacher: the folder of a finished run that teaches all methods with a teacher, which then spend the whole
             budget on themselves; it is measured too. None: each trains a teacher of its own.
 
@@ -122,6 +123,23 @@ class Request:
             what = f"{', '.join(sorted(twice))} twice" if twice else "no method"
             raise ValueError(f"{what} in a comparison: name each method once, or all".replace("_", "-"))
         return tuple(key.replace("_", "-") for key in keys)
+
+    def settings_of(self, method: str) -> list[tuple[str, str]]:
+        """Return the settings of a method: those of all, then its own.
+
+        Raises: ValueError for a setting of a method that is not compared, naming its neighbors.
+        """
+        found: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
+        for name, value in self.settings:
+            owner, own, field = name.rpartition(":")
+            owner = runs.method_name(owner).replace("_", "-")
+            if own and owner not in self.names():
+                raise ValueError(
+                    f"--set {name}: no method {owner!r} in this comparison{neighbors(owner, self.names())}"
+                )
+            if owner in ("", method):
+                found[bool(own)].append((field, value))
+        return found[False] + found[True]
 
 
 @dataclass(frozen=True)
@@ -223,7 +241,7 @@ def configured(request: Request, name: str, dataset: Dataset) -> runs.TrainConfi
         dataset,
         teacher=request.teacher if methods.get(name).needs_teacher else None,
         network=request.network,
-        settings=request.settings,
+        settings=request.settings_of(name),
         batch=request.batch,
         device=request.device,
         eval_num=0,

@@ -228,30 +228,15 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
         f"methods{_exceptions(plan)}",
         f"network: {shape}; batches of {config.batch}; averaged weights are judged (decay {config.ema[0]})",
     ]
-    two = [row.method for row in plan.rows if row.phases == 2]
-    if two:
-        found.append(
-            f"two phases, teacher and student, with half of the steps each: {', '.join(two)}; their cost and "
-            "seconds are those of both"
-        )
-    if plan.teacher is not None:
-        given = plan.teacher.configured(plan.teacher.config["seed"])
-        taught = ", ".join(row.method for row in plan.rows if row.config["teacher"] is not None)
-        found.append(
-            f"teacher: {plan.request.teacher}, {given.method.replace('_', '-')}, {given.steps} steps, "
-            f"seed {given.seed}; it teaches {taught} in all seeds, and its cost is not in theirs"
-        )
-    for row in (row for row in plan.rows if row.pairs):
-        counted = "counted in its budget" if plan.equal == "flops" else "not counted in its budget"
-        found.append(
-            f"between its phases the teacher of {row.method} makes {row.pairs:,} pairs, {coined(row.once)} "
-            f"forward-equivalents, shown in its cost and {counted}"
-        )
+    found += _teaching(plan)
     found.append(
         "forward-equivalents: rows through the network in the training of one run, 3 where it is trained through; "
         "seconds: of that training (and of making the pairs), on one machine"
     )
     found.append("variants: " + ", ".join(f"{row.method} {row.variant}" for row in plan.rows))
+    if own := [(name, value) for name, value in plan.request.settings if ":" in name]:
+        told = ", ".join(f"{name.replace(':', ' ')}={value}" for name, value in own)
+        found.append(f"with settings of its own: {told}")
     measured = [row for row in rows if row["protocol"]]
     if measured:
         first = measured[0]
@@ -276,6 +261,31 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
         and not all(o.failed for o in outcomes if o.method == row["method"])
     ]
     return [*found, f"made by: {command(plan)}"]
+
+
+def _teaching(plan: Plan) -> list[str]:
+    """Say who is taught by whom, and what that costs."""
+    found = []
+    two = [row.method for row in plan.rows if row.phases == 2]
+    if two:
+        found.append(
+            f"two phases, teacher and student, with half of the steps each: {', '.join(two)}; their cost and "
+            "seconds are those of both"
+        )
+    if plan.teacher is not None:
+        given = plan.teacher.configured(plan.teacher.config["seed"])
+        taught = ", ".join(row.method for row in plan.rows if row.config["teacher"] is not None)
+        found.append(
+            f"teacher: {plan.request.teacher}, {given.method.replace('_', '-')}, {given.steps} steps, "
+            f"seed {given.seed}; it teaches {taught} in all seeds, and its cost is not in theirs"
+        )
+    for row in (row for row in plan.rows if row.pairs):
+        counted = "counted in its budget" if plan.equal == "flops" else "not counted in its budget"
+        found.append(
+            f"between its phases the teacher of {row.method} makes {row.pairs:,} pairs, {coined(row.once)} "
+            f"forward-equivalents, shown in its cost and {counted}"
+        )
+    return found
 
 
 def _exceptions(plan: Plan) -> str:
