@@ -381,7 +381,8 @@ def test_a_network_is_rebuilt_from_its_config(case: str) -> None:
 
 
 def test_unknown_configs_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'Dit'.*did you mean DiT\? Known: DiT, MLP, NoiseTime, StepToken"):
+    known = "DiT, MLP, MeanDirection, NoiseTime, StepToken"
+    with pytest.raises(ValueError, match=rf"'Dit'.*did you mean DiT\? Known: {known}"):
         networks.build({"kind": "Dit"})
     with pytest.raises(ValueError, match="unknown kind of network None"):
         networks.build({})

@@ -24,6 +24,7 @@ from flowleap.times import (
     OneTime,
     SortedPair,
     ToData,
+    Trajectories,
     Uniform,
 )
 
@@ -45,6 +46,8 @@ LAWS = [
     ToData(),
     ToData(share=0.5, base_steps=8, law=Uniform()),
     ToData(share=1.0),
+    Trajectories(),
+    Trajectories(share=1.0, base_steps=18, longest=17, law=Uniform()),
 ]
 
 

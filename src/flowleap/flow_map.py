@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from flowleap.parameterization import AverageVelocity, Parameterization
 from flowleap.paths import LinearPath, Path
@@ -43,17 +44,25 @@ class FlowMap:
             time only and X_{t→r}(x) = a·x + b·F(x, t, t) for every r (consistency models, progressive distillation).
             "data": the end t_min of the path where r < t, and t where r = t: two heads, one that knows the data a
             point belongs to and one that knows the velocity (live reflow).
+        start: the time at which sampling begins, None for t_max of the path (`Sampling.start`).
 
     Shapes: x (batch, *dims); t, r (batch,) or plain numbers; label None or (batch,).
-    Raises: ValueError where the parameterization is singular on the path, or for an unknown `told`.
+    Raises: ValueError where the parameterization is singular on the path, for an unknown `told`, or for a start that is
+        no time of the path.
     """
 
     network: Network = field(repr=False)
     parameterization: Parameterization = AverageVelocity()
     path: Path = LinearPath()
     told: Told = "landing"
+    start: float | None = None
 
     def __post_init__(self) -> None:
+        if self.start is not None and not self.path.t_min < self.start <= self.path.t_max:
+            domain = f"({self.path.t_min:g}, {self.path.t_max:g}]"
+            raise ValueError(
+                f"start={self.start:g}: sampling begins at a time of {type(self.path).__name__} in {domain}"
+            )
         if self.told not in get_args(Told):
             raise ValueError(f'told={self.told!r}: expected "landing", "nothing" or "data"')
         reason = self.parameterization.singularity(self.path)
@@ -77,7 +86,18 @@ class FlowMap:
     def __call__(self, x: Image, t: Time | float, r: Time | float, label: Label = None) -> Image:
         """Return X_{t→r}(x), like x."""
         t, r = _times(t, x), _times(r, x)
+        if self.leaps:
+            network: Any = self.network
+            return network.leap(self, x, t, r, label)
         return self.step(self.output(x, t, r, label), x, t, r)
+
+    @property
+    def leaps(self) -> bool:
+        """Whether the network brings jumps of its own, `network.leap(flow, x, t, r, label)`, such as a learned solver.
+
+        Its output on the diagonal is then the instantaneous one, and X_{t→r} is not a·x + b·F.
+        """
+        return getattr(self.network, "leap", None) is not None
 
     def output(self, x: Image, t: Time, r: Time, label: Label = None) -> Image:
         """Return the raw network output F(x, t, r), like x; the network sees `second_time(t, r)` for r."""
@@ -101,7 +121,9 @@ class FlowMap:
         `r=None` means r = t.
         """
         t = _times(t, x)
-        r = t if r is None else _times(r, x)
+        at_once, r = r is None, t if r is None else _times(r, x)
+        if self.leaps and not at_once:
+            return self._mean_velocity(x, t, r, label)
         output = self.output(x, t, r, label)
         a, b = self.parameterization.coefficients(self.path, t, r)
         a_rate, b_rate = self.parameterization.landing_rates(self.path, t)
@@ -110,6 +132,21 @@ class FlowMap:
         on_x = torch.where(diagonal, a_rate, (a - 1) / span)
         on_output = torch.where(diagonal, b_rate, b / span)
         return like(on_x, x) * x + like(on_output, x) * output
+
+    def _mean_velocity(self, x: Image, t: Time, r: Time, label: Label) -> Image:
+        """Return u of a network that brings jumps of its own."""
+        diagonal = (t - r).abs() <= 1e-7 * self.path.t_max
+        u = (self(x, t, r, label) - x) / like(torch.where(diagonal, torch.ones_like(t), r - t), x)
+        return torch.where(like(diagonal, x), self.velocity(x, t, label=label), u)
+
+    def denoised(self, x: Image, t: Time | float, label: Label = None) -> Image:
+        """Return what the instantaneous velocity at (x, t) says of the data: E[x_0 | x_t = x], like x."""
+        t = _times(t, x)
+        return self.path.mean_from_velocity(x, t, self.velocity(x, t, label=label))
+
+    def prior(self, noise: Image) -> Image:
+        """Scale standard normal noise to what sampling begins with."""
+        return self.path.prior(noise, self.start)
 
     def step(self, output: Image, x: Image, t: Time, r: Time) -> Image:
         """Return a·x + b·F: where an output F given at (x, t) leads at time r."""
@@ -135,6 +172,10 @@ class FlowMap:
         """Return the same map with another network (a target copy, EMA weights)."""
         return replace(self, network=network)
 
+    def held(self) -> FlowMap:
+        """Return the same map with its weights held as they are: a graph runs through its input only."""
+        return replace(self, network=_Held(self.network)) if isinstance(self.network, nn.Module) else self
+
 
 def _times(t: Time | float, x: Image) -> Time:
     if isinstance(t, Tensor) and t.ndim == 1:
@@ -142,6 +183,23 @@ def _times(t: Time | float, x: Image) -> Time:
             raise ValueError(f"times have {len(t)} rows, images {len(x)}: one time per row is expected")
         return t
     return torch.full((len(x),), float(t), dtype=x.dtype, device=x.device)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A network that computes with its weights, but asks for no gradient of them."""
+
+    network: nn.Module = field(repr=False)
+
+    @property
+    def num_classes(self) -> int | None:
+        classes: int | None = getattr(self.network, "num_classes", None)
+        return classes
+
+    def __call__(self, x: Image, t: Time, r: Time, label: Label) -> Image:
+        weights = {name: weight.detach() for name, weight in self.network.named_parameters()}
+        output: Image = functional_call(self.network, weights, (x, t, r, label))
+        return output
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Labels, windows and scales of both live here. `guidance=None` ⇔ ω = 1, κ = 0
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -153,6 +153,11 @@ class _Guided:
     network: Network = field(repr=False)
     num_classes: int | None
     scale: float
+
+    @property
+    def leap(self) -> Any:
+        """The jumps that the network brings, where it does: of a guided map, they ask this network."""
+        return getattr(self.network, "leap", None)
 
     def __call__(self, x: Image, t: Time, r: Time, label: Label) -> Image:
         if label is None:

@@ -78,9 +78,15 @@ class Path(ABC):
         rate = self.d_sigma(t) / self.sigma(t)
         return like(self.d_alpha(t) - rate * self.alpha(t), x_t) * mean + like(rate, x_t) * x_t
 
-    def prior(self, noise: Image) -> Image:
-        """Scale standard normal noise to the distribution at t_max: κ σ(t_max) ε."""
-        sigma = self.sigma(torch.tensor(self.t_max, dtype=torch.float64))
+    def mean_from_velocity(self, x_t: Image, t: Time, velocity: Image) -> Image:
+        """Return (σ' x_t − σ v)/(α σ' − σ α'), the posterior mean E[x | x_t] of a velocity v: linear x_t − t v."""
+        alpha, sigma, d_alpha, d_sigma = self.alpha(t), self.sigma(t), self.d_alpha(t), self.d_sigma(t)
+        w = alpha * d_sigma - sigma * d_alpha
+        return like(d_sigma / w, x_t) * x_t - like(sigma / w, x_t) * velocity
+
+    def prior(self, noise: Image, t: float | None = None) -> Image:
+        """Scale standard normal noise to what is noise at a time, t_max by default: κ σ(t) ε."""
+        sigma = self.sigma(torch.tensor(self.t_max if t is None else t, dtype=torch.float64))
         return noise * (float(sigma) * self.noise_scale)
 
     def posterior_mean(self, x_t: Image, t: Time, data: Image, member: Tensor | None = None) -> Image:

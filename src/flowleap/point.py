@@ -69,9 +69,12 @@ class Point:
     Shapes: x, noise, x_t, v (batch, *dims); t, s, r (batch,); label, group, dropped, plug_in (batch,).
     `label` survives being dropped; `dropped` says which rows the network sees without it.
     `group` says which rows are of one class for the plug-in velocity (the label, where there is one).
+    `latent` (batch, *dims) is the standard normal noise that samples are made of, where a part makes some, beside the
+    noise that is added to them.
     `guided` holds the indices of the rows that training guidance applies to; `onward` those of the rows with s > r,
     which have a second step s → r; `finest` is the step length at or
-    below which a grid method asks for the instantaneous velocity (0 where times are continuous); `jump_scale` is the
+    below which a grid method asks for the instantaneous velocity, and in which a solver steps (0 where times are
+    continuous); `jump_scale` is the
     scale at which frozen jumps of the guided rows are guided; `v` is the velocity that drives the target, set by
     `Objective.regress`; `progress` is the fraction of the run that has passed.
     """
@@ -92,6 +95,7 @@ class Point:
     guided: Tensor | None = None
     onward: Tensor | None = None
     v: Image | None = None
+    latent: Image | None = None
     finest: float = 0.0
     jump_scale: float = 1.0
     step: int = 0
@@ -137,14 +141,18 @@ class Target:
     """What an identity asks of the network on the rows r < t.
 
     Args:
-        value: F*, (rows, *dims), without a graph.
+        value: F*, (rows, *dims), without a graph but where `sample` is given.
         prediction: F with a graph where the identity evaluated the student anyway (`ExactJVP`), or None.
         derivative_norm: root mean square of dF/dt over the dimensions, (rows,), or None.
+        space: "output" where F is compared with F*, "map" where `value` and `prediction` are points.
+        sample: what the student made, with a graph, where it is judged by `value` and `prediction`; or None.
     """
 
     value: Image
     prediction: Image | None = None
     derivative_norm: Tensor | None = None
+    space: str = "output"
+    sample: Image | None = None
 
 
 @dataclass(frozen=True)
@@ -153,10 +161,12 @@ class Regression:
 
     Args:
         prediction: (batch, *dims), with a graph.
-        target: (batch, *dims), without one.
+        target: (batch, *dims), without one but where `sample` is given.
         log_variance: ℓ(t, r) of the network, (batch,) with a graph, or None.
-        space: "output" where F is compared with F*, "map" where X is compared with X*.
+        space: "output" where F is compared with F* on every row, "map" where points are compared on the rows r < t.
+            Losses compare what they are given.
         derivative_norm: root mean square of dF/dt over the dimensions of the off-diagonal rows, or None.
+        sample: what the student made, (batch, *dims) with a graph, where it is judged by the other two; or None.
     """
 
     prediction: Image
@@ -164,8 +174,9 @@ class Regression:
     log_variance: Tensor | None = None
     space: str = "output"
     derivative_norm: Tensor | None = None
+    sample: Image | None = None
 
     @property
     def raw(self) -> Tensor:
         """The unweighted error: the mean squared residual over the dimensions of each row, (batch,), no graph."""
-        return (self.prediction.detach() - self.target).flatten(1).float().square().mean(1)
+        return (self.prediction - self.target).detach().flatten(1).float().square().mean(1)

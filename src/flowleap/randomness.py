@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import torch
 
-__all__ = ["generator"]
+__all__ = ["generator", "key_of"]
 
 
 def generator(key: int, stream: str, step: int = 0) -> torch.Generator:
@@ -27,5 +27,10 @@ def generator(key: int, stream: str, step: int = 0) -> torch.Generator:
     """
     if key < 0 or step < 0:
         raise ValueError(f"key={key}, step={step}: both must be non-negative integers")
+    return torch.Generator().manual_seed(key_of(key, stream, step))
+
+
+def key_of(key: int, stream: str, step: int = 0) -> int:
+    """Return a key that depends on (key, stream, step); what is drawn by it is independent of other draws."""
     sequence = np.random.SeedSequence([key, zlib.crc32(stream.encode()), step])
-    return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+    return int(sequence.generate_state(1, np.uint64)[0])

@@ -7,12 +7,14 @@
 | ddim    | x ← a(t, r) x + b(t, r) F(x, t, t)                                   | N                         |
 | euler   | x ← x + (r − t) u(x, t, t), straight paths only                      | N                         |
 | heun    | trapezoid of u at both ends, plain Euler in the last step            | 2N − 1                    |
+| solver  | x ← X_{t→r}(x), two evaluations; ddim of u in the last if one is left | N evaluations, ⌈N/2⌉ steps |
 
 Guidance at sampling (`guide(flow, w)`) doubles every count. `noise` is always standard normal; the path scales it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,9 +28,10 @@ from flowleap.guidance import guide
 from flowleap.parameterization import AverageVelocity
 from flowleap.paths import Path
 from flowleap.randomness import generator
-from flowleap.tensors import Image, Label
+from flowleap.tensors import Image, Label, like
+from flowleap.times import spaced
 
-__all__ = ["Sampling", "chain", "ddim", "euler", "gamma", "grid", "heun", "noise"]
+__all__ = ["Sampling", "chain", "ddim", "euler", "gamma", "grid", "heun", "noise", "solver"]
 
 
 def chain(
@@ -39,8 +42,8 @@ def chain(
     label: Label = None,
 ) -> Image:
     """Return X_{t_{N−1}→t_N} ∘ … ∘ X_{t_0→t_1}, the chain of learned maps. NFE N."""
-    x = flow.path.prior(noise)
-    for t, r in pairwise(grid(flow.path, steps, times)):
+    x = flow.prior(noise)
+    for t, r in pairwise(grid(flow.path, steps, times, flow.start)):
         x = flow(x, t, r, label)
     return x
 
@@ -56,20 +59,22 @@ def gamma(
 ) -> Image:
     """Jump past r to r', σ/α(r') = √(1 − γ²) σ/α(r), and add γ κ σ(r) ε; γ = 1 is consistency re-noising. NFE N.
 
+    The fresh noise ε of a row depends on the seed and on the row's own initial noise, not on who shares its batch.
+
     Source: Kim et al. 2023 (arXiv 2310.02279), γ-sampling, written for any path.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength}: γ in [0, 1] is expected")
-    path, x = flow.path, flow.path.prior(noise)
-    random = generator(seed, "gamma-sampler")
-    for t, r in pairwise(grid(path, steps, times)):
+    path, x = flow.path, flow.prior(noise)
+    random = [_generator_of(row, seed) for row in noise]
+    for t, r in pairwise(grid(path, steps, times, flow.start)):
         if r <= path.t_min:
             return flow(x, t, path.t_min, label)
         landing = torch.tensor(r, dtype=torch.float64)
         ratio = path.sigma(landing) / path.alpha(landing)
         below = path.time_at(ratio * math.sqrt(1 - strength**2))
         x = flow(x, t, float(below), label) * float(path.alpha(landing) / path.alpha(below))
-        fresh = torch.randn(x.shape, generator=random).to(x)
+        fresh = torch.stack([torch.randn(x.shape[1:], generator=own) for own in random]).to(x)
         x = x + fresh * (strength * path.noise_scale * float(path.sigma(landing)))
     return x
 
@@ -89,8 +94,8 @@ def ddim(
     refusal = flow.parameterization.euler_refusal(flow.path)
     if refusal is not None:
         raise ValueError(f"{refusal}, or samplers.heun")
-    x = flow.path.prior(noise)
-    for t, r in pairwise(grid(flow.path, steps, times)):
+    x = flow.prior(noise)
+    for t, r in pairwise(grid(flow.path, steps, times, flow.start)):
         time, landing = x.new_full((len(x),), t), x.new_full((len(x),), r)
         x = flow.step(flow.output(x, time, time, label), x, time, landing)
     return x
@@ -110,8 +115,8 @@ def euler(
     refusal = AverageVelocity().euler_refusal(flow.path)
     if refusal is not None:
         raise ValueError(f"{refusal}: use samplers.ddim or samplers.heun")
-    x = flow.path.prior(noise)
-    for t, r in pairwise(grid(flow.path, steps, times)):
+    x = flow.prior(noise)
+    for t, r in pairwise(grid(flow.path, steps, times, flow.start)):
         x = x + (r - t) * flow.velocity(x, t, label=label)
     return x
 
@@ -127,7 +132,7 @@ def heun(
 
     Source: Karras et al. 2022 (arXiv 2206.00364) algorithm 1.
     """
-    x, stops = flow.path.prior(noise), grid(flow.path, steps, times)
+    x, stops = flow.prior(noise), grid(flow.path, steps, times, flow.start)
     for t, r in pairwise(stops):
         slope = flow.velocity(x, t, label=label)
         ahead = x + (r - t) * slope
@@ -136,12 +141,41 @@ def heun(
     return x
 
 
-def grid(path: Path, steps: int = 1, times: Sequence[float] | None = None) -> list[float]:
+def solver(
+    flow: FlowMap,
+    noise: Image,
+    steps: int = 1,
+    times: Sequence[float] | None = None,
+    label: Label = None,
+) -> Image:
+    """Return the chain of maps that take two evaluations each, such as those of `networks.MeanDirection`. NFE `steps`.
+
+    A map goes over two of `steps` uniform steps; where these are odd the last is a DDIM step with the instantaneous
+    velocity.
+    Over given times every interval is a map, and their number does not count.
+    """
+    x, single = flow.prior(noise), times is None and steps % 2 == 1
+    stops = grid(flow.path, steps, times, flow.start)
+    stops = [*stops[:-1:2], stops[-1]] if times is None else stops
+    for t, r in pairwise(stops[:-1] if single else stops):
+        x = flow(x, t, r, label)
+    if single:
+        start, end = (x.new_full((len(x),), time) for time in stops[-2:])
+        a, b = flow.path.transfer(start, end)
+        x = like(a, x) * x + like(b, x) * flow.velocity(x, start, label=label)
+    return x
+
+
+def grid(
+    path: Path, steps: int = 1, times: Sequence[float] | None = None, start: float | None = None
+) -> list[float]:
     """Return the times of N steps from t_max to t_min: `times` checked, or uniform (Karras' ρ = 7 for noise levels).
+
+    `start` is the first time where that is not t_max.
 
     Raises: ValueError for fewer than one step, or times that do not fall or leave the path's domain.
     """
-    high, low = path.t_max, path.t_min
+    high, low = path.t_max if start is None else start, path.t_min
     if times is not None:
         stops = [float(t) for t in times]
         falls = len(stops) >= 2 and all(t > r for t, r in pairwise([*stops[:-1], max(stops[-1], low)]))
@@ -153,15 +187,20 @@ def grid(path: Path, steps: int = 1, times: Sequence[float] | None = None) -> li
         return [*stops[:-1], low]
     if steps < 1:
         raise ValueError(f"steps={steps}: at least one step is expected")
-    rho = 1 if high <= 1 else 7
-    root = [high ** (1 / rho) + (low ** (1 / rho) - high ** (1 / rho)) * i / steps for i in range(1, steps)]
-    return [high, *(value**rho for value in root), low]
+    return spaced(high, low, steps, rho=1 if path.t_max <= 1 else 7)
 
 
 def noise(seed: int, indices: Sequence[int] | Tensor, shape: Sequence[int]) -> Tensor:
     """Return standard normal noise (len(indices), *shape), float32; row i depends on (seed, index i) only, bitwise."""
     rows = [torch.randn(tuple(shape), generator=generator(seed, "sample", int(i))) for i in indices]
     return torch.stack(rows) if rows else torch.empty(0, *shape)
+
+
+def _generator_of(row: Tensor, seed: int) -> torch.Generator:
+    """Return a generator that depends on a seed and on the numbers of one row, in single precision."""
+    content = row.detach().float().cpu().numpy().tobytes()
+    key = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+    return generator(key, "gamma-sampler", seed)
 
 
 @dataclass(frozen=True)
@@ -172,15 +211,49 @@ class Sampling:
         trained: the numbers of steps its maps were trained for; None for any.
         finest: from this many steps on, step with the instantaneous output (ddim) rather than with maps; None: never.
         least: fewer steps than this are outside what the method is trained for.
+        start: the time at which sampling begins, with noise of that time; None for t_max. Maps carry it,
+            see `FlowMap.start`.
+        renoise: γ of the γ-sampler where maps are stepped with: 0 chains them, 1 goes to the data in each step and adds
+            fresh noise (consistency models), what lies between does both in part.
+        evaluations: network evaluations of one map: 1, or 2 for those of a learned solver, which N steps then are half
+            as many of (`solver`).
+
+    Raises: ValueError for a γ outside [0, 1], or other numbers of evaluations.
     """
 
     trained: tuple[int, ...] | None = None
     finest: int | None = None
     least: int = 1
+    start: float | None = None
+    renoise: float = 0.0
+    evaluations: int = 1
+
+    def __post_init__(self) -> None:
+        if self.evaluations not in (1, 2) or (self.renoise and self.evaluations == 2):
+            raise ValueError(
+                f"Sampling(evaluations={self.evaluations}, renoise={self.renoise}): a map takes 1 evaluation, or 2 "
+                "where a solver follows one trajectory, without fresh noise (renoise=0)"
+            )
+        if not 0 <= self.renoise <= 1:
+            raise ValueError(
+                f"Sampling(renoise={self.renoise}): γ in [0, 1] is expected, 0 for a chain of maps, 1 for fresh noise"
+            )
 
     def instantaneous(self, steps: int) -> bool:
         """Return whether this budget steps with the instantaneous output."""
         return self.finest is not None and steps >= self.finest
+
+    def renoised(self, steps: int) -> float:
+        """Return γ where this budget adds fresh noise between steps, else 0."""
+        return self.renoise if steps > 1 and not self.instantaneous(steps) else 0.0
+
+    def name(self, steps: int) -> str:
+        """Return what reports call the sampler of a budget: "ddim", "chain", "solver", or "gamma 1" with its γ."""
+        if self.instantaneous(steps):
+            return "ddim"
+        if self.evaluations == 2:
+            return "solver"
+        return f"gamma {self.renoise:g}" if self.renoised(steps) else "chain"
 
     def advice(self, steps: int, uniform: bool = True) -> str | None:
         """Return why this budget is outside the method's training, or None."""
@@ -203,9 +276,15 @@ class Sampling:
         guidance: float | None = None,
     ) -> Image:
         """Return images from standard normal noise, by the sampler that belongs to the budget."""
+        flow = guide(flow, guidance)
+        if self.evaluations == 2:
+            return solver(flow, noise, steps, times, label)
         steps = steps if times is None else len(times) - 1
-        sampler = ddim if self.instantaneous(steps) else chain
-        return sampler(guide(flow, guidance), noise, steps, times, label)
+        if self.instantaneous(steps):
+            return ddim(flow, noise, steps, times, label)
+        if self.renoised(steps):
+            return gamma(flow, noise, steps, times, label, strength=self.renoise)
+        return chain(flow, noise, steps, times, label)
 
     def with_base(self, base_steps: int) -> Sampling:
         """Return the sampling of a method on a dyadic grid of `base_steps` steps."""

@@ -10,9 +10,12 @@
 | Adjacent   | t a multiple of h = 1/N, r = 0                              | t − h| consistency distillation   |
 | Halving    | t a multiple of d = 2^−b, r = t − d, ever coarser           | t−d/2| progressive distillation   |
 | ToData     | a share of rows: t a multiple of 1/N, r = 0; the others r = t | r  | live reflow                |
+| Trajectories | a share of rows: t, r multiples of 1/N; the others r = t  | t−n/N| CTM                        |
+| Intervals  | the intervals of a grid of few steps                        | r    | AMED                       |
+| Denoising  | t from one law, r = 0                                       | r    | SiD                        |
 
 A law draws rows in the order in which points carry them: the `off` rows with r < t first, then the rows r = t.
-Marginal laws are `Uniform` and `LogitNormal` on [0, 1] and `LogNormal` for the variance-exploding path.
+Marginal laws are `Uniform`, `LogitNormal` and `NoiseLevels` on [0, 1] and `LogNormal` for the variance-exploding path.
 """
 
 from __future__ import annotations
@@ -29,17 +32,22 @@ from flowleap.tensors import Time
 __all__ = [
     "Adjacent",
     "Curriculum",
+    "Denoising",
     "Draw",
     "DyadicGrid",
     "Gradual",
     "Halving",
+    "Intervals",
     "LogNormal",
     "LogitNormal",
+    "NoiseLevels",
     "OneTime",
     "SortedPair",
     "TimeLaw",
     "ToData",
+    "Trajectories",
     "Uniform",
+    "spaced",
     "stage",
 ]
 
@@ -78,7 +86,7 @@ class TimeLaw(Protocol):
 
     @property
     def finest(self) -> float:
-        """The step length at or below which the instantaneous velocity is asked for; 0 for continuous laws."""
+        """The step length in or below which the instantaneous velocity is asked for; 0 for continuous laws."""
         ...
 
     def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
@@ -123,6 +131,44 @@ class LogitNormal:
 
     def sample(self, generator: torch.Generator, size: int) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.randn(size, generator=generator))
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """t = σ/(1 + σ), with σ^{1/ρ} uniform from low^{1/ρ} on, over a share of the way to high^{1/ρ}.
+
+    σ is a ratio of noise to signal, and t where the linear path has it. The grid of Karras et al. made continuous.
+
+    Args:
+        low, high, rho: the ends and the exponent of the grid.
+        share: how far towards `high` levels are drawn; 0.8 of the way to 80 is σ = 24.4, t = 0.96.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364) eq. 5; the share is that of Zhou et al. 2024 (arXiv 2404.04057),
+    whose code draws 0 … 800 of 1000 places of that grid.
+    """
+
+    low: float = 0.002
+    high: float = 80.0
+    rho: float = 7.0
+    share: float = 0.8
+    cites: ClassVar[tuple[str, ...]] = ("karras2022elucidating",)
+
+    def __post_init__(self) -> None:
+        if not (0 < self.low < self.high and self.rho > 0 and 0 < self.share <= 1):
+            raise ValueError(
+                f"NoiseLevels(low={self.low}, high={self.high}, rho={self.rho}, share={self.share}): "
+                "0 < low < high, rho > 0 and a share in (0, 1] are expected"
+            )
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    def sample(self, generator: torch.Generator, size: int) -> Tensor:
+        first, last = self.low ** (1 / self.rho), self.high ** (1 / self.rho)
+        way = self.share * torch.rand(size, generator=generator)
+        level = (first + way * (last - first)) ** self.rho
+        return level / (1 + level)
 
 
 @dataclass(frozen=True)
@@ -308,6 +354,21 @@ class DyadicGrid:
         return Draw(t, s, r, jumps)
 
 
+def spaced(high: float, low: float, steps: int, rho: float | None = None) -> list[float]:
+    """Return the times of N steps from `high` to `low`, t_i^{1/ρ} equally far from one another.
+
+    ρ is 1, equal steps, for times up to 1, and 7 for noise levels, where it is not given.
+
+    >>> spaced(1.0, 0.0, 4)
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+
+    Source: Karras et al. 2022 (arXiv 2206.00364) eq. 5.
+    """
+    rho = (1 if high <= 1 else 7) if rho is None else rho
+    first, last = high ** (1 / rho), low ** (1 / rho)
+    return [high, *((first + (last - first) * i / steps) ** rho for i in range(1, steps)), low]
+
+
 def _check_base(law: TimeLaw, n: int) -> None:
     if n < 2 or n & (n - 1):
         lower = 2 ** max(1, n.bit_length() - 1) if n > 0 else 2
@@ -478,6 +539,143 @@ class ToData:
             diagonal = self.law.sample(generator, size - jumps)
         t, r = torch.cat([start, diagonal]), torch.cat([torch.zeros(jumps), diagonal])
         return Draw(t, r, r, jumps)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """The whole batch on the intervals of the grid of a solver, in equal shares: from t straight to r, s = r.
+
+    A solver of N network evaluations takes two on an interval of 2/N of the way, so that every other time of the grid
+    of N steps is a stop. Where N is odd the last 1/N has a single evaluation, which leaves nothing to learn, and no
+    rows.
+
+    Args:
+        steps: N, from 3 to 10.
+        low, high: the ends of the path, which the grid is that of `spaced` between; [0.002, 80] for noise levels.
+
+    Raises: ValueError for another number of evaluations, or ends that are not 0 ≤ low < high.
+    Source: Zhou et al. 2023 (arXiv 2312.00094). Published odd budgets save the first evaluation of all instead, by an
+    analytic first step.
+    """
+
+    steps: int = 4
+    low: float = 0.0
+    high: float = 1.0
+    cites: ClassVar[tuple[str, ...]] = ("zhou2023fast",)
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.steps <= 10:
+            raise ValueError(
+                f"Intervals(steps={self.steps}): a solver is learned for 3 to 10 network evaluations, such as steps=4"
+            )
+        if not 0 <= self.low < self.high:
+            raise ValueError(f"Intervals(low={self.low}, high={self.high}): 0 ≤ low < high is expected")
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    @property
+    def finest(self) -> float:
+        """One interval as a share of the way."""
+        return 2 / self.steps
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """The only number of evaluations that the steps are trained for."""
+        return (self.steps,)
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        grid = torch.tensor(spaced(self.high, self.low, self.steps)[::2])
+        count = self.steps // 2
+        first = torch.randint(count, (), generator=generator)  # a batch may be smaller than the grid
+        place = (torch.arange(size) + first) % count
+        return Draw(grid[place], grid[place + 1], grid[place + 1], size)
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """The whole batch on the way to the data: t from one law, s = r = 0.
+
+    Source: Zhou et al. 2024 (arXiv 2404.04057), with `NoiseLevels()` for t.
+    """
+
+    law: Law = NoiseLevels()
+    finest: ClassVar[float] = 0.0
+    cites: ClassVar[tuple[str, ...]] = ("zhou2024score",)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.law.support
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        t = self.law.sample(generator, size)
+        return Draw(t, torch.zeros(size), torch.zeros(size), size)
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """A share of the rows on t > s ≥ r of a grid of N equal steps, n of them from t to s; the others have r = t.
+
+    P(n) ∝ n on {1, …, longest}; t = i/N with i uniform on {n, …, N}, s = (i − n)/N, r = j/N with j uniform on
+    {0, …, i − n}.
+
+    Published are 18 times of Karras' grid of noise levels for small images and 40 for larger ones, as many steps at
+    most, and one n for a whole batch. Here steps are equal, which leaves a smaller error of the solver on the linear
+    path, and each row draws an n of its own. With the 8 by default, 1, 2, 4 and 8 equal steps of sampling are on the
+    grid, and training costs 9 forward-equivalents an image rather than the 16 of 17 steps; larger images want more.
+
+    Args:
+        share: the share of rows on the grid, rounded down to whole rows.
+        base_steps: N.
+        longest: the largest n, None for N; the mean is (2 longest + 1)/3, and each step costs two evaluations.
+        law: the law of t on the rows r = t.
+
+    Raises: ValueError for a batch too small for one row on the grid.
+    Source: Kim et al. 2023 (arXiv 2310.02279), and its code (sony/ctm) for the three laws.
+    """
+
+    share: float = 0.5
+    base_steps: int = 8
+    longest: int | None = None
+    law: Law = LogitNormal(-0.4, 1.0)
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    cites: ClassVar[tuple[str, ...]] = ("kim2023consistency",)
+
+    def __post_init__(self) -> None:
+        _check_count(self, self.base_steps)
+        if not 0 < self.share <= 1:
+            raise ValueError(f"Trajectories(share={self.share}): a share of the rows in (0, 1] is expected")
+        if self.longest is not None and not 1 <= self.longest <= self.base_steps:
+            raise ValueError(
+                f"Trajectories(longest={self.longest}): between 1 and base_steps={self.base_steps} steps are expected, "
+                "or None for all of them"
+            )
+
+    @property
+    def finest(self) -> float:
+        return 1 / self.base_steps
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        rows = int(size * self.share)
+        if rows < 1:
+            raise ValueError(
+                f"a batch of {size} leaves no row on the grid (share {self.share:g}): use a batch of at least "
+                f"{math.ceil(1 / self.share)}, or a larger share"
+            )
+        weights = torch.arange(1.0, (self.longest or self.base_steps) + 1)
+        steps = 1 + torch.multinomial(weights, rows, replacement=True, generator=generator)
+        stop = _below(generator, self.base_steps - steps)
+        landing = _below(generator, stop)
+        grid = (torch.stack([stop + steps, stop, landing]) / self.base_steps).unbind()
+        diagonal = self.law.sample(generator, size - rows)
+        t, s, r = (torch.cat([on_grid, diagonal]) for on_grid in grid)
+        return Draw(t, s, r, rows)
+
+
+def _below(generator: torch.Generator, most: Tensor) -> Tensor:
+    """Return whole numbers, each uniform on {0, …, most}."""
+    return (torch.rand(len(most), generator=generator) * (most + 1)).floor().clamp(max=most).to(torch.int64)
 
 
 def _cells(generator: torch.Generator, size: int, count: int) -> tuple[Time, Time]:

@@ -10,11 +10,22 @@ from flowleap.neighbors import neighbors
 from flowleap.networks.adapters import NoiseTime, StepToken, WithLogVariance
 from flowleap.networks.dit import DiT
 from flowleap.networks.mlp import MLP
+from flowleap.networks.solver import MeanDirection, inside
 
-__all__ = ["MLP", "DiT", "NoiseTime", "StepToken", "WithLogVariance", "build", "describe"]
+__all__ = [
+    "MLP",
+    "DiT",
+    "MeanDirection",
+    "NoiseTime",
+    "StepToken",
+    "WithLogVariance",
+    "build",
+    "describe",
+    "inside",
+]
 
 _KINDS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (DiT, MLP, NoiseTime, StepToken, WithLogVariance)
+    kind.__name__: kind for kind in (DiT, MLP, MeanDirection, NoiseTime, StepToken, WithLogVariance)
 }
 
 
