@@ -32,9 +32,11 @@ from flowleap.paths import LinearPath, TrigPath, VPPath
 from flowleap.times import (
     Adjacent,
     Curriculum,
+    Denoising,
     DyadicGrid,
     Gradual,
     Halving,
+    Intervals,
     LogitNormal,
     OneTime,
     SortedPair,
@@ -56,7 +58,8 @@ def keys(objective: Objective) -> list[str]:
 def test_names_are_known():
     assert methods.names() == (
         "flow_matching", "diffusion", "consistency_training_table1", "live_reflow", "shortcut", "shortcut_repo",
-        "meanflow", "esc", "progressive_distillation", "consistency_distillation", "reflow",
+        "meanflow", "esc", "ctm_self", "progressive_distillation", "consistency_distillation", "reflow", "ctm", "sid",
+        "amed",
     )  # fmt: skip
     assert methods.get("consistency-training") == methods.get("consistency_training_table1")
 
@@ -94,7 +97,8 @@ def test_every_method_speaks_of_average_velocity_on_the_linear_path(name):
     assert (
         getattr(objective.coupling, "guidance", None) is getattr(objective.velocity, "guidance", None) is None
     )
-    whole = isinstance(objective.times, Curriculum | Adjacent | Halving)  # every row keeps its label
+    keeping = Curriculum | Adjacent | Denoising | Halving | Intervals  # every row keeps its label
+    whole = isinstance(objective.times, keeping)
     assert objective.label_dropout == (0.0 if whole else 0.1)
 
 

@@ -20,7 +20,7 @@ from flowleap.couplings import Independent, StoredPairs
 from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.losses import Squared
-from flowleap.objectives import EMA, Eulerian, Objective, Self, SelfConsistency
+from flowleap.objectives import EMA, Eulerian, LearnedSolver, Objective, Self, SelfConsistency
 from flowleap.parameterization import AverageVelocity, Endpoint, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.randomness import generator
@@ -34,7 +34,13 @@ FIELDS = ("x", "noise", "t", "s", "r", "x_t", "label", "dropped", "plug_in", "gr
 
 
 def method(name: str, **changes) -> Objective:
-    return replace(methods.get(name).for_run(1000), **changes)
+    """A method with some changes; where it has a rival, that moves to the same path."""
+    objective = methods.get(name).for_run(1000)
+    if objective.rival is not None:
+        shared = {field: changes[field] for field in ("path", "parameterization") if field in changes}
+        rival = replace(objective.rival, **shared)
+        changes = {"frozen": replace(objective.frozen, objective=rival)} | changes
+    return replace(objective, **changes)
 
 
 def traced(name: str, **changes) -> Objective:
@@ -46,6 +52,12 @@ def taught(name: str, teacher: nn.Module, **changes) -> Objective:
     """A method with this network as its teacher, if it has one."""
     objective = method(name, **changes)
     return objective.with_teacher(objective.flow_map(teacher)) if objective.needs_teacher else objective
+
+
+def trained(objective: Objective, network: nn.Module) -> nn.Module:
+    """The network that a method trains: this one, or a solver around it."""
+    solved = isinstance(objective.target, LearnedSolver)
+    return networks.MeanDirection(network).to(D) if solved else network
 
 
 def supplied(objective: Objective, data: Batch) -> Batch:
@@ -194,7 +206,7 @@ def test_draws_depend_on_key_and_step_alone(name):
     for step, key in ((4, 1), (3, 2)):
         other = objective.draw(data, step=step, key=key)
         assert not torch.equal(other.x, first.x), "another order"
-        one_time = bool((first.t == 1).all())  # the first level of consistency training
+        one_time = bool((first.t == 1).all()) or name == "amed"  # one level, or all intervals equally often
         assert one_time or not torch.equal(other.t.sort().values, first.t.sort().values), "other times"
         noise = [p.noise[p.x[:, 0].argsort()] for p in (first, other)]
         assert not torch.equal(*noise), "other noise"
@@ -316,19 +328,21 @@ def test_a_batch_of_one_row_can_be_trained_on():
 @ALL
 @pytest.mark.parametrize("labels", [True, False], ids=["labels", "no labels"])
 def test_every_method_trains_with_and_without_labels(name, labels):
-    """One step on a real network: finite losses, gradients finite and not all zero, no graph in targets."""
+    """One step on a real network: finite losses and gradients, not all zero; no graph in targets but of a sample."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = networks.MLP(3, classes=3 if labels else None, width=16, depth=1, log_variance=True)
         for parameter in network.parameters():
             nn.init.normal_(parameter, std=0.3)
     objective = taught(name, copy.deepcopy(network), label_dropout=0.3 if labels else 0.1)
+    network = trained(objective, network).float()
     flow = objective.flow_map(network)
     data = supplied(objective, batch(labels=labels, dtype=torch.float32))
     point = objective.draw(data, step=900, key=1, frozen=flow)
     assert (point.label is None) == (not labels)
-    regression = objective.regress(flow, None, point)
-    assert not regression.target.requires_grad and regression.prediction.requires_grad
+    regression = objective.regress(flow, None if objective.rival is None else flow, point)
+    assert regression.target.requires_grad is (regression.sample is not None)
+    assert regression.prediction.requires_grad
     assert regression.prediction.shape == regression.target.shape == (ROWS, 3)
     assert regression.raw.shape == (ROWS,) and regression.prediction.dtype == torch.float32
     loss = objective.per_sample(regression, point)
@@ -336,19 +350,21 @@ def test_every_method_trains_with_and_without_labels(name, labels):
     loss.mean().backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     assert all(bool(g.isfinite().all()) for g in gradients) and sum(float(g.norm()) for g in gradients) > 0
-    assert any(p.grad is not None for p in network.final_layer.parameters())
+    last = network.predictor.head if isinstance(network, networks.MeanDirection) else network.final_layer
+    assert any(p.grad is not None for p in last.parameters())
 
 
 @ALL
 def test_a_call_composes_the_seam(name):
-    objective, network = taught(name, Net(seed=2)), Net()
-    data = supplied(objective, batch())
+    objective = taught(name, Net(seed=2))
+    network, data = trained(objective, Net()), supplied(objective, batch())
     flow, frozen = objective.flow_map(network), objective.flow_map(Net(seed=1))
     point = objective.draw(data, 3, 1, frozen)
     by_hand = objective.per_sample(objective.regress(flow, frozen, point), point)
     assert torch.equal(objective(flow, frozen, data, 3, 1), by_hand)
-    alone = objective.regress(flow, None, point)
-    assert torch.equal(alone.target, objective.regress(flow, flow, point).target)
+    if objective.rival is None:
+        alone = objective.regress(flow, None, point)
+        assert torch.equal(alone.target, objective.regress(flow, flow, point).target)
     with pytest.raises(ValueError, match="called with a batch"):
         objective(flow)
 

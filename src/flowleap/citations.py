@@ -161,6 +161,29 @@ _PAPERS = (
         2022,
         "2207.12598",
     ),
+    Citation(
+        "zhou2024score",
+        "Score identity Distillation: Exponentially Fast Distillation of Pretrained Diffusion Models for One-Step "
+        "Generation",
+        "Zhou, Mingyuan and Zheng, Huangjie and Wang, Zhendong and Yin, Mingzhang and Huang, Hai",
+        2024,
+        "2404.04057",
+    ),
+    Citation(
+        "kim2023consistency",
+        "Consistency Trajectory Models: Learning Probability Flow ODE Trajectory of Diffusion",
+        "Kim, Dongjun and Lai, Chieh-Hsin and Liao, Wei-Hsiang and Murata, Naoki and Takida, Yuhta and "
+        "Uesaka, Toshimitsu and He, Yutong and Mitsufuji, Yuki and Ermon, Stefano",
+        2023,
+        "2310.02279",
+    ),
+    Citation(
+        "zhou2023fast",
+        "Fast ODE-based Sampling for Diffusion Models in Around 5 Steps",
+        "Zhou, Zhenyu and Chen, Defang and Wang, Can and Chen, Chun",
+        2023,
+        "2312.00094",
+    ),
 )
 
 CITATIONS: dict[str, Citation] = {paper.key: paper for paper in _PAPERS}

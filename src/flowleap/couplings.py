@@ -5,6 +5,7 @@
 | Independent | fresh                       | that of the batch                               | most          |
 | LivePairs   | fresh                       | r < t: where the map in training takes the noise | live reflow  |
 | StoredPairs | `Batch.noise`, stored       | that of the batch, where a teacher took it      | reflow        |
+| Generated   | fresh                       | one step of another map from noise of its own   | SiD           |
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
 from flowleap.tensors import Image, Label
 
-__all__ = ["Coupling", "Independent", "LivePairs", "StoredPairs"]
+__all__ = ["Coupling", "Generated", "Independent", "LivePairs", "StoredPairs"]
 
 
 @runtime_checkable
@@ -30,8 +31,19 @@ class Coupling(Protocol):
         """Return standard normal noise for the global batch, `shape`, float32 on the CPU."""
         ...
 
-    def data(self, x: Image, noise: Image, label: Label, off: int, frozen: FlowMap | None) -> Image:
-        """Return the data that meets this noise, like x; the leading `off` rows are those with r < t."""
+    def data(
+        self,
+        x: Image,
+        noise: Image,
+        label: Label,
+        off: int,
+        frozen: FlowMap | None,
+        latent: Image | None = None,
+    ) -> Image:
+        """Return the data that meets this noise, like x; the leading `off` rows are those with r < t.
+
+        `latent` is noise of its own for a coupling that asks for it by `asks_latent`.
+        """
         ...
 
 
@@ -42,7 +54,15 @@ class Independent:
     def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
         return torch.randn(shape, generator=generator)
 
-    def data(self, x: Image, noise: Image, label: Label, off: int, frozen: FlowMap | None) -> Image:
+    def data(
+        self,
+        x: Image,
+        noise: Image,
+        label: Label,
+        off: int,
+        frozen: FlowMap | None,
+        latent: Image | None = None,
+    ) -> Image:
         return x
 
 
@@ -77,7 +97,15 @@ class LivePairs:
     def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
         return torch.randn(shape, generator=generator)
 
-    def data(self, x: Image, noise: Image, label: Label, off: int, frozen: FlowMap | None) -> Image:
+    def data(
+        self,
+        x: Image,
+        noise: Image,
+        label: Label,
+        off: int,
+        frozen: FlowMap | None,
+        latent: Image | None = None,
+    ) -> Image:
         if off == 0:
             return x
         if frozen is None:
@@ -121,5 +149,48 @@ class StoredPairs:
             "give Batch(x, label, noise)"
         )
 
-    def data(self, x: Image, noise: Image, label: Label, off: int, frozen: FlowMap | None) -> Image:
+    def data(
+        self,
+        x: Image,
+        noise: Image,
+        label: Label,
+        off: int,
+        frozen: FlowMap | None,
+        latent: Image | None = None,
+    ) -> Image:
         return x
+
+
+@dataclass(frozen=True)
+class Generated:
+    """x is what the frozen map makes of noise of its own in one step, no gradient: x = X_{start→t_min}(κ σ(start) z).
+
+    z is `Point.latent`, independent of the noise ε that x is then mixed with. The rows lend their labels, not their
+    images. For a `Rival`, whose frozen map is the network it rivals: it learns the scores of what that one makes.
+
+    Raises: ValueError where no map is given.
+    Source: Zhou et al. 2024 (arXiv 2404.04057), the samples that the fake score is trained on.
+    """
+
+    asks_latent: ClassVar[bool] = True
+    cites: ClassVar[tuple[str, ...]] = ("zhou2024score",)
+
+    def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
+        return torch.randn(shape, generator=generator)
+
+    def data(
+        self,
+        x: Image,
+        noise: Image,
+        label: Label,
+        off: int,
+        frozen: FlowMap | None,
+        latent: Image | None = None,
+    ) -> Image:
+        if frozen is None or latent is None:
+            raise ValueError(
+                "Generated trains on what another map makes of noise, and none is given: "
+                "objective.draw(batch, step, key, frozen=flow)"
+            )
+        with torch.no_grad():
+            return samplers.chain(frozen, latent, label=label).to(x.dtype)

@@ -18,21 +18,32 @@ from flowleap.citations import CITATIONS, Citation
 from flowleap.couplings import LivePairs
 from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import TwoPass
-from flowleap.distillation import RECIPES, consistency_distillation, progressive_distillation, reflow
+from flowleap.distillation import (
+    RECIPES,
+    amed,
+    consistency_distillation,
+    ctm,
+    progressive_distillation,
+    reflow,
+    sid,
+)
 from flowleap.guidance import FinestLevel
 from flowleap.losses import AdaptivePower, LearnedVariance, Squared
 from flowleap.neighbors import neighbors
-from flowleap.objectives import EMA, Consistency, Diagonal, Eulerian, Objective, SelfConsistency
+from flowleap.objectives import EMA, Consistency, Diagonal, Eulerian, Objective, SelfConsistency, Trajectory
 from flowleap.parameterization import Noise
 from flowleap.paths import LinearPath, VPPath
 from flowleap.samplers import Sampling
 from flowleap.times import Curriculum, DyadicGrid, Gradual, LogitNormal, OneTime, SortedPair, ToData, Uniform
-from flowleap.velocities import PlugIn
+from flowleap.velocities import Own, PlugIn
 
 __all__ = [
+    "amed",
     "citations",
     "consistency_distillation",
     "consistency_training",
+    "ctm",
+    "ctm_self",
     "diffusion",
     "esc",
     "flow_matching",
@@ -43,6 +54,7 @@ __all__ = [
     "progressive_distillation",
     "reflow",
     "shortcut",
+    "sid",
 ]
 
 
@@ -155,6 +167,19 @@ def meanflow() -> Objective:
     )
 
 
+def ctm_self(base_steps: int = 8, longest: int | None = None) -> Objective:
+    """The consistency trajectory model from scratch: its own average is the teacher that the solver follows.
+
+    Args: as of `ctm`.
+    """
+    return replace(
+        ctm(base_steps=base_steps, longest=longest),
+        name="consistency trajectory model (self)",
+        target=Trajectory(solver=Own()),
+        starts_from_teacher=False,
+    )
+
+
 def esc() -> Objective:
     """MeanFlow with the four components of the explicit shortcut model (Lin et al., 2025), each one field.
 
@@ -179,6 +204,7 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     "shortcut_repo": lambda: shortcut("repo"),
     "meanflow": meanflow,
     "esc": esc,
+    "ctm_self": ctm_self,
     **RECIPES,
 }
 _ALIASES = {"consistency_training": "consistency_training_table1"}

@@ -1,10 +1,13 @@
 """Objectives: one file per identity, and the composition that trains a network with it."""
 
-from flowleap.objectives.base import EMA, Identity, Objective, Refreshed, Self
+from flowleap.objectives.base import EMA, Identity, Objective, Refreshed, Rival, Self
 from flowleap.objectives.consistency import Consistency
 from flowleap.objectives.diagonal import Diagonal
 from flowleap.objectives.eulerian import Eulerian
+from flowleap.objectives.score_identity import ScoreGap
 from flowleap.objectives.self_consistency import SelfConsistency
+from flowleap.objectives.solver import LearnedSolver
+from flowleap.objectives.trajectory import Trajectory
 
 __all__ = [
     "EMA",
@@ -12,8 +15,12 @@ __all__ = [
     "Diagonal",
     "Eulerian",
     "Identity",
+    "LearnedSolver",
     "Objective",
     "Refreshed",
+    "Rival",
+    "ScoreGap",
     "Self",
     "SelfConsistency",
+    "Trajectory",
 ]

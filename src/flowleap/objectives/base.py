@@ -21,6 +21,7 @@ from flowleap.guidance import FinestLevel, Guidance
 from flowleap.losses import Loss, Squared
 from flowleap.objectives.diagonal import Diagonal, diagonal
 from flowleap.objectives.self_consistency import SelfConsistency
+from flowleap.objectives.solver import LearnedSolver
 from flowleap.parameterization import AverageVelocity, Parameterization
 from flowleap.paths import LinearPath, Path
 from flowleap.point import Batch, Point, Regression, Target
@@ -30,7 +31,7 @@ from flowleap.tensors import Image, Label, Time
 from flowleap.times import Halving, OneTime, TimeLaw, stage
 from flowleap.velocities import Conditional, Own, PlugIn, Teacher, VelocitySource
 
-__all__ = ["EMA", "Identity", "Objective", "Refreshed", "Self"]
+__all__ = ["EMA", "Identity", "Objective", "Refreshed", "Rival", "Self"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,45 @@ class Refreshed:
         return stage(progress, self.stages)
 
 
+@dataclass(frozen=True)
+class Rival:
+    """The frozen map of a target is another network, trained in alternation by an objective of its own.
+
+    Each step the rival takes its turn first, then the network itself. The rival's own frozen map is the network it
+    rivals as it stands; it begins with the same weights.
+
+    Args:
+        objective: what the rival is trained for, on the same path, with the same parameterization, told the same.
+        period: the network takes its turn in every period-th step, the rival in each.
+        pace: the learning rate of both is that of the run times this: each follows the other, in smaller steps.
+        betas: those of Adam for both, in place of the run's; None for these.
+
+    Raises: ValueError for a period or a pace that is not positive, betas out of range, or for a rival with a frozen map
+        of its own.
+    Source: the code of Zhou et al. 2024 (arXiv 2404.04057), mingyuanzhou/SiD: in each step first the fake score, then
+    the generator; betas (0, 0.999) and learning rates of 1e-5 for both.
+    """
+
+    objective: Objective
+    period: int = 1
+    pace: float = 1.0
+    betas: tuple[float, float] | None = None
+    cites: ClassVar[tuple[str, ...]] = ("zhou2024score",)
+
+    def __post_init__(self) -> None:
+        if self.period < 1:
+            raise ValueError(f"Rival(period={self.period}): a whole number from 1 up is expected")
+        if not self.pace > 0:
+            raise ValueError(f"Rival(pace={self.pace}): a positive factor of the learning rate is expected")
+        if self.betas is not None and not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"Rival(betas={self.betas}): two numbers in [0, 1) are expected")
+        if not isinstance(self.objective.frozen, Self):
+            raise ValueError(
+                f"Rival: its objective has frozen={type(self.objective.frozen).__name__}, but the frozen map of a "
+                "rival is the network it rivals: use frozen=Self()"
+            )
+
+
 @runtime_checkable
 class Identity(Protocol):
     """An identity turned into a target for the rows r < t: X^θ_{t→r}(x_t) regressed onto X̂_{s→r}(X̂_{t→s}(x_t)).
@@ -142,7 +182,7 @@ class Objective:
         guidance: classifier-free guidance in training, or None.
         target: the identity for the rows r < t; rows r = t always take the diagonal.
         loss: distance and weight.
-        frozen: which copy of the network targets are made with.
+        frozen: which copy of the network, or which other network, targets are made with.
         starts_from_teacher: whether training starts from the weights of its teacher.
         label_dropout: the share of rows trained with the null label.
         batching: how batches are composed (`ClassGroups` for the class-consistent ones of ESC).
@@ -162,7 +202,7 @@ class Objective:
     guidance: Guidance | FinestLevel | None = None
     target: Identity = Diagonal()
     loss: Loss = Squared()
-    frozen: Self | EMA | Refreshed = Self()
+    frozen: Self | EMA | Refreshed | Rival = Self()
     starts_from_teacher: bool = False
     label_dropout: float = 0.1
     batching: Shuffled | ClassGroups = Shuffled()
@@ -187,6 +227,7 @@ class Objective:
             )
         self._check_guidance()
         self._check_stages()
+        self._check_rival()
         if isinstance(self.velocity, Own):
             raise ValueError(
                 "velocity=Own() would regress the diagonal onto itself, and nothing is learned: keep Conditional() or "
@@ -226,9 +267,25 @@ class Objective:
                 f"{self.name} in {self.steps} steps: it has {stages} stages, so at least {stages} steps are expected"
             )
 
+    def _check_rival(self) -> None:
+        if self.rival is None:
+            return
+        for name in ("path", "parameterization", "told"):
+            own, other = getattr(self, name), getattr(self.rival, name)
+            if own != other:
+                raise ValueError(
+                    f"{self.name} has {name}={own}, but its rival {other}: give both the same, here and as "
+                    f"frozen.objective.{name}"
+                )
+
+    @property
+    def rival(self) -> Objective | None:
+        """What the other network is trained for, where there is one."""
+        return self.frozen.objective if isinstance(self.frozen, Rival) else None
+
     def flow_map(self, network: Network) -> FlowMap:
-        """Wrap a network in this objective's parameterization and path, and in what it is told."""
-        return FlowMap(network, self.parameterization, self.path, self.told)
+        """Wrap a network in this objective's parameterization and path, what it is told and where sampling starts."""
+        return FlowMap(network, self.parameterization, self.path, self.told, self.sampling.start)
 
     @property
     def needs_teacher(self) -> bool:
@@ -264,8 +321,11 @@ class Objective:
         return self.frozen.stage(self.progress(step)) if isinstance(self.frozen, Refreshed) else 0
 
     def for_run(self, steps: int) -> Objective:
-        """Return the objective with its horizons resolved for a run of `steps` steps."""
-        return replace(self, steps=steps)
+        """Return the objective, and that of its rival, with horizons resolved for a run of `steps` steps."""
+        frozen = self.frozen
+        if isinstance(frozen, Rival):
+            frozen = replace(frozen, objective=frozen.objective.for_run(steps))
+        return replace(self, steps=steps, frozen=frozen)
 
     def horizons(self) -> dict[str, float]:
         """Return every horizon by the name of its field, as a fraction of the run."""
@@ -328,6 +388,10 @@ class Objective:
             noise = noise[order[slots]].to(batch.x)
         else:
             noise = noise[rows.to(noise.device)]
+        latent = None
+        if any(getattr(part, "asks_latent", False) for part in (self.coupling, self.target)):
+            latent = torch.randn((total, *batch.x.shape[1:]), generator=generator(key, "latent", step))
+            latent = latent[order[slots]].to(batch.x)
         dropped = self._chance(batch.label is not None, self.label_dropout, key, "labels", step, total, slots)
         if dropped is not None and self.target.keep_labels:
             dropped[:off] = False
@@ -335,9 +399,9 @@ class Objective:
         plug_in = self._chance(0 < share < 1, share, key, "plug-in", step, total, slots)
         here = rows.to(batch.x.device)
         label = None if batch.label is None else batch.label[here]
-        x = self.coupling.data(batch.x[here], noise, label, off, frozen)
+        x = self.coupling.data(batch.x[here], noise, label, off, frozen, latent)
         t, s, r = (time[slots].clamp(self.path.t_min, self.path.t_max) for time in law[:3])
-        return self.point(x, noise, t, s, r, label, step, dropped, plug_in, off=off)
+        return self.point(x, noise, t, s, r, label, step, dropped, plug_in, off=off, latent=latent)
 
     def point(
         self,
@@ -352,6 +416,7 @@ class Objective:
         plug_in: Tensor | None = None,
         group: Tensor | None = None,
         off: int | None = None,
+        latent: Image | None = None,
     ) -> Point:
         """Make a point without any randomness: rows with r < t must come first.
 
@@ -389,6 +454,7 @@ class Objective:
             plug_in=plug_in,
             group=label if group is None else group,
             onward=(s > r).nonzero().squeeze(1),
+            latent=latent,
             finest=self.times.finest,
             jump_scale=1.0 if self.guidance is None else self.guidance.jump_scale,
             step=step,
@@ -424,17 +490,24 @@ class Objective:
             target = diagonal(flow, rest)
         jump = self.target(flow, frozen, point.rows(0, point.off)) if point.off else None
         done = 0 if jump is None or jump.prediction is None else point.off
-        label = point.network_label(flow.num_classes)
-        prediction = flow.output(
-            point.x_t[done:], point.t[done:], point.r[done:], None if label is None else label[done:]
-        )
+        prediction = self._predict(flow, point, done)
         if done and jump is not None and jump.prediction is not None:
             prediction = torch.cat([jump.prediction, prediction])
         if jump is not None:
             target = torch.cat([jump.value.to(target.dtype), target])
         log_variance = flow.log_variance(point.t, point.r)
-        norm = None if jump is None else jump.derivative_norm
-        return Regression(prediction, target, log_variance, derivative_norm=norm)
+        if jump is None:
+            return Regression(prediction, target, log_variance)
+        return Regression(prediction, target, log_variance, jump.space, jump.derivative_norm, jump.sample)
+
+    @staticmethod
+    def _predict(flow: FlowMap, point: Point, start: int) -> Image:
+        """Return the output of the student on the rows from `start` on; with none left it is not asked."""
+        if start == len(point):
+            return point.x_t[start:]
+        label = point.network_label(flow.num_classes)
+        known = None if label is None else label[start:]
+        return flow.output(point.x_t[start:], point.t[start:], point.r[start:], known)
 
     def _frozen(self, flow: FlowMap, frozen: FlowMap | None, point: Point) -> FlowMap:
         if isinstance(self.frozen, Refreshed):
@@ -444,6 +517,11 @@ class Objective:
                 )
             if self.steps is not None and self.frozen.stage(point.progress) == 0:
                 return self.frozen.teacher
+        if isinstance(self.frozen, Rival) and frozen is None:
+            raise ValueError(
+                f"{self.name} is judged with another network, and none is given: use objective(flow, frozen, batch) "
+                "with the map of its rival as frozen"
+            )
         return flow if frozen is None else frozen
 
     def per_sample(self, regression: Regression, point: Point) -> Tensor:
@@ -484,8 +562,10 @@ class Objective:
     ) -> list[str]:
         """Return, in sentences, what about a way of sampling this method was not trained for."""
         count = len(times) - 1 if times is not None else 1 if steps is None else steps
-        budget = self.sampling.advice(count, uniform=times is None)
+        budget = replace(self.sampling, trained=self.trained).advice(count, uniform=times is None)
         found = [] if budget is None else [f"{self.name} in {count} step{'s' * (count > 1)}: {budget}"]
+        if isinstance(self.target, LearnedSolver):
+            return found + self.target.advice(self.name, guidance)
         if guidance is not None and guidance != 1.0:
             found += self._guidance_advice(count, guidance)
         return found
@@ -504,9 +584,16 @@ class Objective:
             ]
         return []
 
-    def nfe(self, steps: int, guidance: float | None = None) -> int:
-        """Return the number of network evaluations of one image."""
-        return steps * (1 if guidance is None or guidance == 1.0 else 2)
+    @property
+    def trained(self) -> tuple[int, ...] | None:
+        """The numbers of steps that its maps are trained for, as its times or its sampling say; None for any."""
+        found: tuple[int, ...] | None = getattr(self.times, "trained", None)
+        return self.sampling.trained if found is None else found
+
+    def nfe(self, steps: int, guidance: float | None = None, times: Sequence[float] | None = None) -> int:
+        """Return the number of network evaluations of one image, in `steps` steps or over given times."""
+        count = steps if times is None else (len(times) - 1) * self.sampling.evaluations
+        return count * (1 if guidance is None or guidance == 1.0 else 2)
 
     def parts(self) -> list[Any]:
         """Return every part of the composition, depth first."""
