@@ -4,9 +4,10 @@
 |--------------------------------------------|---------------------|
 | through the network that is trained        | 3: forward, and twice as much backward |
 | through a frozen network, or a teacher     | 1                   |
+| … with a gradient through its input        | 2: forward and backward |
 | with a forward-mode derivative             | as much again       |
 
-A learned log-variance, a function of two times, is not counted.
+All players are counted, a rival among them. A learned log-variance, a function of two times, is not counted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from torch.autograd import forward_ad
 
 from flowleap import networks
 from flowleap.files import replace_file
-from flowleap.objectives import EMA, Objective, Refreshed
+from flowleap.flow_map import FlowMap
+from flowleap.objectives import EMA, Objective, Refreshed, Rival
 from flowleap.point import Batch
 from flowleap.runs.phases import PAIRS, TEACHER, needs_pairs, phases, plain, teacher_config
 from flowleap.training.config import TrainConfig
@@ -73,18 +75,26 @@ def cost(config: TrainConfig) -> float:
         with meter.counting() as rows:
             practise(objective, meter, config, step)
         spent += sum(rows) / config.batch
+        if objective.rival is not None:
+            assert isinstance(objective.frozen, Rival)
+            with meter.counting() as rows:
+                practise(objective.rival, meter, config, step, objective.flow_map(meter))
+            spent += sum(rows) / config.batch
     return spent / POSITIONS
 
 
-def practise(objective: Objective, meter: Meter, config: TrainConfig, step: int) -> None:
-    """Compute the loss of a step with a network that only counts."""
+def practise(
+    objective: Objective, meter: Meter, config: TrainConfig, step: int, rivaled: FlowMap | None = None
+) -> None:
+    """Compute the loss of a step with a network that only counts; `rivaled` is what a rival is held against."""
     batch, classes = config.batch, meter.num_classes
     x = torch.linspace(-1.0, 1.0, batch * SAMPLE[0]).reshape(batch, *SAMPLE)
     label = None if classes is None else torch.arange(batch) % classes
     noise = x.flip(0) if needs_pairs(objective) else None
-    flow = objective.flow_map(meter)
-    other = isinstance(objective.frozen, EMA | Refreshed)
-    frozen = objective.flow_map(meter.frozen()) if other else flow
+    solved = getattr(objective.target, "asks_solver", False)
+    flow = objective.flow_map(networks.MeanDirection(meter.frozen()) if solved else meter)
+    other = isinstance(objective.frozen, EMA | Refreshed | Rival)
+    frozen = rivaled or (objective.flow_map(meter.frozen()) if other else flow)
     point = objective.draw(Batch(x, label, noise), step, config.seed, frozen)
     objective.per_sample(objective.regress(flow, frozen, point), point)
 
@@ -114,9 +124,10 @@ class Meter(nn.Module):
         yield self.spent
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
-        trained = torch.is_grad_enabled() and self.weight.requires_grad
+        graph = torch.is_grad_enabled()
+        each = 3 if graph and self.weight.requires_grad else 2 if graph and x.requires_grad else 1
         along = forward_ad.unpack_dual(x).tangent is not None
-        self.spent.append(len(x) * (3 if trained else 1) * (2 if along else 1))
+        self.spent.append(len(x) * each * (2 if along else 1))
         return x * self.weight
 
 

@@ -8,7 +8,7 @@ from flowleap import methods, values
 from flowleap.couplings import StoredPairs
 from flowleap.guidance import FinestLevel
 from flowleap.objectives import Objective
-from flowleap.training.config import PAIRS_PER_ROW, TrainConfig
+from flowleap.training.config import PAIRS_PER_ROW, TrainConfig, frozen_network
 from flowleap.velocities import Teacher
 
 __all__ = [
@@ -114,6 +114,7 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
         config,
         method=TEACHING,
         objective=values.to_dict(objective),
+        network=frozen_network(config),
         steps=config.steps // 2,
         teacher_weights=None,
         teacher_checksum=None,

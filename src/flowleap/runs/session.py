@@ -65,7 +65,7 @@ class Session:
             self.objective = self.objective.with_teacher(teacher)
             if self.objective.starts_from_teacher:
                 assert isinstance(teacher.network, nn.Module)
-                network.load_state_dict(teacher.network.state_dict())
+                networks.inside(network).load_state_dict(teacher.network.state_dict())
         player = new_player(
             network,
             self.objective,
@@ -90,11 +90,11 @@ class Session:
 
     def rehearse(self) -> None:
         """Compute the first step without learning from it: what does not fit fails before a file is made."""
-        player = self.state.player
-        device = next(player.network.parameters()).device
+        device = next(self.state.player.network.parameters()).device
         batch = draw_batch(self.usable, self.objective, self.plan, 0, device)
         with torch.no_grad():
-            self.objective(player.flow, player.frozen, batch, 0, self.plan.seed)
+            for player, objective in self.state.players(self.objective):
+                objective(player.flow, player.frozen, batch, 0, player.key(self.plan.seed))
 
     def open(self) -> None:
         """Open what is measured on the way: metrics.jsonl and quality.jsonl, up to the present step."""
@@ -145,6 +145,12 @@ class Session:
             say(line)
         say(networks.describe(self.state.player.network))
         say(f"run folder: {self.place}")
+        if self.objective.rival is not None:
+            pace, betas = self.state.player.pace, self.state.player.optimizer.defaults["betas"]
+            say(
+                f"two networks in alternation: {self.objective.rival.name}, then {self.objective.name}; both at "
+                f"{pace:g} of the learning rate, betas {betas}"
+            )
         for name, fraction in self.objective.horizons().items():
             step = round(fraction * self.steps)
             say(f"horizon {name}: {fraction:.4g} of the run, step {step}")

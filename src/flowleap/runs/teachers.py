@@ -18,7 +18,7 @@ from flowleap.randomness import generator
 from flowleap.runs.phases import TEACHER, asks_null, length, needs_pairs, number_of_pairs, own_teacher, plain
 from flowleap.runs.reading import Run, device_of, load_run, read_config, weights_file
 from flowleap.training import folder
-from flowleap.training.config import TrainConfig
+from flowleap.training.config import TrainConfig, frozen_network
 
 __all__ = ["finished", "load", "place_of", "practice", "resolve", "untrained"]
 
@@ -120,7 +120,7 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
             f"{name} is {run.objective.name}, which is not trained for the instantaneous velocity (r = t) that a "
             "teacher is asked for: give a run of flow-matching, or of another method with rows r = t"
         )
-    if student.starts_from_teacher and dict(run.config.network) != dict(config.network):
+    if student.starts_from_teacher and dict(run.config.network) != frozen_network(config):
         raise ValueError(
             f"{config.method} goes on from the weights of its teacher, but the network of {run.folder} is "
             f"{networks.describe(run.network)}, another than asked for: leave out --network and --set network.…"
@@ -161,7 +161,7 @@ def load(config: TrainConfig, place: Path) -> Run:
 def untrained(config: TrainConfig) -> FlowMap:
     """Return a stand-in for a teacher that has learned nothing, of the same network."""
     with torch.random.fork_rng(devices=[]):
-        network: nn.Module = networks.build(config.network).to(device_of(config.device))
+        network: nn.Module = networks.build(frozen_network(config)).to(device_of(config.device))
     return plain(config).flow_map(network.eval().requires_grad_(False))
 
 

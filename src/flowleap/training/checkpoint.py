@@ -8,6 +8,7 @@ checkpoints/
     target.safetensors          the target network, where the objective has one
     frozen.safetensors          the copy that teaches a stage, where the objective has stages
     optimizer.safetensors       moments and step counts, named <moment>/<parameter>
+    rival.*.safetensors         network and optimizer of the rival, where the objective has one
     state.json                  step, skipped, streak, seconds, stage
 """
 
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 from flowleap.files import new_folder, replace_file
 from flowleap.training import ema
-from flowleap.training.state import Player, State
+from flowleap.training.state import RIVAL, Player, State
 
 __all__ = [
     "CheckpointError",
@@ -46,6 +47,7 @@ __all__ = [
 KEPT = 2
 """How many checkpoints of a run stay on disk."""
 FORMAT = 1
+OPTIMIZER = "optimizer.safetensors"
 Tensors = dict[str, Tensor]
 
 
@@ -111,7 +113,7 @@ def restore(path: Path, state: State) -> None:
         expected = files_of(state.player, empty_moments=True)
         found = {name: read_tensors(path / name) for name in expected}
         for name, tensors in expected.items():
-            _compare(path / name, found[name], tensors, subset=name == "optimizer.safetensors")
+            _compare(path / name, found[name], tensors, subset=name.endswith(OPTIMIZER))
     except CheckpointError as error:
         raise CheckpointError(f"{error}{_alternative(path)}") from error
     _fill(state.player, found, progress.step)
@@ -132,7 +134,10 @@ def files_of(player: Player, *, empty_moments: bool = False) -> dict[str, Tensor
         files["target.safetensors"] = player.target.module.state_dict()
     if player.copy is not None:
         files["frozen.safetensors"] = player.copy.state_dict()
-    files["optimizer.safetensors"] = _moments(player, fill=empty_moments)
+    files[OPTIMIZER] = _moments(player, fill=empty_moments)
+    if player.rival is not None:
+        theirs = files_of(player.rival, empty_moments=empty_moments)
+        files |= {f"{RIVAL}.{name}": tensors for name, tensors in theirs.items()}
     return files
 
 
@@ -163,14 +168,18 @@ def _fill(player: Player, files: dict[str, Tensors], step: int) -> None:
     if player.copy is not None:
         player.copy.load_state_dict(files["frozen.safetensors"])
     for copy in player.every_average():
-        ema.restore(copy, step)
+        ema.restore(copy, player.turns(step))
     places = {name: place for place, (name, _) in enumerate(player.network.named_parameters())}
     state: dict[int, Tensors] = {}
-    for key, value in files["optimizer.safetensors"].items():
+    for key, value in files[OPTIMIZER].items():
         moment, name = key.split("/", 1)
         state.setdefault(places[name], {})[moment] = value
     groups = player.optimizer.state_dict()["param_groups"]
     player.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if player.rival is not None:
+        head = f"{RIVAL}."
+        theirs = {name.removeprefix(head): files[name] for name in files if name.startswith(head)}
+        _fill(player.rival, theirs, step)
 
 
 def write_tensors(path: Path, tensors: Tensors, step: int) -> None:

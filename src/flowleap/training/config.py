@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -44,6 +45,7 @@ __all__ = [
     "change",
     "configure",
     "from_dict",
+    "frozen_network",
     "method_name",
     "reconfigure",
     "to_dict",
@@ -148,6 +150,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 """Networks by name; shape, classes and patch come from the data, everything else from the defaults."""
 
+SOLVER = networks.MeanDirection.__name__
+"""The kind of a network around the frozen one of a teacher."""
+
 LARGE = 24
 """Images from this side up are cut into patches of 4 where that fits: 28 × 28 are 49 tokens, not 196."""
 UNGUIDED = {"label_dropout": 0.0}
@@ -205,7 +210,7 @@ def configure(
     named = {"method": method_name(method), "objective": objective, "data": dataset.address}
     named["teacher"] = None if teacher is None else str(teacher)
     own = network_options(network or preset["network"]) if network or not taught else taught["network"]
-    config = from_dict(named | chosen | {"network": own})
+    config = solved(from_dict(named | chosen | {"network": own}))
     settings = list(settings)
     if any("guidance" in name for name, _ in settings) and "label_dropout" not in dict(settings):
         settings.append(
@@ -229,7 +234,8 @@ def reconfigure(
     if data is not None:
         config = replace(config, data=data_sets.load(data).address)
     if network is not None:
-        config = settle(replace(config, network=network_options(network)), data_sets.load(config.data))
+        config = solved(replace(config, network=network_options(network)))
+        config = settle(config, data_sets.load(config.data))
     given = [(name, value) for name, value in options.items() if value is not None]
     return change(config, [*given, *settings])
 
@@ -264,12 +270,33 @@ def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainCon
     for name, value in settings:
         head, _, rest = name.partition(".")
         if head == "network" and rest:
-            config = replace(config, network={**config.network, rest: parse(value)})
+            config = replace(config, network=change_network(config.network, rest, parse(value)))
         elif name in FIELDS and name not in ("method", "data", "objective", "network"):
             config = from_dict({**asdict(config), name: as_field(name, value)})
         else:
             parts.append((name, value if isinstance(value, str) else json.dumps(value)))
     return replace(config, objective=override(config.objective, parts)) if parts else config
+
+
+def solved(config: TrainConfig) -> TrainConfig:
+    """Return a config whose network is a solver around the one it names, where its method trains one."""
+    objective: Objective = values.from_dict(config.objective)
+    if not getattr(objective.target, "asks_solver", False) or config.network.get("kind") == SOLVER:
+        return config
+    return replace(config, network={"kind": SOLVER, "network": config.network})
+
+
+def change_network(options: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Return options of a network with one replaced: that of a solver where it has it, else of the network inside."""
+    if options.get("kind") == SOLVER and name not in signature(networks.MeanDirection).parameters:
+        return {**options, "network": change_network(options["network"], name, value)}
+    return {**options, name: value}
+
+
+def frozen_network(config: TrainConfig) -> dict[str, Any]:
+    """Return the options of the network that a teacher's weights go into: that inside of a solver, or the whole."""
+    options = config.network
+    return dict(options["network"]) if options.get("kind") == SOLVER else dict(options)
 
 
 def override(objective: dict[str, Any], settings: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -287,7 +314,7 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
 
     Raises: ValueError for a network that does not fit the data or has unknown options.
     """
-    options = dict(config.network)
+    options = frozen_network(config)
     shape = "image" if options.get("kind") == "DiT" else "shape"
     if options.get("kind") in ("DiT", "MLP"):
         if shape == "image" and dataset.kind != "image":
@@ -298,6 +325,8 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         options.setdefault("log_variance", learned)
         if shape == "image" and min(dataset.shape[1:]) >= LARGE and not any(n % 4 for n in dataset.shape[1:]):
             options.setdefault("patch", 4)
+    if config.network.get("kind") == SOLVER:
+        options = {**config.network, "network": options}
     with torch.device("meta"):
         network: Any = networks.build(options)
     if network.num_classes not in (None, dataset.num_classes):

@@ -24,14 +24,24 @@ class Guard:
 
     def __init__(self, device: torch.device, skipped: int = 0, streak: int = 0) -> None:
         self.counts = torch.tensor([skipped, streak], dtype=torch.int64, device=device)
+        self.bad = torch.zeros((), dtype=torch.int64, device=device)
 
     def step(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-        """Let `optimizer` step where the boolean scalar `finite` is true, and only count where it is not."""
+        """Let `optimizer` step where the boolean scalar `finite` is true, and only note it where it is not."""
         bad = (~finite).to(torch.int64)
         optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         optimizer.step()
+        self.bad = torch.maximum(self.bad, bad)
+
+    def count(self, *, whole: bool = True) -> None:
+        """Count the step as skipped where an optimizer was refused; a streak ends where a `whole` step had none.
+
+        A step is whole where every player took its turn.
+        """
         skipped, streak = self.counts.unbind()
-        self.counts = torch.stack([skipped + bad, (streak + 1) * bad])
+        kept = self.bad if whole else 1
+        self.counts = torch.stack([skipped + self.bad, (streak + self.bad) * kept])
+        self.bad = torch.zeros_like(self.bad)
 
     def read(self) -> tuple[int, int]:
         """Return (steps skipped so far, how many of them are the latest ones); waits for the device."""

@@ -32,7 +32,7 @@ EXPLANATION = (
 class Recorder:
     """The numbers of each step, summed on the device and read once per log interval, and their time."""
 
-    names = ("raw_error", "loss", "grad_norm", "derivative_norm")
+    names = ("raw_error", "loss", "grad_norm", "derivative_norm", "rival_error")
 
     def __init__(self, device: torch.device, batch: int, seconds: float) -> None:
         """Start the clock of a run that has taken `seconds` so far."""
@@ -43,18 +43,18 @@ class Recorder:
         self.since = time.perf_counter()
         self.usual_derivative: float | None = None
 
-    def add(self, regression: Regression, loss: Tensor, grad_norm: Tensor) -> None:
-        """Add the numbers of a step; those that are not finite, or not measured, do not count.
+    def add(self, regression: Regression, loss: Tensor, grad_norm: Tensor, *, rival: bool = False) -> None:
+        """Add the numbers of a step, of a rival its raw error only; not those that are not finite, or not measured.
 
         Shapes: loss, grad_norm: scalars.
         """
-        norm = regression.derivative_norm
-        derivative = self.absent if norm is None or not norm.numel() else norm.mean()
-        numbers = (regression.raw.mean(), loss, grad_norm, derivative)
+        norm, raw, none = regression.derivative_norm, regression.raw.mean(), self.absent
+        derivative = none if norm is None or not norm.numel() else norm.mean()
+        numbers = (none, none, none, none, raw) if rival else (raw, loss, grad_norm, derivative, none)
         values = torch.stack([number.detach().double() for number in numbers])
         finite = values.isfinite()
         self.sums += torch.stack([torch.where(finite, values, 0.0), finite.double()])
-        self.steps += 1
+        self.steps += not rival
 
     def row(self, state: State, lr: float) -> dict[str, Any]:
         """Return the averages since the last row, None where nothing was measured; waits for the device."""
@@ -66,6 +66,8 @@ class Recorder:
         state.seconds = now - self.start
         means = {name: s / n if n else None for name, s, n in zip(self.names, total, count, strict=True)}
         self.usual_derivative = means["derivative_norm"] or self.usual_derivative
+        if means["rival_error"] is None:
+            means.pop("rival_error")  # most runs have none
         return {
             "step": state.step,
             "seconds": round(state.seconds, 3),

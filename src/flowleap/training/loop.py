@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from flowleap.data import Dataset
 from flowleap.objectives import Objective
-from flowleap.point import Batch
+from flowleap.point import Batch, Regression
 from flowleap.training.guard import Diverged, Guard, likely_cause
 from flowleap.training.log import Recorder
-from flowleap.training.state import State
+from flowleap.training.state import RIVAL, Player, State
 
 __all__ = ["Events", "Plan", "draw_batch", "fit"]
 
@@ -91,32 +92,25 @@ def fit(state: State, objective: Objective, data: Dataset, plan: Plan, events: E
 
     Raises: Diverged after `plan.patience` steps in a row whose loss or gradient was not finite.
     """
-    player = state.player
-    weights = [weight for weight in player.network.parameters() if weight.requires_grad]
-    device = weights[0].device
+    device = next(state.player.network.parameters()).device
     recorder = Recorder(device, plan.batch, state.seconds)
     guard = Guard(device, state.skipped, state.streak)
-    player.network.train()
 
     while state.step < plan.steps:
-        # a batch, the random draws made for it, and the error of the network there; a new stage has a new teacher
-        player.refresh(objective.stage(state.step))
+        # a batch, and the turn of every player: most runs have one, and some a rival, whose turn comes first
         batch = draw_batch(data, objective, plan, state.step, device)
-        point = objective.draw(batch, state.step, plan.seed, player.frozen)
-        regression = objective.regress(player.flow, player.frozen, point)
-        loss = objective.per_sample(regression, point).mean()
-
-        # one step of the optimizer, unless something is not finite; then the averages follow
-        player.set_learning_rate(lr := plan.learning_rate(state.step))
-        player.optimizer.zero_grad()
-        loss.backward()
-        norm = clip_grad_norm_(weights, math.inf if plan.clip is None else plan.clip)
-        guard.step(player.optimizer, finite=(loss + norm).isfinite())
-        player.update_averages()
+        lr = plan.learning_rate(state.step)
+        turns = [
+            take_turn(player, task, batch, plan, state.step, lr, guard)
+            for player, task in state.players(objective)
+            if player.due(state.step)
+        ]
+        guard.count(whole=state.player.due(state.step))
 
         # numbers, pictures, a checkpoint (reading the guard waits for the device, which costs a CPU nothing)
         state.step += 1
-        recorder.add(regression, loss, norm)
+        for turn in turns:
+            recorder.add(turn.regression, turn.loss, turn.norm, rival=turn.role == RIVAL)
         done = state.step == plan.steps
         leaving = done or events.interrupted()
         log, save = (leaving or every(n, state.step) for n in (plan.log_every, plan.checkpoint_every))
@@ -124,9 +118,10 @@ def fit(state: State, objective: Objective, data: Dataset, plan: Plan, events: E
             state.skipped, state.streak = guard.read()
         lost = state.streak >= plan.patience
         if log or lost:
-            events.log(recorder.row(state, lr))
+            events.log(recorder.row(state, lr * state.player.pace))
         if lost:
-            cause = likely_cause(batch, regression, loss, recorder.usual_derivative)
+            first = next((turn for turn in turns if not turn.finite), turns[-1])
+            cause = likely_cause(batch, first.regression, first.loss, recorder.usual_derivative)
             raise Diverged(f"{state.streak} steps in a row were not finite, up to step {state.step}: {cause}")
         with recorder.aside(state):
             if log and (done or not leaving):
@@ -139,6 +134,39 @@ def fit(state: State, objective: Objective, data: Dataset, plan: Plan, events: E
         if leaving:
             break
     return state
+
+
+class Turn(NamedTuple):
+    """What became of one step of one player's optimizer; loss, norm and finite are scalars."""
+
+    role: str
+    regression: Regression
+    loss: Tensor
+    norm: Tensor
+    finite: Tensor
+
+
+def take_turn(
+    player: Player, objective: Objective, batch: Batch, plan: Plan, step: int, lr: float, guard: Guard
+) -> Turn:
+    """Let a player learn from a batch: it takes one step of its optimizer, unless something is not finite."""
+    # the random draws made for the batch, and the error of the network there; a new stage has a new teacher
+    player.network.train()
+    player.refresh(objective.stage(step))
+    point = objective.draw(batch, step, player.key(plan.seed), player.frozen)
+    regression = objective.regress(player.flow, player.frozen, point)
+    loss = objective.per_sample(regression, point).mean()
+
+    # one step of the optimizer; then the averages follow
+    player.set_learning_rate(lr)
+    player.optimizer.zero_grad()
+    loss.backward()
+    weights = [weight for weight in player.network.parameters() if weight.requires_grad]
+    norm = clip_grad_norm_(weights, math.inf if plan.clip is None else plan.clip)
+    finite = (loss + norm).isfinite()
+    guard.step(player.optimizer, finite)
+    player.update_averages()
+    return Turn(player.role, regression, loss, norm, finite)
 
 
 def every(interval: int, step: int) -> bool:

@@ -56,12 +56,21 @@ def draw_samples(flow: FlowMap, objective: Objective, data: Dataset, path: Path,
         pictures.scatter({path.stem: samples}, path, real=data.x[: len(samples)])
 
 
+def budgets(objective: Objective) -> tuple[int, ...]:
+    """Return the numbers of steps to look at: `BUDGETS`, and where none of them was trained for, the least that was."""
+    trained = objective.trained
+    if trained is None or set(trained) & set(BUDGETS):
+        return BUDGETS
+    return tuple(sorted({*BUDGETS, min(trained)}))
+
+
 def draw_budgets(flow: FlowMap, objective: Objective, data: Dataset, path: Path, reporter: Reporter) -> None:
-    """Draw one panel for each of `BUDGETS`, all from the same noise."""
+    """Draw one panel for each of its budgets, all from the same noise."""
     try:
         with warnings.catch_warnings():  # the table says which budgets were not trained for
             warnings.simplefilter("ignore", UserWarning)
-            panels = {objective.nfe(steps): shown(flow, objective, data, steps) for steps in BUDGETS}
+            counts = budgets(objective)
+            panels = {objective.nfe(steps): shown(flow, objective, data, steps) for steps in counts}
     except evaluation.NotFinite as error:
         reporter.warn(f"no picture {path.name}: {error}")
         return
@@ -94,10 +103,11 @@ def tabulate(
     remarks: Sequence[str] = (),
     ruler: evaluation.Reference | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure a map at each of `BUDGETS`, print the table and write it, with remarks, as table.json and table.md."""
+    """Measure a map at each of its budgets, print the table and write it, with remarks, as table.json and table.md."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        rows = evaluation.evaluate(flow, objective, data, BUDGETS, num=num, weights=weights, ruler=ruler)
+        counts = budgets(objective)
+        rows = evaluation.evaluate(flow, objective, data, counts, num=num, weights=weights, ruler=ruler)
     notes = [
         *evaluation.report.notes(rows),
         *remarks,

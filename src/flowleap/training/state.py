@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flowleap.flow_map import FlowMap
-from flowleap.objectives import EMA, Objective, Refreshed
+from flowleap.objectives import EMA, Objective, Refreshed, Rival
+from flowleap.randomness import key_of
 from flowleap.training.ema import averaged
 
-__all__ = ["Player", "State", "new_player"]
+__all__ = ["RIVAL", "STUDENT", "Player", "State", "new_player"]
+
+STUDENT, RIVAL = "student", "rival"
+"""The roles of players."""
 
 
 @dataclass
@@ -21,7 +26,9 @@ class Player:
     """A network in training, with its optimizer and the averages of its weights.
 
     `flow` wraps `network`; `frozen` is the map that targets are made with: `flow`, or the map of `target`, or that of
-    `copy`, which is taken from the first average as each stage begins; `stage` is the one it was last taken for.
+    `copy`, which is taken from the first average as each stage begins (`stage` is the one it was last taken for), or
+    that of `rival`, another player, whose frozen map is this one's in turn. `period` is how often it takes its turn,
+    `pace` its share of the learning rate, and `role` what its draws are keyed by beside the seed.
     """
 
     network: nn.Module
@@ -32,11 +39,27 @@ class Player:
     target: AveragedModel | None
     copy: nn.Module | None = None
     stage: int = 0
+    rival: Player | None = None
+    period: int = 1
+    pace: float = 1.0
+    role: str = STUDENT
+
+    def key(self, seed: int) -> int:
+        """Return what its draws are keyed by: those of two players are independent."""
+        return seed if self.role == STUDENT else key_of(seed, self.role)
+
+    def due(self, step: int) -> bool:
+        """Whether it takes its turn in this step: in the last of every `period`."""
+        return (step + 1) % self.period == 0
+
+    def turns(self, step: int) -> int:
+        """Return how many turns it has taken once `step` steps are done."""
+        return step // self.period
 
     def set_learning_rate(self, lr: float) -> None:
-        """Use `lr` in the next step."""
+        """Use `lr`, at this player's pace, in the next step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * self.pace
 
     def update_averages(self) -> None:
         """Move every average, the target network's among them, towards the present weights."""
@@ -68,6 +91,12 @@ class State:
     streak: int = 0
     seconds: float = field(default=0.0, compare=False)
 
+    def players(self, objective: Objective) -> list[tuple[Player, Objective]]:
+        """Return every player and what it is trained for, in the order of their turns: a rival comes first."""
+        if self.player.rival is None or objective.rival is None:
+            return [(self.player, objective)]
+        return [(self.player.rival, objective.rival), (self.player, objective)]
+
 
 def new_player(
     network: nn.Module,
@@ -80,20 +109,29 @@ def new_player(
 ) -> Player:
     """Return a player at its first step: fused Adam, one average per decay, and a target network if needed.
 
-    The averages, and the copy of a method whose frozen map is refreshed, start from the weights as they are.
+    The averages, the copy of a method whose frozen map is refreshed, and a rival start from the weights as they are.
     """
-    flow = objective.flow_map(network)
+    flow, rival, game = objective.flow_map(network), None, objective.frozen
+    if isinstance(game, Rival):
+        betas = game.betas or betas
+        settings: dict[str, Any] = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "decays": ()}
+        rival = new_player(deepcopy(network), game.objective, **settings)
+        rival.frozen, rival.role, rival.pace = flow, RIVAL, game.pace
     target = averaged(network, objective.frozen.decay) if isinstance(objective.frozen, EMA) else None
     copy = deepcopy(network).eval() if isinstance(objective.frozen, Refreshed) else None
     held = copy.requires_grad_(False) if copy is not None else None if target is None else target.module
+    frozen = flow if held is None else objective.flow_map(held)
     return Player(
         network=network,
         flow=flow,
-        frozen=flow if held is None else objective.flow_map(held),
+        frozen=frozen if rival is None else rival.flow,
         optimizer=torch.optim.AdamW(
             network.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=True
         ),
         averages={decay: averaged(network, decay) for decay in decays},
         target=target,
         copy=copy,
+        rival=rival,
+        period=game.period if isinstance(game, Rival) else 1,
+        pace=game.pace if isinstance(game, Rival) else 1.0,
     )
