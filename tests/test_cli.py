@@ -237,6 +237,26 @@ def test_guidance_counts_twice_and_is_stated(digits):
     assert row["nfe"] == 4 and "guidance=2 sampled" in row["protocol"]
 
 
+def test_fresh_noise_between_steps_is_stated_and_costs_nothing(digits, flow_matching, tmp_path):
+    words = ("evaluate", digits, "--steps", "1,3", "--num", 70, "--json")
+    plain, fresh = json.loads(ok(*words)), json.loads(ok(*words, "--renoise", 1))
+    assert [row["sampler"] for row in plain] == ["chain", "chain"] and "renoise" not in plain[0]["protocol"]
+    assert [row["sampler"] for row in fresh] == ["chain", "gamma 1"]
+    assert fresh[1]["nfe"] == 3 and fresh[1]["protocol"].endswith(";renoise=1")
+    assert fresh[0]["distance"] == plain[0]["distance"] and fresh[1]["distance"] != plain[1]["distance"]
+    text = ok("sample", digits, "--steps", 3, "--num", 5, "--renoise", 0.5, "--out", tmp_path / "a.png")
+    assert "3 network evaluations each with fresh noise between them (γ = 0.5)" in text
+    assert "steps with its velocity" in refused("sample", flow_matching, "--renoise", 1, "--num", 5)
+    assert "--renoise" in refused("sample", digits, "--renoise", 2)
+
+
+def test_samples_with_fresh_noise_do_not_depend_on_the_batch(digits, tmp_path):
+    words = ("--num", 7, "--steps", 2, "--renoise", 1)
+    whole, parts = (arrays(digits, tmp_path / f"{n}.npz", *words, "--batch", n)["images"] for n in (7, 3))
+    numpy.testing.assert_allclose(whole, parts, atol=1e-5)
+    assert not numpy.allclose(whole, arrays(digits, tmp_path / "c.npz", *words[:4])["images"], atol=1e-3)
+
+
 def test_times_make_one_row(digits):
     (row,) = json.loads(ok("evaluate", digits, "--times", "1,0.7,0.2,0", "--num", 70, "--json"))
     assert row["nfe"] == 3 and row["times"] == [1.0, 0.7, 0.2, 0.0]
@@ -349,6 +369,7 @@ def test_images_need_a_reference_and_are_not_sampled(made, tmp_path):
     assert "say what to compare them with" in refused("evaluate", made)
     assert "only measured" in refused("evaluate", made, "--reference", "digits", "--steps", "2")
     assert "--seed: samples" in refused("evaluate", made, "--reference", "digits", "--seed", "5")
+    assert "--renoise: samples" in refused("evaluate", made, "--reference", "digits", "--renoise", "1")
     assert "does not exist" in refused("evaluate", tmp_path / "nope", "--reference", "digits")
     assert "holds 90 images, and 91" in refused("evaluate", made, "--reference", "digits", "--num", 91)
     empty = tmp_path / "empty"

@@ -88,6 +88,7 @@ def evaluate(
     reference: ReferenceName = None,
     weights: options.WeightsOption = options.Weights.ema,
     guidance: options.Guidance = None,
+    renoise: options.Renoise = None,
     batch: options.BatchSize = CHUNK,
     device: options.Device = "auto",
     save: Save = False,
@@ -118,10 +119,11 @@ def evaluate(
         if (target / "config.json").is_file() or not target.exists():
             about = {"weights": weights.value, "device": where}
             given = {"seed": seed, "batch": batch, "times": grid, "guidance": guidance}
-            rows = of_run(target, about, standard, chosen, reference, counts, num, **given)
+            rows = of_run(target, about, standard, chosen, reference, counts, num, renoise, **given)
         else:
             changed = {"seed": seed != 0, "batch": batch != CHUNK, "weights": weights.value != "ema"}
-            given = {"steps": steps, "times": times, "guidance": guidance, "save": save or None}
+            given = {"steps": steps, "times": times, "guidance": guidance, "renoise": renoise}
+            given["save"] = save or None
             refuse_sampling(**given, **{name: told or None for name, told in changed.items()})
             rows = of_images(target, standard, chosen, reference, num, where) if first else []
     if not first:
@@ -141,22 +143,24 @@ def of_run(
     reference: str | None,
     steps: Sequence[int],
     num: int | None,
+    renoise: float | None = None,
     **sampling: Any,
 ) -> list[dict[str, Any]]:
     """The rows of a run."""
     from flowleap import evaluation, runs
 
     loaded = runs.load_run(target, **about)
+    objective = options.renoised(loaded.objective, renoise)
     dataset = loaded.dataset()
     ruler = ruler_of(standard, features or loaded.config.features, reference, dataset, about["device"])
     count = num or standard.num
     planned = evaluation.plan(steps, sampling["times"])
-    total = count * sum(loaded.objective.nfe(n, guidance=sampling["guidance"]) for n, _ in planned)
+    total = count * sum(objective.nfe(n, guidance=sampling["guidance"], times=t) for n, t in planned)
     budgets = ", ".join(str(n) for n, _ in planned)
     with counting(f"{count} samples at {budgets} steps", total) as tick:
         return evaluation.evaluate(
             loaded.flow,
-            loaded.objective,
+            objective,
             dataset,
             steps=steps,
             num=count,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,8 @@ import typer
 
 if TYPE_CHECKING:
     import torch
+
+    from flowleap.objectives import Objective
 
 
 BUDGETS = "1,2,4,128"
@@ -52,6 +55,17 @@ Guidance = Annotated[
     float | None,
     typer.Option(help="Classifier-free guidance when sampling, 1 for none; it doubles the evaluations."),
 ]
+Renoise = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="GAMMA",
+        help="Fresh noise between steps: 0 chains the maps, 1 goes to the data in each step and noises it anew, as "
+        "consistency models are sampled.",
+        show_default="that of the run, 0 unless it says otherwise",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples made at a time; changes speed and memory only.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 
@@ -90,6 +104,21 @@ def instants(text: str | None) -> tuple[float, ...] | None:
             param_hint="--times",
         )
     return found
+
+
+def renoised(objective: Objective, strength: float | None) -> Objective:
+    """An objective sampled with fresh noise between steps; None leaves it as it is.
+
+    Raises: typer.BadParameter for a method that only steps with its velocity, and jumps nowhere.
+    """
+    if strength is None:
+        return objective
+    if strength and objective.sampling.instantaneous(1):
+        raise typer.BadParameter(
+            f"{objective.name} steps with its velocity, and nothing is noised anew between its steps: leave it out",
+            param_hint="--renoise",
+        )
+    return replace(objective, sampling=replace(objective.sampling, renoise=strength))
 
 
 def device(name: str) -> torch.device:

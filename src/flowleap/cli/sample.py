@@ -48,6 +48,7 @@ def sample(
     overwrite: Overwrite = False,
     weights: options.WeightsOption = options.Weights.ema,
     guidance: options.Guidance = None,
+    renoise: options.Renoise = None,
     batch: options.BatchSize = 250,
     device: options.Device = "auto",
 ) -> None:
@@ -67,6 +68,7 @@ def sample(
     from flowleap.evaluation import BOUNDS, generate
 
     loaded = runs.load_run(run, weights=weights.value, device=options.device(device))
+    objective = options.renoised(loaded.objective, renoise)
     points = len(loaded.shape) == 1
     if points and write is write_folder:
         raise ValueError(f"{path}: points are written as a .png scatter plot or a .npz, not as a folder")
@@ -76,7 +78,7 @@ def sample(
     with waiting(f"making {count} samples"):
         samples = generate(
             loaded.flow,
-            loaded.objective,
+            objective,
             loaded.shape,
             count,
             seed=seed,
@@ -89,8 +91,10 @@ def sample(
         )
     seconds = time.perf_counter() - start
     write(path, samples, wanted, loaded)
-    nfe = loaded.objective.nfe(len(grid) - 1 if grid else steps or 1, guidance=guidance)
-    cost = f"{nfe} network evaluation{'s' * (nfe > 1)} each, {seconds:.2f} s"
+    budget = len(grid) - 1 if grid else steps or 1
+    nfe, fresh = objective.nfe(budget, guidance=guidance, times=grid), objective.sampling.renoised(budget)
+    way = f" with fresh noise between them (γ = {fresh:g})" if fresh else ""
+    cost = f"{nfe} network evaluation{'s' * (nfe > 1)} each{way}, {seconds:.2f} s"
     typer.echo(f"{path}: {count} samples, {cost}, seed {seed}, weights {loaded.weights}")
 
 

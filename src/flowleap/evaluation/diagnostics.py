@@ -35,7 +35,8 @@ from flowleap.evaluation import findings
 from flowleap.evaluation.findings import Finding, Trends
 from flowleap.evaluation.generation import device_of, evaluating
 from flowleap.flow_map import FlowMap
-from flowleap.objectives import Diagonal, Objective, Refreshed, Self
+from flowleap.losses import Squared
+from flowleap.objectives import Consistency, Diagonal, Objective, Refreshed, Self
 from flowleap.oracles import Gaussian
 from flowleap.paths import Path
 from flowleap.point import Batch, Point
@@ -380,14 +381,18 @@ def _untaught(objective: Objective) -> Objective:
     """Return an objective with the data in the place of a teacher that is not at hand, else as it is.
 
     Its velocity becomes that of the pairs of data and noise, and stored pairs become independent ones; a copy that was
-    taken anew in stages becomes the network itself.
+    taken anew in stages becomes the network itself. A target that asks a teacher of its own becomes consistency.
     """
     if not objective.needs_teacher:
         return objective
     taught = replace(objective, frozen=Self()) if isinstance(objective.frozen, Refreshed) else objective
     if isinstance(taught.velocity, Teacher):
         taught = replace(taught, velocity=Conditional())
-    return replace(taught, coupling=Independent()) if isinstance(taught.coupling, StoredPairs) else taught
+    if isinstance(taught.coupling, StoredPairs):
+        taught = replace(taught, coupling=Independent())
+    if taught.needs_teacher:
+        taught = replace(taught, target=Consistency(), loss=Squared(), frozen=Self())
+    return taught
 
 
 class _Probe:
@@ -641,7 +646,7 @@ class _Probe:
         shape, flow = self.data.shape, self.flow
         num = SAMPLES if label is None else len(label)
         noise = samplers.noise(self.seed, torch.arange(num), shape).to(self.device, self.data.x.dtype)
-        trained = self.objective.sampling.trained
+        trained = self.objective.trained
         many = MANY if trained is None else max((n for n in trained if n <= MANY), default=max(trained))
         made = {}
         for steps in sorted({1, many}):
@@ -654,7 +659,7 @@ class _Probe:
                 )
             made[steps] = torch.cat(parts).flatten(1)
             self.count(made[steps].sum(1))
-        prior, end = flow.path.prior(noise).double().cpu().flatten(1), made[many]
+        prior, end = flow.prior(noise).double().cpu().flatten(1), made[many]
         found = []
         for steps, samples in made.items():
             inside = samples.clamp(-1, 1) if self.data.kind == "image" else samples

@@ -100,6 +100,7 @@ class Protocol:
         reference: what the samples are compared with, as Reference.described gives it.
         labels: the law of the labels: none, cycle or uniform.
         weights: which weights, of which step.
+        renoise: γ of the fresh noise between steps; named in the id where there is any.
     """
 
     standard: str
@@ -111,6 +112,7 @@ class Protocol:
     weights: str = "given"
     seed: int = 0
     guidance: str = "none"
+    renoise: float = 0.0
 
     @property
     def ruler(self) -> str:
@@ -119,7 +121,8 @@ class Protocol:
         return f"{self.standard};{self.metric}{fitted};n={self.num};ref={self.reference};labels={self.labels}"
 
     def __str__(self) -> str:
-        return f"{self.ruler}{MEASURED}{self.weights};seed={self.seed};guidance={self.guidance}"
+        fresh = f";renoise={self.renoise:g}" if self.renoise else ""
+        return f"{self.ruler}{MEASURED}{self.weights};seed={self.seed};guidance={self.guidance}{fresh}"
 
 
 def same(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -112,6 +112,7 @@ def evaluate(
         conditions(standard, ruler, num, law, weights),
         seed=seed,
         guidance=effective_guidance(objective, guidance),
+        renoise=objective.sampling.renoise,
     )
     generation.warm_up(flow, dataset.shape, label, max(1, min(batch, num)))
     make = partial(
@@ -234,10 +235,10 @@ def spent(
 ) -> dict[str, Any]:
     """What a row says of its sampling: network evaluations, steps, times and sampler."""
     return {
-        "nfe": objective.nfe(steps, guidance=guidance),
+        "nfe": objective.nfe(steps, guidance=guidance, times=times),
         "steps": steps,
         "times": None if times is None else list(times),
-        "sampler": "ddim" if objective.sampling.instantaneous(steps) else "chain",
+        "sampler": objective.sampling.name(steps),
     }
 
 

@@ -18,6 +18,7 @@ from flowleap.files import replace_file
 from flowleap.studies.budget import parse
 from flowleap.studies.outcome import Outcome
 from flowleap.studies.plan import REFERENCE, Plan, Row
+from flowleap.training.config import frozen_network
 
 __all__ = ["aggregate", "cell", "coined", "command", "markdown", "notes", "number", "shared", "write"]
 
@@ -219,7 +220,8 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
     """Return what the numbers are, on which terms they were made, and what went wrong."""
     seeds = plan.request.seeds
     config = plan.rows[0].configured(0)
-    network = {key: config.network.get(key) for key in ("kind", "patch", "width", "depth", "heads")}
+    inner = frozen_network(config)
+    network = {key: inner.get(key) for key in ("kind", "patch", "width", "depth", "heads")}
     shape = ", ".join(f"{key} {value}" for key, value in network.items() if value is not None)
     over = f"mean ± standard deviation over seeds 0 to {seeds - 1}" if seeds > 1 else "a single seed, 0"
     found = [
