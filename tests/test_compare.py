@@ -230,7 +230,7 @@ def test_a_setting_may_be_that_of_one_method() -> None:
     assert rates == [0.02, 0.01]
     request = replace(ASKED, settings=settings)
     assert request.settings_of("flow-matching") == [("lr", "0.02"), ("times.law", "Uniform"), ("lr", "0.03")]
-    with pytest.raises(ValueError, match="no method 'shortcuts' in this comparison.*shortcut"):
+    with pytest.raises(ValueError, match=r"no method 'shortcuts' in this comparison.*shortcut"):
         plan.configured(replace(ASKED, settings=(("shortcuts:lr", "1"),)), "shortcut", dataset)
 
 
