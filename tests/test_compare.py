@@ -242,7 +242,7 @@ def test_another_study_does_not_go_into_the_folder_of_a_study(done) -> None:
     before = (finished.out / "plan.json").read_text()
     for change, complaint in (
         ({"budget": "25steps"}, "budget is 24steps, not 25steps"),
-        ({"seeds": 3}, "seeds is 2, not 3"),
+        ({"seeds": 1}, "seeds is 2, not 1"),
         ({"methods": ("shortcut",)}, "methods is flow-matching,shortcut, not shortcut"),
         ({"equal": "flops"}, "equal is None, not flops"),
     ):
@@ -380,6 +380,15 @@ def test_a_study_that_is_killed_again_and_again_makes_the_same_table(
         )
         states = one.network.state_dict(), other.network.state_dict()
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_more_seeds_are_added_to_those_that_are_there(done, tmp_path: Path) -> None:
+    finished, _ = done
+    studies.compare(replace(ASKED, seeds=1), tmp_path / "s", console=quiet())
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "s" / "runs").glob("*/outcome.json")}
+    more = studies.compare(ASKED, tmp_path / "s", console=quiet())
+    assert len(stamps) == 2 and all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert timeless(more.rows) == timeless(finished.rows)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for oneself")

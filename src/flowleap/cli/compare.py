@@ -48,7 +48,10 @@ Teacher = Annotated[
         show_default="each trains its own",
     ),
 ]
-Seeds = Annotated[int, typer.Option(min=1, help="Runs of each method, with the seeds 0, 1, ….")]
+Seeds = Annotated[
+    int,
+    typer.Option(min=1, help="Runs of each method, with the seeds 0, 1, …. More may be asked for later."),
+]
 Out = Annotated[
     Path | None, typer.Option(help="The folder of the comparison.", show_default="runs/compare-DATA")
 ]

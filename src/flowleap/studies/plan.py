@@ -384,12 +384,21 @@ def prepare(request: Request, out: Path, dataset: Dataset | None = None, say: Sa
     if (out / PLAN).is_file():
         plan = read(out)
         compatible(plan.request, request, out)
+        if request.seeds > plan.request.seeds:
+            say(f"{plan.request.seeds} seeds become {request.seeds}")
+            plan = replace(plan, request=replace(plan.request, seeds=request.seeds))
+            write(out, plan)
         return plan
     check_place(out)
     plan = resolve(request, dataset or data_sets.load(request.data), say)
     out.mkdir(parents=True, exist_ok=True)
-    replace_file(out / PLAN, json.dumps({"format": FORMAT, **asdict(plan)}, indent=2) + "\n")
+    write(out, plan)
     return plan
+
+
+def write(out: Path, plan: Plan) -> None:
+    """Keep a plan in a folder."""
+    replace_file(out / PLAN, json.dumps({"format": FORMAT, **asdict(plan)}, indent=2) + "\n")
 
 
 PLAN = "plan.json"
@@ -432,13 +441,14 @@ def _frozen(value: Any) -> Any:
 
 
 def compatible(stored: Request, asked: Request, out: Path) -> None:
-    """Refuse to continue a study as another one.
+    """Refuse to continue a study as another one; more seeds are the same study.
 
     Raises: ValueError naming what differs.
     """
     names = stored.names() == asked.names()
     changed = [f.name for f in fields(Request) if getattr(stored, f.name) != getattr(asked, f.name)]
-    changed = [name for name in changed if name != "device" and not (name == "methods" and names)]
+    same = {"device", *(["methods"] if names else []), *(["seeds"] if asked.seeds > stored.seeds else [])}
+    changed = [name for name in changed if name not in same]
     if changed:
         told = "; ".join(f"{name} is {_told(stored, name)}, not {_told(asked, name)}" for name in changed)
         raise ValueError(f"{out} holds another comparison: {told}. Name another --out, or ask for the same")

@@ -299,7 +299,7 @@ def _exceptions(plan: Plan) -> str:
     grouped = [
         r.method for r in plan.rows if r.config["objective"]["batching"] != usual["objective"]["batching"]
     ]
-    said = [f", but {', '.join(other)}, whose network has more outputs"] if other else []
+    said = [f", but {', '.join(other)}, whose network is another"] if other else []
     said += [f"; {', '.join(grouped)} groups its batches otherwise"] if grouped else []
     return "".join(said)
 
