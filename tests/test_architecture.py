@@ -26,7 +26,7 @@ FLOORS = (
     ("methods",),
     ("evaluation", "pictures"),
     ("training",),
-    ("runs",),
+    ("runs", "foreign"),
     ("reports",),
     ("studies",),
     ("cli",),
@@ -52,6 +52,7 @@ LIGHT = [
     "jinja2",
     "ot",
     "torch_fidelity",
+    "huggingface_hub",
 ]
 
 

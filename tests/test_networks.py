@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flowleap import networks
-from flowleap.networks import MLP, DiT, NoiseTime, StepToken, WithLogVariance
+from flowleap.networks import MLP, DiT, NoiseTime, Reversed, StepToken, WithLogVariance
 from flowleap.networks.dit import PatchEmbedding
 from flowleap.networks.embeddings import sincos_positions, sinusoid
 
@@ -33,6 +33,7 @@ CASES = {
     "mlp-image": lambda: MLP(IMAGE, 3, width=16, depth=2),
     "with-log-variance": lambda: WithLogVariance(DiT(IMAGE, 3, **SMALL), width=8),
     "step-token": lambda: StepToken(MLP(2, 3, width=16, depth=2, log_variance=True)),
+    "reversed": lambda: Reversed(MLP(2, 3, width=16, depth=2, log_variance=True)),
 }  # fmt: skip
 each_network = pytest.mark.parametrize("case", CASES)
 
@@ -381,7 +382,7 @@ def test_a_network_is_rebuilt_from_its_config(case: str) -> None:
 
 
 def test_unknown_configs_are_refused() -> None:
-    known = "DiT, MLP, MeanDirection, NoiseTime, StepToken"
+    known = "DiT, MLP, MeanDirection, NoiseTime, Reversed"
     with pytest.raises(ValueError, match=rf"'Dit'.*did you mean DiT\? Known: {known}"):
         networks.build({"kind": "Dit"})
     with pytest.raises(ValueError, match="unknown kind of network None"):

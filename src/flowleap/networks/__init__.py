@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from flowleap.neighbors import neighbors
-from flowleap.networks.adapters import NoiseTime, StepToken, WithLogVariance
+from flowleap.networks.adapters import NoiseTime, Reversed, StepToken, Timestep, WithLogVariance
 from flowleap.networks.dit import DiT
 from flowleap.networks.mlp import MLP
 from flowleap.networks.solver import MeanDirection, inside
@@ -17,7 +17,9 @@ __all__ = [
     "DiT",
     "MeanDirection",
     "NoiseTime",
+    "Reversed",
     "StepToken",
+    "Timestep",
     "WithLogVariance",
     "build",
     "describe",
@@ -25,7 +27,8 @@ __all__ = [
 ]
 
 _KINDS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (DiT, MLP, MeanDirection, NoiseTime, StepToken, WithLogVariance)
+    kind.__name__: kind
+    for kind in (DiT, MLP, MeanDirection, NoiseTime, Reversed, StepToken, Timestep, WithLogVariance)
 }
 
 

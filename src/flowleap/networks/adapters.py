@@ -1,5 +1,6 @@
 """Border adapters: a network seen through another convention, or given one thing more."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -98,3 +99,63 @@ class StepToken(Retimed):
     def times(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         b = self.token(t, r)
         return t, b if getattr(self.network, "second", "span") == "landing" else t - b  # so that t - r is b
+
+
+class Reversed(Retimed):
+    """Turns a network for whom t = 0 is noise and t = 1 data: its time is 1 - t, and its velocity points the other way.
+
+    F(x, t, r) = -network(x, 1 - t, 1 - t - (t - r)): what the network reads as t - r stays the same.
+    Shapes: as the network's.
+    Source: Ma et al. 2024 (arXiv 2401.08740), as in its code (willisma/SiT): x_t = t x + (1 - t) ε, velocity x - ε;
+        Frans et al. 2024 (arXiv 2410.12557) eq. 1.
+    """
+
+    def times(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - t, 1 - t - (t - r)
+
+    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
+        return -super().forward(x, t, r, label)
+
+
+class Timestep(Retimed):
+    """Shows the network the timestep k of a discrete diffusion in place of the time t of the variance-preserving path.
+
+    k is where the noise levels agree, α(t)² = Π_{i ≤ k} (1 - β_i) with β from `first` to `last` in equal steps, and
+    α of the path with β_min = steps · first, β_max = steps · last; between two timesteps ln α is a straight line.
+
+    Shapes: as the network's.
+    Source: Peebles and Xie 2022 (arXiv 2212.09748) section 3.1, and its code (facebookresearch/DiT): 1000 timesteps,
+        β from 1e-4 to 0.02.
+    """
+
+    levels: Tensor
+
+    def __init__(self, network: Network, steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> None:
+        super().__init__(network)
+        if steps < 2 or not 0 < first <= last < 1:
+            raise ValueError(
+                f"a discrete diffusion has 2 or more timesteps and 0 < first <= last < 1; got steps={steps}, "
+                f"first={first}, last={last}"
+            )
+        self.steps, self.first, self.last = steps, first, last
+        sums, level = [], 0.0
+        for i in range(steps):
+            level -= math.log1p(-(first + (last - first) * i / (steps - 1))) / 2
+            sums.append(level)
+        self.register_buffer("levels", torch.tensor(sums), persistent=False)  # -ln α, rising
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {**super().config, "steps": self.steps, "first": self.first, "last": self.last}
+
+    def timestep(self, t: Tensor) -> Tensor:
+        """k, from 0 to steps - 1, with fractions."""
+        rise = self.steps * (self.last - self.first)
+        level = self.steps * self.first * t / 2 + rise * t.square() / 4
+        table = self.levels.to(level.dtype)
+        below = torch.searchsorted(table, level.detach()).clamp(1, self.steps - 1) - 1
+        fraction = (level - table[below]) / (table[below + 1] - table[below])
+        return (below + fraction).clamp(0, self.steps - 1)
+
+    def times(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        return self.timestep(t), self.timestep(r)

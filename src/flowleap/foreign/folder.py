@@ -1,0 +1,342 @@
+"""From a file of published weights to the folder of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from flowleap import data as data_sets
+from flowleap import methods, networks, values
+from flowleap.data import Dataset
+from flowleap.files import replace_file
+from flowleap.foreign import hub
+from flowleap.foreign.files import Contents, read
+from flowleap.foreign.layouts import (
+    LATENT_CHANNELS,
+    TRAINING_ONLY,
+    Geometry,
+    Layout,
+    Named,
+    geometry,
+    layout_of,
+    parameters,
+    sets_of,
+)
+from flowleap.guidance import Guidance
+from flowleap.networks.adapters import Border
+from flowleap.networks.embeddings import sincos_positions
+from flowleap.objectives import Objective
+from flowleap.training import checkpoint, folder
+from flowleap.training.config import TrainConfig, to_dict
+
+__all__ = ["Imported", "import_weights"]
+
+FILES = {"ema": "ema.safetensors", "raw": "network.safetensors"}
+METHODS: dict[Layout, str] = {
+    "esc": "esc",
+    "sit": "flow_matching",
+    "dit": "diffusion",
+    "shortcut": "shortcut_repo",
+}
+ADAPTERS: dict[Layout, tuple[type[Border], ...]] = {
+    "esc": (),
+    "sit": (networks.Reversed,),
+    "dit": (networks.Timestep,),
+    "shortcut": (networks.Reversed, networks.StepToken),
+}
+"""What the transformer is seen through, from the inside out."""
+DECAYS: dict[Layout, float] = {"esc": 0.9999, "sit": 0.9999, "dit": 0.9999, "shortcut": 0.999}
+DECODERS: dict[Layout, tuple[str, float]] = {
+    "esc": ("stabilityai/sd-vae-ft-ema", 0.18125),
+    "sit": ("stabilityai/sd-vae-ft-ema", 0.18215),
+    "dit": ("stabilityai/sd-vae-ft-ema or -mse", 0.18215),
+    "shortcut": ("stabilityai/sd-vae-ft-mse", 0.18215),
+}
+STEPS = ("steps", "step", "train_state/step")
+"""Where files note the step that they are from."""
+LATENTS, IMAGE = "latents", "image"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was imported: the run folder, and a line that says what is in it."""
+
+    folder: Path
+    layout: Layout
+    weights: str
+    kind: str
+    text: str
+    steps: int
+    """The fewest steps to sample with that the method is trained for."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Parameters as our network takes them, and the objective they are a minimum of."""
+
+    config: dict[str, Any]
+    parameters: Named
+    objective: Objective
+    method: str
+
+
+def import_weights(
+    file: str | Path,
+    out: str | Path,
+    *,
+    layout: str = "auto",
+    weights: str = "ema",
+    classes: int | str | None = None,
+    heads: int | None = None,
+    image_size: int | None = None,
+    kind: str = "auto",
+    data: str | None = None,
+    overwrite: bool = False,
+) -> Imported:
+    """Write the weights in a file, or of a model of the Hugging Face hub, as the run folder `out`.
+
+    Args:
+        file: a .pt, .pth, .safetensors or .npz, or OWNER/NAME of the hub, or OWNER/NAME:FILE.
+        layout: one of `LAYOUTS`, or "auto".
+        weights: "ema" or "raw"; a file with one set that does not say which is taken for what is asked for.
+        classes: their number, which is only checked; "none" for a network that is to be given its null class always,
+            as the one that kvfrans/shortcut-models trains on CelebA, which a single class in that layout means.
+        heads, image_size: what no shape tells, see `layouts.geometry`.
+        kind: "latents", "image", or "auto": latents where there are four channels.
+        data: the data set that the network was trained on, where it is at hand.
+
+    Raises: FileNotFoundError; CheckpointError for a file that is not read; ValueError for one that is not of a known
+        layout or cannot be represented, with the reason; FileExistsError for a folder that holds something.
+    """
+    place = Path(out)
+    contents = _contents(str(file))
+    try:
+        named, layout_found, g = _recognized(contents, layout, weights, heads, image_size)
+        labels = _labels(g, layout_found, classes)
+        network = _network(contents, named, layout_found, g, labels)
+    except ValueError as error:
+        known = str(contents.path)
+        raise ValueError(str(error) if str(error).startswith(known) else f"{known}: {error}") from error
+    sort = _kind(kind, g)
+    dataset = _dataset(data, network.config, g, sort)
+    config = _config(contents, network, layout_found, "" if dataset is None else dataset.address)
+    about: dict[str, Any] = {
+        "file": contents.path.name,
+        "checksum": contents.checksum,
+        "layout": layout_found,
+        "weights": weights,
+        "left_out": [name for name in TRAINING_ONLY if name in named],
+        "unknown": ["batch", "lr", "seed", *([] if _step(contents) else ["steps"])],
+    }
+    if sort == LATENTS:
+        about["decoder"], about["scale"] = DECODERS[layout_found]
+    known_data = {
+        "kind": sort,
+        "shape": [g.channels, g.side, g.side],
+        "classes": g.classes if labels else None,
+        "rows": None if dataset is None else len(dataset),
+        "checksum": None if dataset is None or not dataset.path else dataset.checksum,
+    }
+    _write(place, network, config, about, known_data, overwrite=overwrite)
+    return Imported(
+        folder=place,
+        layout=layout_found,
+        weights=weights,
+        kind=sort,
+        text=_line(contents, named, layout_found, g, sort, labels, weights),
+        steps=network.objective.sampling.least,
+    )
+
+
+def _contents(file: str) -> Contents:
+    path = Path(file)
+    if not path.exists() and hub.is_id(file):
+        path = hub.fetch(file)
+    return read(path)
+
+
+def _recognized(
+    contents: Contents, layout: str, weights: str, heads: int | None, image_size: int | None
+) -> tuple[Named, Layout, Geometry]:
+    """Return the parameters asked for, their layout and sizes."""
+    if weights not in FILES:
+        raise ValueError(f"weights={weights!r}: expected {' or '.join(FILES)}")
+    for name, number in (("--heads", heads), ("--image-size", image_size)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} {number}: a number from 1 up is expected")
+    sets = sets_of(contents)
+    named = sets.get(weights, sets.get(""))
+    if named is None:
+        raise ValueError(
+            f"it holds no {weights} weights, only {' and '.join(sets)}: take these, --weights {next(iter(sets))}"
+        )
+    found = layout_of(named, layout)
+    return named, found, geometry(named, found, heads, image_size)
+
+
+def _labels(g: Geometry, layout: Layout, classes: int | str | None) -> bool:
+    """Return whether the network is given labels; a single class of shortcut-models is always dropped (cfg_scale 0).
+
+    Raises: ValueError for another number of classes than the table of labels is made for.
+    """
+    if classes is None:
+        return g.classes is not None and (g.classes > 1 or layout != "shortcut")
+    if isinstance(classes, str):
+        if classes.lower() == "none":
+            return False
+        if not classes.isdecimal():
+            raise ValueError(f"classes={classes!r}: expected a number, or none")
+    if g.classes is None or int(classes) != g.classes:
+        rows = "no table of labels" if g.classes is None else f"a table of {g.classes + 1} rows"
+        exact = g.classes is not None and int(classes) == g.classes + 1
+        null = "; without a row for 'no class' it cannot be represented" if exact else ""
+        raise ValueError(f"it has {rows}, and {classes} classes and 'no class' take {int(classes) + 1}{null}")
+    return True
+
+
+def _network(contents: Contents, named: Named, layout: Layout, g: Geometry, labels: bool) -> Network:
+    """Return the network of a layout behind the adapters that its times and signs need.
+
+    Raises: ValueError for what cannot be represented.
+    """
+    converted = parameters(named, layout, g, labels)
+    if "pos_embed" not in converted:
+        converted["pos_embed"] = sincos_positions(g.width, g.side // g.patch, g.side // g.patch)
+    first = networks.DiT(
+        (g.channels, g.side, g.side),
+        g.classes if labels else None,
+        patch=g.patch,
+        width=g.width,
+        depth=1,
+        heads=g.heads,
+        mlp_ratio=g.hidden / g.width,
+    )
+    later = re.compile(r"blocks\.[1-9]")
+    first.load_state_dict({name: tensor for name, tensor in converted.items() if not later.match(name)})
+    config = {**first.config, "depth": g.depth}
+    seen: Border | networks.DiT = first
+    for adapter in ADAPTERS[layout]:
+        seen = adapter(seen)
+        config = {**seen.config, "network": config}
+        converted = {f"network.{name}": tensor for name, tensor in converted.items()}
+    method, objective = _method(contents, layout)
+    return Network(config, converted, objective, method)
+
+
+def _method(contents: Contents, layout: Layout) -> tuple[str, Objective]:
+    """Return the method that weights were trained by, with the guidance of their settings where these are there.
+
+    Raises: ValueError for a method of other maps.
+    """
+    method, said = METHODS[layout], contents.notes
+    if layout == "esc":
+        trained = said.get("args/model_name", "esc")
+        if trained not in ("esc", "meanflow"):
+            raise ValueError(
+                f"it was trained as {trained!r}: only esc and meanflow, whose output is the average velocity, can be "
+                "represented"
+            )
+        if said.get("args/path_type", "linear") != "linear":
+            raise ValueError(
+                f"it was trained on the path {said['args/path_type']!r}: only the linear one, with average velocities, "
+                "can be represented"
+            )
+        method = str(trained)
+    objective = methods.get(method)
+    names = ("cfg_omega", "cfg_kappa", "cfg_min_t", "cfg_max_t")
+    omega, kappa, low, high = (said.get(f"args/{name}") for name in names)
+    if layout == "esc" and omega is not None and kappa is not None:
+        window = (0.0, 1.0) if low is None or high is None else (float(low), float(high))
+        guidance = Guidance(omega=float(omega), kappa=float(kappa), window=window)
+        objective = replace(objective, guidance=None if (omega, kappa) == (1, 0) else guidance)
+    return method, objective
+
+
+def _kind(asked: str, g: Geometry) -> str:
+    if asked not in ("auto", LATENTS, IMAGE):
+        raise ValueError(f"kind={asked!r}: expected auto, {LATENTS} or {IMAGE}")
+    if asked == "auto":
+        return LATENTS if g.channels == LATENT_CHANNELS else IMAGE
+    return asked
+
+
+def _dataset(data: str | None, config: dict[str, Any], g: Geometry, kind: str) -> Dataset | None:
+    """Return the data that a network was trained on.
+
+    Raises: ValueError where the network is not of its shape, or it knows other classes.
+    """
+    if data is None:
+        return None
+    dataset, shape = data_sets.load(data), (g.channels, g.side, g.side)
+    if dataset.shape != shape or dataset.kind != kind:
+        raise ValueError(
+            f"the network makes {kind} of shape {shape}, and {data} holds {dataset.kind} of shape {dataset.shape}: "
+            "leave --data out, or name what it was trained on"
+        )
+    while "network" in config:
+        config = config["network"]
+    if config["classes"] not in (None, dataset.num_classes):
+        raise ValueError(
+            f"the network knows {config['classes']} classes, and {data} has {dataset.num_classes or 'none'}"
+        )
+    return dataset
+
+
+def _step(contents: Contents) -> int | None:
+    """Return the step that a file says it is from."""
+    found = (contents.notes.get(name) for name in STEPS)
+    return next((int(step) for step in found if isinstance(step, int | float) and step >= 1), None)
+
+
+def _config(contents: Contents, network: Network, layout: Layout, data: str) -> TrainConfig:
+    """Return a config with what is known; `imported` in config.json says what is not."""
+    return TrainConfig(
+        method=network.method,
+        objective=values.to_dict(network.objective),
+        data=data,
+        network=json.loads(json.dumps(network.config)),
+        steps=_step(contents) or 1,
+        batch=1,
+        lr=1e-4,
+        ema=(DECAYS[layout],),
+        watch_share=0.0,
+    )
+
+
+def _write(
+    place: Path,
+    network: Network,
+    config: TrainConfig,
+    about: dict[str, Any],
+    dataset: dict[str, Any],
+    *,
+    overwrite: bool,
+) -> None:
+    """Write the folder of a run; config.json, which makes it one, comes last."""
+    folder.claim(place, overwrite=overwrite)
+    write = partial(checkpoint.write_tensors, tensors=network.parameters, step=config.steps)
+    replace_file(place / FILES[about["weights"]], write)
+    folder.note_environment(place / "environment.json")
+    content = {"format": folder.FORMAT, "config": to_dict(config), "dataset": dataset, "imported": about}
+    replace_file(place / "config.json", json.dumps(content, indent=2) + "\n")
+
+
+def _line(
+    contents: Contents, named: Named, layout: Layout, g: Geometry, kind: str, labels: bool, weights: str
+) -> str:
+    """Return in one line what was found; parameters are those of the file."""
+    asked = (tensor for name, tensor in named.items() if name not in ("pos_embed", *TRAINING_ONLY))
+    known = f"{g.classes} class{'es' * (g.classes != 1)}" if labels else "no labels"
+    step = _step(contents)
+    things = "images" if kind == IMAGE else kind
+    return (
+        f"{layout}: {things} {g.channels} x {g.side} x {g.side}, patch {g.patch}, width {g.width}, depth {g.depth}, "
+        f"{g.heads} heads, {known}, {sum(map(Tensor.numel, asked)):,} parameters, {weights} weights"
+        f"{'' if step is None else f' of step {step:,}'}"
+    )

@@ -1,0 +1,53 @@
+"""Files of the Hugging Face hub, by the package huggingface_hub where it is installed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+__all__ = ["fetch", "is_id"]
+
+ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+))?")
+SUFFIXES = (".pt", ".pth", ".safetensors", ".npz")
+
+
+def is_id(text: str) -> bool:
+    """Whether a text reads as OWNER/NAME or OWNER/NAME:FILE; what is there as a file is one, so look first."""
+    return ID.fullmatch(text) is not None and not text.startswith((".", "/")) and ".." not in text
+
+
+def fetch(text: str) -> Path:
+    """Download the weights of OWNER/NAME, or its file OWNER/NAME:FILE, into the cache of the hub; return where.
+
+    Raises: ValueError without the package, and where there is not exactly one file of weights to choose; OSError
+        where the hub does not answer.
+    """
+    match = ID.fullmatch(text)
+    assert match is not None
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ValueError(
+            f"{text}: there is no such file. If it is a model of the Hugging Face hub, install huggingface_hub, which "
+            "fetches it: pip install 'flowleap[hub]'"
+        ) from error
+    repository, name = match["repository"], match["file"]
+    try:
+        names = [name] if name else huggingface_hub.HfApi().list_repo_files(repository)
+    except Exception as error:  # of several libraries, with long texts
+        raise OSError(_unreachable(text, error)) from error
+    weights = [found for found in names if found.endswith(SUFFIXES)]
+    if len(weights) != 1:
+        several = f"it holds {', '.join(weights)}" if weights else f"none ends in {', '.join(SUFFIXES)}"
+        raise ValueError(
+            f"{text}: {several}; name one file of weights, as in {repository}:{(weights or ['FILE'])[0]}"
+        )
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, weights[0]))
+    except Exception as error:
+        raise OSError(_unreachable(text, error)) from error
+
+
+def _unreachable(text: str, error: Exception) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{text}: no such file here, and the Hugging Face hub did not give it ({reason})"
