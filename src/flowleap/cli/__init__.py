@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flowleap.cli import cite, compare, data, diagnose, evaluate, methods, report, sample, train
+from flowleap.cli import cite, compare, data, diagnose, evaluate, importing, methods, report, sample, train
 from flowleap.cli.group import OneLine
 
 __all__ = ["app", "main"]
@@ -46,6 +46,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("diagnose")(diagnose.diagnose)
+app.command("import")(importing.import_)
 app.add_typer(data.app, name="data")
 app.add_typer(methods.app, name="methods")
 app.command("cite")(cite.cite)

@@ -108,6 +108,8 @@ def data_of(loaded: Run) -> Dataset:
     try:
         dataset = loaded.dataset()
     except ValueError as error:
+        if loaded.imported is not None:
+            raise
         raise ValueError(
             f"{loaded.folder} was trained on data of the name {name!r}, which cannot be loaded ({error}). Data given "
             f"as tensors are diagnosed from Python: {python}"

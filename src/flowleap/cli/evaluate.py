@@ -151,7 +151,7 @@ def of_run(
 
     loaded = runs.load_run(target, **about)
     objective = options.renoised(loaded.objective, renoise)
-    dataset = loaded.dataset()
+    dataset = trained_on(loaded, reference)
     ruler = ruler_of(standard, features or loaded.config.features, reference, dataset, about["device"])
     count = num or standard.num
     planned = evaluation.plan(steps, sampling["times"])
@@ -170,6 +170,31 @@ def of_run(
             tick=tick,
             **sampling,
         )
+
+
+def trained_on(loaded: Any, reference: str | None) -> Any:
+    """The data set of a run; without rows where an imported run does not know it, and a reference is named.
+
+    Raises: ValueError for a run of latents, and where there is nothing to hold samples against.
+    """
+    if loaded.kind == "latents":
+        raise ValueError(
+            f"the samples of {loaded.folder} are latents, which are not measured: decode those of flowleap sample into "
+            "images, and give their folder instead of the run"
+        )
+    if loaded.config.data:
+        return loaded.dataset()
+    if reference is None:
+        raise typer.BadParameter(
+            f"{loaded.folder} was imported, and does not say what it was trained on: say what to compare it with, as "
+            "in --reference digits",
+            param_hint="--reference",
+        )
+    import torch
+
+    from flowleap.data import Dataset
+
+    return Dataset("unknown", torch.empty(0, *loaded.shape), kind=loaded.kind)
 
 
 def of_images(

@@ -29,7 +29,9 @@ class Weights(StrEnum):
     best = "best"
 
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `flowleap train` wrote.")]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder that `flowleap train` or `flowleap import` wrote.")
+]
 Teacher = Annotated[
     Path | None,
     typer.Option(

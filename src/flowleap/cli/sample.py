@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MADE_HERE = re.compile(r"\d{6}\.png|labels\.csv")
+Writer = Callable[[Path, "Tensor", "Tensor | None", Any], None]
 
 Steps = Annotated[
     int | None, typer.Option(min=1, help="Network steps from noise to image.", show_default="1")
@@ -30,8 +31,8 @@ Out = Annotated[
     typer.Option(
         help="A .png grid (a scatter plot for points); a .npz with `images` float32 (N, C, H, W) in [-1, 1] and "
         "`labels` (`points` (N, 2) for points; labels are -1 where the run has none); or a folder of one PNG "
-        "each.",
-        show_default="samples.png in the run folder",
+        "each. The samples of an imported run may be `latents` (N, C, H, W), which are a .npz only.",
+        show_default="samples.png in the run folder, samples.npz for latents",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")]
@@ -69,6 +70,9 @@ def sample(
 
     loaded = runs.load_run(run, weights=weights.value, device=options.device(device))
     objective = options.renoised(loaded.objective, renoise)
+    if loaded.kind == "latents":
+        path, write = latents_only(run, out, write), write_arrays
+        options.refuse_to_overwrite(path, overwrite)
     points = len(loaded.shape) == 1
     if points and write is write_folder:
         raise ValueError(f"{path}: points are written as a .png scatter plot or a .npz, not as a folder")
@@ -95,7 +99,27 @@ def sample(
     nfe, fresh = objective.nfe(budget, guidance=guidance, times=grid), objective.sampling.renoised(budget)
     way = f" with fresh noise between them (γ = {fresh:g})" if fresh else ""
     cost = f"{nfe} network evaluation{'s' * (nfe > 1)} each{way}, {seconds:.2f} s"
-    typer.echo(f"{path}: {count} samples, {cost}, seed {seed}, weights {loaded.weights}")
+    things = "latents" if loaded.kind == "latents" else "samples"
+    typer.echo(f"{path}: {count} {things}, {cost}, seed {seed}, weights {loaded.weights}{decoding(loaded)}")
+
+
+def latents_only(run: Path, out: Path | None, write: Writer) -> Path:
+    """Where latents are written.
+
+    Raises: ValueError for pictures.
+    """
+    if out is not None and write is not write_arrays:
+        raise ValueError(
+            f"{out}: the samples of {run} are latents, not yet images: write them as a .npz, and decode them"
+        )
+    return out or run / "samples.npz"
+
+
+def decoding(loaded: Any) -> str:
+    """How latents become images, where that is known; nothing for anything else."""
+    if loaded.kind != "latents" or not loaded.imported:
+        return ""
+    return f"; images are what {loaded.imported['decoder']} decodes from them / {loaded.imported['scale']}"
 
 
 def labels(text: str, num: int, num_classes: int | None) -> Tensor | None:
@@ -113,9 +137,6 @@ def labels(text: str, num: int, num_classes: int | None) -> Tensor | None:
         raise typer.BadParameter(f"{text!r}: expected a class number, or all", param_hint="--label")
     check_label(int(text), num_classes)
     return torch.full((num,), int(text))
-
-
-Writer = Callable[[Path, "Tensor", "Tensor | None", Any], None]
 
 
 def writer(path: Path) -> Writer:
@@ -144,14 +165,15 @@ def write_picture(path: Path, samples: Tensor, label: Tensor | None, run: Any) -
 
 
 def write_arrays(path: Path, samples: Tensor, label: Tensor | None, run: Any) -> None:
-    """images or points in float32, labels in int64 (−1 where there are none)."""
+    """images, points or latents in float32, labels in int64 (−1 where there are none)."""
     import numpy
 
     from flowleap.files import replace_file
 
     numbers = numpy.full(len(samples), -1) if label is None else label.numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {"points" if samples.ndim == 2 else "images": samples.numpy()}
+    name = {"points": "points", "latents": "latents"}.get(run.kind, "images")
+    arrays: dict[str, Any] = {name: samples.numpy()}
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:

@@ -195,8 +195,8 @@ def draw_labels(standard: Standard, num: int, num_classes: int | None, seed: int
 
 
 def same_rows(ruler: Reference, dataset: Dataset) -> bool | None:
-    """Whether the reference is the data set itself; None where only statistics are known."""
-    if ruler.dataset is None:
+    """Whether the reference is the data set itself; None where only statistics are known, or nothing of the data."""
+    if ruler.dataset is None or not len(dataset):
         return None
     return ruler.dataset is dataset or ruler.checksum == dataset.checksum
 

@@ -195,11 +195,14 @@ def read(place: Path, label: str) -> Entry:
     rows = found.json("table.json", list)
     if not rows and not (place / "table.json").is_file():
         off = " (it was trained without one)" if not config.eval_num else ""
-        found.missing.append(
-            f"no table of quality{off}; measure it with: flowleap evaluate {shlex.quote(str(place))}"
-        )
-    metrics = found.lines("metrics.jsonl")
-    progress(config, metrics, found.missing)
+        command = f"flowleap evaluate {shlex.quote(str(place))}{'' if config.data else ' --reference DATA'}"
+        found.missing.append(f"no table of quality{off}; measure it with: {command}")
+    origin = runs.origin(place)
+    metrics = found.lines("metrics.jsonl", needed=origin is None)
+    if origin is None:
+        progress(config, metrics, found.missing)
+    else:
+        found.missing.append(origin)
     quality = found.lines("quality.jsonl", needed=False)
     environment = found.json("environment.json", dict)
     sittings = [one for one in environment.get("sittings", []) if isinstance(one, dict)]
@@ -293,6 +296,8 @@ def picture(
     if run.step < run.length:
         missing.append(f"samples are from step {run.step:,}, its last checkpoint")
     entry = replace(entry, parameters=sum(p.numel() for p in run.network.parameters()))
+    if run.kind not in NUM:
+        return replace(entry, missing=[*missing, f"no pictures: its samples are {run.kind}, not yet images"])
     count = NUM[run.kind] if num is None else num
     if not count:
         return replace(entry, missing=missing)
@@ -340,8 +345,11 @@ def data_of_run(run: runs.Run, missing: list[str]) -> Dataset | None:
     """Return the training data; None and a note where it has no name to load it by."""
     try:
         data = run.dataset()
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
         data = None
+        if run.imported is not None:
+            missing.append(f"no real data and no nearest neighbors: {error}")
+            return None
     if data is None or data.shape != run.shape:
         missing.append(
             f"no real data and no nearest neighbors: the data {run.config.data!r} was given from Python, and has "

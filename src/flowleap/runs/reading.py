@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,16 @@ from flowleap.training import checkpoint, folder
 from flowleap.training.config import TrainConfig, from_dict, to_dict
 from flowleap.training.watch import BEST
 
-__all__ = ["Run", "describe", "device_of", "load_run", "read_config", "weights_file", "weights_name"]
+__all__ = [
+    "Run",
+    "describe",
+    "device_of",
+    "load_run",
+    "origin",
+    "read_config",
+    "weights_file",
+    "weights_name",
+]
 
 WEIGHTS = ("ema", "raw", BEST)
 
@@ -31,6 +42,8 @@ class Run:
     """A trained run: its config and objective, and the flow map of the weights that were asked for.
 
     Shapes: `shape` is that of one sample. `weights` names the weights and their step, as in "ema-0.999@2200".
+    `kind` is that of its samples: image, points, or latents, which a decoder of its own makes images of. `imported`
+    says which file the weights are from where they were not trained here, see `flowleap.foreign`.
     """
 
     folder: Path
@@ -44,6 +57,7 @@ class Run:
     shape: tuple[int, ...]
     num_classes: int | None
     checksum: str | None = None
+    imported: Mapping[str, Any] | None = None
 
     @property
     def length(self) -> int:
@@ -53,8 +67,13 @@ class Run:
     def dataset(self) -> Dataset:
         """Load the data set that the run was trained on.
 
-        Raises: ValueError where it was given as tensors rather than by name.
+        Raises: ValueError where it was given as tensors rather than by name, or the run was imported without it.
         """
+        if not self.config.data:
+            raise ValueError(
+                f"{self.folder} was imported, and does not say what it was trained on: import it with --data, where "
+                "that is at hand"
+            )
         return data_sets.load(self.config.data, checksum=self.checksum)
 
 
@@ -74,6 +93,23 @@ def device_of(name: str | torch.device) -> torch.device:
 def weights_name(config: TrainConfig, weights: str, step: int) -> str:
     """Return what weights are called in a protocol: "ema-0.999@2200", "raw@2200" or "best@2200"."""
     return f"ema-{config.ema[0]}@{step}" if weights == "ema" else f"{weights}@{step}"
+
+
+def origin(place: Path) -> str | None:
+    """Return, in words, where the weights of the run in a folder are from; None where they were trained there."""
+    imported = folder.read(place)["imported"]
+    if imported is None:
+        return None
+    return (
+        f"imported from {imported['file']} (SHA-256 {imported['checksum'][:12]}), layout {imported['layout']}: its "
+        f"{', '.join(imported['unknown'])} are not known, and the settings for them mean nothing"
+    )
+
+
+def imported_name(imported: Mapping[str, Any]) -> str:
+    """Return what imported weights are called in a protocol: "ema-0600000.pt@1a2b3c4d5e6f", by their file."""
+    file = re.sub(r"[^\w.-]", "_", str(imported["file"]))
+    return f"{imported['weights']}-{file}@{imported['checksum'][:12]}"
 
 
 def describe(config: TrainConfig, dataset: Dataset, place: Path) -> str:
@@ -139,7 +175,7 @@ def load_run(place: str | Path, weights: str = "ema", device: str | torch.device
             "average that measured best while training)"
         )
     content = folder.read(place)
-    config, known = _config(content["config"], place), content["dataset"]
+    config, known, imported = _config(content["config"], place), content["dataset"], content["imported"]
     path, step = weights_file(place, config, weights)
     network = networks.build(config.network)
     checkpoint.load_weights(path, network)
@@ -151,12 +187,13 @@ def load_run(place: str | Path, weights: str = "ema", device: str | torch.device
         objective=objective,
         network=network,
         flow=objective.flow_map(network),
-        weights=weights_name(config, weights, step),
+        weights=weights_name(config, weights, step) if imported is None else imported_name(imported),
         step=step,
         kind=known["kind"],
         shape=tuple(known["shape"]),
         num_classes=network.num_classes,  # type: ignore[arg-type]
         checksum=known.get("checksum"),
+        imported=imported,
     )
 
 
@@ -181,6 +218,12 @@ def weights_file(place: Path, config: TrainConfig, weights: str) -> tuple[Path, 
         name = checkpoint.average_name(config.ema[0]) if weights == "ema" else "network.safetensors"
         return path / name, step
     if ended < 0:
+        imported = folder.read(place)["imported"]
+        if imported is not None:
+            raise FileNotFoundError(
+                f"{place} was imported with its {imported['weights']} weights only: use --weights "
+                f"{imported['weights']}"
+            )
         begun = own_teacher(config) and folder.is_run(place / TEACHER)
         hint = f"; it is at its teacher, a run of its own in {place / TEACHER}" if begun else ""
         raise FileNotFoundError(

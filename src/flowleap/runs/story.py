@@ -229,6 +229,10 @@ def choose(
         assert config is not None
         place = resumed_folder(config.method, config.data, config.seed)
     stored = read_config(place)
+    if folder.read(place)["imported"] is not None:
+        raise ValueError(
+            f"{place} was imported, so there is no training to resume: name it as --teacher of a new run"
+        )
     return place, stored if config is None else compatible(stored, completed(stored, config), place)
 
 

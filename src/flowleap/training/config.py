@@ -63,7 +63,7 @@ class TrainConfig:
     Args:
         method: the name of the method that `objective` began as.
         objective: the objective as `values.to_dict` gives it.
-        data: the name of the data set.
+        data: the name of the data set; empty in an imported run that does not know it.
         network: what `networks.build` takes.
         steps: optimizer steps of the whole run; horizons are fractions of it. A run that trains its own teacher gives
             it the first half of them, rounded down.

@@ -31,7 +31,7 @@ def is_run(folder: Path) -> bool:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return the content of the config.json of a run.
+    """Return the content of the config.json of a run; `imported` is None for one that was trained here.
 
     Raises: FileNotFoundError where there is no run, naming its neighbors; ValueError for a broken file.
     """
@@ -45,7 +45,8 @@ def read(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']} of another version of flowleap, expected {FORMAT}")
-        return {"config": content["config"], "dataset": content["dataset"]}
+        known = {"config": content["config"], "dataset": content["dataset"]}
+        return {**known, "imported": content.get("imported")}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: truncated or not the config of a run ({error})") from error
 

@@ -1,0 +1,124 @@
+"""flowleap import: published weights as a run folder."""
+
+from __future__ import annotations
+
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowleap.cli.group import waiting
+
+
+class Layouts(StrEnum):
+    """Whose network it is."""
+
+    auto = "auto"
+    esc = "esc"
+    sit = "sit"
+    dit = "dit"
+    shortcut = "shortcut"
+
+
+class Sets(StrEnum):
+    """Which of the weights in a file."""
+
+    ema = "ema"
+    raw = "raw"
+
+
+class Kinds(StrEnum):
+    """What a network makes."""
+
+    auto = "auto"
+    latents = "latents"
+    image = "image"
+
+
+File = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE|OWNER/NAME[:FILE]",
+        help="A .pt, .pth, .safetensors or .npz; or a model of the Hugging Face hub, where huggingface_hub is there.",
+    ),
+]
+Out = Annotated[Path, typer.Option(metavar="RUN", help="The run folder to write.")]
+LayoutName = Annotated[
+    Layouts,
+    typer.Option(
+        help="Whose network it is: ESC (ExplicitShortCut), SiT, DiT, or shortcut-models. SiT and DiT have the same "
+        "tensors, so auto asks which.",
+    ),
+]
+Weights = Annotated[
+    Sets, typer.Option(help="The running average in the file, or the weights of the last step.")
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|none",
+        help="none: no labels, it is given its null class always. A number is only checked.",
+        show_default="by the table of labels",
+    ),
+]
+Heads = Annotated[
+    int | None, typer.Option(min=1, help="Attention heads.", show_default="those published at its width")
+]
+Size = Annotated[
+    int | None,
+    typer.Option(min=1, help="Height and width of what it takes.", show_default="by its positions, or 32"),
+]
+Kind = Annotated[
+    Kinds, typer.Option(help="What it makes; auto takes four channels for latents of an image decoder.")
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|PATH",
+        help="What it was trained on, where that is at hand: what samples are held against.",
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Start anew; a run that is there is moved to NAME.old-N.")
+]
+
+
+def import_(
+    file: File,
+    out: Out,
+    layout: LayoutName = Layouts.auto,
+    weights: Weights = Sets.ema,
+    classes: Classes = None,
+    heads: Heads = None,
+    image_size: Size = None,
+    kind: Kind = Kinds.auto,
+    data: Data = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Import published weights as a run, to sample from it, measure it, or let it teach.
+
+    ESC, SiT and DiT from their PyTorch files or safetensors; shortcut-models from an array dictionary, a .npz with
+    names such as DiTBlock_0/Dense_0/kernel. Of a pickle only tensors, plain values and argparse.Namespace are
+    read, and nothing in it is run. What cannot be represented is refused with the reason.
+    """
+    from flowleap import foreign
+
+    with waiting(f"reading {file}"):
+        made = foreign.import_weights(
+            file,
+            out,
+            layout=layout.value,
+            weights=weights.value,
+            classes=classes,
+            heads=heads,
+            image_size=image_size,
+            kind=kind.value,
+            data=data,
+            overwrite=overwrite,
+        )
+    typer.echo(made.text)
+    options = f" --steps {made.steps}" if made.steps > 1 else ""
+    options += " --weights raw" if made.weights == "raw" else ""
+    typer.echo(f"{out}: sample with: flowleap sample {shlex.quote(str(out))}{options}")
