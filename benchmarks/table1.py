@@ -89,14 +89,15 @@ def command(part: str, args: argparse.Namespace) -> list[str]:
     return [*words, "--jobs", str(args.jobs), "--out", str(args.out / part)]
 
 
-def keep(part: str, place: Path, asked: str) -> None:
+def keep(part: str, place: Path, asked: str, remark: str | None) -> None:
     """Copy what a part left, with where and how long it was made."""
     kept = HERE / part
     kept.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copy(place / name, kept / name)
     seconds = sum(json.loads(path.read_text())["seconds"] for path in place.glob("runs/*/outcome.json"))
-    about = {"command": asked, "machine": machine(), "hours": seconds / 3600}
+    about: dict[str, Any] = {"command": asked, "machine": machine(), "hours": seconds / 3600}
+    about |= {} if remark is None else {"remark": remark}
     if part == "students":
         about["solvers"] = solvers(place)
     (kept / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -164,6 +165,7 @@ def section(part: str) -> list[str]:
         "",
         f"`{about['command']}`: {about['hours']:.1f} hours of training in all, on {about['machine']}.",
         f"[Report]({link}/report.html), table as [CSV]({link}/table.csv) and [JSON]({link}/table.json).",
+        *([about["remark"]] if "remark" in about else []),
         "",
         (kept / "table.md").read_text().split("\n", 1)[1].strip(),
         "",
@@ -197,6 +199,7 @@ def main() -> None:
     parser.add_argument("--data", help="the file of Fashion-MNIST, see docs/data.md")
     parser.add_argument("--budget", default="3000steps", help="of each run")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--remark", help="what a reader must know of how it was made")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--out", type=Path, default=Path("runs/table1"), help="where the runs are kept")
     args = parser.parse_args()
@@ -208,7 +211,7 @@ def main() -> None:
     done = subprocess.run([sys.executable, "-m", "flowleap", *words], check=False)
     if done.returncode:
         raise SystemExit(done.returncode)
-    keep(args.part, args.out / args.part, asked)
+    keep(args.part, args.out / args.part, asked, args.remark)
     write()
     print(HERE.with_suffix(".md").read_text(encoding="utf-8"))
 
