@@ -8,6 +8,7 @@
 | LearnedVariance | e^{−ℓ} m + ℓ, m any of the above, ℓ(t, r) learned | Karras et al. 2023 (EDM2); ESC       |
 | ScoreIdentity   | w ⟨G, (D_T − x) − α G⟩, G = D_T − D_ψ             | Zhou et al. 2024 (SiD)               |
 
+`template` says the metric and the weight in words, of its fields and of what `inner` says.
 `reduce` says whether ‖Δ‖² sums or averages over the dimensions of a row: c changes its meaning by a factor D.
 """
 
@@ -45,6 +46,7 @@ class Squared:
     """‖Δ‖², summed or averaged over the dimensions."""
 
     reduce: str = "mean"
+    template: ClassVar[dict[str, str]] = {"loss metric": "ℓ2, {reduce}", "weight": "1"}
 
     def __call__(self, regression: Regression, point: Point) -> Tensor:
         return _distance(regression, self.reduce)
@@ -59,6 +61,7 @@ class PseudoHuber:
 
     c: float | None = None
     reduce: str = "sum"
+    template: ClassVar[dict[str, str]] = {"loss metric": "pseudo-Huber, {reduce}", "weight": "1"}
     cites: ClassVar[tuple[str, ...]] = ("song2023improved",)
 
     def __post_init__(self) -> None:
@@ -81,6 +84,10 @@ class AdaptivePower:
     power: float = 1.0
     eps: float = 1e-2
     reduce: str = "sum"
+    template: ClassVar[dict[str, str]] = {
+        "loss metric": "ℓ2, {reduce}",
+        "weight": "1 / (‖Δ‖² + {eps:g})^{power:g}",
+    }
     cites: ClassVar[tuple[str, ...]] = ("geng2025mean",)
 
     def __post_init__(self) -> None:
@@ -105,6 +112,7 @@ class LearnedVariance:
     """
 
     inner: Loss = Squared()
+    template: ClassVar[dict[str, str]] = {"weight": "{weight}, learned e^{{−ℓ(t, r)}}"}
     cites: ClassVar[tuple[str, ...]] = ("karras2024analyzing", "lin2025design")
 
     def __call__(self, regression: Regression, point: Point) -> Tensor:

@@ -115,7 +115,7 @@ class Conditioned(nn.Module):
         if classes is not None:
             self.y_embedder = LabelEmbedding(classes, width)
         if log_variance:
-            self.logvar_linear = zero_linear(width, 1)
+            self.logvar_linear = silent_linear(width, 1)
 
     def _times(self, t: Tensor, r: Tensor) -> Tensor:
         return self.t_embedder(t) + self.r_embedder(t - r if self.second == "span" else r)
@@ -158,6 +158,15 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
     """A linear layer that answers zero until it is trained."""
     layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def silent_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer that answers zero until it is trained, made without a random draw: with it or without it, all
+    other layers begin the same."""
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device=torch.get_default_device())
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
