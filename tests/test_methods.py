@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import re
 from dataclasses import fields, is_dataclass, replace
 
 import pytest
+from typer.testing import CliRunner
 
 import flowleap
 from flowleap import methods
 from flowleap.citations import CITATIONS
+from flowleap.cli import app
+from flowleap.cli import methods as listing
 from flowleap.couplings import LivePairs, StoredPairs
 from flowleap.data.batching import ClassGroups, Shuffled
 from flowleap.derivatives import CentralDifference, ExactJVP
@@ -328,3 +332,68 @@ def test_a_strategy_of_its_own_is_a_part():
     kinds = [type(part).__name__ for part in objective.parts()]
     assert kinds[0] == "Objective" and kinds.index("CentralDifference") == kinds.index("Eulerian") + 1
     assert kinds.index("LogitNormal") == kinds.index("SortedPair") + 1
+
+
+# the design table
+
+
+def table(*words: str, columns: int = 400) -> str:
+    done = CliRunner().invoke(app, ["methods", "table", *words], env={"COLUMNS": str(columns)})
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_design_table_says_what_the_paper_says():
+    """Table 1 of Lin et al. (arXiv 2512.11831), where the method is the same one; ESC is MeanFlow with four parts."""
+    found = json.loads(table("--json"))
+    assert list(found) == [name.replace("_", "-") for name in methods.names()]
+    rows = (
+        "model type", "flow path", "network output", "first step t → s", "second step s → r", "one-step prediction",
+        "loss metric",
+    )  # fmt: skip
+    assert [found["meanflow"][row] for row in rows] == [
+        "continuous, s → t", "linear path", "average velocity", "DDIM, conditional velocity",
+        "average velocity, frozen", "average velocity", "ℓ2, sum",
+    ]  # fmt: skip
+    assert [found["shortcut"][row] for row in rows] == [
+        "discrete", "linear path", "average velocity", "average velocity, frozen",
+        "average velocity, frozen", "average velocity", "ℓ2, mean",
+    ]  # fmt: skip
+    apart = {row for row, text in found["esc"].items() if text != found["meanflow"][row]}
+    assert apart == {"time law", "first step t → s", "velocity", "weight", "batches"}
+    assert found["esc"]["weight"] == "1 / (‖Δ‖² + 0.001)^1, learned e^{−ℓ(t, r)}"
+    assert found["shortcut"]["target network"] == "EMA (decay 0.999)"
+
+
+@ALL
+def test_the_design_table_follows_the_values(name):
+    """Every cell is words, and a changed part changes the cell that is about it."""
+    before = listing.design(methods.get(name))
+    assert set(before) == set(listing.DESIGN)
+    assert all(text and "{" not in text.replace("e^{−ℓ(t, r)}", "") for text in before.values())
+    for changes, row, said in (
+        ({"loss": LearnedVariance(PseudoHuber())}, "loss metric", "pseudo-Huber, sum"),
+        ({"loss": LearnedVariance(PseudoHuber())}, "weight", "1, learned e^{−ℓ(t, r)}"),
+        ({"loss": AdaptivePower(0.5, 0.25)}, "weight", "1 / (‖Δ‖² + 0.25)^0.5"),
+        ({"label_dropout": 0.25}, "label dropout", "0.25"),
+        ({"batching": ClassGroups(4)}, "batches", "class groups (group 4)"),
+    ):
+        assert listing.design(replace(methods.get(name), **changes))[row] == said
+    guided = replace(methods.meanflow(), guidance=Guidance(1.0, 0.5), path=LinearPath(floor=0.25))
+    assert listing.design(guided)["flow path"] == "linear path (floor 0.25)"
+    assert listing.design(guided)["guidance in training"].startswith("guidance (omega 1, kappa 0.5")
+
+
+def test_the_design_table_fits():
+    """Into any terminal, in blocks; as Markdown it is one table with a line for each row."""
+    for columns in (60, 80, 120, 200):
+        text = table(columns=columns)
+        assert max(map(len, text.splitlines())) <= columns
+        assert text.count("model type") == -(-len(methods.names()) // max(1, (columns - 22) // 24))
+        for name in ("flow-matching", "esc", "reflow"):
+            assert name in text
+    lines = table("--markdown", "esc", "meanflow").splitlines()
+    assert lines[0] == "|  | esc | meanflow |" and len(lines) == 2 + len(listing.DESIGN)
+    assert all(line.count(" | ") == 2 for line in lines)
+    refused = CliRunner().invoke(app, ["methods", "table", "meanflo"])
+    assert refused.exit_code == 2 and "did you mean meanflow" in refused.stderr

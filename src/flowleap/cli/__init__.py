@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from flowleap.cli import cite, compare, data, diagnose, evaluate, importing, methods, report, sample, train
+from flowleap.cli import (
+    ablate,
+    cite,
+    compare,
+    data,
+    diagnose,
+    evaluate,
+    importing,
+    methods,
+    report,
+    sample,
+    train,
+)
 from flowleap.cli.group import OneLine
 
 __all__ = ["app", "main"]
@@ -44,6 +56,7 @@ app.command("train")(train.train)
 app.command("sample")(sample.sample)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("ablate")(ablate.ablate)
 app.command("report")(report.report)
 app.command("diagnose")(diagnose.diagnose)
 app.command("import")(importing.import_)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowleap.cli import options
 from flowleap.cli.group import say
 from flowleap.cli.train import pairs
+
+if TYPE_CHECKING:
+    from flowleap.studies import Request
 
 SIGNALED = 128
 FAILED = 1
@@ -59,7 +62,7 @@ Alike = Annotated[
     Equal | None,
     typer.Option(
         help="What all runs have alike: steps, flops (counted network evaluations) or time. A budget in another "
-        "coin than that is what flow matching makes of it.",
+        "coin than that is what flow matching makes of it, or the whole method that is ablated.",
         show_default="time for a time, else steps",
     ),
 ]
@@ -122,8 +125,18 @@ def compare(
         settings=tuple(pairs(settings or [])),
         teacher=teacher,
     )
+    carry_out(request, out or Path("runs") / f"compare-{data}", jobs)
+
+
+def carry_out(request: Request, out: Path, jobs: int) -> None:
+    """Make a study; a signal and a run that failed are told by the exit code.
+
+    Raises: typer.Exit.
+    """
+    from flowleap import studies
+
     try:
-        done = studies.compare(request, out or Path("runs") / f"compare-{data}", jobs=jobs)
+        done = studies.compare(request, out, jobs=jobs)
     except studies.Stopped as stopped:
         say(str(stopped))
         raise typer.Exit(SIGNALED + stopped.signal) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -76,6 +77,37 @@ def show_methods(
     show(table)
 
 
+@app.command("table")
+def table_methods(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[METHOD]…", help="Methods, one column each.", show_default="all"),
+    ] = None,
+    as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print one Markdown table.")] = False,
+) -> None:
+    """Show the design table: how each method fills the two-step template that all of them share.
+
+    The one-step prediction from t to r is regressed onto a first step t → s and a second step s → r. Everything is
+    read off the parts of the methods. Where the terminal is too narrow for all columns, they follow in blocks.
+    """
+    from flowleap import methods
+
+    asked = [canonical(name) for name in names or methods.names()]
+    columns = {hyphens(name): design(methods.get(name)) for name in dict.fromkeys(asked)}
+    if as_json:
+        typer.echo(json.dumps(columns, indent=2, ensure_ascii=False))
+    elif markdown:
+        typer.echo(as_markdown(columns))
+    else:
+        for block in blocks(list(columns), new_console().width):
+            table = new_table("", *block)
+            table.show_lines = True
+            for label in DESIGN:
+                table.add_row(label, *(columns[name][label] for name in block))
+            show(table)
+
+
 @app.command("diff")
 def diff_methods(
     first: Annotated[str, typer.Argument(metavar="METHOD", help="One method.")],
@@ -99,6 +131,93 @@ def diff_methods(
     for field, a, b in found:
         table.add_row(field, written(a), written(b))
     show(table)
+
+
+DESIGN = (
+    "model type",
+    "flow path",
+    "network output",
+    "time law",
+    "first step t → s",
+    "second step s → r",
+    "one-step prediction",
+    "velocity",
+    "loss metric",
+    "weight",
+    "target network",
+    "noise coupling",
+    "batches",
+    "label dropout",
+    "guidance in training",
+)
+"""The rows of the design table."""
+NARROWEST = 22  # characters of a column of the design table, before columns go into the next block
+BLANK = "–"
+
+
+def design(objective: Objective) -> dict[str, str]:
+    """How a method fills the rows of the design table, in words read off its parts."""
+    told = in_words(objective) | loss_in_words(objective.loss)
+    told |= {
+        "flow path": brief(objective.path, usual=False),
+        "network output": spoken(objective.parameterization),
+        "time law": brief(objective.times),
+        "velocity": brief(objective.velocity),
+        "target network": brief(objective.frozen),
+        "noise coupling": brief(objective.coupling),
+        "batches": brief(objective.batching),
+        "label dropout": f"{objective.label_dropout:g}",
+        "guidance in training": BLANK if objective.guidance is None else brief(objective.guidance),
+    }
+    return {label: told.get(label, BLANK) for label in DESIGN}
+
+
+def loss_in_words(loss: Any) -> dict[str, str]:
+    """The metric and the weight of a loss by its `template`, around those of the loss inside it."""
+    told = (
+        loss_in_words(loss.inner) if hasattr(loss, "inner") else {"loss metric": spoken(loss), "weight": "1"}
+    )
+    template: dict[str, str] = getattr(loss, "template", {})
+    return told | {name: text.format(**vars(loss) | told) for name, text in template.items()}
+
+
+def brief(part: Any, usual: bool = True) -> str:
+    """A part in one phrase: its type in words, its numbers (also `usual` ones, the defaults), and the parts inside it.
+
+    >>> from flowleap.times import LogitNormal, SortedPair
+    >>> brief(SortedPair(LogitNormal(mean=-0.4, std=1.0), diagonal=0.75))
+    'sorted pair (diagonal 0.75, fixed) of logit normal (mean -0.4, std 1)'
+    """
+    held = {f.name: getattr(part, f.name) for f in fields(part)}
+    inner = [brief(value) for value in held.values() if is_dataclass(value)]
+    knobs = [knob(name, value) for name, value in held.items() if not is_dataclass(value)]
+    if not usual:
+        knobs = [knob(f.name, held[f.name]) for f in fields(part) if held[f.name] != f.default]
+    said = ", ".join(text for text in knobs if text)
+    return " of ".join([f"{spoken(part)} ({said})" if said else spoken(part), *inner])
+
+
+def knob(name: str, value: Any) -> str:
+    """A field and its value in a few characters; nothing where it is switched off or not set."""
+    if value is None or value is False:
+        return ""
+    words = name.replace("_", " ")
+    return words if value is True else f"{words} {scalar(value)}"
+
+
+def blocks(names: list[str], width: int) -> list[list[str]]:
+    """Methods in as few blocks as fit beside the labels in so many characters, all about as wide."""
+    most = max(1, (width - max(map(len, DESIGN)) - 2) // (NARROWEST + 2))
+    count = -(-len(names) // most)
+    size = -(-len(names) // count)
+    return [names[start : start + size] for start in range(0, len(names), size)]
+
+
+def as_markdown(columns: dict[str, dict[str, str]]) -> str:
+    """The design table as Markdown."""
+    lines = [["", *columns], ["---"] * (len(columns) + 1)]
+    lines += [[label, *(column[label] for column in columns.values())] for label in DESIGN]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def hyphens(name: str) -> str:
@@ -221,11 +340,16 @@ def new_table(*titles: str) -> Any:
     return table
 
 
-def show(table: Any) -> None:
-    """Print a table; where it goes to a file or a pipe, as wide as it needs to be."""
+def new_console() -> Any:
+    """A console; where it goes to a file or a pipe, as wide as a table needs to be."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPED
-    console.print(table)
+    return console
+
+
+def show(table: Any) -> None:
+    """Print a table."""
+    new_console().print(table)

@@ -159,7 +159,7 @@ def train(
         raise typer.Exit(SIGNALED + result.signal)
 
 
-def pairs(settings: list[str]) -> list[tuple[str, str]]:
+def pairs(settings: list[str], option: str = "--set") -> list[tuple[str, str]]:
     """Split FIELD=VALUE.
 
     Raises: typer.BadParameter where the = is missing.
@@ -167,7 +167,7 @@ def pairs(settings: list[str]) -> list[tuple[str, str]]:
     for setting in settings:
         if "=" not in setting:
             raise typer.BadParameter(
-                f"{setting!r}: expected FIELD=VALUE, as in label_dropout=0.2", param_hint="--set"
+                f"{setting!r}: expected FIELD=VALUE, as in label_dropout=0.2", param_hint=option
             )
     return [
         (name.strip(), value.strip()) for name, _, value in (setting.partition("=") for setting in settings)

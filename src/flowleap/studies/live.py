@@ -62,7 +62,8 @@ class Board:
         """Say what is compared, on which terms, and where."""
         self.study, plan = study, study.plan
         request = plan.request
-        extent = f"{len(plan.rows)} methods × {request.seeds} seed{'s' * (request.seeds > 1)}"
+        what = "methods" if plan.full is None else "variants"
+        extent = f"{len(plan.rows)} {what} × {request.seeds} seed{'s' * (request.seeds > 1)}"
         self.say(f"{extent} on {request.data}, {request.budget} a run, equal {plan.equal}, into {study.out}")
         for row in plan.rows:
             self.say(f"  {row.method}: {extent_of(row)}")
@@ -185,7 +186,7 @@ class Board:
         rows = table.aggregate(plan, outcomes)
         drawn = frame(plan, rows, "seeds", f"{plan.request.data}{self.remaining()}")
         for row in plan.rows:
-            cells = [table.cell(one) for one in rows if one["method"] == row.method]
+            cells = table.distances(plan, rows, row.method)
             states = [self.state(row, seed, found[row.method, seed]) for seed in plan.seeds]
             drawn.add_row(row.method, *cells, " ".join(states))
         return drawn
@@ -207,9 +208,8 @@ class Board:
         for row in plan.rows:
             own = [one for one in rows if one["method"] == row.method]
             seconds = own[0]["seconds"]
-            drawn.add_row(
-                row.method, *map(table.cell, own), "–" if seconds is None else table.number(seconds)
-            )
+            spent = "–" if seconds is None else table.number(seconds)
+            drawn.add_row(row.method, *table.distances(plan, rows, row.method), spent)
         self.console.print(drawn)
         for note in table.notes(plan, outcomes, rows):
             self.say(note)
@@ -230,11 +230,10 @@ def frame(plan: Plan, rows: Sequence[dict[str, Any]], last: str, title: str | No
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    metric = next((row["metric"] for row in rows if row["metric"]), "distance")
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     drawn.add_column("method", no_wrap=True)
-    for steps in plan.request.steps:
-        drawn.add_column(f"{metric} at {steps}", justify="right")
+    for heading in table.headings(plan, rows):
+        drawn.add_column(heading, justify="right")
     drawn.add_column(last, justify="right")
     return drawn
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 OUTCOME = "outcome.json"
+LONGEST = 80  # characters of a label in the name of a folder
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,18 @@ class Study:
 
 def place_of(out: Path, method: str, seed: int) -> Path:
     """Return the folder of a run of a method; of the teacher that was given, that of its outcome alone."""
-    return out / "runs" / f"{method}-seed{seed}"
+    return out / "runs" / f"{folder_name(method)}-seed{seed}"
+
+
+def folder_name(label: str) -> str:
+    """Return a label as the name of a folder; where characters are lost, a checksum keeps it apart from others.
+
+    >>> folder_name("flow-matching"), folder_name("esc without plug-in"), folder_name("esc, times.diagonal=0.25")
+    ('flow-matching', 'esc-without-plug-in', 'esc-times.diagonal=0.25')
+    """
+    plain = label.replace(", ", "-").replace(" ", "-")
+    safe = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", plain)[:LONGEST]
+    return safe if safe == plain else f"{safe.strip('-.')}-{zlib.crc32(label.encode()):08x}"
 
 
 def known(out: Path, method: str, seed: int) -> Outcome | None:

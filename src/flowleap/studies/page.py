@@ -25,7 +25,7 @@ def write(study: Study, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str,
     firsts = {outcome.method: outcome for outcome in reversed(outcomes)}
     entries = [entry(study, outcome, first=outcome is firsts[outcome.method]) for outcome in outcomes]
     text = reports.page(
-        f"{len(study.plan.rows)} training objectives on {request.data}",
+        table.title(study.plan),
         entries,
         subtitle=f"{request.budget} a run, equal {study.plan.equal}, {request.seeds} "
         f"seed{'s' * (request.seeds > 1)}",

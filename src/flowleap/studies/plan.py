@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from flowleap import data as data_sets
-from flowleap import evaluation, methods, runs
+from flowleap import evaluation, methods, runs, values
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.neighbors import neighbors
+from flowleap.studies import ablation
 from flowleap.studies.budget import Budget, Pace, parse, rehearse
 from flowleap.studies.lock import LOCK
 
@@ -65,7 +66,8 @@ class Request:
         data: the name of the data set.
         budget: what each run may spend on training, see `budget.parse`; both phases of a method with a teacher.
         equal: what all rows have alike: "steps", "flops" (forward-equivalents) or "time"; None for time where the
-            budget is a time, else steps. A budget in another coin than that is what flow matching makes of it.
+            budget is a time, else steps. A budget in another coin than that is what flow matching makes of it, or in an
+            ablation the whole method.
         seeds: how many runs there are of each method, of the seeds 0, 1, ….
         steps: the numbers of steps that are evaluated.
         num: samples behind each number.
@@ -73,6 +75,8 @@ class Request:
             "METHOD:FIELD" is that of one method.
         teacher: the folder of a finished run that teaches all methods with a teacher, which then spend the whole
             budget on themselves; it is measured too. None: each trains a teacher of its own.
+        drop: components of the one method, which are left out one by one and kept one by one; "all" for all it has.
+        over: fields of the one method, each with its values as text, which are tried in every combination.
 
     Raises: ValueError for what cannot be meant.
     """
@@ -89,6 +93,8 @@ class Request:
     device: str = "auto"
     settings: tuple[tuple[str, str], ...] = ()
     teacher: str | None = None
+    drop: tuple[str, ...] = ()
+    over: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         parse(self.budget)
@@ -102,6 +108,17 @@ class Request:
             )
         if self.num < 1:
             raise ValueError(f"num={self.num}: at least one sample is needed")
+        if self.drop and self.over:
+            raise ValueError(
+                "components are left out (--drop) or fields are varied (--over), not both in one study: make two"
+            )
+        if self.ablates and (len(self.methods) != 1 or self.methods == ("all",)):
+            raise ValueError(f"an ablation is of one method, not of {', '.join(self.methods) or 'none'}")
+
+    @property
+    def ablates(self) -> bool:
+        """Whether this is an ablation of one method, rather than a comparison of several."""
+        return bool(self.drop or self.over)
 
     def names(self) -> tuple[str, ...]:
         """Return the methods, with hyphens, each once.
@@ -124,6 +141,16 @@ class Request:
             raise ValueError(f"{what} in a comparison: name each method once, or all".replace("_", "-"))
         return tuple(key.replace("_", "-") for key in keys)
 
+    def components(self) -> tuple[str, ...]:
+        """Return the components that are left out, by their usual names.
+
+        Raises: as `ablation.named`.
+        """
+        if not self.drop:
+            return ()
+        key = runs.method_name(self.methods[0])
+        return tuple(one.name for one in ablation.named(key, methods.get(key), self.drop))
+
     def settings_of(self, method: str) -> list[tuple[str, str]]:
         """Return the settings of a method: those of all, then its own.
 
@@ -144,10 +171,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Row:
-    """One method of a study.
+    """One method of a study, or one variant of the method that it ablates.
 
     Args:
-        method: its name, with hyphens.
+        method: its label: the name of a method, with hyphens, or what a variant of it is called.
         variant: which definition of the method this is.
         config: the config of its run with seed 0, resolved.
         steps: of a run, of all phases together.
@@ -182,12 +209,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study, resolved to its last step: nothing about it is decided later."""
+    """A study, resolved to its last step: nothing about it is decided later.
+
+    Args:
+        request: what was asked for.
+        equal: what all rows have alike.
+        rows: the methods, or the variants of one.
+        teacher: the row of the teacher that was given.
+        full: the label of the row that variants are held against, the method as it is; None in a comparison.
+    """
 
     request: Request
     equal: str
     rows: tuple[Row, ...]
     teacher: Row | None = None
+    full: str | None = None
 
     @property
     def shown(self) -> tuple[Row, ...]:
@@ -218,30 +254,59 @@ def resolve(request: Request, dataset: Dataset, say: Say = silent) -> Plan:
     """
     budget = parse(request.budget)
     equal = request.equal or ("time" if budget.unit == "seconds" else "steps")
-    configs = {name: configured(request, name, dataset) for name in request.names()}
+    configs, full = variants(request, dataset)
     distinct(configs)
     teacher = None if request.teacher is None else taught(Path(request.teacher), configs, dataset)
     evaluation.enough(request.num, evaluation.held_out(dataset, next(iter(configs.values())).features))
     timed = equal == "time" or budget.unit == "seconds"
-    plain = configured(request, REFERENCE, dataset)
+    timing = configs
+    if full is None or any(runs.own_teacher(config) for config in configs.values()):
+        timing = {REFERENCE: configured(request, REFERENCE, dataset), **configs}
     paces: dict[str, Pace] = {}
-    for name, config in {REFERENCE: plain, **configs}.items():
+    for name, config in timing.items():
         say(f"{'timing' if timed else 'counting'} the steps of {name}")
         paces[name] = rehearse(config, dataset, timed=timed)
-    allowed = spend(budget, equal, paces[REFERENCE], plain.batch)
+    coin = full or REFERENCE
+    allowed = spend(budget, equal, paces[coin], timing[coin].batch)
     size = len(dataset)
     rows = [row_of(request, equal, allowed, name, config, paces, size) for name, config in configs.items()]
-    return Plan(request, equal, tuple(rows), teacher)
+    return Plan(request, equal, tuple(rows), teacher, full)
 
 
-def configured(request: Request, name: str, dataset: Dataset) -> runs.TrainConfig:
-    """Return the config of a method, but for its steps: quality is measured by the study, so not by its runs."""
+def variants(request: Request, dataset: Dataset) -> tuple[dict[str, runs.TrainConfig], str | None]:
+    """Return the config of every row by its label, and which row is the whole method; None in a comparison.
+
+    Raises: ValueError for an unknown component or field, with its neighbors, or a value that does not fit.
+    """
+    if not request.ablates:
+        return {name: configured(request, name, dataset) for name in request.names()}, None
+    (name,) = request.names()
+    whole = configured(request, name, dataset)
+    key, objective = runs.method_name(name), values.from_dict(whole.objective)
+    asked = (
+        ablation.dropped(key, objective, request.drop)
+        if request.drop
+        else ablation.crossed(key, objective, request.over)
+    )
+    configs = {label: configured(request, name, dataset, settings) for label, settings in asked.items()}
+    full = next((label for label, config in configs.items() if config == whole), None)
+    return (configs, full) if full is not None else ({name: whole, **configs}, name)
+
+
+def configured(
+    request: Request, name: str, dataset: Dataset, settings: Sequence[tuple[str, str]] = ()
+) -> runs.TrainConfig:
+    """Return the config of a method, but for its steps: quality is measured by the study, so not by its runs.
+
+    Args:
+        settings: those of a variant, after those that were asked for.
+    """
     return runs.configure(
         name,
         dataset,
         teacher=request.teacher if methods.get(name).needs_teacher else None,
         network=request.network,
-        settings=request.settings_of(name),
+        settings=[*request.settings_of(name), *settings],
         batch=request.batch,
         device=request.device,
         eval_num=0,
@@ -267,13 +332,13 @@ def taught(place: Path, configs: Mapping[str, runs.TrainConfig], dataset: Datase
 
 
 def distinct(configs: Mapping[str, runs.TrainConfig]) -> None:
-    """Refuse two names of one method.
+    """Refuse two names of one method, or of one variant.
 
     Raises: ValueError.
     """
     seen: dict[str, str] = {}
     for name, config in configs.items():
-        text = json.dumps(config.objective, sort_keys=True)
+        text = json.dumps(runs.to_dict(replace(config, method="")), sort_keys=True)
         if text in seen:
             raise ValueError(f"{seen[text]} and {name} are the same method: leave one of them out")
         seen[text] = name
@@ -353,7 +418,7 @@ def billed(name: str, config: runs.TrainConfig, rows: int, seconds: float | None
     images = sum(bill.images for bill in training)
     return Row(
         method=name,
-        variant=variant(runs.method_name(name)),
+        variant=variant(config.method),
         config=runs.to_dict(config),
         steps=config.steps,
         phases=len(training),
@@ -431,7 +496,8 @@ def read(out: Path) -> Plan:
         request = Request(**{name: _frozen(value) for name, value in content["request"].items()})
         given = content.get("teacher")
         teacher = None if given is None else Row(**given)
-        return Plan(request, content["equal"], tuple(Row(**row) for row in content["rows"]), teacher)
+        rows = tuple(Row(**row) for row in content["rows"])
+        return Plan(request, content["equal"], rows, teacher, content.get("full"))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: truncated, or not the plan of a comparison ({error})") from error
 
@@ -445,10 +511,10 @@ def compatible(stored: Request, asked: Request, out: Path) -> None:
 
     Raises: ValueError naming what differs.
     """
-    names = stored.names() == asked.names()
+    names, parts = stored.names() == asked.names(), stored.components() == asked.components()
     changed = [f.name for f in fields(Request) if getattr(stored, f.name) != getattr(asked, f.name)]
-    same = {"device", *(["methods"] if names else []), *(["seeds"] if asked.seeds > stored.seeds else [])}
-    changed = [name for name in changed if name not in same]
+    alike = {"device": True, "methods": names, "drop": parts, "seeds": asked.seeds > stored.seeds}
+    changed = [name for name in changed if not alike.get(name)]
     if changed:
         told = "; ".join(f"{name} is {_told(stored, name)}, not {_told(asked, name)}" for name in changed)
         raise ValueError(f"{out} holds another comparison: {told}. Name another --out, or ask for the same")

@@ -12,15 +12,30 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from flowleap import values
 from flowleap.evaluation.protocol import MEASURED, same
 from flowleap.evaluation.report import MEMORIZED
 from flowleap.files import replace_file
+from flowleap.studies import ablation
 from flowleap.studies.budget import parse
 from flowleap.studies.outcome import Outcome
 from flowleap.studies.plan import REFERENCE, Plan, Row
 from flowleap.training.config import frozen_network
 
-__all__ = ["aggregate", "cell", "coined", "command", "markdown", "notes", "number", "shared", "write"]
+__all__ = [
+    "aggregate",
+    "cell",
+    "coined",
+    "command",
+    "distances",
+    "headings",
+    "markdown",
+    "notes",
+    "number",
+    "shared",
+    "title",
+    "write",
+]
 
 COLUMNS = (
     "method",
@@ -51,23 +66,44 @@ COLUMNS = (
     "protocol",
 )
 """What every row of table.json and table.csv holds."""
+DIFFERENCE = ("difference_mean", "difference_error")
+"""What the rows of an ablation hold besides."""
 
 
 def aggregate(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Return one row for each method and number of evaluations, over the seeds that were measured.
 
     `seconds` and `forward_equivalents` are those of training one run, both phases together, the mean over seeds;
-    the standard deviation is that of a sample, None for a single seed.
+    the standard deviation is that of a sample, None for a single seed. Rows of an ablation hold the paired difference
+    of the distance to that of the whole method as well, with its standard error.
 
     Raises: ValueError where numbers were measured by different protocols.
     """
     ruler = shared(outcomes)
     found = []
+    whole = [outcome for outcome in outcomes if outcome.method == plan.full]
     for row in plan.shown:
         own = [outcome for outcome in outcomes if outcome.method == row.method]
         for steps in plan.request.steps:
-            found.append(_row(row, steps, own, ruler))
+            made = _row(row, steps, own, ruler)
+            if plan.full is not None:
+                held = row.method != plan.full and row is not plan.teacher
+                mean, error = paired(own, whole, steps) if held else (None, None)
+                made |= {"difference_mean": mean, "difference_error": error}
+            found.append(made)
     return found
+
+
+def paired(own: Sequence[Outcome], whole: Sequence[Outcome], steps: int) -> tuple[float | None, float | None]:
+    """Return how much farther away the samples of a variant are than those of the whole method, seed by seed: the
+    mean over the seeds that both have, and its standard error, None for a single one."""
+    first, second = (
+        {o.seed: one["distance"] for o in side for one in o.rows if one["steps"] == steps}
+        for side in (own, whole)
+    )
+    both = [seed for seed in first if _finite(first[seed]) and _finite(second.get(seed))]
+    mean, deviation = spread(first[seed] - second[seed] for seed in both)
+    return mean, None if deviation is None else deviation / math.sqrt(len(both))
 
 
 def shared(outcomes: Sequence[Outcome]) -> str | None:
@@ -160,6 +196,45 @@ def cell(row: Mapping[str, Any], name: str = "distance") -> str:
     return text if row["intended"] else f"({text})"
 
 
+def difference(row: Mapping[str, Any]) -> str:
+    """Return the difference to the whole method ± its standard error, with its sign; – where there is none. It has one
+    place more than the distance beside it.
+
+    >>> difference({"distance_mean": 0.316, "difference_mean": 0.05123, "difference_error": 0.0123})
+    '+0.0512 ± 0.0123'
+    """
+    mean, error = row["difference_mean"], row["difference_error"]
+    if mean is None:
+        return "–"
+    places = len(number(row["distance_mean"]).partition(".")[2]) + 1
+    return f"{mean:+.{places}f}" if error is None else f"{mean:+.{places}f} ± {error:.{places}f}"
+
+
+def distances(plan: Plan, rows: Sequence[Mapping[str, Any]], method: str) -> list[str]:
+    """Return the cells of the distances of a method; of a variant, each with its difference to the whole beside it."""
+    own = [row for row in rows if row["method"] == method]
+    pairs = [[cell(row), *([difference(row)] if plan.full is not None else [])] for row in own]
+    return [text for pair in pairs for text in pair]
+
+
+def headings(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the titles of `distances`."""
+    metric = next((row["metric"] for row in rows if row["metric"]), "distance")
+    pairs = [
+        [f"{metric} at {steps}", *(["Δ"] if plan.full is not None else [])] for steps in plan.request.steps
+    ]
+    return [text for pair in pairs for text in pair]
+
+
+def title(plan: Plan) -> str:
+    """Return what a study is, in a few words."""
+    request = plan.request
+    if request.ablates:
+        what = "its components" if request.drop else " × ".join(name for name, _ in request.over)
+        return f"{request.names()[0]} on {request.data}, ablated: {what}"
+    return f"{len(plan.rows)} training objectives on {request.data}"
+
+
 def coined(value: float | None) -> str:
     """Return a large count for the eye.
 
@@ -177,13 +252,19 @@ def coined(value: float | None) -> str:
 def command(plan: Plan) -> str:
     """Return the command that makes a study, without its folder."""
     request = plan.request
-    words = ["flowleap compare", f"--methods {','.join(request.methods)}", f"--data {request.data}"]
+    words = ["flowleap compare", f"--methods {','.join(request.methods)}"]
+    if request.ablates:
+        words = ["flowleap ablate", request.names()[0]]
+        words += [f"--drop {','.join(request.drop)}"] if request.drop else []
+        crossed = [f"{name}={','.join(texts)}" for name, texts in request.over]
+        words += [f"--over {shlex.quote(text)}" for text in crossed]
+    words.append(f"--data {request.data}")
     words += [f"--budget {request.budget}", f"--seeds {request.seeds}", f"--equal {plan.equal}"]
     words += [f"--steps-to-evaluate {','.join(map(str, request.steps))}", f"--num {request.num}"]
     words += [f"--teacher {shlex.quote(request.teacher)}"] if request.teacher else []
     words += [f"--network {request.network}"] if request.network else []
     words += [f"--batch {request.batch}"] if request.batch else []
-    words += [f"--set {name}={value}" for name, value in request.settings]
+    words += [f"--set {shlex.quote(f'{name}={value}')}" for name, value in request.settings]
     return " ".join(words)
 
 
@@ -191,13 +272,12 @@ def lines(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return the titles and one line for each method, as the eye wants them."""
     budgets = plan.request.steps
     judged = any(row["agreement_mean"] is not None for row in rows)
-    metric = next((row["metric"] for row in rows if row["metric"]), "distance")
-    titles = ["method", *(f"{metric} at {steps}" for steps in budgets)]
+    titles = ["method", *headings(plan, rows)]
     titles += [f"agreement at {steps}" for steps in budgets] if judged else []
     made = [[*titles, "steps", "forward-equivalents", "seconds"]]
     for row in plan.shown:
         own = [one for one in rows if one["method"] == row.method]
-        line = [row.method, *(cell(one) for one in own)]
+        line = [row.method, *distances(plan, rows, row.method)]
         line += [cell(one, "agreement") for one in own] if judged else []
         split = f"{row.steps // 2} + {row.steps - row.steps // 2}" if row.phases == 2 else str(row.steps)
         seconds = own[0]["seconds"]
@@ -211,8 +291,7 @@ def markdown(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str
     titles, *body = lines(plan, rows)
     drawn = [titles, ["---", *("---:" for _ in titles[1:])], *body]
     text = ["| " + " | ".join(line) + " |" for line in drawn]
-    request = plan.request
-    head = f"# {len(plan.rows)} training objectives on {request.data}, {request.budget} a run"
+    head = f"# {title(plan)}, {plan.request.budget} a run"
     return "\n".join([head, "", *text, "", *(f"- {note}" for note in notes(plan, outcomes, rows))]) + "\n"
 
 
@@ -222,20 +301,23 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
     config = plan.rows[0].configured(0)
     inner = frozen_network(config)
     network = {key: inner.get(key) for key in ("kind", "patch", "width", "depth", "heads")}
+    batches = " or ".join(dict.fromkeys(str(row.config["batch"]) for row in plan.rows))
     shape = ", ".join(f"{key} {value}" for key, value in network.items() if value is not None)
     over = f"mean ± standard deviation over seeds 0 to {seeds - 1}" if seeds > 1 else "a single seed, 0"
     found = [
         f"{over}; in parentheses: outside the regime that an objective is meant for",
         f"equal {plan.equal}: {_terms(plan)}; the same initial weights and the same data order for all "
         f"methods{_exceptions(plan)}",
-        f"network: {shape}; batches of {config.batch}; averaged weights are judged (decay {config.ema[0]})",
+        f"network: {shape}; batches of {batches}; averaged weights are judged (decay {config.ema[0]})",
     ]
     found += _teaching(plan)
     found.append(
         "forward-equivalents: rows through the network in the training of one run, 3 where it is trained through; "
         "seconds: of that training (and of making the pairs), on one machine"
     )
-    found.append("variants: " + ", ".join(f"{row.method} {row.variant}" for row in plan.rows))
+    if plan.full is None:
+        found.append("variants: " + ", ".join(f"{row.method} {row.variant}" for row in plan.rows))
+    found += _ablated(plan)
     if own := [(name, value) for name, value in plan.request.settings if ":" in name]:
         told = ", ".join(f"{name.replace(':', ' ')}={value}" for name, value in own)
         found.append(f"with settings of its own: {told}")
@@ -263,6 +345,28 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
         and not all(o.failed for o in outcomes if o.method == row["method"])
     ]
     return [*found, f"made by: {command(plan)}"]
+
+
+def _ablated(plan: Plan) -> list[str]:
+    """Say what the rows of an ablation are, and what Δ is; nothing of a comparison."""
+    if plan.full is None:
+        return []
+    row = plan.row(plan.full)
+    error = " ± its standard error over seeds" if plan.request.seeds > 1 else ", of a single seed"
+    found = [
+        f"Δ: the distance less that of {plan.full}, which is {row.config['method'].replace('_', '-')} "
+        f"({row.variant}) as it is, seed by seed{error}; above zero: worse than it"
+    ]
+    key, objective = row.config["method"], values.from_dict(row.config["objective"])
+    if not plan.request.drop:
+        return found
+    for part in ablation.named(key, objective, plan.request.drop):
+        kept, gone = (type(part.part).__name__, type(part.without).__name__)
+        found.append(f"{part.name}: {part.field} is {kept}, without it {gone}")
+    base = ablation.BUILT_ON[key].replace("_", "-")
+    left = [f"{name} is {a}, not {b}" for name, a, b in ablation.remainder(key, objective)]
+    but = f", but {'; '.join(left)}" if left else ""
+    return [*found, f"without all of its components it is {base}{but}"]
 
 
 def _teaching(plan: Plan) -> list[str]:
@@ -293,25 +397,31 @@ def _teaching(plan: Plan) -> list[str]:
 def _exceptions(plan: Plan) -> str:
     """Name the methods that have a network or batches of their own."""
     usual = plan.rows[0].config
-    counted = [json.dumps(row.config["network"], sort_keys=True) for row in plan.rows]
+    bodies = [{**row.config["network"], "log_variance": None} for row in plan.rows]
+    headed = [row.method for row in plan.rows if row.config["network"].get("log_variance")]
+    counted = [json.dumps(body, sort_keys=True) for body in bodies]
     most = max(counted, key=counted.count)
     other = [row.method for row, text in zip(plan.rows, counted, strict=True) if text != most]
     grouped = [
         r.method for r in plan.rows if r.config["objective"]["batching"] != usual["objective"]["batching"]
     ]
     said = [f", but {', '.join(other)}, whose network is another"] if other else []
-    said += [f"; {', '.join(grouped)} groups its batches otherwise"] if grouped else []
+    if 0 < len(headed) < len(plan.rows):
+        said += [f"; the network of {', '.join(headed)} has a head for the learned weight more"]
+    if grouped:
+        said += [f"; not grouped as those of {plan.rows[0].method} are the batches of {', '.join(grouped)}"]
     return "".join(said)
 
 
 def _terms(plan: Plan) -> str:
+    reference = plan.full or REFERENCE
     budget = plan.request.budget
     if plan.equal == "steps":
         return f"{budget} for every run"
     coin = "forward-equivalents" if plan.equal == "flops" else "training time"
     if plan.equal == "time" and parse(budget).unit == "seconds":
         return f"{budget} of training for every run, turned into steps by measurement before the start"
-    return f"every run has the {coin} that {budget} of {REFERENCE} take"
+    return f"every run has the {coin} that {budget} of {reference} take"
 
 
 # ---------------------------------------------------------------- files
@@ -321,14 +431,14 @@ def write(
     out: Path, plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, Any]]
 ) -> list[Path]:
     """Write table.md, table.csv and table.json, and return where they are."""
-    text = io.StringIO()
+    text, columns = io.StringIO(), COLUMNS if plan.full is None else (*COLUMNS, *DIFFERENCE)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_flat(row[name]) for name in COLUMNS] for row in rows)
+    writer.writerow(columns)
+    writer.writerows([_flat(row[name]) for name in columns] for row in rows)
     made = {
         "table.md": markdown(plan, outcomes, rows),
         "table.csv": text.getvalue(),
-        "table.json": json.dumps([{name: row[name] for name in COLUMNS} for row in rows], indent=2) + "\n",
+        "table.json": json.dumps([{name: row[name] for name in columns} for row in rows], indent=2) + "\n",
     }
     for name, content in made.items():
         replace_file(out / name, content)

@@ -1,0 +1,228 @@
+"""Ablations: a method without some of its components, or with other values, as settings of its runs.
+
+Components are read off the values: they are where a method differs from the one it builds on.
+
+    >>> [component.name for component in components("esc", methods.get("esc"))]
+    ['gradual-end', 'plug-in', 'learned-weight', 'class-consistent']
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from importlib import import_module
+from itertools import product
+from typing import Any
+
+from flowleap import methods, values
+from flowleap.neighbors import neighbors
+from flowleap.objectives import Objective
+
+__all__ = ["Component", "Settings", "choices", "components", "crossed", "dropped", "named", "remainder"]
+
+BUILT_ON = {"esc": "meanflow", "shortcut_repo": "shortcut"}
+"""The method that a method is an extension of; where they differ are its components."""
+NAMES = {
+    "Gradual": "gradual-end",
+    "PlugIn": "plug-in",
+    "LearnedVariance": "learned-weight",
+    "ClassGroups": "class-consistent",
+}
+"""What a component of this type is called; others go by the name of their field."""
+GOVERNED = (
+    *("method", "data", "objective", "network", "teacher", "teacher_weights", "teacher_checksum"),
+    *("steps", "seed", "device", "features", "log_every", "sample_every", "checkpoint_every", "eval_num"),
+    *("watch_share", "watch_steps", "watch_num", "name"),
+)
+"""Fields of a run that the study decides, or that would make its rows incomparable."""
+ALL = "all"
+Settings = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part that a method adds to the one it builds on.
+
+    Args:
+        name: what it is called, with hyphens.
+        field: the field of the objective that it fills.
+        part: the component.
+        without: what fills the field where it is left out: what the part wraps, or what the other method has there.
+    """
+
+    name: str
+    field: str
+    part: Any
+    without: Any
+
+    @property
+    def settings(self) -> Settings:
+        """The setting that leaves it out."""
+        return [(self.field, json.dumps(values.to_dict(self.without)))]
+
+    def goes_by(self, name: str) -> bool:
+        """Whether a name means this component: its own, its field or its type, in any spelling."""
+        return _key(name) in (_key(self.name), _key(self.field), _key(type(self.part).__name__))
+
+
+def _key(name: str) -> str:
+    return name.strip().lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def components(method: str, objective: Objective) -> tuple[Component, ...]:
+    """Return the components of a method that are in an objective, which is that method or a changed one.
+
+    A part that wraps one like that of the method built on is left out by what it wraps, so that all else stays.
+    """
+    if method not in BUILT_ON:
+        return ()
+    own, plain = methods.get(method), methods.get(BUILT_ON[method])
+    found = []
+    for name in (f.name for f in fields(Objective) if f.name != "name"):
+        part, other, usual = (getattr(whole, name) for whole in (objective, plain, own))
+        if usual == other or type(part) is not type(usual):
+            continue
+        kept = [getattr(part, f.name) for f in fields(part)] if is_dataclass(part) else []
+        without = next((inner for inner in kept if is_dataclass(inner) and type(inner) is type(other)), other)
+        if part != without:
+            found.append(Component(NAMES.get(type(part).__name__, name), name, part, without))
+    return tuple(found)
+
+
+def named(method: str, objective: Objective, names: Sequence[str]) -> tuple[Component, ...]:
+    """Return the components of these names, "all" for all of them.
+
+    Raises: ValueError for a method without components, an unknown name, with its neighbors, or one that comes twice.
+    """
+    known, shown = components(method, objective), method.replace("_", "-")
+    if not known:
+        raise ValueError(
+            f"{shown} has no components to leave out: those of {', '.join(BUILT_ON).replace('_', '-')} are known; "
+            "ablate its fields with --over FIELD=VALUE,VALUE"
+        )
+    if tuple(names) == (ALL,):
+        return known
+    found = []
+    for name in names:
+        meant = [component for component in known if component.goes_by(name)]
+        if not meant:
+            every = [*(component.name for component in known), ALL]
+            raise ValueError(f"{shown} has no component {name!r}{neighbors(name.replace('_', '-'), every)}")
+        if meant[0] in found:
+            raise ValueError(f"component {meant[0].name} twice: name each one once, or all")
+        found += meant
+    return tuple(found)
+
+
+def dropped(method: str, objective: Objective, names: Sequence[str]) -> dict[str, Settings]:
+    """Return the rows of an ablation by label: all together, each left out, each alone, and none of them.
+
+    Raises: as `named`.
+    """
+    parts, shown = named(method, objective, names), method.replace("_", "-")
+    rows: dict[str, Settings] = {shown: []}
+    rows |= {f"{shown} without {one.name}": one.settings for one in parts}
+    if len(parts) > 2:  # of two, one left out is the other alone
+        for kept in parts:
+            rows[f"{shown} with {kept.name} alone"] = [
+                s for one in parts if one is not kept for s in one.settings
+            ]
+    if len(parts) > 1:
+        rows[f"{shown} with none"] = [setting for one in parts for setting in one.settings]
+    return rows
+
+
+def crossed(
+    method: str, objective: Objective, over: Sequence[tuple[str, Sequence[str]]]
+) -> dict[str, Settings]:
+    """Return the rows of an ablation by label: every combination of the values of some fields.
+
+    Raises: ValueError for a field that is decided by the study or comes twice, or one without values.
+    """
+    names = [name for name, _ in over]
+    for name, texts in over:
+        if name in GOVERNED:
+            raise ValueError(f"--over {name}: a study decides this itself; ablate another field")
+        if names.count(name) > 1:
+            raise ValueError(f"--over {name} twice: give all its values at once, as in {name}=V1,V2")
+        if not texts or not all(texts) or len(set(texts)) < len(texts):
+            raise ValueError(
+                f"--over {name}={','.join(texts)}: different values are expected, as in {name}=V1,V2"
+            )
+    shown, rows = method.replace("_", "-"), {}
+    fulls = [full_name(objective, name) for name in names]
+    for texts in product(*(texts for _, texts in over)):
+        told = ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
+        meant = [spelled(objective, full, text) for full, text in zip(fulls, texts, strict=True)]
+        rows[f"{shown}, {told}"] = list(zip(fulls, meant, strict=True))
+    return rows
+
+
+def full_name(objective: Objective, name: str) -> str:
+    """Return the whole name of a field where its first and last parts say which it is: times.pair.diagonal for
+    times.diagonal; else the name as it is."""
+    known = dotted(values.to_dict(objective))
+    head, _, last = name.partition(".")
+    near = [one for one in known if last and one.startswith(f"{head}.") and one.endswith(f".{last}")]
+    return near[0] if name not in known and len(near) == 1 else name
+
+
+def spelled(objective: Objective, name: str, text: str) -> str:
+    """Return a value as settings spell it: a part may go by its first word, as "linear" or "trigonometric" for a path.
+
+    >>> spelled(methods.esc(), "path", "trigonometric"), spelled(methods.esc(), "velocity", "plug-in")
+    ('TrigPath', 'PlugIn')
+    """
+    part: Any = objective
+    for field in name.split("."):
+        part = getattr(part, field, None)
+    if not is_dataclass(part):
+        return text
+    room = import_module(type(part).__module__)
+    kinds = [kind for kind, thing in vars(room).items() if isinstance(thing, type) and is_dataclass(thing)]
+    words = {
+        kind: re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", kind)[0].lower() for kind in kinds if kind[0] != "_"
+    }
+    key = _key(text)
+    found = [kind for kind in words if _key(kind) == key] or [
+        kind for kind, word in words.items() if key == word or (len(word) > 3 and key.startswith(word))
+    ]
+    return found[0] if len(found) == 1 else text
+
+
+def dotted(plain: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted names of all fields of a value written as plain data."""
+    found = []
+    for key, value in plain.items():
+        if key != "type":
+            found += [f"{prefix}{key}"]
+            found += dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else []
+    return found
+
+
+def choices(text: str) -> tuple[str, tuple[str, ...]]:
+    """Split FIELD=V1,V2,… at the commas that are not inside a bracket or a string.
+
+    >>> choices('loss={"type": "AdaptivePower", "power": 0.5},Squared')
+    ('loss', ('{"type": "AdaptivePower", "power": 0.5}', 'Squared'))
+    """
+    name, _, rest = text.partition("=")
+    parts, depth, quoted = [""], 0, False
+    for letter in rest:
+        quoted ^= letter == '"'
+        depth += 0 if quoted else (letter in "[{(") - (letter in "]})")
+        if letter == "," and not depth and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return name.strip(), tuple(part.strip() for part in parts)
+
+
+def remainder(method: str, objective: Objective) -> list[tuple[str, Any, Any]]:
+    """Return where a method without its components differs from the one it builds on: (field, left, there)."""
+    plain = methods.get(BUILT_ON[method])
+    bare = replace(objective, **{one.field: one.without for one in components(method, objective)})
+    plain = replace(plain, name=bare.name, label_dropout=bare.label_dropout)
+    return values.differences(values.to_dict(bare), values.to_dict(plain))
