@@ -302,13 +302,14 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
     inner = frozen_network(config)
     network = {key: inner.get(key) for key in ("kind", "patch", "width", "depth", "heads")}
     batches = " or ".join(dict.fromkeys(str(row.config["batch"]) for row in plan.rows))
+    decays = " or ".join(dict.fromkeys(str(row.config["ema"][0]) for row in plan.rows))
     shape = ", ".join(f"{key} {value}" for key, value in network.items() if value is not None)
     over = f"mean ± standard deviation over seeds 0 to {seeds - 1}" if seeds > 1 else "a single seed, 0"
     found = [
         f"{over}; in parentheses: outside the regime that an objective is meant for",
         f"equal {plan.equal}: {_terms(plan)}; the same initial weights and the same data order for all "
         f"methods{_exceptions(plan)}",
-        f"network: {shape}; batches of {batches}; averaged weights are judged (decay {config.ema[0]})",
+        f"network: {shape}; batches of {batches}; averaged weights are judged (decay {decays})",
     ]
     found += _teaching(plan)
     found.append(
