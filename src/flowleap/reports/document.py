@@ -209,7 +209,7 @@ def _facts(group: Group) -> list[tuple[str, str]]:
     entry, facts = group.entries[0], []
     config = entry.config
     if method := config.get("method"):
-        facts.append(("method", str(method)))
+        facts.append(("method", str(method).replace("_", "-")))
     if data := config.get("data"):
         facts.append(("data", str(data)))
     if entry.parameters:
