@@ -1,0 +1,49 @@
+"""Joint laws of the times (t, s, r), r ≤ s ≤ t: where departures, stops on the way and landings fall.
+
+| law        | t, r                                                        | s    | used by                    |
+|------------|-------------------------------------------------------------|------|----------------------------|
+| OneTime    | t = r from one law                                          | t    | flow matching, diffusion   |
+| SortedPair | max and min of two draws; a share of rows r := t            | → t  | MeanFlow, iMF              |
+| Gradual    | SortedPair, with r := t_min at first, ever more rarely      | → t  | ESC                        |
+| DyadicGrid | t a multiple of the jump d = 2^−b, r = t − d                | t−d/2| shortcut                   |
+| Curriculum | t a multiple of d = 2^−b, r = 0, ever finer                 | t − d| consistency training       |
+| Adjacent   | t a multiple of h = 1/N, r = 0                              | t − h| consistency distillation   |
+| Halving    | t a multiple of d = 2^−b, r = t − d, ever coarser           | t−d/2| progressive distillation   |
+| ToData     | a share of rows: t a multiple of 1/N, r = 0; the others r = t | r  | live reflow                |
+| Trajectories | a share of rows: t, r multiples of 1/N; the others r = t  | t−n/N| CTM                        |
+| Intervals  | the intervals of a grid of few steps                        | r    | AMED                       |
+| Denoising  | t from one law, r = 0                                       | r    | SiD                        |
+
+A law draws rows in the order in which points carry them: the `off` rows with r < t first, then the rows r = t.
+Marginal laws are `Uniform`, `LogitNormal` and `NoiseLevels` on [0, 1] and `LogNormal` for the variance-exploding path.
+"""
+
+from flowleap.times.base import Draw, TimeLaw
+from flowleap.times.continuous import Denoising, Gradual, OneTime, SortedPair
+from flowleap.times.dyadic import Curriculum, DyadicGrid, Halving
+from flowleap.times.equal import Adjacent, Intervals, ToData, Trajectories
+from flowleap.times.grid import spaced, stage
+from flowleap.times.laws import Law, LogitNormal, LogNormal, NoiseLevels, Uniform
+
+__all__ = [
+    "Adjacent",
+    "Curriculum",
+    "Denoising",
+    "Draw",
+    "DyadicGrid",
+    "Gradual",
+    "Halving",
+    "Intervals",
+    "Law",
+    "LogNormal",
+    "LogitNormal",
+    "NoiseLevels",
+    "OneTime",
+    "SortedPair",
+    "TimeLaw",
+    "ToData",
+    "Trajectories",
+    "Uniform",
+    "spaced",
+    "stage",
+]

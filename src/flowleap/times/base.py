@@ -1,0 +1,39 @@
+"""What a joint law of times is, and what it draws."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+
+from flowleap.tensors import Time
+
+__all__ = ["Draw", "TimeLaw"]
+
+
+class Draw(NamedTuple):
+    """Times of a batch: t ≥ s ≥ r, each (batch,) float32 on the CPU; rows [0, off) have r < t."""
+
+    t: Time
+    s: Time
+    r: Time
+    off: int
+
+
+@runtime_checkable
+class TimeLaw(Protocol):
+    """A joint law of (t, s, r)."""
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The interval all times lie in."""
+        ...
+
+    @property
+    def finest(self) -> float:
+        """The step length in or below which the instantaneous velocity is asked for; 0 for continuous laws."""
+        ...
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        """Return the times of a batch; `progress` is the fraction of the run that has passed."""
+        ...

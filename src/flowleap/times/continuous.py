@@ -1,0 +1,126 @@
+"""Times anywhere on the way: on the diagonal, in sorted pairs, to the data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from flowleap.times.base import Draw
+from flowleap.times.laws import Law, LogitNormal, NoiseLevels
+
+__all__ = ["Denoising", "Gradual", "OneTime", "SortedPair"]
+
+
+@dataclass(frozen=True)
+class OneTime:
+    """r = s = t: every row is on the diagonal, which is flow matching."""
+
+    law: Law = LogitNormal()
+    finest: ClassVar[float] = 0.0
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.law.support
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        t = self.law.sample(generator, size)
+        return Draw(t, t, t, 0)
+
+
+@dataclass(frozen=True)
+class SortedPair:
+    """t = max and r = min of two draws, then r := t for a share of the rows.
+
+    Args:
+        law: the law of both draws.
+        diagonal: the share of rows with r = t.
+        landing: a law of its own for the second draw, or None.
+        fixed: a fixed number of diagonal rows per batch; False draws each row's fate (both are unbiased).
+
+    Source: Geng et al. 2025 (arXiv 2505.13447) section 4.3 "sampling time steps".
+    """
+
+    law: Law = LogitNormal(-0.4, 1.0)
+    diagonal: float = 0.75
+    landing: Law | None = None
+    fixed: bool = True
+    finest: ClassVar[float] = 0.0
+    cites: ClassVar[tuple[str, ...]] = ("geng2025mean",)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.diagonal <= 1:
+            raise ValueError(
+                f"SortedPair(diagonal={self.diagonal}): a share of the rows in [0, 1] is expected"
+            )
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.law.support
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        first = self.law.sample(generator, size)
+        second = (self.landing or self.law).sample(generator, size)
+        if self.fixed:
+            off = size - round(self.diagonal * size)
+        else:
+            off = int((torch.rand(size, generator=generator) >= self.diagonal).sum())
+        t, r = torch.maximum(first, second), torch.minimum(first, second)
+        r = torch.cat([r[:off], t[off:]])
+        return Draw(t, t, r, off)
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """SortedPair whose landings start at the data: r := t_min with probability arccos(min(1, k/K))/arccos(0).
+
+    The probability falls from 1 to 0 over the first K steps; K is `horizon` as a fraction of the run
+    (20,000 of 600,000 published steps).
+
+    Source: Lin et al. 2025 (arXiv 2512.11831), gradual time sampler.
+    """
+
+    pair: SortedPair = SortedPair()
+    horizon: float = 1 / 30
+    finest: ClassVar[float] = 0.0
+    cites: ClassVar[tuple[str, ...]] = ("lin2025design",)
+
+    def __post_init__(self) -> None:
+        if not self.horizon > 0:
+            raise ValueError(f"Gradual(horizon={self.horizon}): a positive fraction of the run is expected")
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.pair.support
+
+    def probability(self, progress: float) -> float:
+        """Return P(r := t_min) once this fraction of the run has passed."""
+        return math.acos(min(1.0, progress / self.horizon)) / math.acos(0.0)
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        t, s, r, off = self.pair.draw(generator, size, progress)
+        to_data = torch.rand(size, generator=generator) < self.probability(progress)
+        to_data[off:] = False
+        return Draw(t, s, torch.where(to_data, torch.zeros_like(r), r), off)
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """The whole batch on the way to the data: t from one law, s = r = 0.
+
+    Source: Zhou et al. 2024 (arXiv 2404.04057), with `NoiseLevels()` for t.
+    """
+
+    law: Law = NoiseLevels()
+    finest: ClassVar[float] = 0.0
+    cites: ClassVar[tuple[str, ...]] = ("zhou2024score",)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.law.support
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        t = self.law.sample(generator, size)
+        return Draw(t, torch.zeros(size), torch.zeros(size), size)

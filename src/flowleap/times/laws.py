@@ -1,0 +1,123 @@
+"""Laws of one time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+__all__ = ["Law", "LogNormal", "LogitNormal", "NoiseLevels", "Uniform"]
+
+
+@runtime_checkable
+class Law(Protocol):
+    """A law of one time."""
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """The interval the times lie in."""
+        ...
+
+    def sample(self, generator: torch.Generator, size: int) -> Tensor:
+        """Return (size,) float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """t uniform on [low, high]."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high:
+            raise ValueError(f"Uniform(low={self.low}, high={self.high}): 0 ≤ low < high is expected")
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def sample(self, generator: torch.Generator, size: int) -> Tensor:
+        return self.low + (self.high - self.low) * torch.rand(size, generator=generator)
+
+
+@dataclass(frozen=True)
+class LogitNormal:
+    """t = 1/(1 + e^{−z}), z ~ N(mean, std²); a negative mean favors clean times.
+
+    Source: Esser et al. 2024 (arXiv 2403.03206) section 3.1; MeanFlow uses mean −0.4, std 1.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    cites: ClassVar[tuple[str, ...]] = ("esser2024scaling",)
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"LogitNormal(std={self.std}): a positive standard deviation is expected")
+
+    def sample(self, generator: torch.Generator, size: int) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * torch.randn(size, generator=generator))
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """t = σ/(1 + σ), with σ^{1/ρ} uniform from low^{1/ρ} on, over a share of the way to high^{1/ρ}.
+
+    σ is a ratio of noise to signal, and t where the linear path has it. The grid of Karras et al. made continuous.
+
+    Args:
+        low, high, rho: the ends and the exponent of the grid.
+        share: how far towards `high` levels are drawn; 0.8 of the way to 80 is σ = 24.4, t = 0.96.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364) eq. 5; the share is that of Zhou et al. 2024 (arXiv 2404.04057),
+    whose code draws 0 … 800 of 1000 places of that grid.
+    """
+
+    low: float = 0.002
+    high: float = 80.0
+    rho: float = 7.0
+    share: float = 0.8
+    cites: ClassVar[tuple[str, ...]] = ("karras2022elucidating",)
+
+    def __post_init__(self) -> None:
+        if not (0 < self.low < self.high and self.rho > 0 and 0 < self.share <= 1):
+            raise ValueError(
+                f"NoiseLevels(low={self.low}, high={self.high}, rho={self.rho}, share={self.share}): "
+                "0 < low < high, rho > 0 and a share in (0, 1] are expected"
+            )
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    def sample(self, generator: torch.Generator, size: int) -> Tensor:
+        first, last = self.low ** (1 / self.rho), self.high ** (1 / self.rho)
+        way = self.share * torch.rand(size, generator=generator)
+        level = (first + way * (last - first)) ** self.rho
+        return level / (1 + level)
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """ln t ~ N(mean, std²), for the noise levels of the variance-exploding path.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364) table 1: mean −1.2, std 1.2.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+    support: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    cites: ClassVar[tuple[str, ...]] = ("karras2022elucidating",)
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"LogNormal(std={self.std}): a positive standard deviation is expected")
+
+    def sample(self, generator: torch.Generator, size: int) -> Tensor:
+        return torch.exp(self.mean + self.std * torch.randn(size, generator=generator))
