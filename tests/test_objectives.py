@@ -142,7 +142,7 @@ def test_points_are_made_without_any_randomness(name):
 
 
 def test_points_know_their_state_and_their_class():
-    """x_t = α x + κσ ε; the class is the label, unless told otherwise."""
+    """x_t = α x + κσ ε; rows stand alone, unless told otherwise."""
     x, noise = batch(4).x, batch(4, seed=1).x
     t, r = torch.tensor([0.9, 0.5, 0.7, 0.2], dtype=D), torch.tensor([0.1, 0.4, 0.7, 0.2], dtype=D)
     label = torch.tensor([1, 1, 0, 2])
@@ -150,7 +150,7 @@ def test_points_know_their_state_and_their_class():
     point = objective.point(x, noise, t, t, r, label)
     angle = t[:, None] * math.pi / 2
     torch.testing.assert_close(point.x_t, torch.cos(angle) * x + 0.5 * torch.sin(angle) * noise)
-    assert point.off == 2 and torch.equal(point.group, label) and len(point) == 4
+    assert point.off == 2 and torch.equal(point.label, label) and point.group is None and len(point) == 4
     other = torch.zeros(4, dtype=torch.int64)
     assert torch.equal(objective.point(x, noise, t, t, r, label, group=other).group, other)
 
@@ -178,7 +178,8 @@ def test_a_slice_of_a_point_is_the_point_of_a_slice():
     assert (len(head), head.off, len(tail), tail.off) == (16, 16, 48, 0)
     assert torch.equal(head.guided, point.guided) and tail.guided is None
     for f in FIELDS:
-        assert torch.equal(torch.cat([getattr(head, f), getattr(tail, f)]), getattr(point, f)), f
+        if getattr(point, f) is not None:
+            assert torch.equal(torch.cat([getattr(head, f), getattr(tail, f)]), getattr(point, f)), f
     assert point.rows(10, 20).off == 6
 
 
@@ -188,7 +189,7 @@ def test_the_null_label_is_the_number_of_classes_and_labels_survive_being_droppe
     assert 0 < int(point.dropped.sum()) < ROWS
     assert torch.equal(seen == NULL, point.dropped)
     assert torch.equal(seen[~point.dropped], point.label[~point.dropped])
-    assert int(point.label.max()) == 2 and torch.equal(point.group, point.label)
+    assert int(point.label.max()) == 2 and point.group is None
     with pytest.raises(ValueError, match=r"label_dropout=0\.0"):
         point.network_label(None)
 

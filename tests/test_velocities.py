@@ -28,7 +28,7 @@ def made(
     x, noise = torch.randn(2, batch, *dims, generator=random, dtype=D)
     share = 0.3 + 0.6 * torch.rand(batch, generator=random, dtype=D)
     t = path.t_min * (path.t_max / path.t_min) ** share if path.t_max > 1 else share
-    return Point(path, x, noise, t, t, t, path.point(x, noise, t), 0, label, group=label, **known)
+    return Point(path, x, noise, t, t, t, path.point(x, noise, t), 0, label, **known)
 
 
 def naive_plug_in(point: Point) -> torch.Tensor:
@@ -37,7 +37,7 @@ def naive_plug_in(point: Point) -> torch.Tensor:
     for i in range(len(point)):
         t = point.t[i : i + 1]
         alpha, sigma = float(path.alpha(t)), float(path.sigma(t)) * path.noise_scale
-        own = [j for j in range(len(point)) if point.group is None or point.group[j] == point.group[i]]
+        own = [j for j in range(len(point)) if point.label is None or point.label[j] == point.label[i]]
         distance = torch.stack([(point.x_t[i] - alpha * point.x[j]).square().sum() for j in own])
         weight = torch.softmax(-distance / (2 * sigma**2), dim=0)
         mean = sum(w * point.x[j] for w, j in zip(weight, own, strict=True))
@@ -107,12 +107,12 @@ def test_other_classes_have_no_say(seed):
     moved = replace(point, x=torch.where(label[:, None] == 1, point.x + 5, point.x))
     first, second = PlugIn(1.0)(point), PlugIn(1.0)(moved)
     torch.testing.assert_close(first[label == 0], second[label == 0], rtol=0, atol=0)
-    blind = PlugIn(1.0)(replace(point, group=None))
+    blind = PlugIn(1.0)(replace(point, label=None))
     assert float((first - blind).abs().amax()) > 1e-3
 
 
 def test_dropped_labels_keep_their_class_in_the_plug_in():
-    """`group` is the class, whatever the network is told."""
+    """The label is the class, whatever the network is told."""
     label = torch.arange(12) % 2
     point = made(label=label, dropped=torch.ones(12, dtype=torch.bool))
     assert torch.equal(PlugIn(1.0)(point), PlugIn(1.0)(made(label=label)))

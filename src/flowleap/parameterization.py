@@ -24,7 +24,7 @@ from flowleap.derivatives import time_rate
 from flowleap.paths import Path
 from flowleap.tensors import Time
 
-__all__ = ["EDM", "AverageVelocity", "Endpoint", "Noise", "Parameterization", "Velocity"]
+__all__ = ["EDM", "AverageVelocity", "Endpoint", "Noise", "Parameterization", "Preconditioned", "Velocity"]
 
 
 class Parameterization(ABC):
@@ -186,3 +186,51 @@ class EDM(Parameterization):
 
     def input_scale(self, path: Path, t: Time) -> Tensor | None:
         return self._power(path, t).rsqrt()
+
+
+@dataclass(frozen=True)
+class Preconditioned(Parameterization):
+    """Another parameterization with input c_in x, c_in = 1/√(α²σ_d² + κ²σ²), and output gain · F.
+
+    With κ = σ_d and gain = σ_d around `AverageVelocity` it is the network of IMM; around `Velocity` on the
+    trigonometric path, with gain = σ_d π/2, that of TrigFlow, whose F is per angle θ = πt/2.
+
+    Args:
+        inner: what gain · F means.
+        sigma_data: σ_d, the standard deviation of the data.
+        gain: the factor on F.
+
+    Raises: ValueError for a σ_d or a gain that is not positive, or an inner one that scales its input as well.
+    Source: Lu and Song 2024 (arXiv 2410.11081) section 3, TrigFlow; Zhou et al. 2025 (arXiv 2503.07565), Euler-FM.
+    """
+
+    inner: Parameterization = Velocity()
+    sigma_data: float = 0.5
+    gain: float = 0.5
+    cites: ClassVar[tuple[str, ...]] = ("lu2024simplifying",)
+
+    def __post_init__(self) -> None:
+        if not (self.sigma_data > 0 and self.gain > 0):
+            raise ValueError(
+                f"Preconditioned(sigma_data={self.sigma_data}, gain={self.gain}): positive numbers are expected"
+            )
+        if isinstance(self.inner, EDM | Preconditioned):
+            raise ValueError(
+                f"Preconditioned({type(self.inner).__name__}): that one scales its input already; use Velocity() or "
+                "AverageVelocity()"
+            )
+
+    def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
+        a, b = self.inner.coefficients(path, t, r)
+        return a, self.gain * b
+
+    def landing_rates(self, path: Path, t: Time) -> tuple[Tensor, Tensor]:
+        a_rate, b_rate = self.inner.landing_rates(path, t)
+        return a_rate, self.gain * b_rate
+
+    def input_scale(self, path: Path, t: Time) -> Tensor | None:
+        power = (path.alpha(t) * self.sigma_data).square() + (path.sigma(t) * path.noise_scale).square()
+        return power.rsqrt()
+
+    def euler_refusal(self, path: Path) -> str | None:
+        return self.inner.euler_refusal(path)

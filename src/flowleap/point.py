@@ -68,7 +68,8 @@ class Point:
 
     Shapes: x, noise, x_t, v (batch, *dims); t, s, r (batch,); label, group, dropped, plug_in (batch,).
     `label` survives being dropped; `dropped` says which rows the network sees without it.
-    `group` says which rows are of one class for the plug-in velocity (the label, where there is one).
+    `group` says which rows a set-level loss compares with one another, None where every row stands alone; rows of one
+    group are neighbors and share their times.
     `latent` (batch, *dims) is the standard normal noise that samples are made of, where a part makes some, beside the
     noise that is added to them.
     `guided` holds the indices of the rows that training guidance applies to; `onward` those of the rows with s > r,

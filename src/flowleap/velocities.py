@@ -51,7 +51,7 @@ class PlugIn:
     """v* = Σ_j w_ij v(x_t,i; x_j): the posterior-mean velocity if the batch were the data set.
 
     Written around the row's own pair, v* = v + (α' − σ'α/σ)(x̄ − x), so that it meets v exactly where the posterior
-    is the row itself. Only rows of the same `point.group` take part: over mixed classes the mean washes the
+    is the row itself. Only rows of the same class, `point.label`, take part: over mixed classes the mean washes the
     label out. Memory B² + B·D (Gram form, `Path.posterior_mean`).
 
     Args:
@@ -74,7 +74,7 @@ class PlugIn:
         v = path.velocity(point.x, point.noise, t)
         if self.probability == 0:
             return v
-        member = None if point.group is None else point.group[:, None] == point.group[None, :]
+        member = None if point.label is None else point.label[:, None] == point.label[None, :]
         mean = path.posterior_mean(point.x_t, t, point.x, member)
         gain = path.d_alpha(t) - path.d_sigma(t) * path.alpha(t) / path.sigma(t).clamp_min(1e-4)
         plug_in = v + like(gain, v) * (mean - point.x)

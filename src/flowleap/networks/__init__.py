@@ -24,6 +24,7 @@ __all__ = [
     "build",
     "describe",
     "inside",
+    "knows",
 ]
 
 _KINDS: dict[str, type[nn.Module]] = {
@@ -53,6 +54,11 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         raise ValueError(
             f"a network of kind {kind} cannot be built from {sorted(options)}: {error}"
         ) from error
+
+
+def knows(kind: str, option: str) -> bool:
+    """Return whether networks of a kind have an option of this name."""
+    return kind in _KINDS and option in signature(_KINDS[kind]).parameters
 
 
 def describe(network: nn.Module) -> str:

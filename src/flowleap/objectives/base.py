@@ -378,8 +378,9 @@ class Objective:
                 stacklevel=2,
             )
         law = self.times.draw(generator(key, "times", step), total, self.progress(step))
-        order = torch.randperm(total, generator=generator(key, "order", step))
+        order = _order(generator(key, "order", step), total, self.group)
         slots, rows = _local(order, batch.row)
+        group = self._groups(slots)
         off = int((slots < law.off).sum())
         noise = batch.noise
         if noise is None:
@@ -401,7 +402,7 @@ class Objective:
         label = None if batch.label is None else batch.label[here]
         x = self.coupling.data(batch.x[here], noise, label, off, frozen, latent)
         t, s, r = (time[slots].clamp(self.path.t_min, self.path.t_max) for time in law[:3])
-        return self.point(x, noise, t, s, r, label, step, dropped, plug_in, off=off, latent=latent)
+        return self.point(x, noise, t, s, r, label, step, dropped, plug_in, group, off, latent)
 
     def point(
         self,
@@ -420,8 +421,9 @@ class Objective:
     ) -> Point:
         """Make a point without any randomness: rows with r < t must come first.
 
-        `group` defaults to the label: which rows are one class for the plug-in velocity. `off` defaults to the
-        number of leading rows with r < t. Times on the CPU are counted without waiting for a device.
+        `group` says which rows a set-level loss compares; by default consecutive ones, where the time law makes groups.
+        `off` defaults to the number of leading rows with r < t. Times on the CPU are counted without waiting for a
+        device.
 
         Raises: ValueError for times that are not t ≥ s ≥ r in the path's domain, or rows in another order.
         """
@@ -452,7 +454,7 @@ class Objective:
             label=label,
             dropped=dropped,
             plug_in=plug_in,
-            group=label if group is None else group,
+            group=self._groups(torch.arange(len(x))) if group is None else group,
             onward=(s > r).nonzero().squeeze(1),
             latent=latent,
             finest=self.times.finest,
@@ -462,6 +464,23 @@ class Objective:
         )
         point = replace(point, guided=self._guided_rows(point)).to(x.device)
         return replace(point, x_t=self.path.point(x, noise, point.t))
+
+    @property
+    def group(self) -> int:
+        """How many rows share their times and are compared as a set; 1 where rows stand alone."""
+        return int(getattr(self.times, "group", 1))
+
+    def _groups(self, slots: Tensor) -> Tensor | None:
+        """Return the group of each row by its place in the global order, or None where rows stand alone."""
+        if self.group == 1:
+            return None
+        group = slots // self.group
+        if bool((torch.bincount(group)[group] != self.group).any()):
+            raise ValueError(
+                f"{self.name} compares groups of {self.group} rows, and {len(slots)} rows here do not make whole ones: "
+                f"give every process a multiple of {self.group} consecutive rows"
+            )
+        return group
 
     def _guided_rows(self, point: Point) -> Tensor | None:
         if self.guidance is None:
@@ -621,6 +640,20 @@ def _taught(value: Any, flow: FlowMap) -> Any:
 
 def _unused(x: Image, t: Time, r: Time, label: Label) -> Image:
     raise AssertionError("this map only carries a path and a parameterization")
+
+
+def _order(random: torch.Generator, total: int, group: int) -> Tensor:
+    """Return the row of the global batch at each place of a point: a permutation that keeps groups together.
+
+    Raises: ValueError where groups do not fill the batch.
+    """
+    if total % group:
+        raise ValueError(
+            f"a batch of {total} rows is not made of whole groups of {group}: use a batch of "
+            f"{max(1, round(total / group)) * group}, or another times.group"
+        )
+    first = torch.randperm(total // group, generator=random) * group
+    return (first[:, None] + torch.arange(group)).flatten()
 
 
 def _local(order: Tensor, row: Tensor | None) -> tuple[Tensor, Tensor]:

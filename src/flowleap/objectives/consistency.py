@@ -9,7 +9,7 @@ import torch
 
 from flowleap.flow_map import FlowMap
 from flowleap.point import Point, Target
-from flowleap.tensors import like
+from flowleap.tensors import Image, like
 
 __all__ = ["Consistency"]
 
@@ -24,6 +24,8 @@ class Consistency:
     asked and the target is plain regression of the end of the pair: on the linear path F* = v.
 
     Args:
+        space: "output" compares F with F*; "map" compares the points X_{t→r}(x_t) and X_{s→r}(x_s) themselves, as
+            consistency models do.
         keep_labels: rows r < t never lose their label; False drops theirs too.
 
     Exact for: any exact flow map, where the step t → s is exact. A teacher's step is of order (t − s)², so that the
@@ -31,6 +33,7 @@ class Consistency:
     Source: Song et al. 2023 (arXiv 2303.01469), consistency distillation and training, for any path and landing time.
     """
 
+    space: str = "output"
     keep_labels: bool = True
     horizon: ClassVar[None] = None
     template: ClassVar[dict[str, str]] = {
@@ -41,18 +44,31 @@ class Consistency:
     }
     cites: ClassVar[tuple[str, ...]] = ("song2023consistency",)
 
+    def __post_init__(self) -> None:
+        if self.space not in ("output", "map"):
+            raise ValueError(f'Consistency(space={self.space!r}): expected "output" or "map"')
+
     def refusal(self, flow: FlowMap) -> str | None:
         """Return None: a step with a velocity is exact for a pair on every path."""
         return None
 
-    @torch.no_grad()
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
-        p, rows = point, point.onward
+        p = point
+        with torch.no_grad():
+            x_r = self._landing(frozen, p)
+        if self.space == "output":
+            return Target(flow.output_for(x_r, p.x_t, p.t, p.r))
+        prediction = flow(p.x_t, p.t, p.r, p.network_label(flow.num_classes))
+        return Target(x_r, prediction, space="map")
+
+    def _landing(self, frozen: FlowMap, p: Point) -> Image:
+        """Return X_{s→r}(x_s), and x_s itself where s = r."""
+        rows = p.onward
         assert p.v is not None and rows is not None
-        a, b = flow.path.transfer(p.t, p.s)
-        x_r = x_s = like(a, p.x_t) * p.x_t + like(b, p.x_t) * p.v
-        if len(rows):
-            label = p.network_label(frozen.num_classes)
-            landed = frozen(x_s[rows], p.s[rows], p.r[rows], None if label is None else label[rows])
-            x_r = x_s.index_copy(0, rows, landed.to(x_s.dtype))
-        return Target(flow.output_for(x_r, p.x_t, p.t, p.r))
+        a, b = frozen.path.transfer(p.t, p.s)
+        x_s = like(a, p.x_t) * p.x_t + like(b, p.x_t) * p.v
+        if not len(rows):
+            return x_s
+        label = p.network_label(frozen.num_classes)
+        landed = frozen(x_s[rows], p.s[rows], p.r[rows], None if label is None else label[rows])
+        return x_s.index_copy(0, rows, landed.to(x_s.dtype))

@@ -20,7 +20,7 @@ from flowleap.studies import ablation
 from flowleap.studies.budget import parse
 from flowleap.studies.outcome import Outcome
 from flowleap.studies.plan import REFERENCE, Plan, Row
-from flowleap.training.config import frozen_network
+from flowleap.training.config import core
 
 __all__ = [
     "aggregate",
@@ -299,7 +299,7 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
     """Return what the numbers are, on which terms they were made, and what went wrong."""
     seeds = plan.request.seeds
     config = plan.rows[0].configured(0)
-    inner = frozen_network(config)
+    inner = core(config.network)
     network = {key: inner.get(key) for key in ("kind", "patch", "width", "depth", "heads")}
     batches = " or ".join(dict.fromkeys(str(row.config["batch"]) for row in plan.rows))
     decays = " or ".join(dict.fromkeys(str(row.config["ema"][0]) for row in plan.rows))

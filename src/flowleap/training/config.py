@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
-from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -152,6 +151,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 SOLVER = networks.MeanDirection.__name__
 """The kind of a network around the frozen one of a teacher."""
+LEVELS = networks.NoiseTime.__name__
+"""The kind of a network around one that is to read noise levels."""
 
 LARGE = 24
 """Images from this side up are cut into patches of 4 where that fits: 28 × 28 are 49 tokens, not 196."""
@@ -287,8 +288,8 @@ def solved(config: TrainConfig) -> TrainConfig:
 
 
 def change_network(options: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
-    """Return options of a network with one replaced: that of a solver where it has it, else of the network inside."""
-    if options.get("kind") == SOLVER and name not in signature(networks.MeanDirection).parameters:
+    """Return options of a network with one replaced: that of a wrapper where it has it, else of the network inside."""
+    if "network" in options and not networks.knows(options["kind"], name):
         return {**options, "network": change_network(options["network"], name, value)}
     return {**options, name: value}
 
@@ -297,6 +298,23 @@ def frozen_network(config: TrainConfig) -> dict[str, Any]:
     """Return the options of the network that a teacher's weights go into: that inside of a solver, or the whole."""
     options = config.network
     return dict(options["network"]) if options.get("kind") == SOLVER else dict(options)
+
+
+def core(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the network inside all wrappers."""
+    return core(options["network"]) if "network" in options else dict(options)
+
+
+def with_core(options: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a network with another inside all wrappers."""
+    if "network" not in options:
+        return dict(inner)
+    return {**options, "network": with_core(options["network"], inner)}
+
+
+def kinds(options: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of a network and of those inside it, from the outermost."""
+    return [str(options.get("kind")), *(kinds(options["network"]) if "network" in options else [])]
 
 
 def override(objective: dict[str, Any], settings: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -312,21 +330,24 @@ def override(objective: dict[str, Any], settings: Iterable[tuple[str, str]]) -> 
 def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     """Return a config whose network is resolved to its last option, with shape and classes from the data.
 
+    On a path whose times are noise levels the network reads their logarithms (`networks.NoiseTime`).
+
     Raises: ValueError for a network that does not fit the data or has unknown options.
     """
-    options = frozen_network(config)
+    options, objective = core(config.network), values.from_dict(config.objective)
     shape = "image" if options.get("kind") == "DiT" else "shape"
     if options.get("kind") in ("DiT", "MLP"):
         if shape == "image" and dataset.kind != "image":
             raise ValueError(f"a DiT is made for images and {dataset.name} holds points: use --network mlp")
         options.setdefault(shape, list(dataset.shape))
         options.setdefault("classes", dataset.num_classes)
-        learned = isinstance(values.from_dict(config.objective).loss, LearnedVariance)
+        learned = isinstance(objective.loss, LearnedVariance)
         options.setdefault("log_variance", learned)
         if shape == "image" and min(dataset.shape[1:]) >= LARGE and not any(n % 4 for n in dataset.shape[1:]):
             options.setdefault("patch", 4)
-    if config.network.get("kind") == SOLVER:
-        options = {**config.network, "network": options}
+        if objective.path.t_max > 1 and LEVELS not in kinds(config.network):
+            options = {"kind": LEVELS, "network": options}
+    options = with_core(config.network, options)
     with torch.device("meta"):
         network: Any = networks.build(options)
     if network.num_classes not in (None, dataset.num_classes):
