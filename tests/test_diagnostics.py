@@ -326,6 +326,20 @@ def test_one_step_of_flow_matching_is_not_accused():
     assert found.error.jumps is None and found.sensitivity.landing is None
 
 
+def test_a_perfect_consistency_model_is_not_accused_of_knowing_one_time():
+    """Its jumps to the data are exact; that it answers alike for every r, and has no velocity, is by design."""
+
+    def to_data(network, x, t, r, label):
+        return network(x, t, torch.zeros_like(t), label)
+
+    found = examine(Faulty(to_data), method("consistency_training"))
+    assert titles(found) == [] and found.error.share == 0
+    assert "Told one time only" in [finding.title for finding in found.findings]
+    told = replace(found, settings={**found.settings, "told": "landing"})
+    accused = [finding.title for finding in findings.judge(told)]
+    assert "Landing time r is ignored" in accused and "Told one time only" not in accused
+
+
 def test_no_rows_with_r_equal_to_t_are_noticed():
     """A share of 0 draws none; the diagonal is measured all the same."""
     law = SortedPair(diagonal=0.0)

@@ -102,9 +102,13 @@ class Trends:
 
 
 def settings(objective: Objective, network: Any) -> dict[str, Any]:
-    """Return the settings that findings name: the field that raises the share of r = t, time scale, QK-norm."""
+    """Return the settings that findings name: the field that raises the share of r = t, time scale, QK-norm.
+
+    And `told`, since a network that knows one time alone is not to be held to what it says of two.
+    """
     config = getattr(network, "config", {})
     law = objective.times
+    solver = getattr(objective.target, "asks_solver", False)  # whose frozen network knows no jumps
     field = (
         "times.diagonal"
         if hasattr(law, "diagonal")
@@ -116,6 +120,7 @@ def settings(objective: Objective, network: Any) -> dict[str, Any]:
     )
     return {
         "diagonal": field,
+        "told": "nothing" if solver else objective.told,
         "bootstraps": isinstance(objective.target, SelfConsistency),
         "guided": objective.guidance is not None,
         "time_scale": config.get("time_scale"),
@@ -183,6 +188,11 @@ def judge(d: Diagnosis) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda finding: ORDER.index(finding.severity)))
 
 
+def _one_time(d: Diagnosis) -> bool:
+    """Whether the network knows one time, no row having r = t: neither its velocity nor other jumps were asked for."""
+    return d.settings.get("told") == "nothing" and d.error.share == 0
+
+
 def _finite(d: Diagnosis) -> Iterable[Finding]:
     if d.not_finite > 0:
         yield Finding(
@@ -202,7 +212,7 @@ def _untrained(d: Diagnosis) -> Iterable[Finding]:
             "The network answers zero",
             "Its output is exactly zero everywhere: it was not trained at all, or these are the wrong weights.",
         )
-    elif explained is not None and explained < EXPLAINED and not jumps_alone:
+    elif explained is not None and explained < EXPLAINED and not (jumps_alone or _one_time(d)):
         yield Finding(
             "problem",
             "Nothing learned yet",
@@ -222,7 +232,7 @@ def _ignored(d: Diagnosis) -> Iterable[Finding]:
             "the network, and that its embedding resolves the range of times: an embedding made for t up to 1000 is "
             "almost constant on [0, 1].",
         )
-    if s.landing is not None and s.landing < IGNORED:
+    if s.landing is not None and s.landing < IGNORED and d.settings.get("told") != "nothing":
         spread = d.spread[0].spread
         yield Finding(
             "warning" if d.one_step and spread is not None and spread >= FEW else "problem",
@@ -283,7 +293,7 @@ def _steep(d: Diagnosis) -> Iterable[Finding]:
 
 def _diagonal(d: Diagnosis) -> Iterable[Finding]:
     e = d.error
-    if not d.jumps:
+    if not d.jumps or _one_time(d):
         return
     field = d.settings.get("diagonal")
     more = {
@@ -315,7 +325,7 @@ def _diagonal(d: Diagnosis) -> Iterable[Finding]:
             f"{e.share:.0%} of the rows have r = t, and only these tie self-consistent jumps to the data: without them "
             f"any flow is consistent, even one that does not move. {more}",
         )
-    elif e.share < RARE:
+    elif e.share < RARE and field is not None:
         yield Finding(
             "note",
             "Few rows with r = t",
@@ -325,7 +335,7 @@ def _diagonal(d: Diagnosis) -> Iterable[Finding]:
 
 def _jumps(d: Diagnosis) -> Iterable[Finding]:
     g, last = d.semigroup, d.semigroup.to_data.value[-1]
-    if not d.jumps or last is None or g.short is None:
+    if not d.jumps or last is None or g.short is None or d.settings.get("told") == "nothing":
         return
     if last > MISSED and last > WORSE * g.short:
         yield Finding(
@@ -348,7 +358,7 @@ def _samples(d: Diagnosis) -> Iterable[Finding]:
     one, many = d.spread[0], d.spread[-1]
     if d.one_step and one.steps == 1:
         within = "" if d.sensitivity.label is None else " within a class"
-        yield from _variety(one, many if many is not one else None, within)
+        yield from _variety(one, many if many is not one and not _one_time(d) else None, within)
     measured = one if d.one_step else many
     if measured.offset is not None and measured.offset > SHIFTED:
         count = "one step" if measured.steps == 1 else f"{measured.steps} steps"
@@ -415,7 +425,14 @@ def _scope(d: Diagnosis) -> Iterable[Finding]:
             "samples are shown, but were never trained and are not held against it. Sample it in "
             f"{max(2, d.settings.get('least_steps', 1))} steps or more.",
         )
-    elif not d.one_step:
+    elif _one_time(d):
+        yield Finding(
+            "note",
+            "Told one time only",
+            f"{d.method} learns where each point leads and is told no second time: two jumps against one, a chain of "
+            "them and the velocity at r = t are shown, but were never trained and are not held against it.",
+        )
+    if d.jumps and not d.one_step:
         yield Finding(
             "note", "Not meant for one step", f"{d.method} is not trained to be sampled in one step."
         )
