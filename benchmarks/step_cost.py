@@ -4,8 +4,9 @@
     uv run python benchmarks/step_cost.py --device cuda --write
 
 The same network, batch and process for every method; rounds are interleaved (one step of each method in turn, in an
-order that rotates), and the median over rounds is reported. A step is everything training does: draws, targets,
-forward, backward, gradient clipping, Adam. `--write` puts the table into benchmarks/step_cost.md.
+order that rotates), and the median over rounds is reported. A step is everything that the loop of training does: the
+batch, draws, targets, forward, backward, gradient clipping, Adam, averages; in the middle of a run, with the turn of
+every player. Students have a teacher of the same network. `--write` puts the table into benchmarks/step_cost.md.
 """
 
 from __future__ import annotations
@@ -15,75 +16,80 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import flowleap
-from flowleap import Batch, Objective, methods, networks
-from flowleap.derivatives import CentralDifference, ExactJVP
-from flowleap.guidance import Guidance
-from flowleap.objectives import EMA
-from flowleap.training.ema import averaged
+from flowleap import methods, runs
+from flowleap.data import Dataset
+from flowleap.training.guard import Guard
+from flowleap.training.loop import Plan, draw_batch, take_turn
+from flowleap.training.state import State, new_player
 
-GUIDED = Guidance(omega=1.0, kappa=0.5)
-ROWS: dict[str, tuple[Callable[[], Objective], float | None]] = {
-    "flow matching": (methods.flow_matching, None),
-    "shortcut (paper, k = 1/4)": (methods.shortcut, 1.25),
-    "shortcut (repo, k = 1/4)": (
-        lambda: replace(methods.shortcut("repo"), times=replace(methods.shortcut("repo").times, share=1 / 4)),
-        1.25,
-    ),
-    "meanflow": (methods.meanflow, 1.5),
-    "meanflow, one pass (ExactJVP)": (
-        lambda: replace(methods.meanflow(), target=replace(methods.meanflow().target, derivative=ExactJVP())),
-        None,
-    ),
-    "meanflow, central difference": (
-        lambda: replace(
-            methods.meanflow(), target=replace(methods.meanflow().target, derivative=CentralDifference())
-        ),
-        None,
-    ),
-    "meanflow, guided": (lambda: replace(methods.meanflow(), guidance=GUIDED), None),
-    "esc": (methods.esc, None),
-    "esc, guided": (lambda: replace(methods.esc(), guidance=GUIDED), 2.2),
+Settings = tuple[tuple[str, str], ...]
+GUIDED: Settings = (("guidance", '{"type": "Guidance", "omega": 1.0, "kappa": 0.5}'),)
+CLASSES, ROWS_OF_DATA, STEPS = 10, 1280, 1_000_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with settings of its own, and the ratio it must not exceed."""
+
+    method: str
+    settings: Settings = ()
+    bound: float | None = None
+
+
+ROWS: dict[str, Row] = {
+    "flow matching": Row("flow_matching"),
+    "shortcut, paper, k = 1/4": Row("shortcut", bound=1.25),
+    "shortcut, repo, k = 1/4": Row("shortcut_repo", (("times.share", "0.25"),), bound=1.25),
+    "meanflow": Row("meanflow", bound=1.5),
+    "meanflow, one pass (ExactJVP)": Row("meanflow", (("target.derivative", "ExactJVP"),)),
+    "meanflow, central difference": Row("meanflow", (("target.derivative", "CentralDifference"),)),
+    "meanflow, guided": Row("meanflow", GUIDED),
+    "esc": Row("esc"),
+    "esc, guided": Row("esc", GUIDED, bound=2.2),
 }
-"""Each method with the ratio it must not exceed."""
+NAMED = {row.method for row in ROWS.values() if row.method != "shortcut_repo"}
+ROWS |= {name.replace("_", " "): Row(name) for name in methods.names() if name not in NAMED}
 
 
-def stepper(make: Callable[[], Objective], args: argparse.Namespace) -> Callable[[int], None]:
-    """Return a function that makes one training step with a network of its own."""
-    torch.manual_seed(0)
+def stepper(row: Row, args: argparse.Namespace) -> Callable[[int], None]:
+    """Return a function that makes one training step with a network of its own, in the middle of a long run."""
+    side = 2 * args.side
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn((ROWS_OF_DATA, 1, side, side), generator=random).clamp(-1, 1)
+    data = Dataset("noise", images, torch.arange(ROWS_OF_DATA) % CLASSES, CLASSES)
+    sizes = {"patch": 2, "width": args.width, "depth": args.depth, "heads": args.width // 64}
+    settings = [(f"network.{name}", str(size)) for name, size in sizes.items()]
+    settings += [("label_dropout", str(methods.get(row.method).label_dropout)), *row.settings]
+    config = runs.configure(
+        row.method, data, settings=settings, steps=STEPS, batch=args.batch, device=args.device
+    )
     device = torch.device(args.device)
-    objective = make().for_run(1_000_000)
-    network = networks.DiT(
-        (1, 2 * args.side, 2 * args.side),
-        classes=10,
-        patch=2,
-        width=args.width,
-        depth=args.depth,
-        heads=args.width // 64,
-        log_variance=True,
-    ).to(device)
-    flow = objective.flow_map(network)
-    target = averaged(network, objective.frozen.decay) if isinstance(objective.frozen, EMA) else None
-    frozen = flow if target is None else objective.flow_map(target.module)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
-    x = torch.randn(args.batch, 1, 2 * args.side, 2 * args.side, device=device)
-    label = torch.arange(args.batch, device=device) // (
-        args.batch // 4 or 1
-    )  # groups of one class, as in ESC
+    objective, data = runs.practice(config, data)
+    objective = objective.for_run(STEPS)
+    torch.manual_seed(0)
+    player = new_player(
+        runs.build_network(config).to(device),
+        objective,
+        lr=1e-4,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        decays=config.ema,
+    )
+    state, guard = State(player), Guard(device)
+    plan = Plan(steps=STEPS, batch=args.batch, seed=0, lr=1e-4)
 
     def step(k: int) -> None:
-        loss = objective(flow, frozen, Batch(x, label), k, 0).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        if target is not None:
-            target.update_parameters(network)
+        now = STEPS // 2 + k
+        batch = draw_batch(data, objective, plan, now, device)
+        for one, task in state.players(objective):
+            take_turn(one, task, batch, plan, now, plan.lr, guard)
+        guard.count()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -92,7 +98,7 @@ def stepper(make: Callable[[], Objective], args: argparse.Namespace) -> Callable
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """Return the median seconds of a step of every method."""
-    steppers = {name: stepper(make, args) for name, (make, _) in ROWS.items()}
+    steppers = {name: stepper(row, args) for name, row in ROWS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steppers}
     names = list(steppers)
     for k in range(args.warmup + args.rounds):
@@ -109,7 +115,7 @@ def table(medians: dict[str, float]) -> list[str]:
     base = medians["flow matching"]
     lines = ["| method | ms per step | ratio to flow matching | at most |", "|---|---:|---:|---:|"]
     for name, median in medians.items():
-        bound = ROWS[name][1]
+        bound = ROWS[name].bound
         limit = "" if bound is None else f"{bound:g}"
         lines.append(f"| {name} | {1000 * median:.1f} | {median / base:.2f} | {limit} |")
     return lines
@@ -143,8 +149,9 @@ def main() -> None:
 HEADER = (
     "# Cost of a training step",
     "",
-    "Made by `uv run python benchmarks/step_cost.py --write`. A step is everything training does (draws, targets, "
-    "forward, backward, clipping, Adam); medians of one interleaved run; ratios, not milliseconds, are the result.",
+    "Made by `uv run python benchmarks/step_cost.py --write`. A step is everything that the loop of training does "
+    "(batch, draws, targets, forward, backward, clipping, Adam, averages), in the middle of a run; medians of one "
+    "interleaved run; ratios, not milliseconds, are the result.",
     "",
 )
 NOTES = (

@@ -35,6 +35,8 @@ TEACHER = "runs/flow-matching-seed0"
 KEEPING_UP = ("progressive-distillation:ema=0.99", "consistency-distillation:frozen.decay=0.95")
 """Averages that are short beside a stage, and beside the run: those of the published table span hundreds of thousands
 of steps. See docs/log.md."""
+FEWER_PAIRS = ("reflow:pairs=30000", "reflow:pair_steps=32")
+"""On 60,000 images the usual pairs, each of 128 steps, would cost sixteen times all training of a run."""
 Cells = dict[tuple[str, int], float]
 
 
@@ -84,7 +86,8 @@ def command(part: str, args: argparse.Namespace) -> list[str]:
     if part == "students":
         words[2] = "progressive-distillation,consistency-distillation,reflow,ctm,sid,amed"
         words += ["--teacher", str(args.out / "digits" / TEACHER)]
-        words += [word for setting in KEEPING_UP for word in ("--set", setting)]
+    settings = {"students": KEEPING_UP, "fashion": FEWER_PAIRS}.get(part, ())
+    words += [word for setting in settings for word in ("--set", setting)]
     words += ["--budget", args.budget, "--seeds", str(args.seeds)]
     return [*words, "--jobs", str(args.jobs), "--out", str(args.out / part)]
 
