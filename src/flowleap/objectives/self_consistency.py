@@ -23,7 +23,8 @@ class SelfConsistency:
     Jumps no longer than `point.finest` ask the network on the diagonal, u(x, t, t), as shortcut models do.
 
     Args:
-        clip: bound on |x_s| and |F*| (4 in the shortcut code, for its latents), or None.
+        clip: bound on |F*| and on |x_s| as the second jump's network sees it (4 in the shortcut code, for its latents);
+            x_s itself stays where it is, so that F* is the mean of two outputs there too. None for none.
         keep_labels: rows that jump never lose their label (as in the shortcut code); False drops theirs too.
 
     `guidance=FinestLevel(w)` of the objective guides the finest jumps, which all others inherit.
@@ -54,17 +55,21 @@ class SelfConsistency:
     @torch.no_grad()
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
         p, label = point, point.network_label(frozen.num_classes)
-        x_s = self._clipped(self._jump(frozen, p, p.x_t, p.t, p.s, label))
-        x_r = self._jump(frozen, p, x_s, p.s, p.r, label)
+        x_s = self._jump(frozen, p, p.x_t, p.t, p.s, label)
+        x_r = self._jump(frozen, p, x_s, p.s, p.r, label, seen=self._clipped(x_s))
         return Target(self._clipped(flow.output_for(x_r, p.x_t, p.t, p.r)))
 
-    def _jump(self, frozen: FlowMap, p: Point, x: Image, t: Time, r: Time, label: Label) -> Image:
+    def _jump(
+        self, frozen: FlowMap, p: Point, x: Image, t: Time, r: Time, label: Label, seen: Image | None = None
+    ) -> Image:
+        """Return where the jump t → r leads from x, by the output at x, or at `seen` in its place."""
+        seen = x if seen is None else seen
         instant = (t - r) <= 1.001 * p.finest
         asked = torch.where(instant, t, r)
-        output = frozen.output(x, t, asked, label)
+        output = frozen.output(seen, t, asked, label)
         rows = p.guided
         if p.jump_scale != 1 and rows is not None and len(rows) and label is not None:
-            guided = guide(frozen, p.jump_scale).output(x[rows], t[rows], asked[rows], label[rows])
+            guided = guide(frozen, p.jump_scale).output(seen[rows], t[rows], asked[rows], label[rows])
             output = output.index_copy(0, rows, guided.to(output.dtype))
         return frozen.step(output, x, t, r)
 
