@@ -5,7 +5,7 @@
 | strategy          | how                                                   | order in ε | runs under fused attention |
 |-------------------|-------------------------------------------------------|------------|----------------------------|
 | ExactJVP          | forward-mode AD; value and derivative from one pass   | exact      | no                         |
-| TwoPass           | the same AD without a graph; the value is made anew   | exact      | no                         |
+| TwoPass           | the same AD without a graph; the prediction made anew | exact      | no                         |
 | CentralDifference | two evaluations at t ± ε                              | 2          | yes                        |
 
 Attention backend, autocast and random state under differentiation are this file's business and nobody else's:
@@ -48,14 +48,17 @@ class Derivative(Protocol):
         *,
         domain: tuple[Time, float],
         curve: Callable[[Time], Image],
+        scale: Time | None = None,
     ) -> tuple[Image | None, Image]:
-        """Return (F(x, t) or None, dF/dt), the derivative without a graph.
+        """Return (F(x, t) or None, c dF/dt), the derivative without a graph, the value with one where `single_pass`.
 
         Args:
             field: F(x, t), differentiable; landing time and label are fixed inside it.
             x, t, tangent: the point, its time and dx/dt; (batch, *dims), (batch,), (batch, *dims).
             domain: the times [r, t_max] outside which F is not evaluated; r (batch,) is the landing time.
             curve: t ↦ x_t of the same (x, ε) pair; read by `CentralDifference(along="path")` alone.
+            scale: c, (batch,), which multiplies the tangents c·(dx/dt, 1) and not the derivative: where dF/dt is large
+                and c small, nothing large is ever computed. None for 1.
         """
         ...
 
@@ -68,10 +71,14 @@ def _load_rules() -> None:
         torch.func.jvp(torch.neg, (torch.ones(1),), (torch.ones(1),))
 
 
-def _jvp(field: Field, x: Image, t: Time, tangent: Image) -> tuple[Image, Image]:
+def _jvp(field: Field, x: Image, t: Time, tangent: Image, scale: Time | None) -> tuple[Image, Image]:
     _load_rules()
+    tangent, pace = tangent.to(x.dtype), torch.ones_like(t)
+    if scale is not None:
+        pace = scale.to(t.dtype)
+        tangent = like(pace, x).to(x.dtype) * tangent
     with sdpa_kernel(SDPBackend.MATH):
-        value, rate = torch.func.jvp(field, (x, t), (tangent.to(x.dtype), torch.ones_like(t)))[:2]
+        value, rate = torch.func.jvp(field, (x, t), (tangent, pace))[:2]
     return value, rate.detach().to(x.dtype)
 
 
@@ -93,13 +100,17 @@ class ExactJVP:
         *,
         domain: tuple[Time, float],
         curve: Callable[[Time], Image],
+        scale: Time | None = None,
     ) -> tuple[Image | None, Image]:
-        return _jvp(field, x, t, tangent)
+        return _jvp(field, x, t, tangent, scale)
 
 
 @dataclass(frozen=True)
 class TwoPass:
-    """Forward-mode AD under `no_grad`: no reverse graph is kept under the JVP; the prediction is a pass of its own."""
+    """Forward-mode AD under `no_grad`: no reverse graph is kept under the JVP; the prediction is a pass of its own.
+
+    The value that comes with the derivative has no graph.
+    """
 
     single_pass: ClassVar[bool] = False
 
@@ -112,9 +123,10 @@ class TwoPass:
         *,
         domain: tuple[Time, float],
         curve: Callable[[Time], Image],
+        scale: Time | None = None,
     ) -> tuple[Image | None, Image]:
         with torch.no_grad():
-            return None, _jvp(field, x, t, tangent)[1]
+            return _jvp(field, x, t, tangent, scale)
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,8 @@ class CentralDifference:
         along: "tangent" takes x± = x ± ε·tangent, which carries any velocity (guided, plug-in, own);
             "path" re-noises the same (x, ε) pair at t ± ε, right for the unguided conditional velocity only.
 
-    Both evaluations see the same random state, so dropout masks agree. The difference is taken in float64.
+    Both evaluations see the same random state, so dropout masks agree. The difference is taken in float64. A scale
+    multiplies the quotient, which is bounded by 1/ε, and leaves the two points where they are.
     Raises: ValueError for a non-positive ε or an unknown `along`.
     Source: Wang et al. 2025 (arXiv 2509.04394), differential derivation equation; its code has ε = 0.005, "path".
     """
@@ -152,6 +165,7 @@ class CentralDifference:
         *,
         domain: tuple[Time, float],
         curve: Callable[[Time], Image],
+        scale: Time | None = None,
     ) -> tuple[Image | None, Image]:
         low, high = domain
         forward = (high - t).clamp(0.0, self.eps)
@@ -165,7 +179,8 @@ class CentralDifference:
                 after = field(shifted(forward), t + forward)
             before = field(shifted(-backward), t - backward)
             span = like((t + forward).double() - (t - backward).double(), x)
-            return None, ((after.double() - before.double()) / span).to(x.dtype)
+            rate = (after.double() - before.double()) / span
+            return None, (rate if scale is None else like(scale.double(), x) * rate).to(x.dtype)
 
 
 @contextmanager

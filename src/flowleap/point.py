@@ -144,7 +144,8 @@ class Target:
     Args:
         value: F*, (rows, *dims), without a graph but where `sample` is given.
         prediction: F with a graph where the identity evaluated the student anyway (`ExactJVP`), or None.
-        derivative_norm: root mean square of dF/dt over the dimensions, (rows,), or None.
+        derivative_norm: root mean square of dF/dt over the dimensions, (rows,), or of the multiple of it that the
+            target adds up (`Eulerian(weighting="cos2")`); or None.
         space: "output" where F is compared with F*, "map" where `value` and `prediction` are points.
         sample: what the student made, with a graph, where it is judged by `value` and `prediction`; or None.
     """

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from flowleap.derivatives import Derivative, TwoPass
 from flowleap.flow_map import FlowMap
 from flowleap.point import Point, Target
-from flowleap.tensors import like, squared_norm
+from flowleap.tensors import Image, like, squared_norm
 from flowleap.velocities import VelocitySource
 
 __all__ = ["Eulerian"]
@@ -23,20 +24,32 @@ class Eulerian:
     For the average velocity this is the MeanFlow identity u* = v − (t − r) du/dt on any path; for `Velocity` on the
     trigonometric path it is F* = v − tan(θ)(x + dF/dt), whose cos² form is sCM's tangent.
 
+    It is the limit s → t of `Consistency`: with the same loss, `replace(objective, target=Consistency(), times=…)`
+    is the discrete variant of a method, for any law with s < t.
+
     Args:
         derivative: how dF/dt is taken.
         warmup: a horizon as a fraction of the run over which w rises from 0 to 1; 0 for none (w = 1).
-        weighting: "unit" regresses F*; "cos2" regresses F + ḃ²(F* − F), finite where ḃ = 0 (sCM's form).
+        weighting: "unit" regresses F*; "cos2" regresses F + k²(F* − F), k = ∂_t b(t, r)/∂_t b(t, t), finite where
+            ḃ = 0. On the trigonometric path k = cos(θ), whatever the gain of the parameterization: sCM's form. Its
+            tangents are multiplied by k·b/∂_t b(t, t), sin(θ) cos(θ) there, before F is differentiated along them.
         tangent: the velocity along which dF/dt is taken, where it differs from the regressed one; None: the same.
+        normalize: c, in units of F: the target is F + Δ/(rms(Δ) + c), Δ what would be added to F without, rms over the
+            dimensions of a row; None for F + Δ. It bounds the step that a row asks for, however large its derivative.
+        clip: a bound on |Δ| in each dimension instead; None for none.
 
     Exact for: every path and parameterization where ∂_t b ≠ 0 (elsewhere "cos2" is asked for).
-    Source: Geng et al. 2025 (arXiv 2505.13447) eq. 6, 11; Lu and Song 2024 (arXiv 2410.11081) eq. 6, 8.
+    Source: Geng et al. 2025 (arXiv 2505.13447) eq. 6, 11; Lu and Song 2024 (arXiv 2410.11081) eq. 6, 8, and its tangent
+    normalization g/(‖g‖ + c), c = 0.1, or clipping of g to [−1, 1]. Its g is σ_d Δ for an F per angle, so that c here
+    is 0.1/σ_d. NVlabs/FastGen (by default) and EDAPINENUT/ExplicitShortCut take the rms over the dimensions for ‖g‖.
     """
 
     derivative: Derivative = TwoPass()
     warmup: float = 0.0
     weighting: str = "unit"
     tangent: VelocitySource | None = None
+    normalize: float | None = None
+    clip: float | None = None
     keep_labels: ClassVar[bool] = False
     template: ClassVar[dict[str, str]] = {
         "model type": "continuous, s → t",
@@ -53,6 +66,17 @@ class Eulerian:
             raise ValueError(
                 f"Eulerian(warmup={self.warmup}): a fraction of the run, 0 for none, is expected"
             )
+        for name in ("normalize", "clip"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(
+                    f"Eulerian({name}={value}): a positive number is expected, or None for none of it"
+                )
+        if self.normalize is not None and self.clip is not None:
+            raise ValueError(
+                f"Eulerian(normalize={self.normalize}, clip={self.clip}): each bounds the tangent, and one is "
+                "enough: use normalize=0.2 or clip=2.0 alone"
+            )
 
     @property
     def horizon(self) -> float | None:
@@ -66,30 +90,79 @@ class Eulerian:
         return f'{reason}, where the Eulerian target is infinite: use AverageVelocity(), or weighting="cos2"'
 
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
-        p, path = point, flow.path
+        p = point
         assert p.v is not None
         label = p.network_label(flow.num_classes)
         own = self.derivative.single_pass and frozen.network is flow.network
         source = flow if own else frozen
         along = p.v if self.tangent is None else self.tangent(p, frozen)
+        terms = _Terms.at(flow, p)
         with torch.set_grad_enabled(own and torch.is_grad_enabled()):
-            prediction, rate = self.derivative(
+            output, rate = self.derivative(
                 lambda x, t: source.output(x, t, p.r, label),
                 p.x_t,
                 p.t,
                 along,
-                domain=(p.r, path.t_max),
-                curve=lambda t: path.point(p.x, p.noise, t),
+                domain=(p.r, p.path.t_max),
+                curve=lambda t: p.path.point(p.x, p.noise, t),
+                scale=terms.scale if self.weighting == "cos2" else None,
             )
         with torch.no_grad():
-            warm = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
-            a, b = (like(c, rate) for c in flow.parameterization.coefficients(path, p.t, p.r))
-            a_rate, b_rate = (like(c, rate) for c in flow.parameterization.departure_rates(path, p.t, p.r))
-            drift = warm * (a_rate * p.x_t + b * rate) + a * p.v
-            if self.weighting == "unit":
-                value = -drift / b_rate
-            else:
-                output = frozen.output(p.x_t, p.t, p.r, label)
-                value = output - b_rate * (drift + b_rate * output)
-        norm = squared_norm(rate, "mean").sqrt()
-        return Target(value, prediction if own else None, norm)
+            value = self._value(terms.over(rate), frozen, p, output, rate)
+        return Target(value, output if own else None, squared_norm(rate, "mean").sqrt())
+
+    def _value(self, terms: _Terms, frozen: FlowMap, p: Point, output: Image | None, rate: Image) -> Image:
+        """Return the regressed value of F; `rate` is dF/dt, or scale · dF/dt under "cos2"."""
+        assert p.v is not None
+        warm = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
+        bounded = self.normalize is not None or self.clip is not None
+        if self.weighting == "unit" and not bounded:
+            return -(warm * (terms.a_rate * p.x_t + terms.b * rate) + terms.a * p.v) / terms.b_rate
+        if output is None:
+            output = frozen.output(p.x_t, p.t, p.r, p.network_label(frozen.num_classes))
+        output = output.to(rate.dtype)
+        if self.weighting == "unit":
+            drift = warm * (terms.a_rate * p.x_t + terms.b * rate) + terms.a * p.v
+            delta = -drift / terms.b_rate - output
+        else:
+            k = terms.k
+            drift = k * (warm * terms.a_rate * p.x_t + terms.a * p.v) / terms.start_rate + warm * rate
+            delta = -(drift + k * k * output)
+        if self.normalize is not None:
+            delta = delta / (like(squared_norm(delta, "mean").sqrt(), delta) + self.normalize)
+        if self.clip is not None:
+            delta = delta.clamp(-self.clip, self.clip)
+        return output + delta
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """The coefficients of a map t → r and their rates in t; `start_rate` is ∂_t b(t, t) = −∂_r b(t, t)."""
+
+    a: Tensor
+    b: Tensor
+    a_rate: Tensor
+    b_rate: Tensor
+    start_rate: Tensor
+
+    @classmethod
+    def at(cls, flow: FlowMap, p: Point) -> _Terms:
+        """The terms of every row, (rows,)."""
+        with torch.no_grad():
+            meaning, path = flow.parameterization, flow.path
+            found = (*meaning.coefficients(path, p.t, p.r), *meaning.departure_rates(path, p.t, p.r))
+            return cls(*found, -meaning.landing_rates(path, p.t)[1])
+
+    def over(self, image: Image) -> _Terms:
+        """The terms shaped so that they broadcast over the rows of an image."""
+        return _Terms(*(like(getattr(self, f.name), image) for f in fields(self)))
+
+    @property
+    def k(self) -> Tensor:
+        """∂_t b(t, r)/∂_t b(t, t): 1 at r = t; the denominator vanishes nowhere."""
+        return self.b_rate / self.start_rate
+
+    @property
+    def scale(self) -> Tensor:
+        """What dF/dt is multiplied by in k²(F* − F), but for the sign."""
+        return self.k * self.b / self.start_rate
