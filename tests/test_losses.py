@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from flowleap.losses import AdaptivePower, LearnedVariance, PseudoHuber, Squared
-from flowleap.paths import LinearPath
+from flowleap.losses import AdaptivePower, LearnedVariance, PseudoHuber, Squared, Weighted
+from flowleap.paths import LinearPath, TrigPath
 from flowleap.point import Point, Regression
 from flowleap.tensors import like, squared_norm
 
@@ -169,3 +169,19 @@ def test_the_raw_error_is_unweighted_and_without_a_graph():
     found = regression(5)
     assert not found.raw.requires_grad and found.raw.shape == (5,)
     np.testing.assert_allclose(found.raw.numpy(), norms(found) / DIMS, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("path", "scale"), [(LinearPath(), 1.0), (TrigPath(0.5), 0.5)], ids=repr)
+def test_known_weights_multiply_any_loss(path, scale):
+    t, s = torch.tensor([1.0, 0.9, 0.5, 0.2, 0.1], dtype=D), torch.tensor([0.9, 0.1, 0.0, 0.1, 0.05], dtype=D)
+    at, found = Point(path, t, t, t, s, s, t, 5), regression()
+    ratio = 1 / (scale * torch.tan(t * math.pi / 2)) if scale != 1 else (1 - t) / t
+    for by, weight in (("1/(t - s)", 1 / (t - s)), ("alpha/(kappa sigma)", ratio)):
+        for inner in (Squared(), PseudoHuber(), AdaptivePower(0.5)):
+            expected = weight * inner(found, at)
+            torch.testing.assert_close(Weighted(inner, by)(found, at), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_unknown_weights_are_refused_by_the_known_ones():
+    with pytest.raises(ValueError, match=r'by=\'snr\'.*"1/\(t - s\)", "alpha/\(kappa sigma\)"'):
+        Weighted(by="snr")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import pkgutil
 import re
 from dataclasses import fields, is_dataclass, replace
@@ -20,7 +21,7 @@ from flowleap.couplings import LivePairs, StoredPairs
 from flowleap.data.batching import ClassGroups, Shuffled
 from flowleap.derivatives import CentralDifference, ExactJVP
 from flowleap.guidance import FinestLevel, Guidance
-from flowleap.losses import AdaptivePower, LearnedVariance, PseudoHuber, Squared
+from flowleap.losses import AdaptivePower, LearnedVariance, PseudoHuber, Squared, Weighted
 from flowleap.objectives import (
     EMA,
     Consistency,
@@ -31,17 +32,19 @@ from flowleap.objectives import (
     Self,
     SelfConsistency,
 )
-from flowleap.parameterization import AverageVelocity, Noise, Velocity
+from flowleap.parameterization import AverageVelocity, Noise, Preconditioned, Velocity
 from flowleap.paths import LinearPath, TrigPath, VPPath
 from flowleap.times import (
     Adjacent,
     Curriculum,
     Denoising,
     DyadicGrid,
+    FullJump,
     Gradual,
     Halving,
     Intervals,
     LogitNormal,
+    LogNormalAngle,
     OneTime,
     SortedPair,
     ToData,
@@ -62,7 +65,8 @@ def keys(objective: Objective) -> list[str]:
 def test_names_are_known():
     assert methods.names() == (
         "flow_matching", "diffusion", "consistency_training_table1", "live_reflow", "shortcut", "shortcut_repo",
-        "meanflow", "esc", "ctm_self", "progressive_distillation", "consistency_distillation", "reflow", "ctm", "sid",
+        "shortcut_esc", "meanflow", "esc", "sct", "sct_linear", "ctm_self",
+        "progressive_distillation", "consistency_distillation", "reflow", "ctm", "sid",
         "amed",
     )  # fmt: skip
     assert methods.get("consistency-training") == methods.get("consistency_training_table1")
@@ -95,7 +99,7 @@ def test_unknown_methods_name_their_neighbors(asked, said):
 @ALL
 def test_every_method_speaks_of_average_velocity_on_the_linear_path(name):
     objective = methods.get(name)
-    if name != "diffusion":
+    if name not in ("diffusion", "sct"):
         assert objective.parameterization == AverageVelocity() and isinstance(objective.path, LinearPath)
     assert objective.guidance is None, "presets are unguided"
     assert (
@@ -180,6 +184,49 @@ def test_shortcut_variants_are_not_mixed(variant, share, quotas, clip, floor):
     assert objective.sampling.trained == (1, 2, 4, 8, 16, 32, 64, 128)
 
 
+def test_the_shortcut_of_the_design_paper():
+    """A quarter of the rows in quotas, starting anywhere on the grid, clip ±4, its own weights as target, sums."""
+    objective = methods.shortcut("esc")
+    assert objective.times == DyadicGrid(share=1 / 4, base_steps=128, quotas=True, anywhere=True)
+    assert objective.target == SelfConsistency(clip=4.0) and objective.target.keep_labels
+    assert objective.frozen == Self() and objective.path == LinearPath() and objective.loss == Squared("sum")
+    assert objective.guidance is None and methods.get("shortcut-esc") == objective
+
+
+def test_sct():
+    """Lu and Song: F per angle, σ_d = 0.5, ln σ ~ N(−1, 1.4²), c = 0.1/σ_d, prior and learned weight, own weights."""
+    objective = methods.sct()
+    assert objective.path == TrigPath(noise_scale=0.5)
+    assert objective.parameterization == Preconditioned(Velocity(), sigma_data=0.5, gain=0.25 * math.pi)
+    assert objective.times == FullJump(LogNormalAngle(-1.0, 1.4, noise_scale=0.5))
+    assert objective.loss == LearnedVariance(Weighted(Squared("mean"), by="alpha/(kappa sigma)"))
+    assert objective.target == Eulerian(warmup=1 / 40, weighting="cos2", normalize=0.2)
+    assert (objective.told, objective.frozen, objective.label_dropout) == ("nothing", Self(), 0.1)
+    assert objective.sampling.renoise == 1.0 and objective.sampling.trained is None
+
+
+def test_sct_on_the_linear_path():
+    objective = methods.sct("linear")
+    assert objective.times == FullJump(LogitNormal(-1.0, 1.4)) and objective.told == "nothing"
+    assert objective.loss == LearnedVariance(Squared("mean")) and objective.target == Eulerian(warmup=1 / 40)
+    assert methods.get("sct-linear") == objective and methods.get("sct") == methods.sct()
+    with pytest.raises(ValueError, match='expected "trigonometric" or "linear"'):
+        methods.sct("cosine")
+
+
+def test_discrete_and_continuous_variants_are_a_target_and_its_times_apart():
+    for name in ("sct", "sct_linear"):
+        objective = methods.get(name)
+        discrete = replace(objective, target=Consistency(), times=Adjacent(128))
+        differing = {
+            f.name for f in fields(Objective) if getattr(discrete, f.name) != getattr(objective, f.name)
+        }
+        assert differing == {"target", "times"}
+        assert replace(discrete, target=objective.target, times=objective.times) == objective
+    continuous = replace(methods.consistency_distillation(), target=Eulerian(), times=FullJump())
+    assert continuous.needs_teacher, "continuous distillation is the same replace"
+
+
 def test_shortcut_options():
     guided = methods.shortcut("repo", guidance=1.5, base_steps=16)
     assert guided.guidance == FinestLevel(1.5)
@@ -188,8 +235,8 @@ def test_shortcut_options():
         and guided.sampling.trained == (1, 2, 4, 8, 16)
         and guided.sampling.finest == 16
     )
-    with pytest.raises(ValueError, match='expected "paper" or "repo"'):
-        methods.shortcut("esc")
+    with pytest.raises(ValueError, match='expected "paper", "repo" or "esc"'):
+        methods.shortcut("github")
     with pytest.raises(ValueError, match="a power of two"):
         methods.shortcut(base_steps=100)
 
@@ -246,6 +293,7 @@ def test_methods_cite_their_papers():
     for name in ("consistency_training", "consistency_distillation"):
         assert {"song2023consistency", "frans2024one"} <= set(keys(methods.get(name)))
     assert {"salimans2022progressive", "frans2024one"} <= set(keys("progressive_distillation"))
+    assert "lu2024simplifying" in keys("sct") and "lu2024simplifying" in keys("sct_linear")
     assert "frans2024one" in keys("live_reflow") and "liu2022flow" in keys("reflow")
     assert keys("esc") == keys(methods.esc()) and len(keys("esc")) == len(set(keys("esc")))
 
@@ -363,6 +411,10 @@ def test_the_design_table_says_what_the_paper_says():
     assert apart == {"time law", "first step t → s", "velocity", "weight", "batches"}
     assert found["esc"]["weight"] == "1 / (‖Δ‖² + 0.001)^1, learned e^{−ℓ(t, r)}"
     assert found["shortcut"]["target network"] == "EMA (decay 0.999)"
+    assert [found["sct"][row] for row in rows[3:4] + rows[6:]] == ["DDIM, conditional velocity", "ℓ2, mean"]
+    assert found["sct"]["flow path"] == "trig path (noise scale 0.5)"
+    assert found["sct"]["network output"] == "preconditioned (gain 0.7854) of velocity"
+    assert found["sct"]["weight"] == "1 · alpha/(kappa sigma), learned e^{−ℓ(t, r)}"
 
 
 @ALL

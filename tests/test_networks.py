@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from flowleap import networks
 from flowleap.networks import MLP, DiT, NoiseTime, Reversed, StepToken, WithLogVariance
 from flowleap.networks.dit import PatchEmbedding
-from flowleap.networks.embeddings import sincos_positions, sinusoid
+from flowleap.networks.embeddings import modulate_normalized, sincos_positions, sinusoid
 
 IMAGE = (2, 4, 6)
 SMALL = {"patch": 2, "width": 16, "depth": 2, "heads": 2}
@@ -27,6 +27,7 @@ CASES = {
     "dit-unconditional": lambda: DiT(IMAGE, **SMALL),
     "dit-landing": lambda: DiT(IMAGE, 3, second="landing", **SMALL),
     "dit-qk-norm": lambda: DiT(IMAGE, 3, qk_norm=True, mlp_ratio=2.0, **SMALL),
+    "dit-double-norm": lambda: DiT(IMAGE, 3, double_norm=True, **SMALL),
     "dit-options": lambda: DiT(IMAGE, 3, log_variance=True, time_scale=3.0, **(SMALL | {"patch": 1})),
     "mlp-points": lambda: MLP(2, width=16, depth=2),
     "mlp-landing": lambda: MLP((2,), 3, width=16, depth=2, second="landing", log_variance=True),
@@ -482,3 +483,34 @@ def test_noise_time_shows_a_quarter_of_the_logarithm() -> None:
     assert torch.allclose(outer(x, t, r), inner(x, *shown), atol=1e-5)
     assert torch.allclose(outer.log_variance(t, r), inner.log_variance(*shown), atol=1e-5)
     assert not hasattr(NoiseTime(MLP(2)), "log_variance")
+
+
+def test_double_normalization_normalizes_scales_and_shifts_over_the_channels() -> None:
+    """x p(1 + scale) + p(shift), p(y) = y/√(mean y² + 10⁻⁴); growing modulation no longer grows the output."""
+    g = torch.Generator().manual_seed(3)
+    x, shift, scale = torch.randn(3, 2, 1, 16, generator=g, dtype=torch.float64)
+    p = lambda y: y / (y.square().mean(-1, keepdim=True) + 1e-4).sqrt()  # noqa: E731
+    torch.testing.assert_close(modulate_normalized(x, shift, scale), x * p(1 + scale) + p(shift))
+    grown = modulate_normalized(x, 1e6 * shift, 1e6 * scale)
+    assert float(grown.abs().max()) < 10 * float(x.abs().max())
+    start = modulate_normalized(x, torch.zeros_like(shift), torch.zeros_like(scale))
+    torch.testing.assert_close(start, x, rtol=1e-4, atol=1e-4)
+
+
+def test_double_normalization_is_an_option_that_is_written_down() -> None:
+    plain, double = DiT(IMAGE, 3, **SMALL), DiT(IMAGE, 3, double_norm=True, **SMALL)
+    assert double.config["double_norm"] is True and plain.config["double_norm"] is False
+    assert networks.build(double.config).config == double.config
+    assert "double_norm=True" in networks.describe(double)
+    assert [(n, p.shape) for n, p in plain.named_parameters()] == [
+        (n, p.shape) for n, p in double.named_parameters()
+    ]
+    for network in (plain, double):
+        g = torch.Generator().manual_seed(0)
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.3, generator=g)
+    double.load_state_dict(plain.state_dict())
+    inputs = Inputs(plain)
+    assert not torch.allclose(
+        plain(inputs.x, inputs.t, inputs.r, inputs.label), double(inputs.x, inputs.t, inputs.r, inputs.label)
+    )

@@ -21,7 +21,7 @@ from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.losses import Squared
 from flowleap.objectives import EMA, Eulerian, LearnedSolver, Objective, Self, SelfConsistency
-from flowleap.parameterization import AverageVelocity, Endpoint, Velocity
+from flowleap.parameterization import AverageVelocity, Endpoint, Preconditioned, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.randomness import generator
 from flowleap.times import DyadicGrid, LogitNormal, LogNormal, OneTime, SortedPair, Uniform
@@ -591,6 +591,72 @@ def test_the_cosine_form_is_the_weighted_residual_and_finite_on_the_full_jump():
     torch.testing.assert_close(residual, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("gain", [0.25, 1.0, math.pi / 4])
+@pytest.mark.parametrize("path", [TrigPath(0.5), LinearPath(), VPPath()], ids=repr)
+def test_the_cosine_form_does_not_depend_on_the_gain(path, gain):
+    """F + k² (F* − F) with k = ∂_t b(t, r)/∂_t b(t, t): gain · value is the same for networks that say the same."""
+    x, noise = batch(6).x / 10, batch(6, seed=1).x / 10
+    t, r = torch.tensor([0.999, 0.9, 0.7, 0.6, 0.3, 0.05], dtype=D), torch.full((6,), 0.01, dtype=D)
+    found = []
+    for factor in (1.0, gain):
+        inner = Net(labels=False)
+
+        def network(x, t, r, label, factor=factor, inner=inner):
+            return inner(x, t, r) / factor
+
+        objective = method(
+            "meanflow",
+            path=path,
+            parameterization=Preconditioned(Velocity(), 0.5, factor),
+            target=Eulerian(weighting="cos2", warmup=1.0),
+        )
+        point = replace(objective.point(x, noise, t, t, r), progress=0.5)
+        found.append(factor * objective.regress(objective.flow_map(network), None, point).target)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("derivative", [TwoPass(), ExactJVP(), CentralDifference()], ids=repr)
+def test_the_tangent_of_sct_is_finite_at_both_ends_in_single_precision(derivative):
+    """The network's own derivative is of order 10⁵ there; what is asked for never is."""
+    objective = method("sct")
+    objective = replace(objective, target=replace(objective.target, derivative=derivative))
+    t = torch.tensor([1e-6, 1e-4, 1e-2, 1 - 1e-4, 1 - 1e-7, 1.0])
+    x, noise = batch(6, dtype=torch.float32).x / 10, batch(6, seed=1, dtype=torch.float32).x / 10
+
+    def network(x, t, r, label):
+        return torch.sin(1e5 * t)[:, None] + x
+
+    point = objective.point(x, noise, t, t, torch.zeros(6), step=900)
+    found = objective.regress(objective.flow_map(network), None, point)
+    delta = found.target - found.prediction.detach()
+    assert bool(found.target.isfinite().all()) and bool(found.derivative_norm.isfinite().all())
+    assert float(delta.square().mean(1).sqrt().max()) <= 1 + 1e-5, "normalized, no row asks for more than one"
+    assert float(delta[-1].abs().max()) < 0.1, "at the end k vanishes, and nothing is asked for but rounding"
+    scaled = replace(objective, target=replace(objective.target, normalize=None))
+    assert bool(scaled.regress(scaled.flow_map(network), None, point).target.isfinite().all())
+
+
+@pytest.mark.parametrize("weighting", ["unit", "cos2"])
+def test_tangents_are_normalized_or_clipped(weighting):
+    """F + Δ/(rms Δ + c) and F + clip(Δ), Δ = target − F without either, for any weighting."""
+    plain = method("meanflow", target=Eulerian(weighting=weighting), label_dropout=0.0)
+    network, point = Net(), plain.draw(batch(), step=3, key=1)
+    flow, off = plain.flow_map(network), point.off
+    found = plain.regress(flow, None, point)
+    output = found.prediction.detach()[:off]
+    delta = found.target[:off] - output
+    assert float(delta.abs().max()) > 0.5
+    size = delta.square().mean(1, keepdim=True).sqrt()
+    for changes, expected in (
+        ({"normalize": 0.3}, delta / (size + 0.3)),
+        ({"clip": 0.5}, delta.clamp(-0.5, 0.5)),
+    ):
+        objective = replace(plain, target=replace(plain.target, **changes))
+        asked = objective.regress(flow, None, point).target
+        torch.testing.assert_close(asked[:off] - output, expected, rtol=1e-11, atol=1e-11)
+        assert torch.equal(asked[off:], found.target[off:]), "the diagonal is flow matching"
+
+
 def test_a_map_of_another_path_or_meaning_is_refused():
     objective, network = method("meanflow"), Net()
     point = objective.draw(batch(), 0, 0)
@@ -623,6 +689,16 @@ def test_a_map_of_another_path_or_meaning_is_refused():
         (lambda: method("meanflow", guidance=FinestLevel(2.0)), "FinestLevel guides the jumps"),
         (lambda: Eulerian(weighting="sin"), "weighting"),
         (lambda: Eulerian(warmup=-0.1), "warmup"),
+        (lambda: Eulerian(normalize=0.0), "normalize=0.0.*positive"),
+        (lambda: Eulerian(clip=-1.0), "clip=-1.0.*positive"),
+        (lambda: Eulerian(normalize=0.1, clip=1.0), "one is enough"),
+        (lambda: method("sct", target=Eulerian()), '∂_t b vanishes at .*weighting="cos2"'),
+        (lambda: method("sct", times=SortedPair(LogNormal())), "use LogitNormal"),
+        (lambda: method("shortcut", path=TrigPath()), r"Euler step .* curved path; use Velocity\(\)"),
+        (
+            lambda: method("shortcut", path=TrigPath(), parameterization=Preconditioned(AverageVelocity())),
+            r"Euler step .* curved path; use Velocity\(\)",
+        ),
         (lambda: EMA(1.0), "EMA"),
         (lambda: EMA(-0.1), "EMA"),
     ],

@@ -17,10 +17,12 @@ from flowleap.times import (
     Adjacent,
     Curriculum,
     DyadicGrid,
+    FullJump,
     Gradual,
     Halving,
     LogitNormal,
     LogNormal,
+    LogNormalAngle,
     OneTime,
     SortedPair,
     ToData,
@@ -40,6 +42,9 @@ LAWS = [
     DyadicGrid(),
     DyadicGrid(base_steps=8, law=Uniform()),
     DyadicGrid(share=1 / 8, quotas=True),
+    DyadicGrid(quotas=True, anywhere=True),
+    FullJump(),
+    FullJump(LogNormalAngle(), diagonal=0.75),
     Curriculum(),
     Adjacent(),
     Halving(),
@@ -344,3 +349,37 @@ def test_a_grid_that_is_no_power_of_two_is_refused_with_its_neighbors(steps):
 def test_laws_that_make_no_sense_are_refused_by_name(make, named):
     with pytest.raises(ValueError, match=named):
         make()
+
+
+def test_full_jumps_land_at_the_data_and_stop_at_once():
+    t, s, r, off = FullJump(LogitNormal(-1.0, 1.4), diagonal=0.75).draw(random(), 40, 0.0)
+    assert off == 10 and torch.equal(s, t) and not bool(r[:10].any()) and torch.equal(r[10:], t[10:])
+    assert FullJump().draw(random(), 40, 0.0).off == 40
+    with pytest.raises(ValueError, match=r"FullJump\(diagonal=1.5\)"):
+        FullJump(diagonal=1.5)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_levels_on_the_trigonometric_path_are_log_normal(scale):
+    """ln(κ tan(πt/2)) ~ N(mean, std²); with κ = 1 the levels are those of the logit-normal law on the linear path."""
+    t = LogNormalAngle(-1.0, 1.4, scale).sample(random(), 4000).double()
+    assert fits(torch.log(scale * torch.tan(t * math.pi / 2)), stats.norm(-1.0, 1.4).cdf)
+    if scale == 1:
+        linear = LogitNormal(-1.0, 1.4).sample(random(), 4000).double()
+        torch.testing.assert_close(torch.tan(t * math.pi / 2), linear / (1 - linear), rtol=1e-3, atol=1e-3)
+    for bad in ({"std": 0.0}, {"noise_scale": -1.0}):
+        with pytest.raises(ValueError, match="positive numbers"):
+            LogNormalAngle(**bad)
+
+
+def test_jumps_that_start_anywhere_cover_the_grid():
+    """t uniform on {d, d + 1/N, …, 1}, r = t − d, s half-way; the sizes have the quotas of the other law."""
+    law = DyadicGrid(share=1.0, base_steps=8, quotas=True, anywhere=True)
+    t, s, r, off = law.draw(random(), 3000, 0.0)
+    jump = t - r
+    assert off == 3000 and Counter(jump.tolist()) == {0.25: 1000, 0.5: 1000, 1.0: 1000}
+    torch.testing.assert_close(s, (t + r) / 2)
+    for size in (0.25, 0.5, 1.0):
+        starts = Counter((8 * t[jump == size]).tolist())
+        assert set(starts) == set(range(int(8 * size), 9))
+        assert len(starts) == 1 or stats.chisquare(list(starts.values())).pvalue > 1e-3

@@ -14,7 +14,7 @@ from flowleap.couplings import LivePairs
 from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import CentralDifference
 from flowleap.guidance import Guidance
-from flowleap.losses import AdaptivePower, LearnedVariance, Squared
+from flowleap.losses import AdaptivePower, LearnedVariance, Squared, Weighted
 from flowleap.objectives import Eulerian, SelfConsistency
 from flowleap.parameterization import EDM, Velocity
 from flowleap.paths import TrigPath, VEPath, VPPath
@@ -36,6 +36,11 @@ VARIANTS = {
         parameterization=Velocity(),
         target=Eulerian(CentralDifference(1e-3, along="path"), warmup=0.1, weighting="cos2", tangent=Own()),
         batching=ClassGroups(group=8),
+    ),
+    "clipped tangent": lambda: replace(
+        methods.sct(),
+        target=Eulerian(weighting="cos2", clip=2.0),
+        loss=Weighted(Squared("sum"), by="1/(t - s)"),
     ),
     "noise levels": lambda: replace(
         methods.flow_matching(), path=VEPath(), parameterization=EDM(0.3), times=OneTime(LogNormal())

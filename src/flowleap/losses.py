@@ -6,6 +6,7 @@
 | PseudoHuber     | √(‖Δ‖² + c²) − c                                  | Song and Dhariwal 2023 (iCT)         |
 | AdaptivePower   | ‖Δ‖² / sg(‖Δ‖² + c)^p                             | Geng et al. 2025 (MeanFlow)          |
 | LearnedVariance | e^{−ℓ} m + ℓ, m any of the above, ℓ(t, r) learned | Karras et al. 2023 (EDM2); ESC       |
+| Weighted        | w(t, s) m, m any of the above, w a known function | Lu and Song 2024 (sCM)               |
 | ScoreIdentity   | w ⟨G, (D_T − x) − α G⟩, G = D_T − D_ψ             | Zhou et al. 2024 (SiD)               |
 
 `template` says the metric and the weight in words, of its fields and of what `inner` says.
@@ -14,6 +15,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -23,7 +25,7 @@ from torch import Tensor
 from flowleap.point import Point, Regression
 from flowleap.tensors import squared_norm
 
-__all__ = ["AdaptivePower", "LearnedVariance", "Loss", "PseudoHuber", "ScoreIdentity", "Squared"]
+__all__ = ["AdaptivePower", "LearnedVariance", "Loss", "PseudoHuber", "ScoreIdentity", "Squared", "Weighted"]
 
 
 @runtime_checkable
@@ -99,6 +101,48 @@ class AdaptivePower:
     def __call__(self, regression: Regression, point: Point) -> Tensor:
         distance = _distance(regression, self.reduce)
         return distance / (distance.detach() + self.eps) ** self.power
+
+
+def _inverse_step(point: Point) -> Tensor:
+    return 1 / (point.t - point.s)
+
+
+def _signal_to_noise(point: Point) -> Tensor:
+    path = point.path
+    return path.alpha(point.t) / (path.noise_scale * path.sigma(point.t))
+
+
+_WEIGHTS: dict[str, Callable[[Point], Tensor]] = {
+    "1/(t - s)": _inverse_step,
+    "alpha/(kappa sigma)": _signal_to_noise,
+}
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """w m, m any other loss and w a known function of the times of a row.
+
+    Args:
+        inner: m.
+        by: w, one of "1/(t - s)", for rows with s < t, and "alpha/(kappa sigma)", α/(κσ) at t, for rows with σ > 0.
+
+    Raises: ValueError for another weight.
+    Source: Lu and Song 2024 (arXiv 2410.11081), the prior weight 1/(σ_d tan θ) of sCM, which is α/(κσ) with κ = σ_d.
+    """
+
+    inner: Loss = Squared()
+    by: str = "1/(t - s)"
+    template: ClassVar[dict[str, str]] = {"weight": "{weight} · {by}"}
+    cites: ClassVar[tuple[str, ...]] = ("lu2024simplifying",)
+
+    def __post_init__(self) -> None:
+        if self.by not in _WEIGHTS:
+            known = ", ".join(f'"{name}"' for name in _WEIGHTS)
+            raise ValueError(f"Weighted(by={self.by!r}): expected one of {known}")
+
+    def __call__(self, regression: Regression, point: Point) -> Tensor:
+        loss = self.inner(regression, point)
+        return _WEIGHTS[self.by](point).to(loss.dtype) * loss
 
 
 @dataclass(frozen=True)

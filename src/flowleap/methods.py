@@ -11,6 +11,7 @@ An ablation is one `replace`:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -28,13 +29,33 @@ from flowleap.distillation import (
     sid,
 )
 from flowleap.guidance import FinestLevel
-from flowleap.losses import AdaptivePower, LearnedVariance, Squared
+from flowleap.losses import AdaptivePower, LearnedVariance, Squared, Weighted
 from flowleap.neighbors import neighbors
-from flowleap.objectives import EMA, Consistency, Diagonal, Eulerian, Objective, SelfConsistency, Trajectory
-from flowleap.parameterization import Noise
-from flowleap.paths import LinearPath, VPPath
+from flowleap.objectives import (
+    EMA,
+    Consistency,
+    Diagonal,
+    Eulerian,
+    Objective,
+    Self,
+    SelfConsistency,
+    Trajectory,
+)
+from flowleap.parameterization import Noise, Preconditioned, Velocity
+from flowleap.paths import LinearPath, TrigPath, VPPath
 from flowleap.samplers import Sampling
-from flowleap.times import Curriculum, DyadicGrid, Gradual, LogitNormal, OneTime, SortedPair, ToData, Uniform
+from flowleap.times import (
+    Curriculum,
+    DyadicGrid,
+    FullJump,
+    Gradual,
+    LogitNormal,
+    LogNormalAngle,
+    OneTime,
+    SortedPair,
+    ToData,
+    Uniform,
+)
 from flowleap.velocities import Own, PlugIn
 
 __all__ = [
@@ -53,6 +74,7 @@ __all__ = [
     "names",
     "progressive_distillation",
     "reflow",
+    "sct",
     "shortcut",
     "sid",
 ]
@@ -130,6 +152,9 @@ def shortcut(variant: str = "paper", guidance: float | None = None, base_steps: 
     Args:
         variant: "paper": a quarter of the batch jumps, each row with a size of its own, t uniform on the diagonal.
             "repo": an eighth, fixed quotas per size, t on the grid, |x_s| and targets clipped at 4, 1e-5 path floor.
+            "esc": the baseline of Lin et al. (2025): of the paper the quarter, of its code quotas, grid and clip, but
+            without path floor; jumps start anywhere on the grid, the network as it stands makes the target instead of
+            an average, and errors are summed. Their networks are told t − r, 1/128 on the diagonal where it is 0 here.
         guidance: scale of classifier-free guidance at the finest level, inherited upwards; None for none.
         base_steps: the steps of the finest sampler, a power of two.
     """
@@ -152,7 +177,16 @@ def shortcut(variant: str = "paper", guidance: float | None = None, base_steps: 
             times=DyadicGrid(share=1 / 8, base_steps=base_steps, quotas=True),
             target=SelfConsistency(clip=4.0),
         )
-    raise ValueError(f'shortcut(variant={variant!r}): expected "paper" or "repo"')
+    if variant == "esc":
+        return replace(
+            paper,
+            name="shortcut-esc",
+            times=DyadicGrid(share=1 / 4, base_steps=base_steps, quotas=True, anywhere=True),
+            target=SelfConsistency(clip=4.0),
+            loss=Squared(reduce="sum"),
+            frozen=Self(),
+        )
+    raise ValueError(f'shortcut(variant={variant!r}): expected "paper", "repo" or "esc"')
 
 
 def meanflow() -> Objective:
@@ -164,6 +198,55 @@ def meanflow() -> Objective:
         target=Eulerian(derivative=TwoPass()),
         loss=AdaptivePower(power=1.0, eps=1e-2, reduce="sum"),
         sampling=Sampling(),
+    )
+
+
+def sct(path: str = "trigonometric") -> Objective:
+    """Consistency training in the limit of no step, without a teacher (Lu and Song, 2024): one time, jumps to the data.
+
+    The discrete variant of the same method is another target with times that have a step, and back:
+
+        >>> from dataclasses import replace
+        >>> from flowleap import methods, objectives, times
+        >>> discrete = replace(methods.sct(), target=objectives.Consistency(), times=times.Adjacent(128))
+        >>> replace(discrete, target=methods.sct().target, times=methods.sct().times) == methods.sct()
+        True
+
+    The warm-up is 10,000 steps in the paper, a fortieth of the run here. Two steps (`steps=2`) go through the middle of
+    the path, with fresh noise; the published stop is at 1.1 rad, `times=(1, 0.7, 0)`. Adam's betas are published as
+    (0.9, 0.99): `--set betas=0.9,0.99`.
+
+    Args:
+        path: "trigonometric": F per angle and unit of the data, ln σ ~ N(−1, 1.4²), a tangent of normalized length
+            (c = 0.1, which is 0.2 in units of F), 1/(σ_d tan θ) and a learned weight on the squared error.
+            "linear": the average velocity, the logit-normal law of the same numbers, warm-up and learned weight, but no
+            normalization and no other weight, as Lin et al. (2025) have it. In their code three quarters of the rows
+            have r = t besides: `told="data"` and `times.diagonal=0.75`.
+
+    Raises: ValueError for another path.
+    """
+    if path not in ("trigonometric", "linear"):
+        raise ValueError(f'sct(path={path!r}): expected "trigonometric" or "linear"')
+    linear = replace(
+        flow_matching(),
+        name="sct-linear",
+        told="nothing",
+        times=FullJump(LogitNormal(mean=-1.0, std=1.4)),
+        target=Eulerian(derivative=TwoPass(), warmup=1 / 40),
+        loss=LearnedVariance(Squared(reduce="mean")),
+        sampling=Sampling(renoise=1.0),
+    )
+    if path == "linear":
+        return linear
+    spread = 0.5
+    return replace(
+        linear,
+        name="sct",
+        path=TrigPath(noise_scale=spread),
+        parameterization=Preconditioned(Velocity(), sigma_data=spread, gain=spread * math.pi / 2),
+        times=FullJump(LogNormalAngle(mean=-1.0, std=1.4, noise_scale=spread)),
+        target=Eulerian(derivative=TwoPass(), warmup=1 / 40, weighting="cos2", normalize=0.1 / spread),
+        loss=LearnedVariance(Weighted(Squared(reduce="mean"), by="alpha/(kappa sigma)")),
     )
 
 
@@ -202,8 +285,11 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     "live_reflow": live_reflow,
     "shortcut": shortcut,
     "shortcut_repo": lambda: shortcut("repo"),
+    "shortcut_esc": lambda: shortcut("esc"),
     "meanflow": meanflow,
     "esc": esc,
+    "sct": sct,
+    "sct_linear": lambda: sct("linear"),
     "ctm_self": ctm_self,
     **RECIPES,
 }

@@ -160,7 +160,7 @@ def design(objective: Objective) -> dict[str, str]:
     told = in_words(objective) | loss_in_words(objective.loss)
     told |= {
         "flow path": brief(objective.path, usual=False),
-        "network output": spoken(objective.parameterization),
+        "network output": brief(objective.parameterization, usual=False),
         "time law": brief(objective.times),
         "velocity": brief(objective.velocity),
         "target network": brief(objective.frozen),

@@ -16,6 +16,7 @@ from flowleap.networks.embeddings import (
     TimeEmbedding,
     linear,
     modulate,
+    modulate_normalized,
     modulation,
     sincos_positions,
     zero_linear,
@@ -54,17 +55,17 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """x + gate · branch(modulated LayerNorm x), for attention, then for the MLP; the identity at init."""
 
-    def __init__(self, width: int, heads: int, hidden: int, qk_norm: bool) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, qk_norm: bool, double_norm: bool = False) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.modulate = width, modulate_normalized if double_norm else modulate
         self.attn = Attention(width, heads, qk_norm)
         self.mlp = Mlp(width, hidden)
         self.adaLN_modulation = modulation(width, 6 * width)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.adaLN_modulation(c)[:, None].chunk(6, -1)
-        x = torch.addcmul(x, gate_1, self.attn(modulate(self._norm(x), shift_1, scale_1)))
-        return torch.addcmul(x, gate_2, self.mlp(modulate(self._norm(x), shift_2, scale_2)))
+        x = torch.addcmul(x, gate_1, self.attn(self.modulate(self._norm(x), shift_1, scale_1)))
+        return torch.addcmul(x, gate_2, self.mlp(self.modulate(self._norm(x), shift_2, scale_2)))
 
     def _norm(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (self.width,), eps=1e-6)
@@ -73,15 +74,15 @@ class Block(nn.Module):
 class FinalLayer(nn.Module):
     """Modulated LayerNorm, then a linear layer from tokens to patches; zero at init."""
 
-    def __init__(self, width: int, outputs: int) -> None:
+    def __init__(self, width: int, outputs: int, double_norm: bool = False) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.modulate = width, modulate_normalized if double_norm else modulate
         self.linear = zero_linear(width, outputs)
         self.adaLN_modulation = modulation(width, 2 * width)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, -1)
-        return self.linear(modulate(F.layer_norm(x, (self.width,), eps=1e-6), shift, scale))
+        return self.linear(self.modulate(F.layer_norm(x, (self.width,), eps=1e-6), shift, scale))
 
 
 class PatchEmbedding(nn.Module):
@@ -110,6 +111,7 @@ class Options(TypedDict, total=False):
     qk_norm: bool
     log_variance: bool
     time_scale: float
+    double_norm: bool
 
 
 class DiT(Conditioned):
@@ -117,9 +119,11 @@ class DiT(Conditioned):
 
     F = unpatchify(final(blocks(patches(x) + positions, c), c))
     c = t_embedder(t) + r_embedder(t - r) + y_embedder(label)
+    With `double_norm` the shifts and scales of the modulation are normalized over the channels (gates are not). The
+    embedded times are smooth as they are: sinusoids of t in [0, 1], not of 1000 t.
     Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last → like x.
     Raises: ValueError where the image does not split into patches, or an input does not fit.
-    Source: Peebles and Xie 2022 (arXiv 2212.09748) section 3.2.
+    Source: Peebles and Xie 2022 (arXiv 2212.09748) section 3.2; Lu and Song 2024 (arXiv 2410.11081) section 4.1.
     """
 
     def __init__(
@@ -136,6 +140,7 @@ class DiT(Conditioned):
         qk_norm: bool = False,
         log_variance: bool = False,
         time_scale: float = 1.0,
+        double_norm: bool = False,
     ) -> None:
         channels, *size = image
         if any(side % patch for side in size):
@@ -149,14 +154,14 @@ class DiT(Conditioned):
         self.config: dict[str, Any] = {
             "kind": "DiT", "image": [channels, *size], "classes": classes, "patch": patch, "width": width,
             "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio, "second": second, "qk_norm": qk_norm,
-            "log_variance": log_variance, "time_scale": time_scale,
+            "log_variance": log_variance, "time_scale": time_scale, "double_norm": double_norm,
         }  # fmt: skip
         self.x_embedder = PatchEmbedding(channels, patch, width)
         self.register_buffer("pos_embed", sincos_positions(width, size[0] // patch, size[1] // patch))
         self.blocks = nn.ModuleList(
-            Block(width, heads, int(width * mlp_ratio), qk_norm) for _ in range(depth)
+            Block(width, heads, int(width * mlp_ratio), qk_norm, double_norm) for _ in range(depth)
         )
-        self.final_layer = FinalLayer(width, patch * patch * channels)
+        self.final_layer = FinalLayer(width, patch * patch * channels, double_norm)
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
         if x.shape[1:] != self.image:

@@ -180,3 +180,17 @@ def modulation(width: int, outputs: int) -> nn.Sequential:
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x · (1 + scale) + shift, in one pass over x."""
     return torch.addcmul(shift, x, 1 + scale)
+
+
+def pixel_norm(x: Tensor, eps: float = 1e-4) -> Tensor:
+    """x / √(mean(x²) + ε) over the channels; smooth at 0, where shifts begin, with slope 1/√ε."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def modulate_normalized(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x · p(1 + scale) + p(shift), p the pixel norm: adaptive double normalization.
+
+    However large the modulation grows with the time, it stays of size 1, and so do its derivatives' factors.
+    Source: Lu and Song 2024 (arXiv 2410.11081) section 4.1; its ε is not given.
+    """
+    return torch.addcmul(pixel_norm(shift), x, pixel_norm(1 + scale))

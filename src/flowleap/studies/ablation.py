@@ -22,7 +22,7 @@ from flowleap.objectives import Objective
 
 __all__ = ["Component", "Settings", "choices", "components", "crossed", "dropped", "named", "remainder"]
 
-BUILT_ON = {"esc": "meanflow", "shortcut_repo": "shortcut"}
+BUILT_ON = {"esc": "meanflow", "shortcut_repo": "shortcut", "shortcut_esc": "shortcut"}
 """The method that a method is an extension of; where they differ are its components."""
 NAMES = {
     "Gradual": "gradual-end",

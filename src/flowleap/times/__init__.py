@@ -13,17 +13,19 @@
 | Trajectories | a share of rows: t, r multiples of 1/N; the others r = t  | t−n/N| CTM                        |
 | Intervals  | the intervals of a grid of few steps                        | r    | AMED                       |
 | Denoising  | t from one law, r = 0                                       | r    | SiD                        |
+| FullJump   | t from one law, r = 0; a share of rows may have r = t       | → t  | sCT                        |
 
 A law draws rows in the order in which points carry them: the `off` rows with r < t first, then the rows r = t.
-Marginal laws are `Uniform`, `LogitNormal` and `NoiseLevels` on [0, 1] and `LogNormal` for the variance-exploding path.
+Marginal laws are `Uniform`, `LogitNormal`, `LogNormalAngle` and `NoiseLevels` on [0, 1] and `LogNormal` for the
+variance-exploding path.
 """
 
 from flowleap.times.base import Draw, TimeLaw
-from flowleap.times.continuous import Denoising, Gradual, OneTime, SortedPair
+from flowleap.times.continuous import Denoising, FullJump, Gradual, OneTime, SortedPair
 from flowleap.times.dyadic import Curriculum, DyadicGrid, Halving
 from flowleap.times.equal import Adjacent, Intervals, ToData, Trajectories
 from flowleap.times.grid import spaced, stage
-from flowleap.times.laws import Law, LogitNormal, LogNormal, NoiseLevels, Uniform
+from flowleap.times.laws import Law, LogitNormal, LogNormal, LogNormalAngle, NoiseLevels, Uniform
 
 __all__ = [
     "Adjacent",
@@ -31,11 +33,13 @@ __all__ = [
     "Denoising",
     "Draw",
     "DyadicGrid",
+    "FullJump",
     "Gradual",
     "Halving",
     "Intervals",
     "Law",
     "LogNormal",
+    "LogNormalAngle",
     "LogitNormal",
     "NoiseLevels",
     "OneTime",

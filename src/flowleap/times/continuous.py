@@ -11,7 +11,7 @@ import torch
 from flowleap.times.base import Draw
 from flowleap.times.laws import Law, LogitNormal, NoiseLevels
 
-__all__ = ["Denoising", "Gradual", "OneTime", "SortedPair"]
+__all__ = ["Denoising", "FullJump", "Gradual", "OneTime", "SortedPair"]
 
 
 @dataclass(frozen=True)
@@ -124,3 +124,37 @@ class Denoising:
     def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
         t = self.law.sample(generator, size)
         return Draw(t, torch.zeros(size), torch.zeros(size), size)
+
+
+@dataclass(frozen=True)
+class FullJump:
+    """Every row jumps to the data, and its first step is infinitely short: t from one law, s = t, r = 0.
+
+    Args:
+        law: the law of t.
+        diagonal: a share of the rows with r = t instead, which are flow matching; a network then must be told which is
+            which, `told="data"` or "landing".
+
+    Raises: ValueError for a share out of range.
+    Source: Lu and Song 2024 (arXiv 2410.11081), with `LogNormalAngle()` on the trigonometric path; the linear variant
+    in EDAPINENUT/ExplicitShortCut has a diagonal of 3/4.
+    """
+
+    law: Law = LogitNormal(-1.0, 1.4)
+    diagonal: float = 0.0
+    finest: ClassVar[float] = 0.0
+    cites: ClassVar[tuple[str, ...]] = ("lu2024simplifying",)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.diagonal <= 1:
+            raise ValueError(f"FullJump(diagonal={self.diagonal}): a share of the rows in [0, 1] is expected")
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.law.support
+
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+        t = self.law.sample(generator, size)
+        off = size - round(self.diagonal * size)
+        r = torch.cat([torch.zeros(off), t[off:]])
+        return Draw(t, t, r, off)

@@ -27,15 +27,18 @@ class DyadicGrid:
         base_steps: N, a power of two: the number of steps of the finest sampler.
         quotas: a fixed number of rows per jump size (the remainder goes to d = 1); False draws each row's size.
         law: the law of t on the diagonal rows; None draws it on the grid {1/N, …, 1}.
+        anywhere: jumps start at any multiple of 1/N from d to 1, not of d alone.
 
     Raises: ValueError for a base that is no power of two, or a batch too small for one row per jump size.
-    Source: Frans et al. 2024 (arXiv 2410.12557) algorithm 1; the quotas are its code's (kvfrans/shortcut-models).
+    Source: Frans et al. 2024 (arXiv 2410.12557) algorithm 1; the quotas are its code's (kvfrans/shortcut-models);
+    `anywhere` is that of EDAPINENUT/ExplicitShortCut.
     """
 
     share: float = 0.25
     base_steps: int = 128
     quotas: bool = False
     law: Law | None = None
+    anywhere: bool = False
     cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
 
     def __post_init__(self) -> None:
@@ -74,9 +77,11 @@ class DyadicGrid:
                 f"{math.ceil(least / self.share)}, a larger share, or quotas=False"
             )
         count = 2.0 ** self.exponents(generator, jumps)
-        start = (torch.rand(jumps, generator=generator) * count).floor().clamp(max=count - 1)
         jump = 1 / count
-        t, s, r = 1 - start * jump, 1 - (start + 0.5) * jump, 1 - (start + 1) * jump
+        starts = self.base_steps * (1 - jump) + 1 if self.anywhere else count
+        start = (torch.rand(jumps, generator=generator) * starts).floor().minimum(starts - 1)
+        start = start / self.base_steps if self.anywhere else start * jump
+        t, s, r = 1 - start, 1 - start - 0.5 * jump, 1 - start - jump
         rest = size - jumps
         if self.law is None:
             grid = torch.randint(1, self.base_steps + 1, (rest,), generator=generator)
