@@ -183,5 +183,5 @@ def test_known_weights_multiply_any_loss(path, scale):
 
 
 def test_unknown_weights_are_refused_by_the_known_ones():
-    with pytest.raises(ValueError, match=r'by=\'snr\'.*"1/\(t - s\)", "alpha/\(kappa sigma\)"'):
+    with pytest.raises(ValueError, match=r"by='snr'.*1/\(t - s\), .*alpha/\(kappa sigma\)"):
         Weighted(by="snr")

@@ -178,6 +178,20 @@ _PAPERS = (
         "2310.02279",
     ),
     Citation(
+        "geng2024consistency",
+        "Consistency Models Made Easy",
+        "Geng, Zhengyang and Pokle, Ashwini and Luo, William and Lin, Justin and Kolter, J. Zico",
+        2024,
+        "2406.14548",
+    ),
+    Citation(
+        "zhang2018unreasonable",
+        "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
+        "Zhang, Richard and Isola, Phillip and Efros, Alexei A. and Shechtman, Eli and Wang, Oliver",
+        2018,
+        "1801.03924",
+    ),
+    Citation(
         "zhou2023fast",
         "Fast ODE-based Sampling for Diffusion Models in Around 5 Steps",
         "Zhou, Zhenyu and Chen, Defang and Wang, Can and Chen, Chun",

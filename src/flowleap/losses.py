@@ -6,7 +6,9 @@
 | PseudoHuber     | √(‖Δ‖² + c²) − c                                  | Song and Dhariwal 2023 (iCT)         |
 | AdaptivePower   | ‖Δ‖² / sg(‖Δ‖² + c)^p                             | Geng et al. 2025 (MeanFlow)          |
 | LearnedVariance | e^{−ℓ} m + ℓ, m any of the above, ℓ(t, r) learned | Karras et al. 2023 (EDM2); ESC       |
-| Weighted        | w(t, s) m, m any of the above, w a known function | Lu and Song 2024 (sCM)               |
+| Norm            | ‖Δ‖                                               | Geng et al. 2024 (ECT)               |
+| Weighted        | w(t, s) m, m any of these, w by name              | Song and Dhariwal 2023 (iCT)         |
+| Perceptual      | Σ_l mean Σ_c w_lc (â_lc − b̂_lc)², of features     | Zhang et al. 2018 (LPIPS)            |
 | ScoreIdentity   | w ⟨G, (D_T − x) − α G⟩, G = D_T − D_ψ             | Zhou et al. 2024 (SiD)               |
 
 `template` says the metric and the weight in words, of its fields and of what `inner` says.
@@ -15,17 +17,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from flowleap.neighbors import neighbors
+from flowleap.networks import perceptual
 from flowleap.point import Point, Regression
 from flowleap.tensors import squared_norm
 
-__all__ = ["AdaptivePower", "LearnedVariance", "Loss", "PseudoHuber", "ScoreIdentity", "Squared", "Weighted"]
+__all__ = [
+    "WEIGHTS",
+    "AdaptivePower",
+    "LearnedVariance",
+    "Loss",
+    "Norm",
+    "Perceptual",
+    "PseudoHuber",
+    "ScoreIdentity",
+    "Squared",
+    "Weighted",
+]
 
 
 @runtime_checkable
@@ -76,6 +92,23 @@ class PseudoHuber:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """‖Δ‖, whose gradient has length 1 however small Δ is, and is 0 at Δ = 0.
+
+    Source: Geng et al. 2024 (arXiv 2406.14548), the metric of easy consistency tuning with c = 0.
+    """
+
+    reduce: str = "sum"
+    template: ClassVar[dict[str, str]] = {"loss metric": "‖Δ‖, {reduce}", "weight": "1"}
+    cites: ClassVar[tuple[str, ...]] = ("geng2024consistency",)
+
+    def __call__(self, regression: Regression, point: Point) -> Tensor:
+        distance = _distance(regression, self.reduce)
+        apart = distance > 0
+        return torch.where(apart, distance, torch.ones_like(distance)).sqrt() * apart
+
+
+@dataclass(frozen=True)
 class AdaptivePower:
     """‖Δ‖² / sg(‖Δ‖² + c)^p: p = 0 is the squared error, p = ½ like pseudo-Huber, p = 1 a normalized gradient.
 
@@ -101,48 +134,6 @@ class AdaptivePower:
     def __call__(self, regression: Regression, point: Point) -> Tensor:
         distance = _distance(regression, self.reduce)
         return distance / (distance.detach() + self.eps) ** self.power
-
-
-def _inverse_step(point: Point) -> Tensor:
-    return 1 / (point.t - point.s)
-
-
-def _signal_to_noise(point: Point) -> Tensor:
-    path = point.path
-    return path.alpha(point.t) / (path.noise_scale * path.sigma(point.t))
-
-
-_WEIGHTS: dict[str, Callable[[Point], Tensor]] = {
-    "1/(t - s)": _inverse_step,
-    "alpha/(kappa sigma)": _signal_to_noise,
-}
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """w m, m any other loss and w a known function of the times of a row.
-
-    Args:
-        inner: m.
-        by: w, one of "1/(t - s)", for rows with s < t, and "alpha/(kappa sigma)", α/(κσ) at t, for rows with σ > 0.
-
-    Raises: ValueError for another weight.
-    Source: Lu and Song 2024 (arXiv 2410.11081), the prior weight 1/(σ_d tan θ) of sCM, which is α/(κσ) with κ = σ_d.
-    """
-
-    inner: Loss = Squared()
-    by: str = "1/(t - s)"
-    template: ClassVar[dict[str, str]] = {"weight": "{weight} · {by}"}
-    cites: ClassVar[tuple[str, ...]] = ("lu2024simplifying",)
-
-    def __post_init__(self) -> None:
-        if self.by not in _WEIGHTS:
-            known = ", ".join(f'"{name}"' for name in _WEIGHTS)
-            raise ValueError(f"Weighted(by={self.by!r}): expected one of {known}")
-
-    def __call__(self, regression: Regression, point: Point) -> Tensor:
-        loss = self.inner(regression, point)
-        return _WEIGHTS[self.by](point).to(loss.dtype) * loss
 
 
 @dataclass(frozen=True)
@@ -209,3 +200,179 @@ class ScoreIdentity:
         product = gap * ((real - sample) - self.alpha * gap)
         weight = 1 / (sample - real).detach().abs().mean(1).clamp_min(1e-5)
         return weight * (product.sum(1) if self.reduce == "sum" else product.mean(1))
+
+
+def _wide(point: Point) -> tuple[Tensor, Tensor]:
+    """Return (t, s) in float32 or wider."""
+    wide = torch.promote_types(point.t.dtype, torch.float32)
+    return point.t.to(wide), point.s.to(wide)
+
+
+def _over_step(point: Point) -> Tensor:
+    t, s = _wide(point)
+    return 1 / (t - s)
+
+
+def _over_levels(point: Point) -> Tensor:
+    t, s = _wide(point)
+    path = point.path
+    return 1 / (path.sigma(t) / path.alpha(t) - path.sigma(s) / path.alpha(s))
+
+
+def _signal_to_noise(point: Point) -> Tensor:
+    t, _ = _wide(point)
+    return point.path.alpha(t) / (point.path.noise_scale * point.path.sigma(t))
+
+
+WEIGHTS: dict[str, Callable[[Point], Tensor]] = {
+    "1/(t - s)": _over_step,
+    "1/(level(t) - level(s))": _over_levels,
+    "alpha/(kappa sigma)": _signal_to_noise,
+}
+"""Weights by the names that `Weighted` knows them by: point → (batch,); level = σ/α, which is t on `VEPath`."""
+_STEPS = ("1/(t - s)", "1/(level(t) - level(s))")
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """w(t, s) m, where m is another loss and w is known by its name; a weight by the step is 1 where r = t.
+
+    Args:
+        inner: m.
+        by: "1/(t - s)", "1/(level(t) - level(s))" with level = σ/α, or "alpha/(kappa sigma)", which is 1/(κ tan θ) at
+            angle θ of the trigonometric path.
+
+    Raises: ValueError for an unknown weight, or around a learned one.
+    Source: Song and Dhariwal 2023 (arXiv 2310.14189) for 1/(t − s); Lu and Song 2024 (arXiv 2410.11081) for
+    1/(σ_d tan θ).
+    """
+
+    inner: Loss = Squared()
+    by: str = "1/(t - s)"
+
+    def __post_init__(self) -> None:
+        if self.by not in WEIGHTS:
+            raise ValueError(f"Weighted(by={self.by!r}): unknown weight{neighbors(self.by, WEIGHTS)}")
+        if isinstance(self.inner, LearnedVariance):
+            raise ValueError(
+                f'Weighted(LearnedVariance(…), by="{self.by}") would weigh ℓ as well: use '
+                f'LearnedVariance(Weighted(…, by="{self.by}"))'
+            )
+
+    @property
+    def cites(self) -> tuple[str, ...]:
+        """The paper that the weight is from."""
+        return ("song2023improved",) if self.by in _STEPS else ("lu2024simplifying",)
+
+    @property
+    def template(self) -> dict[str, str]:
+        """The weight, after that of the loss inside where that has one."""
+        alone = getattr(self.inner, "template", {}).get("weight", "1") == "1"
+        return {"weight": "{by}" if alone else "{weight} · {by}"}
+
+    def refusal(self, target: object) -> str | None:
+        """Return why this weight means nothing for a target, or None."""
+        if self.by in _STEPS and getattr(target, "template", {}).get("model type", "").startswith(
+            "continuous"
+        ):
+            return (
+                f'Weighted(by="{self.by}") is infinite for {type(target).__name__}, whose step t → s is infinitely '
+                'short: use by="alpha/(kappa sigma)", or a discrete target such as Consistency()'
+            )
+        return None
+
+    def __call__(self, regression: Regression, point: Point) -> Tensor:
+        value, weight = self.inner(regression, point), WEIGHTS[self.by](point)
+        if self.by in _STEPS:
+            jumps = torch.arange(len(point), device=point.t.device) < point.off
+            weight = torch.where(jumps, weight, 1.0)
+        return weight.to(value) * value
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """LPIPS: d(a, b) = Σ_l mean_hw Σ_c w_lc (â_lc − b̂_lc)², â, b̂ feature maps of unit length over channels.
+
+    It compares images in [−1, 1], so it needs a target that compares points, such as Consistency(space="map"). The
+    weights are read when the loss is first asked for, once per device, and are no part of the value.
+
+    Args:
+        file: the weights of the network, as .safetensors, .pth (read without running code) or .npz, named as in
+            torchvision or as in the files of LPIPS; None where `features` are given.
+        linear: a second file with the w of LPIPS; None where `file` holds them too, "equal" for w = 1.
+        net: "vgg" (VGG16 after 5 blocks) or "squeeze" (SqueezeNet 1.0 after 7, which LPIPS has no w for).
+        size: images are resized to this side before, bilinearly; None for as they are.
+        features: any callable from images (n, 3, height, width) to a list of feature maps, in place of a file, with
+            w = 1; such a value is no plain data.
+
+    Raises: ValueError for an unknown network, neither or both of a file and features, points in place of images, or
+        tensors that are not those of the network; FileNotFoundError for a file that is not there.
+    Source: Zhang et al. 2018 (arXiv 1801.03924), and its code (richzhang/PerceptualSimilarity) for the scale of the
+    input and for "equal"; the resize to 224 is that of Song et al. 2023, openai/consistency_models.
+    """
+
+    file: str | None
+    linear: str | None = None
+    net: str = "vgg"
+    size: int | None = 224
+    features: Callable[[Tensor], Sequence[Tensor]] | None = field(default=None, repr=False)
+    cites: ClassVar[tuple[str, ...]] = ("zhang2018unreasonable",)
+
+    def __post_init__(self) -> None:
+        if self.net not in perceptual.NETWORKS:
+            raise ValueError(
+                f"Perceptual(net={self.net!r}): unknown network{neighbors(self.net, perceptual.NETWORKS)}"
+            )
+        if (self.file is None) == (self.features is None):
+            raise ValueError(
+                f"Perceptual(file={self.file!r}, features={self.features!r}): give one of them, such as "
+                'file="lpips_vgg.pth", the weights of a network, or a feature module of your own'
+            )
+        if self.size is not None and self.size < 1:
+            raise ValueError(
+                f"Perceptual(size={self.size}): a side in pixels is expected, or None to leave images"
+            )
+
+    @property
+    def template(self) -> dict[str, str]:
+        """The metric by what gives the features."""
+        name = "features of a module" if self.features is not None else self.net.upper()
+        return {"loss metric": f"LPIPS, {name}", "weight": "1"}
+
+    def refusal(self, target: object) -> str | None:
+        """Return why a target has no images to compare, or None."""
+        if getattr(target, "space", "output") == "map":
+            return None
+        return (
+            f"Perceptual compares images, and {type(target).__name__} compares outputs of the network: use "
+            'Consistency(space="map"), or another loss'
+        )
+
+    def __call__(self, regression: Regression, point: Point) -> Tensor:
+        if regression.space != "map" or point.off < len(point):
+            raise ValueError(
+                "Perceptual compares images, and here are rows that compare outputs of the network (r = t, or a target "
+                'of outputs): use Consistency(space="map") and times with r < t, such as NoiseGrid()'
+            )
+        a, b = (self._images(each) for each in (regression.prediction, regression.target))
+        if self.features is not None:
+            return perceptual.distance(self.features(a), self.features(b))
+        assert self.file is not None
+        network = perceptual.load(self.file, self.linear, self.net, a.device, a.dtype)
+        if min(a.shape[-2:]) < network.least:
+            raise ValueError(
+                f"Perceptual(net={self.net!r}) needs images of at least {network.least} a side, and these are "
+                f"{a.shape[-2]} × {a.shape[-1]}: give a size, such as 224"
+            )
+        return perceptual.distance(network(a), network(b), network.weights)
+
+    def _images(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            raise ValueError(
+                f"Perceptual compares images of 1 or 3 channels, and the data has shape {tuple(x.shape[1:])}: use "
+                "Squared() or PseudoHuber()"
+            )
+        x = x.to(torch.promote_types(x.dtype, torch.float32)).expand(-1, 3, -1, -1)
+        if self.size is None or x.shape[-2:] == (self.size, self.size):
+            return x
+        return functional.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
