@@ -21,7 +21,7 @@ from flowleap.couplings import LivePairs, StoredPairs
 from flowleap.data.batching import ClassGroups, Shuffled
 from flowleap.derivatives import CentralDifference, ExactJVP
 from flowleap.guidance import FinestLevel, Guidance
-from flowleap.losses import AdaptivePower, LearnedVariance, PseudoHuber, Squared, Weighted
+from flowleap.losses import WEIGHTS, AdaptivePower, LearnedVariance, PseudoHuber, Squared, Weighted
 from flowleap.objectives import (
     EMA,
     Consistency,
@@ -45,7 +45,9 @@ from flowleap.times import (
     Intervals,
     LogitNormal,
     LogNormalAngle,
+    NoiseGrid,
     OneTime,
+    Ratio,
     SortedPair,
     ToData,
     Uniform,
@@ -64,10 +66,11 @@ def keys(objective: Objective) -> list[str]:
 
 def test_names_are_known():
     assert methods.names() == (
-        "flow_matching", "diffusion", "consistency_training_table1", "live_reflow", "shortcut", "shortcut_repo",
-        "shortcut_esc", "meanflow", "esc", "sct", "sct_linear", "ctm_self",
+        "flow_matching", "diffusion", "consistency_training_table1", "consistency_training_original",
+        "consistency_training_esc", "ict", "ect", "live_reflow", "shortcut", "shortcut_repo", "shortcut_esc",
+        "meanflow", "esc", "sct", "sct_linear", "ctm_self",
         "progressive_distillation", "consistency_distillation", "reflow", "ctm", "sid",
-        "amed",
+        "amed", "ect_tuned",
     )  # fmt: skip
     assert methods.get("consistency-training") == methods.get("consistency_training_table1")
 
@@ -99,13 +102,23 @@ def test_unknown_methods_name_their_neighbors(asked, said):
 @ALL
 def test_every_method_speaks_of_average_velocity_on_the_linear_path(name):
     objective = methods.get(name)
-    if name not in ("diffusion", "sct"):
+    elsewhere = (
+        "diffusion",
+        "consistency_training_original",
+        "consistency_training_esc",
+        "ict",
+        "ect",
+        "sct",
+    )
+    if name not in elsewhere:
         assert objective.parameterization == AverageVelocity() and isinstance(objective.path, LinearPath)
     assert objective.guidance is None, "presets are unguided"
     assert (
         getattr(objective.coupling, "guidance", None) is getattr(objective.velocity, "guidance", None) is None
     )
-    keeping = Curriculum | Adjacent | Denoising | Halving | Intervals  # every row keeps its label
+    keeping = (
+        Curriculum | Adjacent | Denoising | Halving | Intervals | NoiseGrid | Ratio
+    )  # every row keeps its label
     whole = isinstance(objective.times, keeping)
     assert objective.label_dropout == (0.0 if whole else 0.1)
 
@@ -159,8 +172,8 @@ def test_what_the_rows_of_the_table_are_taught_with():
     assert methods.live_reflow().sampling.finest == 128 and methods.live_reflow().sampling.trained is None
     assert methods.reflow().coupling == StoredPairs() and methods.reflow().sampling.finest == 1
     assert methods.progressive_distillation(base_steps=16).frozen == Refreshed(4)
-    with pytest.raises(ValueError, match='expected "table1"'):
-        methods.consistency_training("original")
+    with pytest.raises(ValueError, match='expected "table1", "original" or "esc"'):
+        methods.consistency_training("paper")
 
 
 @pytest.mark.parametrize(
@@ -334,8 +347,17 @@ def parts_of_the_library() -> dict[str, type]:
     return found
 
 
+def papers_of(part: type) -> tuple[str, ...]:
+    """What a part cites, whatever its fields say."""
+    cites = getattr(part, "cites", ())
+    if isinstance(cites, property):
+        assert part is Weighted
+        return tuple(key for name in WEIGHTS for key in Weighted(by=name).cites)
+    return cites
+
+
 def test_every_paper_that_is_cited_is_known_and_every_known_paper_is_cited():
-    cited = {key for part in parts_of_the_library().values() for key in getattr(part, "cites", ())}
+    cited = {key for part in parts_of_the_library().values() for key in papers_of(part)}
     assert len(parts_of_the_library()) > 30
     assert cited - set(CITATIONS) == set()
     assert set(CITATIONS) - cited == set()
@@ -361,7 +383,7 @@ def test_parts_cite_the_papers_their_documentation_names():
     for name, part in parts_of_the_library().items():
         named = set(re.findall(r"arXiv (\d{4}\.\d{5})", part.__doc__ or ""))
         assert named <= known, name
-        cites = vars(part).get("cites", ())
+        cites = papers_of(part) if "cites" in vars(part) else ()
         if cites and named:
             assert named & {CITATIONS[key].eprint for key in cites}, name
 
@@ -414,7 +436,7 @@ def test_the_design_table_says_what_the_paper_says():
     assert [found["sct"][row] for row in rows[3:4] + rows[6:]] == ["DDIM, conditional velocity", "ℓ2, mean"]
     assert found["sct"]["flow path"] == "trig path (noise scale 0.5)"
     assert found["sct"]["network output"] == "preconditioned (gain 0.7854) of velocity"
-    assert found["sct"]["weight"] == "1 · alpha/(kappa sigma), learned e^{−ℓ(t, r)}"
+    assert found["sct"]["weight"] == "alpha/(kappa sigma), learned e^{−ℓ(t, r)}"
 
 
 @ALL

@@ -40,7 +40,7 @@ VARIANTS = {
     "clipped tangent": lambda: replace(
         methods.sct(),
         target=Eulerian(weighting="cos2", clip=2.0),
-        loss=Weighted(Squared("sum"), by="1/(t - s)"),
+        loss=Weighted(Squared("sum"), by="alpha/(kappa sigma)"),
     ),
     "noise levels": lambda: replace(
         methods.flow_matching(), path=VEPath(), parameterization=EDM(0.3), times=OneTime(LogNormal())

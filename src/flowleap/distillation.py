@@ -8,6 +8,7 @@
 | ctm                      | many steps t → s along its line            | lands where a shorter jump from s lands    |
 | amed                     | its trajectories, and its frozen weights   | learns when and how far to step along them |
 | sid                      | the score of its law                       | makes samples whose score is the same      |
+| ect_tuned                | nothing but its weights                    | is tuned until neighbors agree             |
 
 Each is a plain value that waits for its teacher:
 
@@ -16,7 +17,8 @@ Each is a plain value that waits for its teacher:
     >>> objective.needs_teacher, objective.starts_from_teacher
     (True, True)
 
-`objective.with_teacher(flow)` puts the trained map in. Every student starts from the teacher's weights.
+`objective.with_teacher(flow)` puts the trained map in. Every student starts from the teacher's weights; `ect_tuned`
+needs them alone, so that only `needs_run` says that there is a run before it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from collections.abc import Callable
 
 from flowleap.couplings import Generated, StoredPairs
 from flowleap.guidance import FinestLevel
-from flowleap.losses import ScoreIdentity, Squared
+from flowleap.losses import Norm, ScoreIdentity, Squared, Weighted
 from flowleap.objectives import (
     EMA,
     Consistency,
@@ -46,12 +48,22 @@ from flowleap.times import (
     LogitNormal,
     NoiseLevels,
     OneTime,
+    Ratio,
     Trajectories,
     Uniform,
 )
 from flowleap.velocities import Teacher
 
-__all__ = ["RECIPES", "amed", "consistency_distillation", "ctm", "progressive_distillation", "reflow", "sid"]
+__all__ = [
+    "RECIPES",
+    "amed",
+    "consistency_distillation",
+    "ctm",
+    "ect_tuned",
+    "progressive_distillation",
+    "reflow",
+    "sid",
+]
 
 
 def consistency_distillation(guidance: float | None = None, base_steps: int = 128) -> Objective:
@@ -190,6 +202,25 @@ def amed(steps: int = 4, guidance: float | None = None) -> Objective:
     )
 
 
+def ect_tuned() -> Objective:
+    """A run of flow matching tuned until neighbors on a line lead to the same image (Geng et al., 2024).
+
+    Easy consistency tuning on the linear path with average velocity, so that any run of flow-matching can be tuned: its
+    denoised image x − t v is the map to the data that training begins with. Noise levels σ = t/(1 − t), metric and
+    weight ‖Δ‖/(σ_t − σ_s) are those of `ect`.
+    """
+    return Objective(
+        name="easy consistency tuning (tuned)",
+        told="nothing",
+        times=Ratio(clock="linear"),
+        target=Consistency(space="map"),
+        loss=Weighted(Norm(), by="1/(level(t) - level(s))"),
+        starts_from_teacher=True,
+        label_dropout=0.0,
+        sampling=Sampling(renoise=1.0),
+    )
+
+
 RECIPES: dict[str, Callable[[], Objective]] = {
     "progressive_distillation": progressive_distillation,
     "consistency_distillation": consistency_distillation,
@@ -197,5 +228,6 @@ RECIPES: dict[str, Callable[[], Objective]] = {
     "ctm": ctm,
     "sid": sid,
     "amed": amed,
+    "ect_tuned": ect_tuned,
 }
 """The methods with a teacher by name, with underscores."""

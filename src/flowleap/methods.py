@@ -24,25 +24,27 @@ from flowleap.distillation import (
     amed,
     consistency_distillation,
     ctm,
+    ect_tuned,
     progressive_distillation,
     reflow,
     sid,
 )
 from flowleap.guidance import FinestLevel
-from flowleap.losses import AdaptivePower, LearnedVariance, Squared, Weighted
+from flowleap.losses import AdaptivePower, LearnedVariance, Norm, PseudoHuber, Squared, Weighted
 from flowleap.neighbors import neighbors
 from flowleap.objectives import (
     EMA,
     Consistency,
     Diagonal,
     Eulerian,
+    GridEMA,
     Objective,
     Self,
     SelfConsistency,
     Trajectory,
 )
-from flowleap.parameterization import Noise, Preconditioned, Velocity
-from flowleap.paths import LinearPath, TrigPath, VPPath
+from flowleap.parameterization import EDM, ConsistencyEDM, Noise, Preconditioned, Velocity
+from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.samplers import Sampling
 from flowleap.times import (
     Curriculum,
@@ -50,8 +52,11 @@ from flowleap.times import (
     FullJump,
     Gradual,
     LogitNormal,
+    LogNormal,
     LogNormalAngle,
+    NoiseGrid,
     OneTime,
+    Ratio,
     SortedPair,
     ToData,
     Uniform,
@@ -66,9 +71,12 @@ __all__ = [
     "ctm",
     "ctm_self",
     "diffusion",
+    "ect",
+    "ect_tuned",
     "esc",
     "flow_matching",
     "get",
+    "ict",
     "live_reflow",
     "meanflow",
     "names",
@@ -130,19 +138,79 @@ def consistency_training(variant: str = "table1", base_steps: int = 128) -> Obje
         variant: "table1", the baseline of Frans et al. (2024): whole batches on 1, 2, …, 64 equal steps in equal stages
             of the run, a moving average (0.999) as target network, squared error of the velocity. Without its path
             floor.
-        base_steps: twice the steps of the last stage, a power of two.
+            "original": noise levels 0.002 … 80, a grid of 2 to 151 of them, an average whose decay follows the grid
+            (μ_0 = 0.95) as target network, squared error of the images; fresh noise between steps of sampling. The
+            numbers are those of 256 × 256 images; 64 × 64 images end at 201, `times.end=200`. Published with LPIPS:
+            `loss=Perceptual(file=…)`.
+            "esc", the column of Lin et al. (2025): the same grid on the trigonometric path, the network gives a
+            velocity, no average, r = 0. On the linear path: path=LinearPath() and times=NoiseGrid(clock="linear").
+        base_steps: "table1": twice the steps of the last stage, a power of two.
     """
-    if variant != "table1":
-        raise ValueError(f'consistency_training(variant={variant!r}): expected "table1"')
-    return replace(
+    if variant == "table1":
+        return replace(
+            flow_matching(),
+            name="consistency training (table1)",
+            told="nothing",
+            times=Curriculum(base_steps),
+            target=Consistency(),
+            frozen=EMA(0.999),
+            label_dropout=0.0,
+            sampling=Sampling(),
+        )
+    original = replace(
         flow_matching(),
-        name="consistency training (table1)",
+        name="consistency training (original)",
+        path=VEPath(),
+        parameterization=ConsistencyEDM(),
         told="nothing",
-        times=Curriculum(base_steps),
-        target=Consistency(),
-        frozen=EMA(0.999),
+        times=NoiseGrid(),
+        target=Consistency(space="map"),
+        frozen=GridEMA(0.95),
         label_dropout=0.0,
-        sampling=Sampling(),
+        sampling=Sampling(renoise=1.0),
+    )
+    if variant == "original":
+        return original
+    if variant == "esc":
+        return replace(
+            original,
+            name="consistency training (esc)",
+            path=TrigPath(),
+            parameterization=Velocity(),
+            times=NoiseGrid(clock="trigonometric"),
+            frozen=Self(),
+        )
+    raise ValueError(f'consistency_training(variant={variant!r}): expected "table1", "original" or "esc"')
+
+
+def ict() -> Objective:
+    """Consistency training without an average, on grids that double: a robust metric, more weight on short steps.
+
+    Improved consistency training (Song and Dhariwal, 2023): 11 to 1281 noise levels, ln t ~ N(−1.1, 2²) on the grid,
+    pseudo-Huber of the images with c = 0.00054 √D, weight 1/(t − s).
+    """
+    return replace(
+        consistency_training("original"),
+        name="improved consistency training",
+        times=NoiseGrid(start=10, end=1280, growth="doubling", law=LogNormal(mean=-1.1, std=2.0)),
+        loss=Weighted(PseudoHuber(), by="1/(t - s)"),
+        frozen=Self(),
+    )
+
+
+def ect() -> Objective:
+    """Denoising that turns into consistency training: neighbors whose ratio s/t closes (Geng et al., 2024).
+
+    Easy consistency tuning, here from scratch: EDM's network on noise levels 0 … 80, ln t ~ N(−1.1, 2²), s/t closes in
+    8 stages, ‖Δ‖/(t − s) of the images. From a run of flow matching: `ect_tuned`.
+    """
+    return replace(
+        ict(),
+        name="easy consistency tuning",
+        path=VEPath(t_min=0.0),
+        parameterization=EDM(),
+        times=Ratio(),
+        loss=Weighted(Norm(), by="1/(t - s)"),
     )
 
 
@@ -282,6 +350,10 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     "flow_matching": flow_matching,
     "diffusion": diffusion,
     "consistency_training_table1": consistency_training,
+    "consistency_training_original": lambda: consistency_training("original"),
+    "consistency_training_esc": lambda: consistency_training("esc"),
+    "ict": ict,
+    "ect": ect,
     "live_reflow": live_reflow,
     "shortcut": shortcut,
     "shortcut_repo": lambda: shortcut("repo"),

@@ -7,6 +7,7 @@
 | Endpoint         | σ_r/σ_t, α_r − α_t σ_r/σ_t              | the clean image        | departure at σ = 0; r = 0¹ |
 | Noise            | α_r/α_t, κ(σ_r − σ_t α_r/α_t)           | the noise              | departure at α = 0         |
 | EDM              | Endpoint ∘ (c_skip, c_out), input c_in  | EDM's network          | departure at σ = 0; r = 0¹ |
+| ConsistencyEDM   | c_skip(t − r), c_out(t − r), input c_in | a consistency model's  | nowhere; VEPath only       |
 
 ¹ only for Eulerian targets, which divide by ∂_t b: see `eulerian_singularity`.
 """
@@ -21,10 +22,19 @@ import torch
 from torch import Tensor
 
 from flowleap.derivatives import time_rate
-from flowleap.paths import Path
+from flowleap.paths import Path, VEPath
 from flowleap.tensors import Time
 
-__all__ = ["EDM", "AverageVelocity", "Endpoint", "Noise", "Parameterization", "Preconditioned", "Velocity"]
+__all__ = [
+    "EDM",
+    "AverageVelocity",
+    "ConsistencyEDM",
+    "Endpoint",
+    "Noise",
+    "Parameterization",
+    "Preconditioned",
+    "Velocity",
+]
 
 
 class Parameterization(ABC):
@@ -189,6 +199,46 @@ class EDM(Parameterization):
 
 
 @dataclass(frozen=True)
+class ConsistencyEDM(Parameterization):
+    """X = c_skip x + c_out F(c_in x), with EDM's coefficients moved so that they hold at r, for noise levels.
+
+    a = σ_d²/((t − r)² + σ_d²), b = σ_d (t − r)/√(t² + σ_d²), c_in = 1/√(t² + σ_d²), noise levels in units of κ. At
+    r = t_min it is the published one; other landings are ours. It is no DDIM step: only maps are stepped with.
+
+    Raises: ValueError for a σ_d that is not positive.
+    Source: Song et al. 2023 (arXiv 2303.01469), and its code (openai/consistency_models), σ_d = 0.5.
+    """
+
+    sigma_data: float = 0.5
+    cites: ClassVar[tuple[str, ...]] = ("song2023consistency", "karras2022elucidating")
+
+    def __post_init__(self) -> None:
+        if not self.sigma_data > 0:
+            raise ValueError(f"ConsistencyEDM(sigma_data={self.sigma_data}): a positive number is expected")
+
+    def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
+        way, power = (t - r) * path.noise_scale, self.sigma_data**2
+        return power / (way.square() + power), self.sigma_data * way * self.input_scale(path, t)
+
+    def landing_rates(self, path: Path, t: Time) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), -self.sigma_data * path.noise_scale * self.input_scale(path, t)
+
+    def input_scale(self, path: Path, t: Time) -> Tensor:
+        return ((t * path.noise_scale).square() + self.sigma_data**2).rsqrt()
+
+    def singularity(self, path: Path) -> str | None:
+        if isinstance(path, VEPath):
+            return super().singularity(path)
+        return "its coefficients are written in noise levels, the times of VEPath (EDM() is written for any path)"
+
+    def euler_refusal(self, path: Path) -> str | None:
+        return (
+            "ConsistencyEDM is made for jumps to the data, and what it gives for r = t is no DDIM step; use EDM(), or "
+            "Velocity(), whose step is the path's DDIM transfer"
+        )
+
+
+@dataclass(frozen=True)
 class Preconditioned(Parameterization):
     """Another parameterization with input c_in x, c_in = 1/√(α²σ_d² + κ²σ²), and output gain · F.
 
@@ -214,7 +264,7 @@ class Preconditioned(Parameterization):
             raise ValueError(
                 f"Preconditioned(sigma_data={self.sigma_data}, gain={self.gain}): positive numbers are expected"
             )
-        if isinstance(self.inner, EDM | Preconditioned):
+        if isinstance(self.inner, EDM | ConsistencyEDM | Preconditioned):
             raise ValueError(
                 f"Preconditioned({type(self.inner).__name__}): that one scales its input already; use Velocity() or "
                 "AverageVelocity()"

@@ -287,9 +287,9 @@ def in_words(objective: Objective) -> dict[str, str]:
 
 
 def spoken(part: Any) -> str:
-    """The type of a part as words: AverageVelocity is "average velocity", EDM stays."""
-    name = type(part).__name__
-    return name if name.isupper() else re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    """The type of a part as words: AverageVelocity is "average velocity", GridEMA "grid EMA", EDM stays."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", type(part).__name__)
+    return " ".join(word if word.isupper() else word.lower() for word in name.split())
 
 
 def written(value: Any, tall: bool = False) -> str:

@@ -288,22 +288,32 @@ def diagnose(
 
 @dataclass(frozen=True)
 class _Clock:
-    """The share f of the range of times that has passed since the data: linear in t, or in ln t for noise levels."""
+    """The share f of the range of times that has passed since the data: linear in t, or in ln t for noise levels.
+
+    Noise levels from 0 on are counted from a hundred-thousandth of the highest.
+    """
 
     path: Path
 
     @property
-    def _log(self) -> float | None:
+    def _ends(self) -> tuple[float, float]:
         low, high = self.path.t_min, self.path.t_max
+        return (1e-5 * high if high > 1 and low == 0 else low), high
+
+    @property
+    def _log(self) -> float | None:
+        low, high = self._ends
         return math.log(high / low) if high > 1 else None
 
     def time(self, share: Tensor) -> Time:
-        low, high = self.path.t_min, self.path.t_max
+        low, high = self._ends
         return low + (high - low) * share if self._log is None else low * torch.exp(self._log * share)
 
     def share(self, t: Time) -> Tensor:
-        low, high = self.path.t_min, self.path.t_max
-        return (t - low) / (high - low) if self._log is None else torch.log(t / low) / self._log
+        low, high = self._ends
+        return (
+            (t - low) / (high - low) if self._log is None else torch.log(t.clamp_min(low) / low) / self._log
+        )
 
     def rate(self, t: Time) -> Tensor:
         """Return dt/df."""

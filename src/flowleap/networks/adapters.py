@@ -11,6 +11,7 @@ from flowleap.networks.embeddings import TimeEmbedding, zero_linear
 
 Network = Callable[..., Tensor]
 FINEST = 1 / 128
+LOWEST = 1e-6
 
 
 class Border(nn.Module):
@@ -75,12 +76,13 @@ class Retimed(Border):
 class NoiseTime(Retimed):
     """Shows the network ¼ ln σ in place of the noise level σ, the time of the variance-exploding path.
 
+    Levels below 1e-6, the data itself among them, are read as 1e-6.
     Shapes: as the network's.
     Source: Karras et al. 2022 (arXiv 2206.00364), table 1, c_noise.
     """
 
     def times(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        return t.log() / 4, r.log() / 4
+        return t.clamp_min(LOWEST).log() / 4, r.clamp_min(LOWEST).log() / 4
 
 
 class StepToken(Retimed):

@@ -1,6 +1,6 @@
 """Objectives: one file per identity, and the composition that trains a network with it."""
 
-from flowleap.objectives.base import EMA, Identity, Objective, Refreshed, Rival, Self
+from flowleap.objectives.base import EMA, GridEMA, Identity, Objective, Refreshed, Rival, Self
 from flowleap.objectives.consistency import Consistency
 from flowleap.objectives.diagonal import Diagonal
 from flowleap.objectives.eulerian import Eulerian
@@ -14,6 +14,7 @@ __all__ = [
     "Consistency",
     "Diagonal",
     "Eulerian",
+    "GridEMA",
     "Identity",
     "LearnedSolver",
     "Objective",

@@ -6,6 +6,7 @@ residual. Every step is public, so that a published loss can be compared number 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -28,10 +29,10 @@ from flowleap.point import Batch, Point, Regression, Target
 from flowleap.randomness import generator
 from flowleap.samplers import Sampling
 from flowleap.tensors import Image, Label, Time
-from flowleap.times import Halving, OneTime, TimeLaw, stage
+from flowleap.times import Halving, NoiseGrid, OneTime, TimeLaw, stage
 from flowleap.velocities import Conditional, Own, PlugIn, Teacher, VelocitySource
 
-__all__ = ["EMA", "Identity", "Objective", "Refreshed", "Rival", "Self"]
+__all__ = ["EMA", "GridEMA", "Identity", "Objective", "Refreshed", "Rival", "Self"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,31 @@ class EMA:
     def at(self, updates: int) -> float:
         """Return the decay of the update after `updates` others."""
         return min(self.decay, (1 + updates) / (10 + updates))
+
+
+@dataclass(frozen=True)
+class GridEMA:
+    """The frozen map of a target is a moving average whose decay follows the grid: μ(k) = exp(s_0 ln μ_0 / N(k)).
+
+    N(k) is the number of times of `times.NoiseGrid` at step k, and s_0 its `start`. Without the warm-up of `EMA`.
+
+    Args:
+        decay: μ_0.
+
+    Source: Song et al. 2023 (arXiv 2303.01469): μ_0 = 0.9 or 0.95. Its code (openai/consistency_models) divides by
+    N(k) − 1.
+    """
+
+    decay: float = 0.95
+    cites: ClassVar[tuple[str, ...]] = ("song2023consistency",)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.decay < 1:
+            raise ValueError(f"GridEMA(decay={self.decay}): a decay in (0, 1) is expected")
+
+    def at(self, start: int, points: int) -> float:
+        """Return μ where the grid began with `start` and has so many `points`."""
+        return math.exp(start * math.log(self.decay) / points)
 
 
 @dataclass(frozen=True)
@@ -202,7 +228,7 @@ class Objective:
     guidance: Guidance | FinestLevel | None = None
     target: Identity = Diagonal()
     loss: Loss = Squared()
-    frozen: Self | EMA | Refreshed | Rival = Self()
+    frozen: Self | EMA | GridEMA | Refreshed | Rival = Self()
     starts_from_teacher: bool = False
     label_dropout: float = 0.1
     batching: Shuffled | ClassGroups = Shuffled()
@@ -215,6 +241,7 @@ class Objective:
             raise ValueError(f"label_dropout={self.label_dropout}: a share of the rows in [0, 1] is expected")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps={self.steps}: a run of at least one step is expected")
+        self._check_refusals()
         if (self.path.t_max > 1) != (self.times.support[1] > 1):
             law = (
                 "LogNormal(-1.2, 1.2), a law of noise levels"
@@ -237,6 +264,21 @@ class Objective:
         if refusal is not None:
             meaning = f"{type(self.parameterization).__name__} on {type(self.path).__name__}"
             raise ValueError(f"{type(self.target).__name__} does not fit {meaning}: {refusal}")
+
+    def _check_refusals(self) -> None:
+        refusal = getattr(self.times, "refusal", None)
+        reasons = [] if refusal is None else [refusal(self.path)]
+        losses = (part for part in _parts(self.loss) if hasattr(part, "refusal"))
+        reason = next(
+            (text for text in [*reasons, *(loss.refusal(self.target) for loss in losses)] if text), None
+        )
+        if reason is not None:
+            raise ValueError(reason)
+        if isinstance(self.frozen, GridEMA) and not isinstance(self.times, NoiseGrid):
+            raise ValueError(
+                f"GridEMA: its decay follows the grid of NoiseGrid, and the times are {type(self.times).__name__}: use "
+                "EMA(0.999), or times=NoiseGrid()"
+            )
 
     def _check_guidance(self) -> None:
         if isinstance(self.guidance, FinestLevel) and not isinstance(self.target, SelfConsistency):
@@ -292,6 +334,23 @@ class Objective:
         """Whether a part waits for a teacher, see `with_teacher`."""
         taught = (part for part in self.parts() if isinstance(part, Teacher | Refreshed | StoredPairs))
         return any(part.needs_teacher for part in taught)
+
+    @property
+    def needs_run(self) -> bool:
+        """Whether a trained run comes first: for a part that waits for a teacher, or for weights to start from."""
+        return self.needs_teacher or self.starts_from_teacher
+
+    def target_decay(self, updates: int) -> float | None:
+        """Return the decay of the average that targets are made with, at the update after `updates` others.
+
+        None where targets are made with no average.
+        """
+        if isinstance(self.frozen, EMA):
+            return self.frozen.at(updates)
+        if isinstance(self.frozen, GridEMA):
+            assert isinstance(self.times, NoiseGrid)
+            return self.frozen.at(self.times.start, self.times.points(self.progress(updates)))
+        return None
 
     def with_teacher(self, flow: FlowMap) -> Objective:
         """Return the objective with a trained map wherever a part waits for one.

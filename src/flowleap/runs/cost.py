@@ -26,7 +26,7 @@ from torch.autograd import forward_ad
 from flowleap import networks
 from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
-from flowleap.objectives import EMA, Objective, Refreshed, Rival
+from flowleap.objectives import EMA, GridEMA, Objective, Refreshed, Rival
 from flowleap.point import Batch
 from flowleap.runs.phases import PAIRS, TEACHER, needs_pairs, phases, plain, teacher_config
 from flowleap.training.config import TrainConfig
@@ -93,10 +93,10 @@ def practise(
     noise = x.flip(0) if needs_pairs(objective) else None
     solved = getattr(objective.target, "asks_solver", False)
     flow = objective.flow_map(networks.MeanDirection(meter.frozen()) if solved else meter)
-    other = isinstance(objective.frozen, EMA | Refreshed | Rival)
+    other = isinstance(objective.frozen, EMA | GridEMA | Refreshed | Rival)
     frozen = rivaled or (objective.flow_map(meter.frozen()) if other else flow)
     point = objective.draw(Batch(x, label, noise), step, config.seed, frozen)
-    objective.per_sample(objective.regress(flow, frozen, point), point)
+    objective.regress(flow, frozen, point)  # losses ask no network that is trained
 
 
 class Meter(nn.Module):

@@ -56,7 +56,7 @@ def plain(config: TrainConfig) -> Objective:
 
 def own_teacher(config: TrainConfig) -> bool:
     """Whether a run trains a teacher of its own first."""
-    return config.teacher is None and plain(config).needs_teacher
+    return config.teacher is None and plain(config).needs_run
 
 
 def needs_pairs(objective: Objective) -> bool:

@@ -94,7 +94,7 @@ def train(
     config = teachers.resolve(config, dataset)
     if resume:
         not_shorter(place, config)
-    if plain(config).needs_teacher:
+    if plain(config).needs_run:
         return Taught(place, config, dataset, reporter).train(resume=resume, overwrite=overwrite)
     session = Session(place, config, dataset, reporter)
     if resume:

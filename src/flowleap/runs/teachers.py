@@ -37,7 +37,7 @@ def resolve(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         for settings that the method has no use for; FileNotFoundError for a teacher that is no run.
     """
     objective = plain(config)
-    if not objective.needs_teacher and config.teacher is not None:
+    if not objective.needs_run and config.teacher is not None:
         raise ValueError(
             f"{config.method} has no teacher, but {config.teacher} was given: leave it out, or choose a method that "
             "has one, such as consistency-distillation"

@@ -304,7 +304,7 @@ def configured(
     return runs.configure(
         name,
         dataset,
-        teacher=request.teacher if methods.get(name).needs_teacher else None,
+        teacher=request.teacher if methods.get(name).needs_run else None,
         network=request.network,
         settings=[*request.settings_of(name), *settings],
         batch=request.batch,

@@ -14,6 +14,8 @@
 | Intervals  | the intervals of a grid of few steps                        | r    | AMED                       |
 | Denoising  | t from one law, r = 0                                       | r    | SiD                        |
 | FullJump   | t from one law, r = 0; a share of rows may have r = t       | → t  | sCT                        |
+| NoiseGrid  | t of a grid of noise levels, ever finer, r = t_min          | next | consistency training, iCT  |
+| Ratio      | t a noise level, r = 0                                      | → t in stages | ECT               |
 
 A law draws rows in the order in which points carry them: the `off` rows with r < t first, then the rows r = t.
 Marginal laws are `Uniform`, `LogitNormal`, `LogNormalAngle` and `NoiseLevels` on [0, 1] and `LogNormal` for the
@@ -26,6 +28,8 @@ from flowleap.times.dyadic import Curriculum, DyadicGrid, Halving
 from flowleap.times.equal import Adjacent, Intervals, ToData, Trajectories
 from flowleap.times.grid import spaced, stage
 from flowleap.times.laws import Law, LogitNormal, LogNormal, LogNormalAngle, NoiseLevels, Uniform
+from flowleap.times.noise_grid import NoiseGrid
+from flowleap.times.ratio import Ratio
 
 __all__ = [
     "Adjacent",
@@ -41,8 +45,10 @@ __all__ = [
     "LogNormal",
     "LogNormalAngle",
     "LogitNormal",
+    "NoiseGrid",
     "NoiseLevels",
     "OneTime",
+    "Ratio",
     "SortedPair",
     "TimeLaw",
     "ToData",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -12,18 +14,18 @@ __all__ = ["averaged", "restore"]
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def averaged(network: nn.Module, decay: float) -> AveragedModel:
+def averaged(network: nn.Module, decay: float | Callable[[int], float]) -> AveragedModel:
     """Return a copy of `network` whose `update_parameters(network)` does one step of the warmed-up average.
 
-    μ_k = `EMA(decay).at(k)`, the law that target networks follow too; k = 0 at the first update. The copy
-    (`.module`) is in evaluation mode and asks for no gradient. Buffers are copied, not averaged.
+    μ_k = `EMA(decay).at(k)`, the law that target networks follow too, or what `decay` says of k; k = 0 at the first
+    update. The copy (`.module`) is in evaluation mode and asks for no gradient. Buffers are copied, not averaged.
     """
-    law = EMA(decay)
+    law = decay if callable(decay) else EMA(decay).at
 
     def update(averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
         # `count` is on the device; the counter of the copy is on the host and can be read without waiting
         k = int(copy.n_averaged) - 1
-        get_ema_multi_avg_fn(law.at(k))(averages, weights, count)
+        get_ema_multi_avg_fn(law(k))(averages, weights, count)
 
     copy = AveragedModel(network, multi_avg_fn=update)
     copy.update_parameters(network)  # the first call copies; afterwards n_averaged − 1 counts the updates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flowleap.flow_map import FlowMap
-from flowleap.objectives import EMA, Objective, Refreshed, Rival
+from flowleap.objectives import EMA, GridEMA, Objective, Refreshed, Rival
 from flowleap.randomness import key_of
 from flowleap.training.ema import averaged
 
@@ -117,7 +118,7 @@ def new_player(
         settings: dict[str, Any] = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "decays": ()}
         rival = new_player(deepcopy(network), game.objective, **settings)
         rival.frozen, rival.role, rival.pace = flow, RIVAL, game.pace
-    target = averaged(network, objective.frozen.decay) if isinstance(objective.frozen, EMA) else None
+    target = averaged(network, _decay_of(objective)) if isinstance(objective.frozen, EMA | GridEMA) else None
     copy = deepcopy(network).eval() if isinstance(objective.frozen, Refreshed) else None
     held = copy.requires_grad_(False) if copy is not None else None if target is None else target.module
     frozen = flow if held is None else objective.flow_map(held)
@@ -135,3 +136,14 @@ def new_player(
         period=game.period if isinstance(game, Rival) else 1,
         pace=game.pace if isinstance(game, Rival) else 1.0,
     )
+
+
+def _decay_of(objective: Objective) -> Callable[[int], float]:
+    """Return the law of the target network's decay by the number of updates before."""
+
+    def decay(updates: int) -> float:
+        found = objective.target_decay(updates)
+        assert found is not None
+        return found
+
+    return decay
