@@ -4,33 +4,41 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from flowleap.neighbors import neighbors
 from flowleap.networks.adapters import NoiseTime, Reversed, StepToken, Timestep, WithLogVariance
 from flowleap.networks.dit import DiT
 from flowleap.networks.mlp import MLP
-from flowleap.networks.solver import MeanDirection, inside
+from flowleap.networks.solver import MeanDirection
+from flowleap.networks.truncated import Truncated
 
 __all__ = [
     "MLP",
+    "TAUGHT",
     "DiT",
     "MeanDirection",
     "NoiseTime",
     "Reversed",
     "StepToken",
     "Timestep",
+    "Truncated",
     "WithLogVariance",
     "build",
     "describe",
     "inside",
     "knows",
+    "take_over",
 ]
 
 _KINDS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
-    for kind in (DiT, MLP, MeanDirection, NoiseTime, Reversed, StepToken, Timestep, WithLogVariance)
-}
+    for kind in (
+        DiT, MLP, MeanDirection, NoiseTime, Reversed, StepToken, Timestep, Truncated, WithLogVariance,
+    )
+}  # fmt: skip
+TAUGHT = (MeanDirection.__name__, Truncated.__name__)
+"""The kinds of networks around that of a teacher, whose weights go into the network inside."""
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
@@ -59,6 +67,18 @@ def build(config: Mapping[str, Any]) -> nn.Module:
 def knows(kind: str, option: str) -> bool:
     """Return whether networks of a kind have an option of this name."""
     return kind in _KINDS and option in signature(_KINDS[kind]).parameters
+
+
+def inside(network: Any) -> Any:
+    """Return what goes on from the weights of a teacher: the network inside of one of `TAUGHT`, or else the network."""
+    return network.network if type(network).__name__ in TAUGHT else network
+
+
+def take_over(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Let a network begin with the weights of a teacher: its inner one, and its frozen first stage where it has one."""
+    inside(network).load_state_dict(weights)
+    if isinstance(network, Truncated):
+        network.first.load_state_dict(weights)
 
 
 def describe(network: nn.Module) -> str:

@@ -16,7 +16,7 @@ from flowleap.networks.adapters import Border, Network
 from flowleap.networks.embeddings import sinusoid, zero_linear
 from flowleap.tensors import like
 
-__all__ = ["MeanDirection", "Predictor", "inside", "second_step"]
+__all__ = ["MeanDirection", "Predictor", "second_step"]
 
 CODE, WAVES = 4, 8
 """The width of the encoded features, and of an embedded time."""
@@ -152,11 +152,6 @@ def second_step(
     x_s = _line(path, x, velocity, t, s)
     slope = ahead(x_s)
     return _line(path, x_s, slope, s, r) - _line(path, x_s, slope, s, t)
-
-
-def inside(network: Any) -> Any:
-    """Return what the weights of a teacher go into: the network inside of a solver, or else the network itself."""
-    return network.network if isinstance(network, MeanDirection) else network
 
 
 def _core(network: Any) -> Any:

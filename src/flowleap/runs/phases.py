@@ -28,7 +28,6 @@ __all__ = [
 
 TEACHER, PAIRS, STUDENT = "teacher", "pairs", "student"
 """The names of the phases; the first two are also those of the folders that they fill."""
-TEACHING = "flow_matching"
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def asks_null(config: TrainConfig) -> bool:
 
 
 def teacher_config(config: TrainConfig) -> TrainConfig:
-    """Return the config of the teacher that a run trains for itself: flow matching, the first half of the steps.
+    """Return the config of the teacher that a run trains for itself by `Objective.taught_by`, the first half of it.
 
     Raises: ValueError for a run of one step.
     """
@@ -103,7 +102,8 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
             f"steps={config.steps}: {config.method} trains a teacher with the first half of its steps, so at least 2 "
             "are expected; or give the folder of a trained one (--teacher)"
         )
-    student, teaching = plain(config), methods.get(TEACHING)
+    student = plain(config)
+    teaching = methods.get(student.taught_by)
     dropout = student.label_dropout
     if asks_null(config) and dropout == 0:
         dropout = teaching.label_dropout  # a null label that is to be asked must be trained
@@ -112,7 +112,7 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
     )
     return replace(
         config,
-        method=TEACHING,
+        method=student.taught_by,
         objective=values.to_dict(objective),
         network=frozen_network(config),
         steps=config.steps // 2,
@@ -128,7 +128,7 @@ def phases(config: TrainConfig, rows: int) -> tuple[Phase, ...]:
     objective, own, found = plain(config), own_teacher(config), []
     if own:
         steps = config.steps // 2
-        text = f"{TEACHING.replace('_', ' ')}, {steps} of {config.steps} steps, into {TEACHER}/"
+        text = f"{objective.taught_by.replace('_', ' ')}, {steps} of {config.steps} steps, into {TEACHER}/"
         found.append(Phase(TEACHER, steps, steps * config.batch, text))
     if needs_pairs(objective):
         count = number_of_pairs(config, rows)

@@ -65,7 +65,7 @@ class Session:
             self.objective = self.objective.with_teacher(teacher)
             if self.objective.starts_from_teacher:
                 assert isinstance(teacher.network, nn.Module)
-                networks.inside(network).load_state_dict(teacher.network.state_dict())
+                networks.take_over(network, teacher.network.state_dict())
         player = new_player(
             network,
             self.objective,

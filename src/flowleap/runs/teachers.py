@@ -13,7 +13,7 @@ from flowleap import networks
 from flowleap.data import Dataset
 from flowleap.data.pairs import checksum
 from flowleap.flow_map import FlowMap
-from flowleap.objectives import Objective
+from flowleap.objectives import FirstStage, Objective
 from flowleap.randomness import generator
 from flowleap.runs.phases import TEACHER, asks_null, length, needs_pairs, number_of_pairs, own_teacher, plain
 from flowleap.runs.reading import Run, device_of, load_run, read_config, weights_file
@@ -96,7 +96,8 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
     """Hold a teacher to what its student expects.
 
     Raises: ValueError for another data shape, number of classes, path, or network where its weights are to be gone on
-        with; for a method that does not learn the instantaneous velocity; for a null label that was never trained.
+        with; for a method that does not learn what is asked for, the instantaneous velocity or, of a first stage, jumps
+        to the data; for a null label that was never trained.
     """
     student, name = plain(config), f"the teacher {run.folder}"
     if run.shape != dataset.shape:
@@ -115,7 +116,13 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
         student.with_teacher(run.flow)
     except ValueError as error:
         raise ValueError(f"{name} does not fit: {error}") from error
-    if not learns_velocity(run.objective):
+    if isinstance(student.frozen, FirstStage):
+        if not learns_data(run.objective):
+            raise ValueError(
+                f"{name} is {run.objective.name}, which is not trained to go to the data in one step (r = 0), as a "
+                f"first stage does: give a run of {student.taught_by}"
+            )
+    elif not learns_velocity(run.objective):
         raise ValueError(
             f"{name} is {run.objective.name}, which is not trained for the instantaneous velocity (r = t) that a "
             "teacher is asked for: give a run of flow-matching, or of another method with rows r = t"
@@ -136,6 +143,14 @@ def learns_velocity(objective: Objective) -> bool:
     """Whether a method trains rows r = t at any time of a run."""
     draws = (objective.times.draw(generator(0, "times"), 64, progress) for progress in PROGRESS)
     return any(draw.off < 64 for draw in draws)
+
+
+def learns_data(objective: Objective) -> bool:
+    """Whether a method trains rows on the whole way to the data, as consistency models do, at any time of a run."""
+    draws = (objective.times.draw(generator(0, "times"), 64, progress) for progress in PROGRESS)
+    low = objective.path.t_min
+    whole = [(draw.r[: draw.off] <= low).any() for draw in draws]
+    return any(bool(each) for each in whole) and not isinstance(objective.frozen, FirstStage)
 
 
 def identified(config: TrainConfig, run: Run) -> TrainConfig:

@@ -13,6 +13,7 @@ from flowleap import evaluation, methods, runs, values
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.neighbors import neighbors
+from flowleap.objectives import Objective
 from flowleap.studies import ablation
 from flowleap.studies.budget import Budget, Pace, parse, rehearse
 from flowleap.studies.lock import LOCK
@@ -261,7 +262,9 @@ def resolve(request: Request, dataset: Dataset, say: Say = silent) -> Plan:
     timed = equal == "time" or budget.unit == "seconds"
     timing = configs
     if full is None or any(runs.own_teacher(config) for config in configs.values()):
-        timing = {REFERENCE: configured(request, REFERENCE, dataset), **configs}
+        teachers = (taught_by(config) for config in configs.values() if runs.own_teacher(config))
+        named = dict.fromkeys([REFERENCE, *teachers])
+        timing = {**{name: configured(request, name, dataset) for name in named}, **configs}
     paces: dict[str, Pace] = {}
     for name, config in timing.items():
         say(f"{'timing' if timed else 'counting'} the steps of {name}")
@@ -313,6 +316,12 @@ def configured(
         sample_every=0,
         watch_share=0.0,
     )
+
+
+def taught_by(config: runs.TrainConfig) -> str:
+    """Return the method by which a run trains a teacher of its own."""
+    objective: Objective = values.from_dict(config.objective)
+    return objective.taught_by.replace("_", "-")
 
 
 def taught(place: Path, configs: Mapping[str, runs.TrainConfig], dataset: Dataset) -> Row:
@@ -377,7 +386,7 @@ def row_of(
     Raises: ValueError where these are too few.
     """
     own = runs.own_teacher(config)
-    parts = [paces[REFERENCE], paces[name]] if own else [paces[name]]
+    parts = [paces[taught_by(config)], paces[name]] if own else [paces[name]]
     timed = [pace.seconds for pace in parts if pace.seconds is not None]
     seconds = sum(timed) / len(parts) if timed else None
     counted = sum(pace.forward_equivalents for pace in parts) / len(parts) * config.batch
