@@ -46,6 +46,7 @@ from flowleap.times import (
     LogNormal,
     NoiseGrid,
     OneTime,
+    Particles,
     Ratio,
     SortedPair,
     ToData,
@@ -87,8 +88,9 @@ OBJECTIVES = (
     "ect_tuned",
     "consistency_distillation",
     "live_reflow",
+    "imm",
 )
-GRIDS = DyadicGrid | Curriculum | Adjacent | Halving | ToData
+GRIDS = DyadicGrid | Curriculum | Adjacent | Halving | ToData | Particles
 
 
 def on(objective: Objective, path: Path, meaning: Parameterization) -> Objective:

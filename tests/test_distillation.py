@@ -638,6 +638,8 @@ def test_every_row_of_a_batch_is_used_once(name, rows):
     objective = methods.get(name).for_run(100)
     if rows < {"shortcut_repo": 56, "shortcut_esc": 28}.get(name, 0):
         pytest.skip("its quotas need more rows")
+    if rows % objective.group:
+        pytest.skip("its groups fill the batch")
     x = images(rows)
     data = Batch(x, torch.arange(rows), x if isinstance(objective.coupling, StoredPairs) else None)
     with warnings.catch_warnings():

@@ -21,19 +21,30 @@ from flowleap.couplings import LivePairs, StoredPairs
 from flowleap.data.batching import ClassGroups, Shuffled
 from flowleap.derivatives import CentralDifference, ExactJVP
 from flowleap.guidance import FinestLevel, Guidance
-from flowleap.losses import WEIGHTS, AdaptivePower, LearnedVariance, PseudoHuber, Squared, Weighted
+from flowleap.losses import (
+    WEIGHTS,
+    AdaptivePower,
+    Boundary,
+    LearnedVariance,
+    MomentMatching,
+    Norm,
+    PseudoHuber,
+    Squared,
+    Weighted,
+)
 from flowleap.objectives import (
     EMA,
     Consistency,
     Diagonal,
     Eulerian,
+    FirstStage,
     Objective,
     Refreshed,
     Self,
     SelfConsistency,
 )
-from flowleap.parameterization import AverageVelocity, Noise, Preconditioned, Velocity
-from flowleap.paths import LinearPath, TrigPath, VPPath
+from flowleap.parameterization import EDM, AverageVelocity, Noise, Preconditioned, Velocity
+from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.times import (
     Adjacent,
     Curriculum,
@@ -47,9 +58,12 @@ from flowleap.times import (
     LogNormalAngle,
     NoiseGrid,
     OneTime,
+    Particles,
     Ratio,
     SortedPair,
+    StudentT,
     ToData,
+    Truncation,
     Uniform,
 )
 from flowleap.velocities import Conditional, PlugIn, Teacher
@@ -68,9 +82,9 @@ def test_names_are_known():
     assert methods.names() == (
         "flow_matching", "diffusion", "consistency_training_table1", "consistency_training_original",
         "consistency_training_esc", "ict", "ect", "live_reflow", "shortcut", "shortcut_repo", "shortcut_esc",
-        "meanflow", "esc", "sct", "sct_linear", "ctm_self",
+        "meanflow", "esc", "sct", "sct_linear", "imm", "ctm_self",
         "progressive_distillation", "consistency_distillation", "reflow", "ctm", "sid",
-        "amed", "ect_tuned",
+        "amed", "ect_tuned", "tcm",
     )  # fmt: skip
     assert methods.get("consistency-training") == methods.get("consistency_training_table1")
 
@@ -109,6 +123,8 @@ def test_every_method_speaks_of_average_velocity_on_the_linear_path(name):
         "ict",
         "ect",
         "sct",
+        "imm",
+        "tcm",
     )
     if name not in elsewhere:
         assert objective.parameterization == AverageVelocity() and isinstance(objective.path, LinearPath)
@@ -117,7 +133,7 @@ def test_every_method_speaks_of_average_velocity_on_the_linear_path(name):
         getattr(objective.coupling, "guidance", None) is getattr(objective.velocity, "guidance", None) is None
     )
     keeping = (
-        Curriculum | Adjacent | Denoising | Halving | Intervals | NoiseGrid | Ratio
+        Curriculum | Adjacent | Denoising | Halving | Intervals | NoiseGrid | Ratio | Truncation
     )  # every row keeps its label
     whole = isinstance(objective.times, keeping)
     assert objective.label_dropout == (0.0 if whole else 0.1)
@@ -139,6 +155,31 @@ def test_diffusion():
         and objective.sampling.finest == 1
         and objective.sampling.least == 16
     )
+
+
+def test_imm():
+    """Zhou et al.: noise of the scale of the data, 4 particles, 2^−12 of the levels, a = 2, b = 4, T = 0.994."""
+    objective = methods.imm()
+    assert objective.path == LinearPath(noise_scale=0.5) and objective.told == "landing"
+    assert objective.parameterization == Preconditioned(AverageVelocity(), sigma_data=0.5, gain=0.5)
+    assert objective.times == Particles(group=4, t_min=0.0, t_max=0.994, halvings=12.0)
+    assert objective.target == Consistency(space="map", keep_labels=False) and objective.frozen == Self()
+    assert objective.loss == MomentMatching("laplace", power=2, shift=4.0, sigma_data=0.5)
+    assert objective.sampling.start == 0.994 and objective.sampling.renoise == 0
+    assert methods.imm(group=8).group == 8 and "zhou2025inductive" in keys(objective)
+
+
+def test_tcm():
+    """Lee et al.: boundary 1, a quarter of the rows on it, weight 0.1, Student's law of ln t, ratio 0.999."""
+    objective = methods.tcm()
+    assert (objective.path, objective.parameterization, objective.told) == (
+        VEPath(t_min=0.0),
+        EDM(),
+        "nothing",
+    )
+    assert objective.times == Truncation(StudentT(0.0, 0.2, 0.01, 1.0, 80.0), share=0.25, ratio=0.999)
+    assert objective.loss == Boundary(Weighted(Norm(), by="1/(t - s)"), boundary=1.0, weight=0.1)
+    assert objective.frozen == FirstStage("ect") and objective.sampling.renoise == 1
 
 
 TABLE = {

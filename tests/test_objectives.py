@@ -220,6 +220,8 @@ def test_draws_depend_on_key_and_step_alone(name):
 def test_parts_of_a_batch_draw_what_the_whole_batch_draws(name, split, scattered):
     """By global row: no draw depends on the split over processes."""
     objective, data = traced(name, label_dropout=0.3), batch()
+    if objective.group > 1 and (scattered or any(size % objective.group for size in split)):
+        pytest.skip("groups are not divided, see test_imm.py")
     whole = objective.draw(data, step=2, key=7)
     rows = (
         torch.randperm(ROWS, generator=torch.Generator().manual_seed(1)) if scattered else torch.arange(ROWS)
@@ -310,7 +312,7 @@ def test_jumps_of_a_shortcut_keep_their_labels():
 @pytest.mark.parametrize("path", [LinearPath(), VPPath()], ids=repr)
 def test_times_stay_in_the_domain_of_the_path(name, path):
     objective = traced(name)
-    if hasattr(objective.times, "refusal"):  # its times are those of one path
+    if hasattr(objective.times, "refusal") or objective.path.t_max > 1:  # its times are those of one path
         path = objective.path
     else:
         objective = traced(name, path=path, parameterization=Velocity())

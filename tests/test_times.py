@@ -24,9 +24,12 @@ from flowleap.times import (
     LogNormal,
     LogNormalAngle,
     OneTime,
+    Particles,
     SortedPair,
+    StudentT,
     ToData,
     Trajectories,
+    Truncation,
     Uniform,
 )
 
@@ -53,6 +56,10 @@ LAWS = [
     ToData(share=1.0),
     Trajectories(),
     Trajectories(share=1.0, base_steps=18, longest=17, law=Uniform()),
+    Particles(),
+    Particles(group=1, t_min=0.006, halvings=15.0),
+    Truncation(),
+    Truncation(StudentT(low=2.0, df=5.0), share=0.0, ratio=0.9),
 ]
 
 

@@ -198,6 +198,28 @@ _PAPERS = (
         2023,
         "2312.00094",
     ),
+    Citation(
+        "geng2024consistency",
+        "Consistency Models Made Easy",
+        "Geng, Zhengyang and Pokle, Ashwini and Luo, William and Lin, Justin and Kolter, J. Zico",
+        2024,
+        "2406.14548",
+    ),
+    Citation(
+        "zhou2025inductive",
+        "Inductive Moment Matching",
+        "Zhou, Linqi and Ermon, Stefano and Song, Jiaming",
+        2025,
+        "2503.07565",
+    ),
+    Citation(
+        "lee2024truncated",
+        "Truncated Consistency Models",
+        "Lee, Sangyun and Xu, Yilun and Geffner, Tomas and Fanti, Giulia and Kreis, Karsten and Vahdat, Arash and "
+        "Nie, Weili",
+        2024,
+        "2410.14895",
+    ),
 )
 
 CITATIONS: dict[str, Citation] = {paper.key: paper for paper in _PAPERS}

@@ -9,6 +9,7 @@
 | amed                     | its trajectories, and its frozen weights   | learns when and how far to step along them |
 | sid                      | the score of its law                       | makes samples whose score is the same      |
 | ect_tuned                | nothing but its weights                    | is tuned until neighbors agree             |
+| tcm                      | all it knows, as the first of two stages   | learns to jump from high noise levels only |
 
 Each is a plain value that waits for its teacher:
 
@@ -27,10 +28,11 @@ from collections.abc import Callable
 
 from flowleap.couplings import Generated, StoredPairs
 from flowleap.guidance import FinestLevel
-from flowleap.losses import Norm, ScoreIdentity, Squared, Weighted
+from flowleap.losses import Boundary, Norm, ScoreIdentity, Squared, Weighted
 from flowleap.objectives import (
     EMA,
     Consistency,
+    FirstStage,
     LearnedSolver,
     Objective,
     Refreshed,
@@ -39,6 +41,8 @@ from flowleap.objectives import (
     SelfConsistency,
     Trajectory,
 )
+from flowleap.parameterization import EDM
+from flowleap.paths import VEPath
 from flowleap.samplers import Sampling
 from flowleap.times import (
     Adjacent,
@@ -49,7 +53,9 @@ from flowleap.times import (
     NoiseLevels,
     OneTime,
     Ratio,
+    StudentT,
     Trajectories,
+    Truncation,
     Uniform,
 )
 from flowleap.velocities import Teacher
@@ -63,6 +69,7 @@ __all__ = [
     "progressive_distillation",
     "reflow",
     "sid",
+    "tcm",
 ]
 
 
@@ -221,6 +228,32 @@ def ect_tuned() -> Objective:
     )
 
 
+def tcm(boundary: float = 1.0) -> Objective:
+    """A consistency model whose second stage learns high noise levels only (Lee et al., 2024), by two networks in one.
+
+    Truncated consistency training: the first stage is `ect`, frozen below a noise level t' = `boundary` and the start
+    of the second, which is trained from there on. A quarter of the rows lie on t', where targets come from the first
+    stage; their mean loss counts a tenth. The network of a run is `networks.Truncated`, both stages in one, so that it
+    is sampled from any time. Published with pseudo-Huber and other weights on ImageNet; these are the ones of CIFAR-10.
+
+    Args:
+        boundary: t', the noise level between the stages.
+    """
+    return Objective(
+        name="truncated consistency model",
+        path=VEPath(t_min=0.0),
+        parameterization=EDM(),
+        told="nothing",
+        times=Truncation(StudentT(low=boundary)),
+        target=Consistency(space="map"),
+        loss=Boundary(Weighted(Norm(), by="1/(t - s)"), boundary=boundary, weight=0.1),
+        frozen=FirstStage(),
+        starts_from_teacher=True,
+        label_dropout=0.0,
+        sampling=Sampling(renoise=1.0),
+    )
+
+
 RECIPES: dict[str, Callable[[], Objective]] = {
     "progressive_distillation": progressive_distillation,
     "consistency_distillation": consistency_distillation,
@@ -229,5 +262,6 @@ RECIPES: dict[str, Callable[[], Objective]] = {
     "sid": sid,
     "amed": amed,
     "ect_tuned": ect_tuned,
+    "tcm": tcm,
 }
 """The methods with a teacher by name, with underscores."""

@@ -10,6 +10,9 @@
 | solver  | x ← X_{t→r}(x), two evaluations; ddim of u in the last if one is left | N evaluations, ⌈N/2⌉ steps |
 
 Guidance at sampling (`guide(flow, w)`) doubles every count. `noise` is always standard normal; the path scales it.
+
+What papers call them: chain is the pushforward sampler of IMM; gamma with γ = 1 is the multi-step sampling of
+consistency models (CT, iCT, ECT, TCM) and the restart sampler of IMM, at any `times`; 0 < γ < 1 is that of CTM.
 """
 
 from __future__ import annotations

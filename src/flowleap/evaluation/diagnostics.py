@@ -36,7 +36,7 @@ from flowleap.evaluation.findings import Finding, Trends
 from flowleap.evaluation.generation import device_of, evaluating
 from flowleap.flow_map import FlowMap
 from flowleap.losses import Squared
-from flowleap.objectives import Consistency, Diagonal, Objective, Refreshed, Self
+from flowleap.objectives import Consistency, Diagonal, FirstStage, Objective, Refreshed, Self
 from flowleap.oracles import Gaussian
 from flowleap.paths import Path
 from flowleap.point import Batch, Point
@@ -49,6 +49,7 @@ __all__ = ["Curve", "Diagnosis", "diagnose"]
 NUM = 1024  # rows of each probe: a hundred for each of ten bins, a standard error of some percent there
 BATCH = 96  # rows at a time where nothing is said; the plug-in velocity depends on it, so a run gives its own
 BINS = 10  # tenths of the range of times
+LOWEST = 0.002  # the noise level that the logarithm of levels starts from, where they end at 0
 BATCHES = 8  # gradients that are compared with one another
 MANY = 16  # steps of the samples that those of one step are compared with
 SAMPLES = 256  # samples whose spread is measured
@@ -290,34 +291,33 @@ def diagnose(
 class _Clock:
     """The share f of the range of times that has passed since the data: linear in t, or in ln t for noise levels.
 
-    Noise levels from 0 on are counted from a hundred-thousandth of the highest.
+    Levels that end at 0 are counted from `LOWEST` on.
     """
 
     path: Path
 
     @property
-    def _ends(self) -> tuple[float, float]:
-        low, high = self.path.t_min, self.path.t_max
-        return (1e-5 * high if high > 1 and low == 0 else low), high
+    def _low(self) -> float:
+        return self.path.t_min if self.path.t_max <= 1 else max(self.path.t_min, LOWEST)
 
     @property
     def _log(self) -> float | None:
-        low, high = self._ends
+        low, high = self._low, self.path.t_max
         return math.log(high / low) if high > 1 else None
 
     def time(self, share: Tensor) -> Time:
-        low, high = self._ends
+        low, high = self._low, self.path.t_max
         return low + (high - low) * share if self._log is None else low * torch.exp(self._log * share)
 
     def share(self, t: Time) -> Tensor:
-        low, high = self._ends
+        low, high = self._low, self.path.t_max
         return (
             (t - low) / (high - low) if self._log is None else torch.log(t.clamp_min(low) / low) / self._log
         )
 
     def rate(self, t: Time) -> Tensor:
         """Return dt/df."""
-        span = self.path.t_max - self.path.t_min
+        span = self.path.t_max - self._low
         return torch.full_like(t, span) if self._log is None else t * self._log
 
     def edges(self) -> Tensor:
@@ -387,14 +387,17 @@ def _quantile(position: Tensor, values: Tensor, edges: Tensor, share: float) -> 
 # ---------------------------------------------------------------- the probes
 
 
-def _untaught(objective: Objective) -> Objective:
+def _untaught(objective: Objective, flow: FlowMap) -> Objective:
     """Return an objective with the data in the place of a teacher that is not at hand, else as it is.
 
     Its velocity becomes that of the pairs of data and noise, and stored pairs become independent ones; a copy that was
-    taken anew in stages becomes the network itself. A target that asks a teacher of its own becomes consistency.
+    taken anew in stages becomes the network itself. A target that asks a teacher of its own becomes consistency. A
+    first stage is part of the network in two stages.
     """
     if not objective.needs_teacher:
         return objective
+    if isinstance(objective.frozen, FirstStage):
+        return objective.with_teacher(flow)
     taught = replace(objective, frozen=Self()) if isinstance(objective.frozen, Refreshed) else objective
     if isinstance(taught.velocity, Teacher):
         taught = replace(taught, velocity=Conditional())
@@ -415,13 +418,14 @@ class _Probe:
         self.flow, self.seed, self.num = flow, seed, num
         self.data = dataset if labeled else replace(dataset, label=None, num_classes=None)
         # a horizon counts as passed: what is diagnosed is what training has come to
-        objective = _untaught(objective)
+        objective = _untaught(objective, flow)
         self.objective = objective if objective.steps is not None else objective.for_run(1)
         self.first = self.objective.steps or 1
         self.jumps = not isinstance(objective.target, Diagonal)
         self.batch = batch
         group = objective.batching.group if isinstance(objective.batching, ClassGroups) else None
-        if group is not None:
+        group = math.lcm(group or 1, objective.group)
+        if group > 1:
             self.batch = max(1, batch // group) * group
         self.clock, self.device = _Clock(flow.path), device_of(flow)
         self.seen = self.lost = 0

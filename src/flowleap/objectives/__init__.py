@@ -4,6 +4,7 @@ from flowleap.objectives.base import EMA, GridEMA, Identity, Objective, Refreshe
 from flowleap.objectives.consistency import Consistency
 from flowleap.objectives.diagonal import Diagonal
 from flowleap.objectives.eulerian import Eulerian
+from flowleap.objectives.first_stage import FirstStage
 from flowleap.objectives.score_identity import ScoreGap
 from flowleap.objectives.self_consistency import SelfConsistency
 from flowleap.objectives.solver import LearnedSolver
@@ -14,6 +15,7 @@ __all__ = [
     "Consistency",
     "Diagonal",
     "Eulerian",
+    "FirstStage",
     "GridEMA",
     "Identity",
     "LearnedSolver",

@@ -19,8 +19,9 @@ from flowleap.couplings import Coupling, Independent, StoredPairs
 from flowleap.data.batching import ClassGroups, Shuffled
 from flowleap.flow_map import FlowMap, Network, Told
 from flowleap.guidance import FinestLevel, Guidance
-from flowleap.losses import Loss, Squared
+from flowleap.losses import Boundary, Loss, Squared
 from flowleap.objectives.diagonal import Diagonal, diagonal
+from flowleap.objectives.first_stage import FirstStage
 from flowleap.objectives.self_consistency import SelfConsistency
 from flowleap.objectives.solver import LearnedSolver
 from flowleap.parameterization import AverageVelocity, Parameterization
@@ -29,7 +30,7 @@ from flowleap.point import Batch, Point, Regression, Target
 from flowleap.randomness import generator
 from flowleap.samplers import Sampling
 from flowleap.tensors import Image, Label, Time
-from flowleap.times import Halving, NoiseGrid, OneTime, TimeLaw, stage
+from flowleap.times import Halving, NoiseGrid, OneTime, OnPath, TimeLaw, stage
 from flowleap.velocities import Conditional, Own, PlugIn, Teacher, VelocitySource
 
 __all__ = ["EMA", "GridEMA", "Identity", "Objective", "Refreshed", "Rival", "Self"]
@@ -228,7 +229,7 @@ class Objective:
     guidance: Guidance | FinestLevel | None = None
     target: Identity = Diagonal()
     loss: Loss = Squared()
-    frozen: Self | EMA | GridEMA | Refreshed | Rival = Self()
+    frozen: Self | EMA | GridEMA | Refreshed | Rival | FirstStage = Self()
     starts_from_teacher: bool = False
     label_dropout: float = 0.1
     batching: Shuffled | ClassGroups = Shuffled()
@@ -255,6 +256,8 @@ class Objective:
         self._check_guidance()
         self._check_stages()
         self._check_rival()
+        self._check_groups()
+        self._check_first_stage()
         if isinstance(self.velocity, Own):
             raise ValueError(
                 "velocity=Own() would regress the diagonal onto itself, and nothing is learned: keep Conditional() or "
@@ -309,6 +312,40 @@ class Objective:
                 f"{self.name} in {self.steps} steps: it has {stages} stages, so at least {stages} steps are expected"
             )
 
+    def _check_groups(self) -> None:
+        self._law()  # a law that speaks of noise levels must know those of the path
+        if not any(getattr(part, "asks_groups", False) for part in _parts(self.loss)):
+            return
+        name = type(self.loss).__name__
+        if not hasattr(self.times, "group"):
+            raise ValueError(
+                f"{name} compares groups of rows that share their times, and {type(self.times).__name__} makes none: "
+                "use times=Particles()"
+            )
+        if getattr(self.target, "space", "output") != "map":
+            raise ValueError(
+                f"{name} compares points, and {type(self.target).__name__} gives network outputs: use "
+                'target=Consistency(space="map")'
+            )
+
+    def _check_first_stage(self) -> None:
+        boundary = getattr(self.times, "boundary", None)
+        staged = isinstance(self.frozen, FirstStage)
+        if (boundary is not None) != staged:
+            raise ValueError(
+                f"{self.name} learns times above {boundary:g} only, and what lies below is the first stage of its "
+                "training: use frozen=FirstStage(), and objective.with_teacher(flow) with a trained consistency model"
+                if boundary is not None
+                else f"FirstStage is frozen below a boundary, and {type(self.times).__name__} has none: use "
+                "times=Truncation()"
+            )
+        for part in _parts(self.loss):
+            if isinstance(part, Boundary) and part.boundary != boundary:
+                raise ValueError(
+                    f"Boundary(boundary={part.boundary:g}) weighs the rows on the boundary of the times, which is "
+                    f"{'none' if boundary is None else f'{boundary:g}'}: give both the same"
+                )
+
     def _check_rival(self) -> None:
         if self.rival is None:
             return
@@ -332,7 +369,9 @@ class Objective:
     @property
     def needs_teacher(self) -> bool:
         """Whether a part waits for a teacher, see `with_teacher`."""
-        taught = (part for part in self.parts() if isinstance(part, Teacher | Refreshed | StoredPairs))
+        taught = (
+            part for part in self.parts() if isinstance(part, Teacher | Refreshed | StoredPairs | FirstStage)
+        )
         return any(part.needs_teacher for part in taught)
 
     @property
@@ -352,6 +391,11 @@ class Objective:
             return self.frozen.at(self.times.start, self.times.points(self.progress(updates)))
         return None
 
+    @property
+    def taught_by(self) -> str:
+        """The method by which a run trains a teacher of its own: flow matching where no part says otherwise."""
+        return self.frozen.taught_by if isinstance(self.frozen, FirstStage) else "flow_matching"
+
     def with_teacher(self, flow: FlowMap) -> Objective:
         """Return the objective with a trained map wherever a part waits for one.
 
@@ -364,11 +408,16 @@ class Objective:
             raise ValueError(
                 f"{self.name} lives on {self.path}, but its teacher on {flow.path}: train a teacher on the same path"
             )
-        copied = self.starts_from_teacher or isinstance(self.frozen, Refreshed)
+        copied = self.starts_from_teacher or isinstance(self.frozen, Refreshed | FirstStage)
         if copied and flow.parameterization != self.parameterization:
             raise ValueError(
                 f"{self.name} goes on from the weights of its teacher, which give {flow.parameterization}, not "
                 f"{self.parameterization}: give both the same parameterization"
+            )
+        if isinstance(self.frozen, FirstStage) and flow.told != self.told:
+            raise ValueError(
+                f"{self.name} asks one network or the other by the time, and its own is told {self.told!r} beside t, "
+                f"but its first stage {flow.told!r}: give both the same"
             )
         found: Objective = _taught(self, flow)
         if isinstance(found.frozen, Refreshed) and self.frozen != found.frozen:
@@ -436,7 +485,7 @@ class Objective:
                 "a process must hold every row of its classes, or the split changes the target",
                 stacklevel=2,
             )
-        law = self.times.draw(generator(key, "times", step), total, self.progress(step))
+        law = self._law().draw(generator(key, "times", step), total, self.progress(step))
         order = _order(generator(key, "order", step), total, self.group)
         slots, rows = _local(order, batch.row)
         group = self._groups(slots)
@@ -524,6 +573,9 @@ class Objective:
         point = replace(point, guided=self._guided_rows(point)).to(x.device)
         return replace(point, x_t=self.path.point(x, noise, point.t))
 
+    def _law(self) -> TimeLaw:
+        return self.times.on(self.path) if isinstance(self.times, OnPath) else self.times
+
     @property
     def group(self) -> int:
         """How many rows share their times and are compared as a set; 1 where rows stand alone."""
@@ -595,6 +647,10 @@ class Objective:
                 )
             if self.steps is not None and self.frozen.stage(point.progress) == 0:
                 return self.frozen.teacher
+        if isinstance(self.frozen, FirstStage):
+            return self.frozen.frozen(
+                flow if frozen is None else frozen, getattr(self.times, "boundary", 0.0)
+            )
         if isinstance(self.frozen, Rival) and frozen is None:
             raise ValueError(
                 f"{self.name} is judged with another network, and none is given: use objective(flow, frozen, batch) "
@@ -689,7 +745,7 @@ def _parts(value: Any) -> list[Any]:
 
 def _taught(value: Any, flow: FlowMap) -> Any:
     """Return a part with the map in it and in its own parts, wherever one is missing."""
-    if isinstance(value, Teacher | Refreshed | StoredPairs):
+    if isinstance(value, Teacher | Refreshed | StoredPairs | FirstStage):
         return value.with_teacher(flow) if value.needs_teacher else value
     inner = {f.name: getattr(value, f.name) for f in fields(value)}
     parts = {n: v for n, v in inner.items() if is_dataclass(v) and not isinstance(v, type | FlowMap)}

@@ -16,20 +16,24 @@
 | FullJump   | t from one law, r = 0; a share of rows may have r = t       | → t  | sCT                        |
 | NoiseGrid  | t of a grid of noise levels, ever finer, r = t_min          | next | consistency training, iCT  |
 | Ratio      | t a noise level, r = 0                                      | → t in stages | ECT               |
+| Particles  | t uniform, r uniform below; groups of rows share them       | t − small step of σ/α | IMM       |
+| Truncation | t from a boundary on, a share of rows on it, r = 0          | ratio · t | TCM                   |
 
 A law draws rows in the order in which points carry them: the `off` rows with r < t first, then the rows r = t.
 Marginal laws are `Uniform`, `LogitNormal`, `LogNormalAngle` and `NoiseLevels` on [0, 1] and `LogNormal` for the
 variance-exploding path.
 """
 
-from flowleap.times.base import Draw, TimeLaw
+from flowleap.times.base import Draw, OnPath, TimeLaw
 from flowleap.times.continuous import Denoising, FullJump, Gradual, OneTime, SortedPair
 from flowleap.times.dyadic import Curriculum, DyadicGrid, Halving
 from flowleap.times.equal import Adjacent, Intervals, ToData, Trajectories
 from flowleap.times.grid import spaced, stage
 from flowleap.times.laws import Law, LogitNormal, LogNormal, LogNormalAngle, NoiseLevels, Uniform
 from flowleap.times.noise_grid import NoiseGrid
+from flowleap.times.particles import Particles
 from flowleap.times.ratio import Ratio
+from flowleap.times.truncated import StudentT, Truncation
 
 __all__ = [
     "Adjacent",
@@ -47,12 +51,16 @@ __all__ = [
     "LogitNormal",
     "NoiseGrid",
     "NoiseLevels",
+    "OnPath",
     "OneTime",
+    "Particles",
     "Ratio",
     "SortedPair",
+    "StudentT",
     "TimeLaw",
     "ToData",
     "Trajectories",
+    "Truncation",
     "Uniform",
     "spaced",
     "stage",

@@ -6,9 +6,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
+from flowleap.paths import Path
 from flowleap.tensors import Time
 
-__all__ = ["Draw", "TimeLaw"]
+__all__ = ["Draw", "OnPath", "TimeLaw"]
 
 
 class Draw(NamedTuple):
@@ -36,4 +37,13 @@ class TimeLaw(Protocol):
 
     def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
         """Return the times of a batch; `progress` is the fraction of the run that has passed."""
+        ...
+
+
+@runtime_checkable
+class OnPath(Protocol):
+    """A time law that speaks of noise levels, and asks the path what they are."""
+
+    def on(self, path: Path) -> TimeLaw:
+        """Return the law on a path."""
         ...

@@ -30,7 +30,7 @@ from flowleap import methods, networks, values
 from flowleap.data import Dataset
 from flowleap.losses import LearnedVariance
 from flowleap.neighbors import neighbors
-from flowleap.objectives import Objective
+from flowleap.objectives import FirstStage, Objective
 from flowleap.training import folder
 
 __all__ = [
@@ -151,6 +151,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 SOLVER = networks.MeanDirection.__name__
 """The kind of a network around the frozen one of a teacher."""
+STAGED = networks.Truncated.__name__
+"""The kind of a network around the second stage of a training and the frozen first one."""
 LEVELS = networks.NoiseTime.__name__
 """The kind of a network around one that is to read noise levels."""
 
@@ -280,11 +282,15 @@ def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainCon
 
 
 def solved(config: TrainConfig) -> TrainConfig:
-    """Return a config whose network is a solver around the one it names, where its method trains one."""
+    """Return a config whose network is one around the one it names, where its method trains such: a solver, or one in
+    two stages.
+    """
     objective: Objective = values.from_dict(config.objective)
-    if not getattr(objective.target, "asks_solver", False) or config.network.get("kind") == SOLVER:
+    solver = getattr(objective.target, "asks_solver", False)
+    kind = SOLVER if solver else STAGED if isinstance(objective.frozen, FirstStage) else None
+    if kind is None or config.network.get("kind") == kind:
         return config
-    return replace(config, network={"kind": SOLVER, "network": config.network})
+    return replace(config, network={"kind": kind, "network": config.network})
 
 
 def change_network(options: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
@@ -295,9 +301,11 @@ def change_network(options: Mapping[str, Any], name: str, value: Any) -> dict[st
 
 
 def frozen_network(config: TrainConfig) -> dict[str, Any]:
-    """Return the options of the network that a teacher's weights go into: that inside of a solver, or the whole."""
+    """Return the options of the network that a teacher's weights go into: that inside of a solver or of one in two
+    stages, or the whole.
+    """
     options = config.network
-    return dict(options["network"]) if options.get("kind") == SOLVER else dict(options)
+    return dict(options["network"]) if options.get("kind") in networks.TAUGHT else dict(options)
 
 
 def core(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,11 +338,14 @@ def override(objective: dict[str, Any], settings: Iterable[tuple[str, str]]) -> 
 def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     """Return a config whose network is resolved to its last option, with shape and classes from the data.
 
-    On a path whose times are noise levels the network reads their logarithms (`networks.NoiseTime`).
+    On a path whose times are noise levels the network reads their logarithms (`networks.NoiseTime`). A network in two
+    stages is divided where the times of the objective begin.
 
-    Raises: ValueError for a network that does not fit the data or has unknown options.
+    Raises: ValueError for a network that does not fit the data or has unknown options, or a batch that is not made of
+        whole groups.
     """
     options, objective = core(config.network), values.from_dict(config.objective)
+    whole_groups(config, objective.group)
     shape = "image" if options.get("kind") == "DiT" else "shape"
     if options.get("kind") in ("DiT", "MLP"):
         if shape == "image" and dataset.kind != "image":
@@ -348,6 +359,8 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         if objective.path.t_max > 1 and LEVELS not in kinds(config.network):
             options = {"kind": LEVELS, "network": options}
     options = with_core(config.network, options)
+    if options.get("kind") == STAGED and isinstance(objective.frozen, FirstStage):
+        options["boundary"] = objective.times.boundary
     with torch.device("meta"):
         network: Any = networks.build(options)
     if network.num_classes not in (None, dataset.num_classes):
@@ -356,6 +369,19 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
             "leave network.classes out, or set it to none for training without labels"
         )
     return replace(config, network=network.config)
+
+
+def whole_groups(config: TrainConfig, group: int) -> None:
+    """Refuse a batch that is not made of whole groups, naming the nearest one that is.
+
+    Raises: ValueError.
+    """
+    if config.batch % group:
+        nearest = max(1, round(config.batch / group)) * group
+        raise ValueError(
+            f"batch={config.batch}: {config.method} compares groups of {group} rows, which do not fill it: use "
+            f"batch={nearest}, or another times.group"
+        )
 
 
 def from_dict(content: Mapping[str, Any]) -> TrainConfig:
