@@ -376,7 +376,7 @@ def test_diagnoses_count_levels_from_0_on() -> None:
     edges = clock.edges()
     assert (
         bool(edges.isfinite().all())
-        and float(edges[0]) == pytest.approx(8e-4)
+        and float(edges[0]) == pytest.approx(0.002)
         and float(edges[-1]) == pytest.approx(80)
     )
     torch.testing.assert_close(clock.time(clock.share(edges)), edges)

@@ -1,0 +1,40 @@
+"""Per-sample distances and weights: (regression, point) → (batch,). All arithmetic is in fp32 or wider.
+
+| loss            | formula, Δ = prediction − target                  | source                               |
+|-----------------|---------------------------------------------------|--------------------------------------|
+| Squared         | ‖Δ‖²                                              | —                                    |
+| PseudoHuber     | √(‖Δ‖² + c²) − c                                  | Song and Dhariwal 2023 (iCT)         |
+| AdaptivePower   | ‖Δ‖² / sg(‖Δ‖² + c)^p                             | Geng et al. 2025 (MeanFlow)          |
+| LearnedVariance | e^{−ℓ} m + ℓ, m any of the above, ℓ(t, r) learned | Karras et al. 2023 (EDM2); ESC       |
+| Norm            | ‖Δ‖                                               | Geng et al. 2024 (ECT)               |
+| Weighted        | w(t, s) m, m any of these, w by name              | Song and Dhariwal 2023 (iCT)         |
+| Perceptual      | Σ_l mean Σ_c w_lc (â_lc − b̂_lc)², of features     | Zhang et al. 2018 (LPIPS)            |
+| ScoreIdentity   | w ⟨G, (D_T − x) − α G⟩, G = D_T − D_ψ             | Zhou et al. 2024 (SiD)               |
+| MomentMatching  | w MMD² of the points of a group of rows           | Zhou et al. 2025 (IMM)               |
+| Boundary        | rows on a boundary weighed as a set of their own  | Lee et al. 2024 (TCM)                |
+
+`template` says the metric and the weight in words, of its fields and of what `inner` says.
+`reduce` says whether ‖Δ‖² sums or averages over the dimensions of a row: c changes its meaning by a factor D.
+"""
+
+from flowleap.losses.base import Loss
+from flowleap.losses.distances import AdaptivePower, Norm, PseudoHuber, Squared
+from flowleap.losses.perceptual import Perceptual
+from flowleap.losses.score_identity import ScoreIdentity
+from flowleap.losses.sets import MomentMatching
+from flowleap.losses.weights import WEIGHTS, Boundary, LearnedVariance, Weighted
+
+__all__ = [
+    "WEIGHTS",
+    "AdaptivePower",
+    "Boundary",
+    "LearnedVariance",
+    "Loss",
+    "MomentMatching",
+    "Norm",
+    "Perceptual",
+    "PseudoHuber",
+    "ScoreIdentity",
+    "Squared",
+    "Weighted",
+]

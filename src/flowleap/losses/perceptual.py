@@ -1,0 +1,106 @@
+"""Images compared by the features of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flowleap.neighbors import neighbors
+from flowleap.networks import perceptual
+from flowleap.point import Point, Regression
+
+__all__ = ["Perceptual"]
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """LPIPS: d(a, b) = Σ_l mean_hw Σ_c w_lc (â_lc − b̂_lc)², â, b̂ feature maps of unit length over channels.
+
+    It compares images in [−1, 1], so it needs a target that compares points, such as Consistency(space="map"). The
+    weights are read when the loss is first asked for, once per device, and are no part of the value.
+
+    Args:
+        file: the weights of the network, as .safetensors, .pth (read without running code) or .npz, named as in
+            torchvision or as in the files of LPIPS; None where `features` are given.
+        linear: a second file with the w of LPIPS; None where `file` holds them too, "equal" for w = 1.
+        net: "vgg" (VGG16 after 5 blocks) or "squeeze" (SqueezeNet 1.0 after 7, which LPIPS has no w for).
+        size: images are resized to this side before, bilinearly; None for as they are.
+        features: any callable from images (n, 3, height, width) to a list of feature maps, in place of a file, with
+            w = 1; such a value is no plain data.
+
+    Raises: ValueError for an unknown network, neither or both of a file and features, points in place of images, or
+        tensors that are not those of the network; FileNotFoundError for a file that is not there.
+    Source: Zhang et al. 2018 (arXiv 1801.03924), and its code (richzhang/PerceptualSimilarity) for the scale of the
+    input and for "equal"; the resize to 224 is that of Song et al. 2023, openai/consistency_models.
+    """
+
+    file: str | None
+    linear: str | None = None
+    net: str = "vgg"
+    size: int | None = 224
+    features: Callable[[Tensor], Sequence[Tensor]] | None = field(default=None, repr=False)
+    cites: ClassVar[tuple[str, ...]] = ("zhang2018unreasonable",)
+
+    def __post_init__(self) -> None:
+        if self.net not in perceptual.NETWORKS:
+            raise ValueError(
+                f"Perceptual(net={self.net!r}): unknown network{neighbors(self.net, perceptual.NETWORKS)}"
+            )
+        if (self.file is None) == (self.features is None):
+            raise ValueError(
+                f"Perceptual(file={self.file!r}, features={self.features!r}): give one of them, such as "
+                'file="lpips_vgg.pth", the weights of a network, or a feature module of your own'
+            )
+        if self.size is not None and self.size < 1:
+            raise ValueError(
+                f"Perceptual(size={self.size}): a side in pixels is expected, or None to leave images"
+            )
+
+    @property
+    def template(self) -> dict[str, str]:
+        """The metric by what gives the features."""
+        name = "features of a module" if self.features is not None else self.net.upper()
+        return {"loss metric": f"LPIPS, {name}", "weight": "1"}
+
+    def refusal(self, target: object) -> str | None:
+        """Return why a target has no images to compare, or None."""
+        if getattr(target, "space", "output") == "map":
+            return None
+        return (
+            f"Perceptual compares images, and {type(target).__name__} compares outputs of the network: use "
+            'Consistency(space="map"), or another loss'
+        )
+
+    def __call__(self, regression: Regression, point: Point) -> Tensor:
+        if regression.space != "map" or point.off < len(point):
+            raise ValueError(
+                "Perceptual compares images, and here are rows that compare outputs of the network (r = t, or a target "
+                'of outputs): use Consistency(space="map") and times with r < t, such as NoiseGrid()'
+            )
+        a, b = (self._images(each) for each in (regression.prediction, regression.target))
+        if self.features is not None:
+            return perceptual.distance(self.features(a), self.features(b))
+        assert self.file is not None
+        network = perceptual.load(self.file, self.linear, self.net, a.device, a.dtype)
+        if min(a.shape[-2:]) < network.least:
+            raise ValueError(
+                f"Perceptual(net={self.net!r}) needs images of at least {network.least} a side, and these are "
+                f"{a.shape[-2]} × {a.shape[-1]}: give a size, such as 224"
+            )
+        return perceptual.distance(network(a), network(b), network.weights)
+
+    def _images(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            raise ValueError(
+                f"Perceptual compares images of 1 or 3 channels, and the data has shape {tuple(x.shape[1:])}: use "
+                "Squared() or PseudoHuber()"
+            )
+        x = x.to(torch.promote_types(x.dtype, torch.float32)).expand(-1, 3, -1, -1)
+        if self.size is None or x.shape[-2:] == (self.size, self.size):
+            return x
+        return functional.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)

@@ -1,0 +1,165 @@
+"""Weights around a loss: learned, known functions of time, by which rows lie on a boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flowleap.losses.base import Loss
+from flowleap.losses.distances import Squared
+from flowleap.neighbors import neighbors
+from flowleap.point import Point, Regression
+
+__all__ = ["WEIGHTS", "Boundary", "LearnedVariance", "Weighted"]
+
+
+@dataclass(frozen=True)
+class LearnedVariance:
+    """e^{−ℓ} m + ℓ: a weight the network learns, optimal at ℓ = ln E[m | t, r].
+
+    ∂/∂ℓ = 1 − e^{−ℓ} m. Around AdaptivePower at p = 1 (m ≈ 1) it is nearly inert, ℓ* ≈ 0.
+
+    Raises: ValueError where the network has no log-variance head.
+    Source: Karras et al. 2023 (arXiv 2312.02696) eq. 21; Lin et al. 2025 (arXiv 2512.11831).
+    """
+
+    inner: Loss = Squared()
+    template: ClassVar[dict[str, str]] = {"weight": "{weight}, learned e^{{−ℓ(t, r)}}"}
+    cites: ClassVar[tuple[str, ...]] = ("karras2024analyzing", "lin2025design")
+
+    def __call__(self, regression: Regression, point: Point) -> Tensor:
+        log_variance = regression.log_variance
+        if log_variance is None:
+            raise ValueError(
+                "LearnedVariance needs a network with log_variance(t, r): build it with log_variance=True, or wrap it "
+                "in networks.WithLogVariance(network)"
+            )
+        return torch.exp(-log_variance) * self.inner(regression, point) + log_variance
+
+
+def _wide(point: Point) -> tuple[Tensor, Tensor]:
+    """Return (t, s) in float32 or wider."""
+    wide = torch.promote_types(point.t.dtype, torch.float32)
+    return point.t.to(wide), point.s.to(wide)
+
+
+def _over_step(point: Point) -> Tensor:
+    t, s = _wide(point)
+    return 1 / (t - s)
+
+
+def _over_levels(point: Point) -> Tensor:
+    t, s = _wide(point)
+    path = point.path
+    return 1 / (path.sigma(t) / path.alpha(t) - path.sigma(s) / path.alpha(s))
+
+
+def _signal_to_noise(point: Point) -> Tensor:
+    t, _ = _wide(point)
+    return point.path.alpha(t) / (point.path.noise_scale * point.path.sigma(t))
+
+
+WEIGHTS: dict[str, Callable[[Point], Tensor]] = {
+    "1/(t - s)": _over_step,
+    "1/(level(t) - level(s))": _over_levels,
+    "alpha/(kappa sigma)": _signal_to_noise,
+}
+"""Weights by the names that `Weighted` knows them by: point → (batch,); level = σ/α, which is t on `VEPath`."""
+
+
+_STEPS = ("1/(t - s)", "1/(level(t) - level(s))")
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """w(t, s) m, where m is another loss and w is known by its name; a weight by the step is 1 where r = t.
+
+    Args:
+        inner: m.
+        by: "1/(t - s)", "1/(level(t) - level(s))" with level = σ/α, or "alpha/(kappa sigma)", which is 1/(κ tan θ) at
+            angle θ of the trigonometric path.
+
+    Raises: ValueError for an unknown weight, or around a learned one.
+    Source: Song and Dhariwal 2023 (arXiv 2310.14189) for 1/(t − s); Lu and Song 2024 (arXiv 2410.11081) for
+    1/(σ_d tan θ).
+    """
+
+    inner: Loss = Squared()
+    by: str = "1/(t - s)"
+
+    def __post_init__(self) -> None:
+        if self.by not in WEIGHTS:
+            raise ValueError(f"Weighted(by={self.by!r}): unknown weight{neighbors(self.by, WEIGHTS)}")
+        if isinstance(self.inner, LearnedVariance):
+            raise ValueError(
+                f'Weighted(LearnedVariance(…), by="{self.by}") would weigh ℓ as well: use '
+                f'LearnedVariance(Weighted(…, by="{self.by}"))'
+            )
+
+    @property
+    def cites(self) -> tuple[str, ...]:
+        """The paper that the weight is from."""
+        return ("song2023improved",) if self.by in _STEPS else ("lu2024simplifying",)
+
+    @property
+    def template(self) -> dict[str, str]:
+        """The weight, after that of the loss inside where that has one."""
+        alone = getattr(self.inner, "template", {}).get("weight", "1") == "1"
+        return {"weight": "{by}" if alone else "{weight} · {by}"}
+
+    def refusal(self, target: object) -> str | None:
+        """Return why this weight means nothing for a target, or None."""
+        if self.by in _STEPS and getattr(target, "template", {}).get("model type", "").startswith(
+            "continuous"
+        ):
+            return (
+                f'Weighted(by="{self.by}") is infinite for {type(target).__name__}, whose step t → s is infinitely '
+                'short: use by="alpha/(kappa sigma)", or a discrete target such as Consistency()'
+            )
+        return None
+
+    def __call__(self, regression: Regression, point: Point) -> Tensor:
+        value, weight = self.inner(regression, point), WEIGHTS[self.by](point)
+        if self.by in _STEPS:
+            jumps = torch.arange(len(point), device=point.t.device) < point.off
+            weight = torch.where(jumps, weight, 1.0)
+        return weight.to(value) * value
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """w_b · the mean of a loss over the rows on a boundary + its mean over the others, as weights of the rows.
+
+    Of B rows, N of them at t = boundary, those have weight w_b B/N and the others B/(B − N), so that the mean over rows
+    is that sum. Where a batch holds one kind only, the weight of that kind alone is w_b or 1.
+
+    Args:
+        inner: the loss of a row.
+        boundary: the time, that of the time law.
+        weight: w_b.
+
+    Raises: ValueError for a weight that is not positive.
+    Source: Lee et al. 2024 (arXiv 2410.14895) and the code of NVlabs/FastGen: w_b = 0.1, a quarter of the rows.
+    """
+
+    inner: Loss = Squared()
+    boundary: float = 1.0
+    weight: float = 0.1
+    template: ClassVar[dict[str, str]] = {
+        "weight": "{weight}; rows at t = {boundary:g} as a set of their own"
+    }
+    cites: ClassVar[tuple[str, ...]] = ("lee2024truncated",)
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"Boundary(weight={self.weight}): a positive weight is expected")
+
+    def __call__(self, regression: Regression, point: Point) -> Tensor:
+        here = (point.t - self.boundary).abs() <= 1e-6 * self.boundary
+        share = here.to(point.t.dtype).mean()
+        weight = torch.where(here, self.weight / share, 1 / (1 - share))
+        return weight * self.inner(regression, point)
