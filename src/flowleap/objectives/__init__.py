@@ -1,10 +1,11 @@
 """Objectives: one file per identity, and the composition that trains a network with it."""
 
-from flowleap.objectives.base import EMA, GridEMA, Identity, Objective, Refreshed, Rival, Self
+from flowleap.objectives.base import Identity, Objective, Rival
 from flowleap.objectives.consistency import Consistency
 from flowleap.objectives.diagonal import Diagonal
 from flowleap.objectives.eulerian import Eulerian
 from flowleap.objectives.first_stage import FirstStage
+from flowleap.objectives.frozen import EMA, GridEMA, Refreshed, Self
 from flowleap.objectives.score_identity import ScoreGap
 from flowleap.objectives.self_consistency import SelfConsistency
 from flowleap.objectives.solver import LearnedSolver
