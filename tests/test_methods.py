@@ -8,6 +8,7 @@ import math
 import pkgutil
 import re
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -512,3 +513,16 @@ def test_the_design_table_fits():
     assert all(line.count(" | ") == 2 for line in lines)
     refused = CliRunner().invoke(app, ["methods", "table", "meanflo"])
     assert refused.exit_code == 2 and "did you mean meanflow" in refused.stderr
+
+
+def test_the_page_on_agreement_names_every_method():
+    """docs/parity.md has a row for each, by its name or as a variant of the one before it in the row."""
+    page = (Path(__file__).parents[1] / "docs" / "parity.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = set()
+    for row in rows:
+        first, *others = re.findall(r"`([^`]+)`", row)
+        named |= {first, *(first + other if other.startswith("-") else other for other in others)}
+    assert named == {name.replace("_", "-") for name in methods.names()}
+    tests = set(re.findall(r"test_parity_\w+\.py", page))
+    assert tests == {path.name for path in (Path(__file__).parent / "parity").glob("test_*.py")}
