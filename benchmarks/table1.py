@@ -12,52 +12,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import sys
 import warnings
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+
+from kept import Cells, Goal, Part, keep, run, section, write
 
 HERE = Path(__file__).with_suffix("")
-TITLES = {
-    "digits": "Eight objectives on 8×8 digits",
-    "students": "Students of one teacher on digits",
-    "fashion": "Eight objectives on Fashion-MNIST 28×28",
-}
-KEPT = ("table.md", "table.csv", "table.json", "samples.png", "report.html")
 TEACHER = "runs/flow-matching-seed0"
 KEEPING_UP = ("progressive-distillation:ema=0.99", "consistency-distillation:frozen.decay=0.95")
 """Averages that are short beside a stage, and beside the run: those of the published table span hundreds of thousands
 of steps. See docs/log.md."""
 FEWER_PAIRS = ("reflow:pairs=30000", "reflow:pair_steps=32")
 """On 60,000 images the usual pairs, each of 128 steps, would cost sixteen times all training of a run."""
-Cells = dict[tuple[str, int], float]
-
-
-@dataclass(frozen=True)
-class Goal:
-    """The distance of one cell, (method, steps), should be at most a factor times that of another."""
-
-    one: tuple[str, int]
-    other: tuple[str, int]
-    factor: float = 1.0
-
-    def line(self, cells: Cells) -> str:
-        """Return the goal, whether it is reached and by which numbers, as a line of a table."""
-        (method, steps), (rival, budget) = self.one, self.other
-        bound = "below" if self.factor == 1 else f"at most {self.factor:g} ×"
-        text = f"{method} at {steps}: {bound} {rival} at {budget}"
-        reached = cells[self.one] <= self.factor * cells[self.other]
-        numbers = f"{cells[self.one]:.3f} to {cells[self.other]:.3f}"
-        return f"| {text} | {'yes' if reached else '**no**'} | {numbers} |"
-
-
 ORDER = (
     Goal(("shortcut", 1), ("live-reflow", 1)),
     Goal(("shortcut", 1), ("consistency-training", 1)),
@@ -77,43 +45,26 @@ STUDENTS = (
     Goal(("amed", 4), ("Heun", 3)),
     Goal(("amed", 4), ("Heun", 4)),
 )
-GOALS = {"digits": ORDER, "students": STUDENTS, "fashion": ORDER}
+PARTS = {
+    "digits": Part("Eight objectives on 8×8 digits", ("--methods", "all"), ORDER),
+    "students": Part(
+        "Students of one teacher on digits",
+        ("--methods", "progressive-distillation,consistency-distillation,reflow,ctm,sid,amed"),
+        STUDENTS,
+    ),
+    "fashion": Part("Eight objectives on Fashion-MNIST 28×28", ("--methods", "all"), ORDER),
+}
 
 
-def command(part: str, args: argparse.Namespace) -> list[str]:
+def command(name: str, args: argparse.Namespace) -> list[str]:
     """Return the words of the `flowleap compare` of a part."""
-    words = ["compare", "--methods", "all", "--data", args.data or "digits"]
-    if part == "students":
-        words[2] = "progressive-distillation,consistency-distillation,reflow,ctm,sid,amed"
+    words = ["compare", *PARTS[name].words, "--data", args.data or "digits"]
+    if name == "students":
         words += ["--teacher", str(args.out / "digits" / TEACHER)]
-    settings = {"students": KEEPING_UP, "fashion": FEWER_PAIRS}.get(part, ())
+    settings = {"students": KEEPING_UP, "fashion": FEWER_PAIRS}.get(name, ())
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--budget", args.budget, "--seeds", str(args.seeds)]
-    return [*words, "--jobs", str(args.jobs), "--out", str(args.out / part)]
-
-
-def keep(part: str, place: Path, asked: str, remark: str | None) -> None:
-    """Copy what a part left, with where and how long it was made."""
-    kept = HERE / part
-    kept.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
-        shutil.copy(place / name, kept / name)
-    seconds = sum(json.loads(path.read_text())["seconds"] for path in place.glob("runs/*/outcome.json"))
-    about: dict[str, Any] = {"command": asked, "machine": machine(), "hours": seconds / 3600}
-    about |= {} if remark is None else {"remark": remark}
-    if part == "students":
-        about["solvers"] = solvers(place)
-    (kept / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-
-
-def machine() -> str:
-    """Return what this machine is."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{os.cpu_count()} cores of {model}, no GPU used"
+    return [*words, "--jobs", str(args.jobs), "--out", str(args.out / name)]
 
 
 def solvers(place: Path) -> dict[str, float]:
@@ -157,48 +108,29 @@ def solvers(place: Path) -> dict[str, float]:
     return found
 
 
-def section(part: str) -> list[str]:
-    """Return the section of a part as lines of Markdown."""
-    kept, link = HERE / part, f"{HERE.name}/{part}"
-    about: dict[str, Any] = json.loads((kept / "about.json").read_text())
-    rows = json.loads((kept / "table.json").read_text())
-    cells: Cells = {(row["method"], row["steps"]): row["distance_mean"] for row in rows}
-    lines = [
-        f"## {TITLES[part]}",
-        "",
-        f"`{about['command']}`: {about['hours']:.1f} hours of training in all, on {about['machine']}.",
-        f"[Report]({link}/report.html), table as [CSV]({link}/table.csv) and [JSON]({link}/table.json).",
-        *([about["remark"]] if "remark" in about else []),
-        "",
-        (kept / "table.md").read_text().split("\n", 1)[1].strip(),
-        "",
-        f"![Samples]({link}/samples.png)",
-        "",
-    ]
-    for name, distance in about.get("solvers", {}).items():
-        solver, evaluations = name.split()
-        cells[solver, int(evaluations)] = distance
-    if "solvers" in about:
-        told = "; ".join(f"{name} {distance:.3f}" for name, distance in about["solvers"].items())
-        lines += [f"The teacher by other solvers, with so many evaluations: {told}.", ""]
-    lines += ["| wanted, distance | reached | numbers |", "| --- | --- | ---: |"]
-    return [*lines, *(goal.line(cells) for goal in GOALS[part]), ""]
+def shown(name: str) -> list[str]:
+    """Return the section of a part; that of the students tells of other solvers of their teacher as well."""
+    solved = json.loads((HERE / name / "about.json").read_text()).get("solvers", {})
+    cells: Cells = {(solver.split()[0], int(solver.split()[1])): value for solver, value in solved.items()}
+    listed = "; ".join(f"{solver} {distance:.3f}" for solver, distance in solved.items())
+    told = (f"The teacher by other solvers, with so many evaluations: {listed}.",) if solved else ()
+    return section(HERE / name, PARTS[name], cells, told)
 
 
-def write() -> None:
-    """Write benchmarks/table1.md from the parts that are there."""
-    head = ["# The comparison table, at small scale", "",
-            "Made by [table1.py](table1.py). Why orders differ from the published ones: [docs/log.md](../docs/log.md). "
-            "Distances of different data or different rulers are not comparable.", ""]  # fmt: skip
-    parts = [line for part in TITLES if (HERE / part / "about.json").exists() for line in section(part)]
-    HERE.with_suffix(".md").write_text("\n".join([*head, *parts]).rstrip() + "\n", encoding="utf-8")
+HEAD = [
+    "# The comparison table, at small scale",
+    "",
+    "Made by [table1.py](table1.py). Why orders differ from the published ones: [docs/log.md](../docs/log.md). "
+    "Distances of different data or different rulers are not comparable.",
+    "",
+]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=TITLES, help="which table")
+    parser.add_argument("part", choices=PARTS, help="which table")
     parser.add_argument("--data", help="the file of Fashion-MNIST, see docs/data.md")
     parser.add_argument("--budget", default="3000steps", help="of each run")
     parser.add_argument("--seeds", type=int, default=3)
@@ -208,15 +140,20 @@ def main() -> None:
     args = parser.parse_args()
     if (args.part == "fashion") != (args.data is not None):
         parser.error("--data FILE belongs to fashion, and only to it")
-    words = command(args.part, args)
-    asked = "flowleap " + shlex.join(words)
-    print(asked, flush=True)
-    done = subprocess.run([sys.executable, "-m", "flowleap", *words], check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
-    keep(args.part, args.out / args.part, asked, args.remark)
-    write()
-    print(HERE.with_suffix(".md").read_text(encoding="utf-8"))
+    asked = run(command(args.part, args))
+    place = args.out / args.part
+    keep(
+        place,
+        HERE / args.part,
+        asked,
+        args.remark,
+        **({"solvers": solvers(place)} if args.part == "students" else {}),
+    )
+    write(
+        HERE.with_suffix(".md"),
+        HEAD,
+        [shown(name) for name in PARTS if (HERE / name / "about.json").exists()],
+    )
 
 
 if __name__ == "__main__":

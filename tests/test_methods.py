@@ -82,7 +82,8 @@ def keys(objective: Objective) -> list[str]:
 def test_names_are_known():
     assert methods.names() == (
         "flow_matching", "diffusion", "consistency_training_table1", "consistency_training_original",
-        "consistency_training_esc", "ict", "ect", "live_reflow", "shortcut", "shortcut_repo", "shortcut_esc",
+        "consistency_training_esc", "consistency_training_esc_linear", "ict", "ect",
+        "live_reflow", "shortcut", "shortcut_repo", "shortcut_esc",
         "meanflow", "esc", "sct", "sct_linear", "imm", "ctm_self",
         "progressive_distillation", "consistency_distillation", "reflow", "ctm", "sid",
         "amed", "ect_tuned", "tcm",
@@ -214,7 +215,7 @@ def test_what_the_rows_of_the_table_are_taught_with():
     assert methods.live_reflow().sampling.finest == 128 and methods.live_reflow().sampling.trained is None
     assert methods.reflow().coupling == StoredPairs() and methods.reflow().sampling.finest == 1
     assert methods.progressive_distillation(base_steps=16).frozen == Refreshed(4)
-    with pytest.raises(ValueError, match='expected "table1", "original" or "esc"'):
+    with pytest.raises(ValueError, match='expected "table1", "original", "esc" or'):
         methods.consistency_training("paper")
 
 

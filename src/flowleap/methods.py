@@ -155,7 +155,7 @@ def consistency_training(variant: str = "table1", base_steps: int = 128) -> Obje
             numbers are those of 256 × 256 images; 64 × 64 images end at 201, `times.end=200`. Published with LPIPS:
             `loss=Perceptual(file=…)`.
             "esc", the column of Lin et al. (2025): the same grid on the trigonometric path, the network gives a
-            velocity, no average, r = 0. On the linear path: path=LinearPath() and times=NoiseGrid(clock="linear").
+            velocity, no average, r = 0. "esc-linear": the same on the linear path.
         base_steps: "table1": twice the steps of the last stage, a power of two.
     """
     if variant == "table1":
@@ -183,16 +183,19 @@ def consistency_training(variant: str = "table1", base_steps: int = 128) -> Obje
     )
     if variant == "original":
         return original
-    if variant == "esc":
+    if variant in ("esc", "esc-linear"):
+        linear = variant == "esc-linear"
         return replace(
             original,
-            name="consistency training (esc)",
-            path=TrigPath(),
-            parameterization=Velocity(),
-            times=NoiseGrid(clock="trigonometric"),
+            name=f"consistency training ({variant})",
+            path=LinearPath() if linear else TrigPath(),
+            parameterization=AverageVelocity() if linear else Velocity(),
+            times=NoiseGrid(clock="linear" if linear else "trigonometric"),
             frozen=Self(),
         )
-    raise ValueError(f'consistency_training(variant={variant!r}): expected "table1", "original" or "esc"')
+    raise ValueError(
+        f'consistency_training(variant={variant!r}): expected "table1", "original", "esc" or "esc-linear"'
+    )
 
 
 def ict() -> Objective:
@@ -388,6 +391,7 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     "consistency_training_table1": consistency_training,
     "consistency_training_original": lambda: consistency_training("original"),
     "consistency_training_esc": lambda: consistency_training("esc"),
+    "consistency_training_esc_linear": lambda: consistency_training("esc-linear"),
     "ict": ict,
     "ect": ect,
     "live_reflow": live_reflow,

@@ -1,0 +1,110 @@
+"""Studies that are kept: what a `flowleap compare` or `ablate` left, with its command, and what was wanted of it.
+
+Used by table1.py and space.py; a folder for each part beside the page that shows them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+KEPT = ("table.md", "table.csv", "table.json", "samples.png", "report.html")
+Cells = dict[tuple[str, int], float]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The distance of one cell, (method, steps), should be at most a factor times that of another."""
+
+    one: tuple[str, int]
+    other: tuple[str, int]
+    factor: float = 1.0
+
+    def line(self, cells: Cells) -> str:
+        """Return the goal, whether it is reached and by which numbers, as a line of a table."""
+        (method, steps), (rival, budget) = self.one, self.other
+        bound = "below" if self.factor == 1 else f"at most {self.factor:g} ×"
+        text = f"{method} at {steps}: {bound} {rival} at {budget}"
+        reached = cells[self.one] <= self.factor * cells[self.other]
+        numbers = f"{cells[self.one]:.3f} to {cells[self.other]:.3f}"
+        return f"| {text} | {'yes' if reached else '**no**'} | {numbers} |"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A study: its title, the words of its command, and what is wanted of its numbers."""
+
+    title: str
+    words: tuple[str, ...]
+    goals: tuple[Goal, ...] = ()
+
+
+def run(words: list[str]) -> str:
+    """Run a command of flowleap, which continues where it stopped, and return it as text."""
+    asked = "flowleap " + shlex.join(words)
+    print(asked, flush=True)
+    done = subprocess.run([sys.executable, "-m", "flowleap", *words], check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return asked
+
+
+def keep(place: Path, kept: Path, asked: str, remark: str | None, **more: Any) -> None:
+    """Copy what a study left in a place, with where and how long it was made."""
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        shutil.copy(place / name, kept / name)
+    seconds = sum(json.loads(path.read_text())["seconds"] for path in place.glob("runs/*/outcome.json"))
+    about: dict[str, Any] = {"command": asked, "machine": machine(), "hours": seconds / 3600}
+    about |= {} if remark is None else {"remark": remark}
+    (kept / "about.json").write_text(json.dumps(about | more, indent=2) + "\n", encoding="utf-8")
+
+
+def machine() -> str:
+    """Return what this machine is."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores of {model}, no GPU used"
+
+
+def section(kept: Path, part: Part, extra: Cells | None = None, told: tuple[str, ...] = ()) -> list[str]:
+    """Return what is kept of a part as lines of Markdown; `extra` cells and sentences come from elsewhere."""
+    link = f"{kept.parent.name}/{kept.name}"
+    about: dict[str, Any] = json.loads((kept / "about.json").read_text())
+    rows = json.loads((kept / "table.json").read_text())
+    cells: Cells = {(row["method"], row["steps"]): row["distance_mean"] for row in rows} | (extra or {})
+    lines = [
+        f"## {part.title}",
+        "",
+        f"`{about['command']}`: {about['hours']:.1f} hours of training in all, on {about['machine']}.",
+        f"[Report]({link}/report.html), table as [CSV]({link}/table.csv) and [JSON]({link}/table.json).",
+        *([about["remark"]] if "remark" in about else []),
+        "",
+        (kept / "table.md").read_text().split("\n", 1)[1].strip(),
+        "",
+        f"![Samples]({link}/samples.png)",
+        "",
+        *(line for sentence in told for line in (sentence, "")),
+    ]
+    if part.goals:
+        lines += ["| wanted, distance | reached | numbers |", "| --- | --- | ---: |"]
+        lines += [*(goal.line(cells) for goal in part.goals), ""]
+    return lines
+
+
+def write(page: Path, head: list[str], sections: list[list[str]]) -> None:
+    """Write a page anew from the sections of its parts."""
+    body = [line for one in sections for line in one]
+    page.write_text("\n".join([*head, *body]).rstrip() + "\n", encoding="utf-8")
+    print(page.read_text(encoding="utf-8"))
