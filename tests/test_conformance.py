@@ -105,13 +105,15 @@ def on(objective: Objective, path: Path, meaning: Parameterization) -> Objective
         target = replace(target, clip=None)
     times, frozen = objective.times, objective.frozen
     if isinstance(times, NoiseGrid | Ratio):
-        times = SortedPair(LogitNormal())
+        times = NoiseGrid(low=path.t_min, high=path.t_max) if path.t_max > 1 else Adjacent(16)
         frozen = Self() if isinstance(frozen, GridEMA) else frozen
+    if isinstance(times, FullJump):
+        times = SortedPair(LogitNormal())  # maps of every landing
     if isinstance(path, VEPath):
         law = LogNormal()
         if isinstance(times, OneTime):
             times = OneTime(law)
-        elif isinstance(times, Gradual | SortedPair | FullJump):
+        elif isinstance(times, Gradual | SortedPair):
             times = SortedPair(law)
     parts = {
         "parameterization": meaning,

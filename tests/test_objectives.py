@@ -20,11 +20,12 @@ from flowleap.couplings import Independent, StoredPairs
 from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.losses import Squared
-from flowleap.objectives import EMA, Eulerian, LearnedSolver, Objective, Self, SelfConsistency
+from flowleap.objectives import EMA, Consistency, Eulerian, LearnedSolver, Objective, Self, SelfConsistency
 from flowleap.parameterization import AverageVelocity, Endpoint, Preconditioned, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.randomness import generator
-from flowleap.times import DyadicGrid, LogitNormal, LogNormal, OneTime, SortedPair, Uniform
+from flowleap.samplers import Sampling
+from flowleap.times import DyadicGrid, FullJump, LogitNormal, LogNormal, OneTime, SortedPair, Uniform
 from flowleap.velocities import Conditional, Own, PlugIn
 
 D = torch.float64
@@ -715,9 +716,52 @@ def test_parts_that_do_not_fit_are_refused(make, said):
 
 
 def test_flow_matching_has_no_target_for_jumps():
-    objective = method("flow_matching", times=SortedPair())
     with pytest.raises(ValueError, match=r"use times=OneTime"):
-        objective(objective.flow_map(Net()), batch=batch())
+        method("flow_matching", times=SortedPair())
+    objective = method("flow_matching")
+    x = batch(4).x
+    t = torch.full((4,), 0.5, dtype=D)
+    with pytest.raises(ValueError, match=r"use times=OneTime"):
+        objective.regress(flow := objective.flow_map(Net()), flow, objective.point(x, x, t, t, 0 * t))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: method("meanflow", target=Consistency()), r"SortedPair has s = t.*Adjacent\(128\)"),
+        (lambda: method("esc", target=SelfConsistency()), "Gradual has s = t"),
+        (lambda: method("sct", target=Consistency()), r"FullJump has s = t.*Eulerian\(\)"),
+        (lambda: method("meanflow", told="nothing"), 'draws any r below t.*told="landing"'),
+        (lambda: method("sct_linear", times=FullJump(diagonal=0.75)), 'beside those that jump.*told="data"'),
+        (lambda: method("sct", guidance=Guidance(1.0, 0.5)), "Guidance asks the network for its velocity"),
+        (lambda: method("sct_linear", target=Eulerian(tangent=Own())), r"tangent=Own\(\) asks"),
+        (
+            lambda: method("sct", parameterization=Endpoint(), target=Eulerian(weighting="cos2")),
+            "nothing is left to regress",
+        ),
+        (lambda: method("imm", sampling=Sampling(start=1.0)), "draws none above 0.994"),
+    ],
+)
+def test_parts_that_mean_nothing_together_are_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_sampling_starts_where_training_ends():
+    """Nothing above the highest time of a law was trained."""
+    for name in ("consistency_training_esc", "consistency_training_esc_linear", "ect_tuned", "imm"):
+        objective = method(name)
+        assert objective.start == objective.times.highest < 1, name
+        assert objective.flow_map(Net()).start == objective.start
+    assert method("ict").start is None and method("meanflow").start is None
+
+
+def test_short_steps_survive_half_precision():
+    objective = method("ict")
+    t = torch.tensor([2.0, 3.0], dtype=torch.float32)
+    x = torch.zeros(2, 3, dtype=torch.bfloat16)
+    point = objective.point(x, x, t, t * 0.9999, torch.full_like(t, 0.002))
+    assert bool((point.s < point.t).all()) and point.x_t.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("path", [TrigPath(), VPPath(), VEPath(), LinearPath(noise_scale=0.5)], ids=repr)

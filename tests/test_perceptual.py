@@ -13,13 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from flowleap import Batch, methods, networks, runs, values
+from flowleap import methods, networks, runs, values
 from flowleap.cli.methods import loss_in_words
 from flowleap.losses import LearnedVariance, Perceptual, Squared, Weighted
 from flowleap.networks import perceptual
 from flowleap.objectives import Consistency
 from flowleap.point import Regression
-from flowleap.times import LogNormal, SortedPair
 from shared_data import SHARED, needs
 
 BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
@@ -197,10 +196,11 @@ def test_combinations_that_mean_nothing_are_refused(files: Path) -> None:
     assert replace(original, loss=loss).loss == loss
     with pytest.raises(ValueError, match="Perceptual compares images"):
         replace(original, loss=loss, target=Consistency())
-    diagonal = replace(original, loss=loss, times=SortedPair(LogNormal()), frozen=methods.ict().frozen)
-    flow = diagonal.flow_map(lambda x, t, r, label: x)
+    whole = replace(original, loss=loss)
+    flow, x = whole.flow_map(lambda x, t, r, label: x), images(rows=2)
+    t = torch.tensor([2.0, 3.0])
     with pytest.raises(ValueError, match="rows that compare outputs"):
-        diagonal(flow, None, Batch(images(rows=8)))
+        whole.per_sample(whole.regress(flow, flow, point := whole.point(x, x, t, t, t)), point)
     with pytest.raises(ValueError, match=r"images of 1 or 3 channels, and the data has shape \(2,\)"):
         compare(loss, torch.zeros(3, 2), torch.zeros(3, 2))
     for wrong in (

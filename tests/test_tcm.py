@@ -20,6 +20,7 @@ from flowleap.networks import Truncated
 from flowleap.objectives import EMA, FirstStage, Self
 from flowleap.oracles import Gaussian
 from flowleap.parameterization import Endpoint
+from flowleap.paths import VEPath
 from flowleap.point import Batch, Point, Regression
 from flowleap.studies import plan
 from flowleap.times import StudentT, Truncation
@@ -174,11 +175,12 @@ def test_the_weight_of_the_boundary_is_that_of_a_set():
     regression = Regression(torch.arange(10, dtype=D).reshape(5, 2), torch.zeros(5, 2, dtype=D), space="map")
     inner = Norm()
     plain = inner(regression, point)
-    found = Boundary(inner, 1.0, 0.1)(regression, point)
+    found = Boundary(inner, 1.0, share=0.4, weight=0.1)(regression, point)
     assert float(found.mean()) == pytest.approx(float(plain[2:].mean() + 0.1 * plain[:2].mean()))
     alone = objective.point(x[:2], x[:2], t[:2], 0.9 * t[:2], 0 * t[:2])
     part = Regression(regression.prediction[:2], regression.target[:2], space="map")
-    torch.testing.assert_close(Boundary(inner)(part, alone), 0.1 * plain[:2])
+    alike = Boundary(inner, share=0.4)(part, alone)
+    torch.testing.assert_close(alike, found[:2], msg="a row weighs the same whoever shares its process")
 
 
 def test_the_method_is_a_plain_value_and_says_what_it_waits_for():
@@ -208,7 +210,7 @@ def test_the_method_is_a_plain_value_and_says_what_it_waits_for():
         (lambda: replace(methods.tcm(), frozen=Self()), r"above 1 only.*frozen=FirstStage\(\).*with_teacher"),
         (lambda: replace(methods.tcm(), frozen=EMA()), r"frozen=FirstStage\(\)"),
         (
-            lambda: replace(methods.get("ect"), frozen=FirstStage()),
+            lambda: replace(methods.get("ect"), frozen=FirstStage(), starts_from_teacher=True),
             r"Ratio has none: use times=Truncation\(\)",
         ),
         (
@@ -219,6 +221,14 @@ def test_the_method_is_a_plain_value_and_says_what_it_waits_for():
             lambda: replace(methods.meanflow(), loss=Boundary(Squared())),
             r"boundary of the times, which is none",
         ),
+        (lambda: replace(methods.tcm(), starts_from_teacher=False), "use starts_from_teacher=True"),
+        (
+            lambda: replace(methods.tcm(), path=VEPath(t_min=0.0, t_max=50.0)),
+            r"use VEPath\(t_min=0.0, t_max=80\)",
+        ),
+        (lambda: replace(methods.tcm(), times=Truncation(StudentT(high=500.0))), r"t_max=500\)"),
+        (lambda: replace(methods.tcm(), times=Truncation(share=0.5)), "give both the same"),
+        (lambda: Boundary(share=0.0), "share=0"),
         (lambda: Truncation(share=1.0), r"share=1"),
         (lambda: Truncation(ratio=1.0), r"ratio=1"),
         (lambda: StudentT(df=0.0), r"df=0"),

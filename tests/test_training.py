@@ -21,7 +21,7 @@ from flowleap.objectives import EMA, LearnedSolver, Objective
 from flowleap.point import Batch, Regression
 from flowleap.training.ema import averaged, restore
 from flowleap.training.guard import Diverged, Guard, likely_cause
-from flowleap.training.log import EXPLANATION, Lines, Recorder, Reporter
+from flowleap.training.log import Lines, Recorder, Reporter, explanation
 from flowleap.training.loop import Events, Plan, fit
 from flowleap.training.state import State, new_player
 
@@ -293,7 +293,11 @@ def test_the_explanation_is_true_of_the_default_method() -> None:
     rows = []
     state = begin(networks.MLP(2, width=16, depth=1), objective, lr=1e-3)
     fit(state, objective, replace(points(), x=points().x * 3), plan(10), silent(rows))
-    assert "sits at 1" in EXPLANATION
+    assert "sits at 1" in explanation(methods.meanflow()) and "sits at 1" in explanation(methods.esc())
+    assert "follows the error" in explanation(methods.sct())
+    for name in ("ict", "imm", "shortcut_esc", "flow_matching"):
+        assert "says" not in explanation(methods.get(name)), name
+    assert "Steps change" in explanation(methods.ict()) and "Steps change" not in explanation(methods.imm())
     assert all(abs(row["loss"] - 1) < 0.1 for row in rows) and rows[0]["raw_error"] > 2
 
 

@@ -117,7 +117,7 @@ def test_data_that_is_no_part_is_refused(data, said):
         ("meanflow", "loss.reduce", "mean", {"loss": AdaptivePower(reduce="mean")}),
         ("meanflow", "label_dropout", "0", {"label_dropout": 0.0}),
         ("meanflow", "name", "mine", {"name": "mine"}),
-        ("meanflow", "told", "nothing", {"told": "nothing"}),
+        ("meanflow", "told", "data", {"told": "data"}),
         ("meanflow", "velocity", "Teacher", {"velocity": Teacher()}),
         ("consistency_distillation", "velocity.guidance", "2", {"velocity": Teacher(guidance=2.0)}),
         ("live_reflow", "coupling.steps", "4", {"coupling": LivePairs(4)}),

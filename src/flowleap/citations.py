@@ -199,13 +199,6 @@ _PAPERS = (
         "2312.00094",
     ),
     Citation(
-        "geng2024consistency",
-        "Consistency Models Made Easy",
-        "Geng, Zhengyang and Pokle, Ashwini and Luo, William and Lin, Justin and Kolter, J. Zico",
-        2024,
-        "2406.14548",
-    ),
-    Citation(
         "zhou2025inductive",
         "Inductive Moment Matching",
         "Zhou, Linqi and Ermon, Stefano and Song, Jiaming",

@@ -62,6 +62,11 @@ class Guidance:
         return self.null != 0
 
     @property
+    def asks_network(self) -> bool:
+        """Whether the network is asked at all."""
+        return self.kappa != 0 or self.asks_null
+
+    @property
     def scale(self) -> float:
         """The effective guidance scale ω/(1 − κ)."""
         return self.omega / (1 - self.kappa)

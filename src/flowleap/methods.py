@@ -291,9 +291,10 @@ def sct(path: str = "trigonometric") -> Objective:
 
         >>> from dataclasses import replace
         >>> from flowleap import methods, objectives, times
-        >>> discrete = replace(methods.sct(), target=objectives.Consistency(), times=times.Adjacent(128))
-        >>> replace(discrete, target=methods.sct().target, times=methods.sct().times) == methods.sct()
-        True
+        >>> grid = times.NoiseGrid(clock="trigonometric")
+        >>> discrete = replace(methods.sct(), target=objectives.Consistency(), times=grid)
+        >>> discrete.target.template["model type"], methods.sct().target.template["model type"]
+        ('discrete', 'continuous, s → t')
 
     The warm-up is 10,000 steps in the paper, a fortieth of the run here. Two steps (`steps=2`) go through the middle of
     the path, with fresh noise; the published stop is at 1.1 rad, `times=(1, 0.7, 0)`. Adam's betas are published as
@@ -353,7 +354,7 @@ def imm(group: int = 4) -> Objective:
         target=Consistency(space="map", keep_labels=False),
         loss=MomentMatching(),
         frozen=Self(),
-        sampling=Sampling(start=0.994),
+        sampling=Sampling(),
     )
 
 

@@ -71,6 +71,14 @@ class Parameterization(ABC):
         bad = ~rate.isfinite() | (rate.abs() <= scale) | (torch.sign(rate) != torch.sign(rate[0]))
         return _first_bad(bad, t, r, "∂_t b vanishes")
 
+    def slope_singularity(self, path: Path) -> str | None:
+        """Return the landing time for which ∂_t b vanishes at every departure, in words, or None."""
+        t, r = _jumps(path)
+        rate = self.departure_rates(path, t, r)[1]
+        flat = (landing for landing in r.unique() if bool((rate[r == landing].abs() < 1e-9).all()))
+        landing = next(flat, None)
+        return None if landing is None else f"∂_t b vanishes for every departure to r = {float(landing):g}"
+
     def euler_refusal(self, path: Path) -> str | None:
         """Return why stepping with the instantaneous F over a finite step is wrong on this path, or None."""
         t, r = _jumps(path)
@@ -178,6 +186,10 @@ class EDM(Parameterization):
 
     sigma_data: float = 0.5
     cites: ClassVar[tuple[str, ...]] = ("karras2022elucidating",)
+
+    def __post_init__(self) -> None:
+        if not self.sigma_data > 0:
+            raise ValueError(f"EDM(sigma_data={self.sigma_data}): a positive number is expected")
 
     def _power(self, path: Path, t: Time) -> Tensor:
         return (path.alpha(t) * self.sigma_data).square() + (path.sigma(t) * path.noise_scale).square()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from functools import cache
 from importlib import import_module
 from types import NoneType, UnionType
@@ -66,6 +66,10 @@ def from_dict(data: Any) -> Any:
     for name in data:
         if name != "type" and name not in known:
             raise ValueError(f"{kind} has no field {name!r}{neighbors(name, known)}")
+    missing = [f.name for f in fields(cls) if _required(f) and f.name not in data]
+    if missing:
+        shown = ", ".join(f'"{name}": …' for name in missing)
+        raise ValueError(f'{kind} needs {" and ".join(missing)}: give {{"type": "{kind}", {shown}}}')
     try:
         return cls(**{name: from_dict(item) for name, item in data.items() if name != "type"})
     except TypeError as error:
@@ -170,7 +174,11 @@ def _candidates(hint: Any) -> str:
 
 
 def _needs_arguments(cls: type) -> bool:
-    return any(f.default is MISSING and f.default_factory is MISSING for f in fields(cls))
+    return any(_required(f) for f in fields(cls))
+
+
+def _required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 @cache

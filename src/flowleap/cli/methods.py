@@ -192,7 +192,8 @@ def brief(part: Any, usual: bool = True) -> str:
     inner = [brief(value) for value in held.values() if is_dataclass(value)]
     knobs = [knob(name, value) for name, value in held.items() if not is_dataclass(value)]
     if not usual:
-        knobs = [knob(f.name, held[f.name]) for f in fields(part) if held[f.name] != f.default]
+        changed = (f.name for f in fields(part) if held[f.name] != f.default)
+        knobs = [knob(name, held[name]) for name in changed if not is_dataclass(held[name])]
     said = ", ".join(text for text in knobs if text)
     return " of ".join([f"{spoken(part)} ({said})" if said else spoken(part), *inner])
 
@@ -280,7 +281,8 @@ def in_words(objective: Objective) -> dict[str, str]:
     A template maps names of steps to words, in which {velocity} and {output} stand for the objective's own.
     """
     doc = (type(objective.target).__doc__ or "").strip().splitlines()
-    parts = {"velocity": spoken(objective.velocity), "output": spoken(objective.parameterization)}
+    meaning = getattr(objective.parameterization, "inner", objective.parameterization)
+    parts = {"velocity": spoken(objective.velocity), "output": spoken(meaning)}
     template: dict[str, str] = getattr(objective.target, "template", {})
     steps = {name: text.format(**parts) for name, text in template.items()}
     return {"in words": doc[0] if doc else "–"} | steps

@@ -110,8 +110,9 @@ def train(
 ) -> None:
     """Train a generator from scratch; on digits with the default method this takes minutes on a laptop.
 
-    Distillation (progressive-distillation, consistency-distillation, reflow, ctm, sid, amed, ect-tuned) learns from a
-    finished run, --teacher RUN, and starts from its averaged weights; without one, the first half of --steps trains it.
+    Distillation (progressive-distillation, consistency-distillation, reflow, ctm, sid, amed, ect-tuned, tcm) learns
+    from a finished run, --teacher RUN, and starts from its averaged weights; without one, the first half of --steps
+    trains it.
 
     Ctrl-C finishes the step, saves and leaves; --resume continues as if nothing had happened. The run folder
     holds the weights, sample grids, curves, and a table of quality and time at 1, 2, 4 and 128 steps.

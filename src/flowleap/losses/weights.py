@@ -58,9 +58,16 @@ def _over_levels(point: Point) -> Tensor:
     return 1 / (path.sigma(t) / path.alpha(t) - path.sigma(s) / path.alpha(s))
 
 
+LEAST = 1e-4
+"""The smallest ratio of signal to noise that weighs a row."""
+
+
 def _signal_to_noise(point: Point) -> Tensor:
     t, _ = _wide(point)
-    return point.path.alpha(t) / (point.path.noise_scale * point.path.sigma(t))
+    ratio = point.path.alpha(t) / (point.path.noise_scale * point.path.sigma(t))
+    return ratio.clamp_min(
+        LEAST
+    )  # at full noise it is 0, or less by rounding, and a learned weight would run away
 
 
 WEIGHTS: dict[str, Callable[[Point], Tensor]] = {
@@ -113,9 +120,7 @@ class Weighted:
 
     def refusal(self, target: object) -> str | None:
         """Return why this weight means nothing for a target, or None."""
-        if self.by in _STEPS and getattr(target, "template", {}).get("model type", "").startswith(
-            "continuous"
-        ):
+        if self.by in _STEPS and not getattr(target, "asks_step", False):
             return (
                 f'Weighted(by="{self.by}") is infinite for {type(target).__name__}, whose step t → s is infinitely '
                 'short: use by="alpha/(kappa sigma)", or a discrete target such as Consistency()'
@@ -134,20 +139,21 @@ class Weighted:
 class Boundary:
     """w_b · the mean of a loss over the rows on a boundary + its mean over the others, as weights of the rows.
 
-    Of B rows, N of them at t = boundary, those have weight w_b B/N and the others B/(B − N), so that the mean over rows
-    is that sum. Where a batch holds one kind only, the weight of that kind alone is w_b or 1.
+    A share p of the rows is at t = boundary; those have weight w_b/p and the others 1/(1 − p), so that the mean over
+    rows is that sum, also where a batch is spread over processes.
 
     Args:
         inner: the loss of a row.
-        boundary: the time, that of the time law.
+        boundary, share: the time and p, those of the time law.
         weight: w_b.
 
-    Raises: ValueError for a weight that is not positive.
+    Raises: ValueError for a weight that is not positive, or a share out of (0, 1).
     Source: Lee et al. 2024 (arXiv 2410.14895) and the code of NVlabs/FastGen: w_b = 0.1, a quarter of the rows.
     """
 
     inner: Loss = Squared()
     boundary: float = 1.0
+    share: float = 0.25
     weight: float = 0.1
     template: ClassVar[dict[str, str]] = {
         "weight": "{weight}; rows at t = {boundary:g} as a set of their own"
@@ -157,9 +163,11 @@ class Boundary:
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise ValueError(f"Boundary(weight={self.weight}): a positive weight is expected")
+        if not 0 < self.share < 1:
+            raise ValueError(f"Boundary(share={self.share}): a share of the rows in (0, 1) is expected")
 
     def __call__(self, regression: Regression, point: Point) -> Tensor:
         here = (point.t - self.boundary).abs() <= 1e-6 * self.boundary
-        share = here.to(point.t.dtype).mean()
-        weight = torch.where(here, self.weight / share, 1 / (1 - share))
-        return weight * self.inner(regression, point)
+        loss = self.inner(regression, point)
+        on, above = (loss.new_tensor(weight) for weight in (self.weight / self.share, 1 / (1 - self.share)))
+        return torch.where(here, on, above) * loss

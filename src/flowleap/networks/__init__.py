@@ -75,10 +75,19 @@ def inside(network: Any) -> Any:
 
 
 def take_over(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Let a network begin with the weights of a teacher: its inner one, and its frozen first stage where it has one."""
-    inside(network).load_state_dict(weights)
-    if isinstance(network, Truncated):
-        network.first.load_state_dict(weights)
+    """Let a network begin with the weights of a teacher: its inner one, and its frozen first stage where it has one.
+
+    A log-variance head that only one of them has is left as it is, or out.
+    """
+    for inner in (inside(network), *([network.first] if isinstance(network, Truncated) else [])):
+        own = inner.state_dict()
+        heads = {name: weight for name, weight in own.items() if HEAD in name}
+        body = {name: weight for name, weight in weights.items() if HEAD not in name or name in own}
+        inner.load_state_dict(heads | body)
+
+
+HEAD = "logvar_linear"
+"""What the names of the weights of a log-variance head have in common."""
 
 
 def describe(network: nn.Module) -> str:

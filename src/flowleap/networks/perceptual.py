@@ -246,7 +246,8 @@ def read(path: Path) -> Tensors:
     Raises: FileNotFoundError, or ValueError for a file of another kind.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of weights; name one with file=")
+        what = "a folder, not a file" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {what} of weights; name one with file=")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -260,7 +261,8 @@ def read(path: Path) -> Tensors:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
-            f"{path}: not a file of weights (.safetensors, .npz or .pth are read): {error}"
+            f"{path}: not a file of weights that can be read without running code (.safetensors, .npz, or .pth with "
+            "tensors alone)"
         ) from error
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not (isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())):

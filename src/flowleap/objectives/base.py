@@ -18,11 +18,11 @@ from flowleap.couplings import Coupling, Independent, StoredPairs
 from flowleap.data.batching import ClassGroups, Shuffled
 from flowleap.flow_map import FlowMap, Network, Told
 from flowleap.guidance import FinestLevel, Guidance
-from flowleap.losses import Boundary, Loss, Squared
+from flowleap.losses import Loss, Squared
+from flowleap.objectives.checks import check
 from flowleap.objectives.diagonal import Diagonal, diagonal
 from flowleap.objectives.first_stage import FirstStage
 from flowleap.objectives.frozen import EMA, GridEMA, Refreshed, Self
-from flowleap.objectives.self_consistency import SelfConsistency
 from flowleap.objectives.solver import LearnedSolver
 from flowleap.parameterization import AverageVelocity, Parameterization
 from flowleap.paths import LinearPath, Path
@@ -30,8 +30,8 @@ from flowleap.point import Batch, Point, Regression, Target
 from flowleap.randomness import generator
 from flowleap.samplers import Sampling
 from flowleap.tensors import Image, Label, Time
-from flowleap.times import Halving, NoiseGrid, OneTime, OnPath, TimeLaw
-from flowleap.velocities import Conditional, Own, PlugIn, Teacher, VelocitySource
+from flowleap.times import NoiseGrid, OneTime, OnPath, TimeLaw
+from flowleap.velocities import Conditional, PlugIn, Teacher, VelocitySource
 
 __all__ = ["Identity", "Objective", "Rival"]
 
@@ -149,124 +149,8 @@ class Objective:
     cites: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"label_dropout={self.label_dropout}: a share of the rows in [0, 1] is expected")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps={self.steps}: a run of at least one step is expected")
-        self._check_refusals()
-        if (self.path.t_max > 1) != (self.times.support[1] > 1):
-            law = (
-                "LogNormal(-1.2, 1.2), a law of noise levels"
-                if self.path.t_max > 1
-                else "LogitNormal(-0.4, 1.0)"
-            )
-            raise ValueError(
-                f"{type(self.times).__name__} draws times in {self.times.support}, but those of "
-                f"{type(self.path).__name__} lie in [{self.path.t_min:g}, {self.path.t_max:g}]: use {law}"
-            )
-        self._check_guidance()
-        self._check_stages()
-        self._check_rival()
-        self._check_groups()
-        self._check_first_stage()
-        if isinstance(self.velocity, Own):
-            raise ValueError(
-                "velocity=Own() would regress the diagonal onto itself, and nothing is learned: keep Conditional() or "
-                "PlugIn(), and take the derivative along the network's own velocity, target=Eulerian(tangent=Own())"
-            )
-        refusal = self.target.refusal(self.flow_map(_unused))
-        if refusal is not None:
-            meaning = f"{type(self.parameterization).__name__} on {type(self.path).__name__}"
-            raise ValueError(f"{type(self.target).__name__} does not fit {meaning}: {refusal}")
-
-    def _check_refusals(self) -> None:
-        refusal = getattr(self.times, "refusal", None)
-        reasons = [] if refusal is None else [refusal(self.path)]
-        losses = (part for part in _parts(self.loss) if hasattr(part, "refusal"))
-        reason = next(
-            (text for text in [*reasons, *(loss.refusal(self.target) for loss in losses)] if text), None
-        )
-        if reason is not None:
-            raise ValueError(reason)
-        if isinstance(self.frozen, GridEMA) and not isinstance(self.times, NoiseGrid):
-            raise ValueError(
-                f"GridEMA: its decay follows the grid of NoiseGrid, and the times are {type(self.times).__name__}: use "
-                "EMA(0.999), or times=NoiseGrid()"
-            )
-
-    def _check_guidance(self) -> None:
-        if isinstance(self.guidance, FinestLevel) and not isinstance(self.target, SelfConsistency):
-            raise ValueError(
-                f"FinestLevel guides the jumps of SelfConsistency, but the target is {type(self.target).__name__}: use "
-                "Guidance(omega, kappa)"
-            )
-        asking = (part for part in (self.guidance, self.coupling) if getattr(part, "asks_null", False))
-        part = next(asking, None)
-        taught = isinstance(self.frozen, Refreshed)  # guided is the first teacher, which knows the null label
-        if part is not None and self.label_dropout == 0 and not taught:
-            raise ValueError(
-                f"{type(part).__name__} contrasts labels with the null label, which label_dropout=0 never "
-                "trains: use label_dropout=0.1"
-            )
-
-    def _check_stages(self) -> None:
-        if not isinstance(self.frozen, Refreshed):
-            return
-        stages = self.frozen.stages
-        if isinstance(self.times, Halving) and self.times.levels != stages:
-            raise ValueError(
-                f"Halving(base_steps={self.times.base_steps}) has {self.times.levels} levels and Refreshed {stages} "
-                f"stages, but each level is taught by the one before it: use Refreshed(stages={self.times.levels})"
-            )
-        if self.steps is not None and self.steps < stages:
-            raise ValueError(
-                f"{self.name} in {self.steps} steps: it has {stages} stages, so at least {stages} steps are expected"
-            )
-
-    def _check_groups(self) -> None:
+        check(self)
         self._law()  # a law that speaks of noise levels must know those of the path
-        if not any(getattr(part, "asks_groups", False) for part in _parts(self.loss)):
-            return
-        name = type(self.loss).__name__
-        if not hasattr(self.times, "group"):
-            raise ValueError(
-                f"{name} compares groups of rows that share their times, and {type(self.times).__name__} makes none: "
-                "use times=Particles()"
-            )
-        if getattr(self.target, "space", "output") != "map":
-            raise ValueError(
-                f"{name} compares points, and {type(self.target).__name__} gives network outputs: use "
-                'target=Consistency(space="map")'
-            )
-
-    def _check_first_stage(self) -> None:
-        boundary = getattr(self.times, "boundary", None)
-        staged = isinstance(self.frozen, FirstStage)
-        if (boundary is not None) != staged:
-            raise ValueError(
-                f"{self.name} learns times above {boundary:g} only, and what lies below is the first stage of its "
-                "training: use frozen=FirstStage(), and objective.with_teacher(flow) with a trained consistency model"
-                if boundary is not None
-                else f"FirstStage is frozen below a boundary, and {type(self.times).__name__} has none: use "
-                "times=Truncation()"
-            )
-        for part in _parts(self.loss):
-            if isinstance(part, Boundary) and part.boundary != boundary:
-                raise ValueError(
-                    f"Boundary(boundary={part.boundary:g}) weighs the rows on the boundary of the times, which is "
-                    f"{'none' if boundary is None else f'{boundary:g}'}: give both the same"
-                )
-
-    def _check_rival(self) -> None:
-        if self.rival is None:
-            return
-        for name in ("path", "parameterization", "told"):
-            own, other = getattr(self, name), getattr(self.rival, name)
-            if own != other:
-                raise ValueError(
-                    f"{self.name} has {name}={own}, but its rival {other}: give both the same, here and as "
-                    f"frozen.objective.{name}"
-                )
 
     @property
     def rival(self) -> Objective | None:
@@ -275,7 +159,15 @@ class Objective:
 
     def flow_map(self, network: Network) -> FlowMap:
         """Wrap a network in this objective's parameterization and path, what it is told and where sampling starts."""
-        return FlowMap(network, self.parameterization, self.path, self.told, self.sampling.start)
+        return FlowMap(network, self.parameterization, self.path, self.told, self.start)
+
+    @property
+    def start(self) -> float | None:
+        """Where sampling starts: as `sampling` says, or at the highest time that is trained; None for t_max."""
+        highest: float = getattr(self.times, "highest", self.path.t_max)
+        if self.sampling.start is not None or highest > (1 - 1e-6) * self.path.t_max:
+            return self.sampling.start
+        return highest
 
     @property
     def needs_teacher(self) -> bool:
@@ -447,7 +339,8 @@ class Objective:
         Raises: ValueError for times that are not t ≥ s ≥ r in the path's domain, or rows in another order.
         """
         low, high = self.path.t_min, self.path.t_max
-        t, s, r = (time.cpu().to(x.dtype) for time in (t, s, r))
+        wide = torch.promote_types(x.dtype, torch.float32)  # short steps are lost in half precision
+        t, s, r = (time.cpu().to(wide) for time in (t, s, r))
         if not len(t) == len(s) == len(r) == len(x):
             raise ValueError(f"{len(x)} rows need as many times, got t: {len(t)}, s: {len(s)}, r: {len(r)}")
         if not bool(((t <= high) & (r >= 0) & (s <= t) & (r <= s)).all()):
@@ -482,7 +375,7 @@ class Objective:
             progress=1.0 if self.steps is None else self.progress(step),
         )
         point = replace(point, guided=self._guided_rows(point)).to(x.device)
-        return replace(point, x_t=self.path.point(x, noise, point.t))
+        return replace(point, x_t=self.path.point(x, noise, point.t).to(x.dtype))
 
     def _law(self) -> TimeLaw:
         return self.times.on(self.path) if isinstance(self.times, OnPath) else self.times
@@ -662,10 +555,6 @@ def _taught(value: Any, flow: FlowMap) -> Any:
     parts = {n: v for n, v in inner.items() if is_dataclass(v) and not isinstance(v, type | FlowMap)}
     changed = {n: new for n, v in parts.items() if (new := _taught(v, flow)) is not v}
     return replace(value, **changed) if changed else value
-
-
-def _unused(x: Image, t: Time, r: Time, label: Label) -> Image:
-    raise AssertionError("this map only carries a path and a parameterization")
 
 
 def _order(random: torch.Generator, total: int, group: int) -> Tensor:

@@ -36,6 +36,7 @@ class Consistency:
     space: str = "output"
     keep_labels: bool = True
     horizon: ClassVar[None] = None
+    asks_step: ClassVar[bool] = True
     template: ClassVar[dict[str, str]] = {
         "model type": "discrete",
         "first step t → s": "DDIM, {velocity} velocity",

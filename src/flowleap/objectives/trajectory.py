@@ -46,6 +46,8 @@ class Trajectory:
     solver: Teacher | Own = Teacher()
     keep_labels: bool = True
     horizon: ClassVar[None] = None
+    asks_step: ClassVar[bool] = True
+    space: ClassVar[str] = "map"
     template: ClassVar[dict[str, str]] = {
         "model type": "discrete",
         "first step t → s": "Heun's method on a grid, velocity of the solver",

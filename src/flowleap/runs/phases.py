@@ -8,6 +8,7 @@ from flowleap import methods, values
 from flowleap.couplings import StoredPairs
 from flowleap.guidance import FinestLevel
 from flowleap.objectives import Objective
+from flowleap.times import LogNormal, OneTime
 from flowleap.training.config import PAIRS_PER_ROW, TrainConfig, frozen_network
 from flowleap.velocities import Teacher
 
@@ -107,8 +108,15 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
     dropout = student.label_dropout
     if asks_null(config) and dropout == 0:
         dropout = teaching.label_dropout  # a null label that is to be asked must be trained
+    times = teaching.times
+    if (student.path.t_max > 1) != (times.support[1] > 1):
+        times = OneTime(LogNormal())  # the law of flow matching is one of times up to 1
     objective = replace(
-        teaching, path=student.path, parameterization=student.parameterization, label_dropout=dropout
+        teaching,
+        path=student.path,
+        parameterization=student.parameterization,
+        times=times,
+        label_dropout=dropout,
     )
     return replace(
         config,

@@ -22,7 +22,7 @@ from flowleap.training import checkpoint, folder, report
 from flowleap.training.config import TrainConfig
 from flowleap.training.guard import Diverged
 from flowleap.training.interrupt import Interruption
-from flowleap.training.log import EXPLANATION, Lines, Reporter
+from flowleap.training.log import Lines, Reporter, explanation
 from flowleap.training.loop import Events, Plan, draw_batch, fit
 from flowleap.training.state import State, new_player
 from flowleap.training.watch import Watch
@@ -158,7 +158,7 @@ class Session:
                 self.reporter.warn(
                     f"the horizon {name} ends at step {step}, after the run: it is never passed"
                 )
-        say(EXPLANATION)
+        say(explanation(self.objective))
 
     def fit(self) -> int | None:
         """Train to the end or to a signal, which is returned; `signal` is also one that came in the last step."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +20,7 @@ from flowleap.randomness import generator
 from flowleap.runs.phases import TEACHER, asks_null, length, needs_pairs, number_of_pairs, own_teacher, plain
 from flowleap.runs.reading import Run, device_of, load_run, read_config, weights_file
 from flowleap.training import folder
-from flowleap.training.config import TrainConfig, frozen_network
+from flowleap.training.config import TrainConfig, core, frozen_network, with_core
 
 __all__ = ["finished", "load", "place_of", "practice", "resolve", "untrained"]
 
@@ -122,12 +124,12 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
                 f"{name} is {run.objective.name}, which is not trained to go to the data in one step (r = 0), as a "
                 f"first stage does: give a run of {student.taught_by}"
             )
-    elif not learns_velocity(run.objective):
+    elif student.needs_teacher and not learns_velocity(run.objective):
         raise ValueError(
             f"{name} is {run.objective.name}, which is not trained for the instantaneous velocity (r = t) that a "
             "teacher is asked for: give a run of flow-matching, or of another method with rows r = t"
         )
-    if student.starts_from_teacher and dict(run.config.network) != frozen_network(config):
+    if student.starts_from_teacher and body(run.config.network) != body(frozen_network(config)):
         raise ValueError(
             f"{config.method} goes on from the weights of its teacher, but the network of {run.folder} is "
             f"{networks.describe(run.network)}, another than asked for: leave out --network and --set network.…"
@@ -137,6 +139,12 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
             f"{name} was trained with label_dropout=0, so its null label, which guidance asks for, means nothing: "
             "train it with --set label_dropout=0.1, or leave out guidance"
         )
+
+
+def body(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a network but for its log-variance head, which starts at 0 whatever comes before."""
+    inner = {name: value for name, value in core(options).items() if name != "log_variance"}
+    return with_core(options, inner)
 
 
 def learns_velocity(objective: Objective) -> bool:

@@ -48,6 +48,8 @@ class SortedPair:
     landing: Law | None = None
     fixed: bool = True
     finest: ClassVar[float] = 0.0
+    has_step: ClassVar[bool] = False
+    varied: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("geng2025mean",)
 
     def __post_init__(self) -> None:
@@ -85,6 +87,8 @@ class Gradual:
     pair: SortedPair = SortedPair()
     horizon: float = 1 / 30
     finest: ClassVar[float] = 0.0
+    has_step: ClassVar[bool] = False
+    varied: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("lin2025design",)
 
     def __post_init__(self) -> None:
@@ -143,6 +147,7 @@ class FullJump:
     law: Law = LogitNormal(-1.0, 1.4)
     diagonal: float = 0.0
     finest: ClassVar[float] = 0.0
+    has_step: ClassVar[bool] = False
     cites: ClassVar[tuple[str, ...]] = ("lu2024simplifying",)
 
     def __post_init__(self) -> None:

@@ -39,6 +39,7 @@ class DyadicGrid:
     quotas: bool = False
     law: Law | None = None
     anywhere: bool = False
+    varied: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
 
     def __post_init__(self) -> None:

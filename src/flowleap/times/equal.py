@@ -160,6 +160,7 @@ class Trajectories:
     longest: int | None = None
     law: Law = LogitNormal(-0.4, 1.0)
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    varied: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("kim2023consistency",)
 
     def __post_init__(self) -> None:

@@ -55,7 +55,6 @@ class NoiseGrid:
     rho: float = 7.0
     clock: str = "levels"
     finest: ClassVar[float] = 0.0
-    cites: ClassVar[tuple[str, ...]] = ("song2023consistency", "song2023improved", "karras2022elucidating")
 
     def __post_init__(self) -> None:
         check_clock(self, self.clock)
@@ -71,12 +70,21 @@ class NoiseGrid:
             raise ValueError(
                 f"NoiseGrid(low={self.low}, high={self.high}, rho={self.rho}): 0 < low < high and rho > 0 are expected"
             )
-        if self.growth == "root" and self.law is None:
-            object.__setattr__(self, "cites", ("song2023consistency", "karras2022elucidating"))
+
+    @property
+    def cites(self) -> tuple[str, ...]:
+        """The papers of what is in use: doubling and a law of cells are of the second."""
+        improved = () if self.growth == "root" and self.law is None else ("song2023improved",)
+        return ("song2023consistency", *improved, "karras2022elucidating")
 
     @property
     def support(self) -> tuple[float, float]:
         return (self.low, self.high) if self.clock == "levels" else (0.0, 1.0)
+
+    @property
+    def highest(self) -> float:
+        """The highest time that is drawn, above which nothing is trained."""
+        return float(times_of(torch.tensor(self.high, dtype=torch.float64), self.clock))
 
     @property
     def horizon(self) -> float | None:

@@ -40,6 +40,7 @@ class Particles:
     t_max: float = 0.994
     halvings: float = 12.0
     finest: ClassVar[float] = 0.0
+    varied: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("zhou2025inductive",)
 
     def __post_init__(self) -> None:
@@ -57,6 +58,11 @@ class Particles:
     @property
     def support(self) -> tuple[float, float]:
         return self.t_min, self.t_max
+
+    @property
+    def highest(self) -> float:
+        """The highest time that is drawn, above which nothing is trained."""
+        return self.t_max
 
     def on(self, path: Path) -> _OnPath:
         """Return the law on a path, whose noise levels its steps are steps of.

@@ -63,6 +63,11 @@ class Ratio:
         return (0.0, self.high) if self.clock == "levels" else (0.0, 1.0)
 
     @property
+    def highest(self) -> float:
+        """The highest time that is drawn, above which nothing is trained."""
+        return float(times_of(torch.tensor(self.high, dtype=torch.float64), self.clock))
+
+    @property
     def horizon(self) -> float | None:
         """When the last stage begins, as a fraction of the run."""
         return (self.stages - 1) / self.stages or None

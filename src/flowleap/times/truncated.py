@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from flowleap.paths import Path, VEPath
 from flowleap.times.base import Draw
 
 __all__ = ["StudentT", "Truncation"]
@@ -107,6 +108,20 @@ class Truncation:
     @property
     def support(self) -> tuple[float, float]:
         return 0.0, self.law.high
+
+    @property
+    def highest(self) -> float:
+        """The highest time that is drawn, above which nothing is trained."""
+        return self.law.high
+
+    def refusal(self, path: Path) -> str | None:
+        """Return why these are no times of a path, or None."""
+        if isinstance(path, VEPath) and (path.t_min, path.t_max) == (0.0, self.law.high):
+            return None
+        return (
+            f"Truncation draws noise levels from {self.law.low:g} to {self.law.high:g} that step down to 0, and the "
+            f"path is {path}: use VEPath(t_min=0.0, t_max={self.law.high:g})"
+        )
 
     def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
         t = self.law.sample(generator, size)

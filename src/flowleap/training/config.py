@@ -352,7 +352,7 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
             raise ValueError(f"a DiT is made for images and {dataset.name} holds points: use --network mlp")
         options.setdefault(shape, list(dataset.shape))
         options.setdefault("classes", dataset.num_classes)
-        learned = isinstance(objective.loss, LearnedVariance)
+        learned = any(isinstance(part, LearnedVariance) for part in objective.parts())
         options.setdefault("log_variance", learned)
         if shape == "image" and min(dataset.shape[1:]) >= LARGE and not any(n % 4 for n in dataset.shape[1:]):
             options.setdefault("patch", 4)

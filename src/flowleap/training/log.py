@@ -17,16 +17,34 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torch import Tensor
 
 from flowleap.files import replace_file
+from flowleap.losses import AdaptivePower, LearnedVariance
+from flowleap.objectives import Objective
 from flowleap.point import Regression
 from flowleap.training.state import State
 
-__all__ = ["EXPLANATION", "Lines", "Recorder", "Reporter"]
+__all__ = ["Lines", "Recorder", "Reporter", "explanation"]
 
-EXPLANATION = (
-    "The error shown is raw: the mean squared residual without weights. The weighted loss is minimized and "
-    "logged but not shown, because it says nothing: an adaptive weight of power 1 divides the error by "
-    "itself, so the loss sits at 1 whatever the network does."
-)
+
+def explanation(objective: Objective) -> str:
+    """Return what the error that is shown says of a method, and what it does not."""
+    losses = [part for part in objective.parts() if isinstance(part, AdaptivePower | LearnedVariance)]
+    shown = "The error shown is raw: the mean squared residual without weights. "
+    logged = "The weighted loss is minimized, and logged in metrics.jsonl."
+    if any(isinstance(part, AdaptivePower) and part.power == 1 for part in losses):
+        logged = (
+            "The weighted loss is minimized and logged but not shown, because it says nothing: an adaptive weight of "
+            "power 1 divides the error by itself, so the loss sits at 1 whatever the network does."
+        )
+    elif losses:
+        logged = (
+            "The weighted loss is minimized and logged but not shown, because its value says little: its weight "
+            "follows the error."
+        )
+    if getattr(objective.times, "horizon", None) and getattr(objective.target, "asks_step", False):
+        logged += (
+            " Steps change in the course of the run, and the error with them: only samples are comparable."
+        )
+    return shown + logged
 
 
 class Recorder:

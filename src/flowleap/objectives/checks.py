@@ -1,0 +1,256 @@
+"""Which parts of an objective mean nothing together: refused where it is made, with the nearest choice that does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from flowleap.guidance import FinestLevel, Guidance
+from flowleap.losses import Boundary
+from flowleap.objectives.diagonal import Diagonal
+from flowleap.objectives.first_stage import FirstStage
+from flowleap.objectives.frozen import GridEMA, Refreshed
+from flowleap.objectives.self_consistency import SelfConsistency
+from flowleap.tensors import Image, Label, Time
+from flowleap.times import Halving, NoiseGrid, OneTime
+from flowleap.velocities import Own
+
+if TYPE_CHECKING:
+    from flowleap.objectives.base import Objective
+
+__all__ = ["check"]
+
+STEPS = 'Adjacent(128), NoiseGrid(clock="linear") or Ratio(clock="linear") to the data, DyadicGrid() anywhere'
+
+
+def check(o: Objective) -> None:
+    """Refuse an objective whose parts do not fit one another.
+
+    Raises: ValueError: what was given, why it means nothing, and what does.
+    """
+    _numbers(o)
+    _refusals(o)
+    _domain(o)
+    for rule in (
+        _steps,
+        _told,
+        _guidance,
+        _start,
+        _stages,
+        _rival,
+        _groups,
+        _first_stage,
+        _velocity,
+        _singular,
+    ):
+        rule(o)
+
+
+def _within(value: Any) -> Iterator[Any]:
+    """Yield a part and every part inside it."""
+    yield value
+    for f in fields(value):
+        child = getattr(value, f.name)
+        if is_dataclass(child) and not isinstance(child, type):
+            yield from _within(child)
+
+
+def _unused(x: Image, t: Time, r: Time, label: Label) -> Image:
+    raise AssertionError("this map only carries a path and a parameterization")
+
+
+def _kind(part: object) -> str:
+    return type(part).__name__
+
+
+def _numbers(o: Objective) -> None:
+    if not 0 <= o.label_dropout <= 1:
+        raise ValueError(f"label_dropout={o.label_dropout}: a share of the rows in [0, 1] is expected")
+    if o.steps is not None and o.steps < 1:
+        raise ValueError(f"steps={o.steps}: a run of at least one step is expected")
+
+
+def _refusals(o: Objective) -> None:
+    refusal = getattr(o.times, "refusal", None)
+    reasons = [] if refusal is None else [refusal(o.path)]
+    losses = (part for part in _within(o.loss) if hasattr(part, "refusal"))
+    reason = next((text for text in [*reasons, *(loss.refusal(o.target) for loss in losses)] if text), None)
+    if reason is not None:
+        raise ValueError(reason)
+    if isinstance(o.frozen, GridEMA) and not isinstance(o.times, NoiseGrid):
+        raise ValueError(
+            f"GridEMA: its decay follows the grid of NoiseGrid, and the times are {type(o.times).__name__}: use "
+            "EMA(0.999), or times=NoiseGrid()"
+        )
+
+
+def _domain(o: Objective) -> None:
+    if (o.path.t_max > 1) == (o.times.support[1] > 1):
+        return
+    law = "LogNormal(-1.2, 1.2), a law of noise levels" if o.path.t_max > 1 else "LogitNormal(-0.4, 1.0)"
+    raise ValueError(
+        f"{_kind(o.times)} draws times in {o.times.support}, but those of {_kind(o.path)} lie in "
+        f"[{o.path.t_min:g}, {o.path.t_max:g}]: use {law}"
+    )
+
+
+def _steps(o: Objective) -> None:
+    """A discrete target needs a first step t → s with s < t, and only some have rows r < t at all."""
+    if getattr(o.target, "asks_step", False) and not getattr(o.times, "has_step", True):
+        raise ValueError(
+            f"{_kind(o.target)} compares the way from t with that from a point s nearer to the data, and "
+            f"{_kind(o.times)} has s = t, where nothing is left to learn: use times such as {STEPS}; or "
+            "target=Eulerian(), the limit of no step"
+        )
+    slope = (
+        o.parameterization.slope_singularity(o.path) if getattr(o.target, "weighting", "") == "cos2" else None
+    )
+    if slope is not None and not getattr(o.times, "varied", False):
+        raise ValueError(
+            f'Eulerian(weighting="cos2") does not fit {_kind(o.parameterization)} on {_kind(o.path)}: {slope}, where '
+            "nothing is left to regress: use AverageVelocity() or Velocity()"
+        )
+    if isinstance(o.target, Diagonal) and not isinstance(o.times, OneTime):
+        raise ValueError(
+            f"Diagonal() has no target for the rows r < t of {_kind(o.times)}: use times=OneTime(), or another target "
+            "such as Eulerian()"
+        )
+
+
+def _told(o: Objective) -> None:
+    """A network that knows t alone learns the jump at t, so neither its velocity nor other jumps mean anything."""
+    if o.told != "nothing" or isinstance(o.times, OneTime):
+        return
+    rather = 'told="landing", which tells it r'
+    law = _kind(o.times)
+    if getattr(o.times, "varied", False):
+        raise ValueError(
+            f'told="nothing", but {law} draws any r below t, which one output cannot serve: use {rather}'
+        )
+    diagonal = getattr(o.times, "diagonal", 0)
+    if diagonal:
+        raise ValueError(
+            f'told="nothing", but {law}(diagonal={diagonal:g}) has rows r = t beside those that jump, which one output '
+            f'cannot serve: use told="data", or {rather}'
+        )
+    asking = isinstance(o.guidance, Guidance) and o.guidance.asks_network
+    if asking or isinstance(getattr(o.target, "tangent", None), Own):
+        part = "Guidance" if asking else "tangent=Own()"
+        raise ValueError(
+            f'{part} asks the network for its velocity, r = t, but told="nothing" it knows the jump to the data in its '
+            f"place: use {rather}, with rows r = t, or velocity=Teacher(guidance=…)"
+        )
+
+
+def _guidance(o: Objective) -> None:
+    if isinstance(o.guidance, FinestLevel) and not isinstance(o.target, SelfConsistency):
+        raise ValueError(
+            f"FinestLevel guides the jumps of SelfConsistency, but the target is {type(o.target).__name__}: use "
+            "Guidance(omega, kappa)"
+        )
+    asking = (part for part in (o.guidance, o.coupling) if getattr(part, "asks_null", False))
+    part = next(asking, None)
+    taught = isinstance(o.frozen, Refreshed)  # guided is the first teacher, which knows the null label
+    if part is not None and o.label_dropout == 0 and not taught:
+        raise ValueError(
+            f"{type(part).__name__} contrasts labels with the null label, which label_dropout=0 never "
+            "trains: use label_dropout=0.1"
+        )
+
+
+def _start(o: Objective) -> None:
+    """Where sampling is asked to start must have been trained."""
+    highest, start = getattr(o.times, "highest", None), o.sampling.start
+    if highest is not None and start is not None and start > highest + 1e-6 * o.path.t_max:
+        raise ValueError(
+            f"sampling starts at t = {start:g}, but {_kind(o.times)} draws none above {highest:g}: use "
+            "sampling.start=None"
+        )
+
+
+def _stages(o: Objective) -> None:
+    if not isinstance(o.frozen, Refreshed):
+        return
+    stages = o.frozen.stages
+    if isinstance(o.times, Halving) and o.times.levels != stages:
+        raise ValueError(
+            f"Halving(base_steps={o.times.base_steps}) has {o.times.levels} levels and Refreshed {stages} "
+            f"stages, but each level is taught by the one before it: use Refreshed(stages={o.times.levels})"
+        )
+    if o.steps is not None and o.steps < stages:
+        raise ValueError(
+            f"{o.name} in {o.steps} steps: it has {stages} stages, so at least {stages} steps are expected"
+        )
+
+
+def _groups(o: Objective) -> None:
+    if not any(getattr(part, "asks_groups", False) for part in _within(o.loss)):
+        return
+    name = type(o.loss).__name__
+    if not hasattr(o.times, "group"):
+        raise ValueError(
+            f"{name} compares groups of rows that share their times, and {type(o.times).__name__} makes none: "
+            "use times=Particles()"
+        )
+    if getattr(o.target, "space", "output") != "map":
+        raise ValueError(
+            f"{name} compares points, and {type(o.target).__name__} gives network outputs: use "
+            'target=Consistency(space="map")'
+        )
+
+
+def _first_stage(o: Objective) -> None:
+    boundary = getattr(o.times, "boundary", None)
+    staged = isinstance(o.frozen, FirstStage)
+    if staged and not o.starts_from_teacher:
+        raise ValueError(
+            f"{o.name} keeps the weights of its first stage below the boundary: use starts_from_teacher=True"
+        )
+    if (boundary is not None) != staged:
+        raise ValueError(
+            f"{o.name} learns times above {boundary:g} only, and what lies below is the first stage of its "
+            "training: use frozen=FirstStage(), and objective.with_teacher(flow) with a trained consistency model"
+            if boundary is not None
+            else f"FirstStage is frozen below a boundary, and {type(o.times).__name__} has none: use "
+            "times=Truncation()"
+        )
+    for part in _within(o.loss):
+        if isinstance(part, Boundary) and part.boundary != boundary:
+            raise ValueError(
+                f"Boundary(boundary={part.boundary:g}) weighs the rows on the boundary of the times, which is "
+                f"{'none' if boundary is None else f'{boundary:g}'}: give both the same"
+            )
+        share = getattr(o.times, "share", None)
+        if isinstance(part, Boundary) and part.share != share:
+            raise ValueError(
+                f"Boundary(share={part.share:g}) counts on that share of the rows on the boundary, which "
+                f"{_kind(o.times)} has {share}: give both the same"
+            )
+
+
+def _rival(o: Objective) -> None:
+    if o.rival is None:
+        return
+    for name in ("path", "parameterization", "told"):
+        own, other = getattr(o, name), getattr(o.rival, name)
+        if own != other:
+            raise ValueError(
+                f"{o.name} has {name}={own}, but its rival {other}: give both the same, here and as "
+                f"frozen.objective.{name}"
+            )
+
+
+def _velocity(o: Objective) -> None:
+    if isinstance(o.velocity, Own):
+        raise ValueError(
+            "velocity=Own() would regress the diagonal onto itself, and nothing is learned: keep Conditional() or "
+            "PlugIn(), and take the derivative along the network's own velocity, target=Eulerian(tangent=Own())"
+        )
+
+
+def _singular(o: Objective) -> None:
+    refusal = o.target.refusal(o.flow_map(_unused))
+    if refusal is not None:
+        meaning = f"{_kind(o.parameterization)} on {_kind(o.path)}"
+        raise ValueError(f"{_kind(o.target)} does not fit {meaning}: {refusal}")
