@@ -29,12 +29,13 @@ from flowleap.derivatives import CentralDifference, ExactJVP
 from flowleap.losses import AdaptivePower, LearnedVariance
 from flowleap.objectives import LearnedSolver, Refreshed
 from flowleap.point import Point
+from flowleap.times import Truncation
 
 ROWS, DIMS, CLASSES = 64, 8, 3
 UPDATES, FALL = 20, 0.3
 RUN, STEP = 1000, 500
 DERIVATIVES = {"exact": ExactJVP(), "difference": CentralDifference()}
-RATES = (1e-2, 1e-3, 1e-4)
+RATES = (1e-2, 3e-3, 1e-3, 1e-4)
 
 
 def cases() -> list[tuple[str, str]]:
@@ -128,6 +129,9 @@ def test_what_is_asked_for_is_learned(name: str, way: str, labels: bool) -> None
     objective = methods.get(name).for_run(RUN)
     if way in DERIVATIVES:
         objective = replace(objective, target=replace(objective.target, derivative=DERIVATIVES[way]))
+    if isinstance(objective.times, Truncation):
+        # a thousandth of the way, as published, asks for less than twenty updates can show
+        objective = replace(objective, times=replace(objective.times, ratio=0.5))
     objective, build = taught(objective, labels)
     network = build()
     frozen = objective.flow_map(copy.deepcopy(network))
