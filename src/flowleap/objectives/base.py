@@ -19,7 +19,7 @@ from flowleap.data.batching import ClassGroups, Shuffled
 from flowleap.flow_map import FlowMap, Network, Told
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.losses import Loss, Squared
-from flowleap.objectives.checks import check
+from flowleap.objectives.checks import check, within
 from flowleap.objectives.diagonal import Diagonal, diagonal
 from flowleap.objectives.first_stage import FirstStage
 from flowleap.objectives.frozen import EMA, GridEMA, Refreshed, Self
@@ -535,16 +535,7 @@ class Objective:
 
     def parts(self) -> list[Any]:
         """Return every part of the composition, depth first."""
-        return _parts(self)
-
-
-def _parts(value: Any) -> list[Any]:
-    found = [value]
-    for f in fields(value):
-        child = getattr(value, f.name)
-        if is_dataclass(child) and not isinstance(child, type):
-            found += _parts(child)
-    return found
+        return list(within(self))
 
 
 def _taught(value: Any, flow: FlowMap) -> Any:

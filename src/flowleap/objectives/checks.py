@@ -19,7 +19,7 @@ from flowleap.velocities import Own
 if TYPE_CHECKING:
     from flowleap.objectives.base import Objective
 
-__all__ = ["check"]
+__all__ = ["check", "within"]
 
 STEPS = 'Adjacent(128), NoiseGrid(clock="linear") or Ratio(clock="linear") to the data, DyadicGrid() anywhere'
 
@@ -34,6 +34,7 @@ def check(o: Objective) -> None:
     _domain(o)
     for rule in (
         _steps,
+        _slope,
         _told,
         _guidance,
         _start,
@@ -47,13 +48,13 @@ def check(o: Objective) -> None:
         rule(o)
 
 
-def _within(value: Any) -> Iterator[Any]:
-    """Yield a part and every part inside it."""
+def within(value: Any) -> Iterator[Any]:
+    """Yield a part and every part inside it, depth first."""
     yield value
     for f in fields(value):
         child = getattr(value, f.name)
         if is_dataclass(child) and not isinstance(child, type):
-            yield from _within(child)
+            yield from within(child)
 
 
 def _unused(x: Image, t: Time, r: Time, label: Label) -> Image:
@@ -74,7 +75,7 @@ def _numbers(o: Objective) -> None:
 def _refusals(o: Objective) -> None:
     refusal = getattr(o.times, "refusal", None)
     reasons = [] if refusal is None else [refusal(o.path)]
-    losses = (part for part in _within(o.loss) if hasattr(part, "refusal"))
+    losses = (part for part in within(o.loss) if hasattr(part, "refusal"))
     reason = next((text for text in [*reasons, *(loss.refusal(o.target) for loss in losses)] if text), None)
     if reason is not None:
         raise ValueError(reason)
@@ -103,6 +104,15 @@ def _steps(o: Objective) -> None:
             f"{_kind(o.times)} has s = t, where nothing is left to learn: use times such as {STEPS}; or "
             "target=Eulerian(), the limit of no step"
         )
+    if isinstance(o.target, Diagonal) and not isinstance(o.times, OneTime):
+        raise ValueError(
+            f"Diagonal() has no target for the rows r < t of {_kind(o.times)}: use times=OneTime(), or another target "
+            "such as Eulerian()"
+        )
+
+
+def _slope(o: Objective) -> None:
+    """What is weighed by ∂_t b must not be 0 for every row."""
     slope = (
         o.parameterization.slope_singularity(o.path) if getattr(o.target, "weighting", "") == "cos2" else None
     )
@@ -110,11 +120,6 @@ def _steps(o: Objective) -> None:
         raise ValueError(
             f'Eulerian(weighting="cos2") does not fit {_kind(o.parameterization)} on {_kind(o.path)}: {slope}, where '
             "nothing is left to regress: use AverageVelocity() or Velocity()"
-        )
-    if isinstance(o.target, Diagonal) and not isinstance(o.times, OneTime):
-        raise ValueError(
-            f"Diagonal() has no target for the rows r < t of {_kind(o.times)}: use times=OneTime(), or another target "
-            "such as Eulerian()"
         )
 
 
@@ -185,7 +190,7 @@ def _stages(o: Objective) -> None:
 
 
 def _groups(o: Objective) -> None:
-    if not any(getattr(part, "asks_groups", False) for part in _within(o.loss)):
+    if not any(getattr(part, "asks_groups", False) for part in within(o.loss)):
         return
     name = type(o.loss).__name__
     if not hasattr(o.times, "group"):
@@ -215,7 +220,7 @@ def _first_stage(o: Objective) -> None:
             else f"FirstStage is frozen below a boundary, and {type(o.times).__name__} has none: use "
             "times=Truncation()"
         )
-    for part in _within(o.loss):
+    for part in within(o.loss):
         if isinstance(part, Boundary) and part.boundary != boundary:
             raise ValueError(
                 f"Boundary(boundary={part.boundary:g}) weighs the rows on the boundary of the times, which is "
