@@ -53,7 +53,7 @@ ROWS: dict[str, Row] = {
     "esc": Row("esc"),
     "esc, guided": Row("esc", GUIDED, bound=2.2),
 }
-NAMED = {row.method for row in ROWS.values() if row.method != "shortcut_repo"}
+NAMED = {row.method for row in ROWS.values()}
 ROWS |= {name.replace("_", " "): Row(name) for name in methods.names() if name not in NAMED}
 
 

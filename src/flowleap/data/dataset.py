@@ -44,6 +44,18 @@ class Dataset:
                 f"{tuple(self.x.shape)}: each row brings its own noise"
             )
 
+    def take(self, rows: Tensor, step: int, key: int, here: Tensor | None = None) -> Tensor:
+        """Return x of the rows of a batch as they look in this step: a pure function of (rows, step, key).
+
+        Args:
+            rows: those of the global batch.
+            step: the training step. key: the seed of the run; random choices are drawn for all rows by (key, step).
+            here: the places in the global batch that are wanted, None for all.
+
+        Shapes: rows (global batch,), here (batch,) → (batch, *shape).
+        """
+        return self.x[rows if here is None else rows[here]]
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""

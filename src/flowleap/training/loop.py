@@ -75,11 +75,11 @@ class Events:
 def draw_batch(data: Dataset, objective: Objective, plan: Plan, step: int, device: torch.device) -> Batch:
     """Return the batch of a step: a pure function of (seed, step)."""
     rows = objective.batching.indices(data.label, len(data), plan.batch, step, plan.seed)
-    x, label, noise = (
+    x = data.take(rows, step, plan.seed).to(device, non_blocking=True)
+    label, noise = (
         None if tensor is None else tensor[rows].to(device, non_blocking=True)
-        for tensor in (data.x, data.label, data.noise)
+        for tensor in (data.label, data.noise)
     )
-    assert x is not None
     return Batch(x=x, label=label, noise=noise)
 
 
