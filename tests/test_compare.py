@@ -505,6 +505,18 @@ def test_one_teacher_teaches_all_that_have_one_and_is_a_row_itself(tmp_path: Pat
         studies.compare(replace(request, teacher=None), tmp_path / "s", console=quiet())
 
 
+def test_a_method_that_is_made_to_start_from_a_teacher_is_given_it(tmp_path: Path) -> None:
+    """Whether a row has a teacher follows from its objective, not from its name."""
+    config = runs.configure(
+        "flow-matching", "two-moons", settings=TINY, steps=2, batch=16, eval_num=0, watch_share=0
+    )
+    teacher = str(runs.train(config, tmp_path / "teacher", console=quiet()).folder)
+    started = (*ASKED.settings, ("shortcut:starts_from_teacher", "true"))
+    request = replace(ASKED, methods=("shortcut", "flow-matching"), settings=started, teacher=teacher)
+    configs, _ = plan.variants(request, data.load("two-moons"))
+    assert [config.teacher for config in configs.values()] == [teacher, None]
+
+
 def test_a_teacher_that_nobody_has_or_that_does_not_fit_is_refused_at_once(tmp_path: Path) -> None:
     config = runs.configure(
         "diffusion", "two-moons", settings=TINY, steps=2, batch=16, eval_num=0, watch_share=0

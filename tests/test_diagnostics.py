@@ -340,6 +340,13 @@ def test_a_perfect_consistency_model_is_not_accused_of_knowing_one_time():
     assert "Landing time r is ignored" in accused and "Told one time only" not in accused
 
 
+def test_means_of_a_consistency_model_are_not_laid_to_a_second_time():
+    """It knows no r and has no rows r = t: what helps is shorter steps."""
+    found = examine(Faulty(collapsed), method("consistency_training"))
+    text = next(f.text for f in found.findings if "lack variety" in f.title)
+    assert "while those steps are long" in text and "r < t" not in text
+
+
 def test_no_rows_with_r_equal_to_t_are_noticed():
     """A share of 0 draws none; the diagonal is measured all the same."""
     law = SortedPair(diagonal=0.0)

@@ -19,7 +19,7 @@ from flowleap import Batch, FlowMap, methods, networks
 from flowleap.couplings import Independent, StoredPairs
 from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
 from flowleap.guidance import FinestLevel, Guidance
-from flowleap.losses import Squared
+from flowleap.losses import MomentMatching, Squared
 from flowleap.objectives import EMA, Consistency, Eulerian, LearnedSolver, Objective, Self, SelfConsistency
 from flowleap.parameterization import AverageVelocity, Endpoint, Preconditioned, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
@@ -740,6 +740,14 @@ def test_flow_matching_has_no_target_for_jumps():
             "nothing is left to regress",
         ),
         (lambda: method("imm", sampling=Sampling(start=1.0)), "draws none above 0.994"),
+        (
+            lambda: method("sct", path=TrigPath(noise_scale=0.4)),
+            "which on this path is 0.4: give times.law.noise",
+        ),
+        (
+            lambda: method("imm", loss=MomentMatching(sigma_data=0.3)),
+            r"parameterization.sigma_data=0.5 and loss.sigma_data=0.3 state .* give all the same number",
+        ),
     ],
 )
 def test_parts_that_mean_nothing_together_are_refused(make, said):

@@ -248,7 +248,7 @@ def test_a_second_stage_without_a_first_is_refused_with_the_way_out():
         ValueError, match=r"finished first stage below it, and none is given.*with_teacher\(flow\)"
     ):
         objective(flow, batch=data)
-    with pytest.raises(ValueError, match="give both the same parameterization"):
+    with pytest.raises(ValueError, match="give both the same, as a run of ect has"):
         objective.with_teacher(FlowMap(mlp(), Endpoint(), objective.path, "nothing"))
     with pytest.raises(ValueError, match=r"told 'nothing'.*first stage 'landing'"):
         objective.with_teacher(replace(flow, told="landing"))

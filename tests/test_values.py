@@ -164,6 +164,7 @@ def test_fields_that_need_one_another_move_together():
         ("times.zzz", "0.5", "known: law, diagonal, landing, fixed"),
         ("times.diagonal.x", "1", "'x' is asked of 0.75, which has no fields"),
         ("guidance.omega", "2", "'omega' is asked of None"),
+        ("frozen.decay", "0.9", r"frozen.decay: Self has no field 'decay', and no other: give another part"),
         ("", "1", "has no field ''"),
     ],
 )

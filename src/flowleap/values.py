@@ -125,9 +125,8 @@ def _override(value: Any, names: list[str], new: Any, whole: str) -> Any:
         )
     known = [f.name for f in fields(value)]
     if names[0] not in known:
-        raise ValueError(
-            f"{whole}: {type(value).__name__} has no field {names[0]!r}{neighbors(names[0], known)}"
-        )
+        others = neighbors(names[0], known) if known else ", and no other: give another part in its place"
+        raise ValueError(f"{whole}: {type(value).__name__} has no field {names[0]!r}{others}")
     old = getattr(value, names[0])
     inner = (
         _override(old, names[1:], new, whole) if names[1:] else _fitting(type(value), names[0], new, whole)

@@ -358,7 +358,7 @@ def _samples(d: Diagnosis) -> Iterable[Finding]:
     one, many = d.spread[0], d.spread[-1]
     if d.one_step and one.steps == 1:
         within = "" if d.sensitivity.label is None else " within a class"
-        yield from _variety(one, many if many is not one and not _one_time(d) else None, within)
+        yield from _variety(one, many if many is not one and not _one_time(d) else None, within, _one_time(d))
     measured = one if d.one_step else many
     if measured.offset is not None and measured.offset > SHIFTED:
         count = "one step" if measured.steps == 1 else f"{measured.steps} steps"
@@ -371,7 +371,17 @@ def _samples(d: Diagnosis) -> Iterable[Finding]:
         )
 
 
-def _variety(one: Spread, many: Spread | None, within: str) -> Iterable[Finding]:
+TOO_FEW_JUMPS = (
+    "Rows that jump all the way are trained too little or not at all, or r does not reach the network: give rows r < t "
+    "more share or time, and look at the raw error there."
+)
+TOO_FEW_STEPS = (
+    "Every row jumps all the way here, and is held to a point a little nearer to the data: while those steps are long, "
+    "this mean is what is learned. Train longer, so that they become short, and draw more of the high times."
+)
+
+
+def _variety(one: Spread, many: Spread | None, within: str, one_time: bool) -> Iterable[Finding]:
     several = "" if many is None or many.spread is None else f" ({many.spread:.0%} in {many.steps} steps)"
     if one.spread is not None and one.spread < FEW:
         mean = "the mean of their class" if within else "the mean of the data"
@@ -385,8 +395,7 @@ def _variety(one: Spread, many: Spread | None, within: str) -> Iterable[Finding]
             "problem" if one.spread < COLLAPSED else "warning",
             "Collapsed r = 0: one-step samples lack variety",
             f"One-step samples have {one.spread:.0%} of the variance of the data{within}{several}: {where}. "
-            "Rows that jump all the way are trained too little or not at all, or r does not reach the network: give "
-            "rows r < t more share or time, and look at the raw error there.",
+            f"{TOO_FEW_STEPS if one_time else TOO_FEW_JUMPS}",
         )
     elif one.diversity is not None and one.diversity < NARROW:
         yield Finding(

@@ -212,15 +212,16 @@ class Objective:
                 f"{self.name} lives on {self.path}, but its teacher on {flow.path}: train a teacher on the same path"
             )
         copied = self.starts_from_teacher or isinstance(self.frozen, Refreshed | FirstStage)
+        rather = f"give both the same, as a run of {self.taught_by.replace('_', '-')} has"
         if copied and flow.parameterization != self.parameterization:
             raise ValueError(
                 f"{self.name} goes on from the weights of its teacher, which give {flow.parameterization}, not "
-                f"{self.parameterization}: give both the same parameterization"
+                f"{self.parameterization}: {rather}"
             )
         if isinstance(self.frozen, FirstStage) and flow.told != self.told:
             raise ValueError(
                 f"{self.name} asks one network or the other by the time, and its own is told {self.told!r} beside t, "
-                f"but its first stage {flow.told!r}: give both the same"
+                f"but its first stage {flow.told!r}: {rather}"
             )
         found: Objective = _taught(self, flow)
         if isinstance(found.frozen, Refreshed) and self.frozen != found.frozen:

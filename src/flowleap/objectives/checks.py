@@ -40,6 +40,7 @@ def check(o: Objective) -> None:
         _start,
         _stages,
         _rival,
+        _spread,
         _groups,
         _first_stage,
         _velocity,
@@ -232,6 +233,21 @@ def _first_stage(o: Objective) -> None:
                 f"Boundary(share={part.share:g}) counts on that share of the rows on the boundary, which "
                 f"{_kind(o.times)} has {share}: give both the same"
             )
+
+
+def _spread(o: Objective) -> None:
+    """The standard deviation of the data is one number, whichever parts are told it."""
+    told = {
+        f"{field}.sigma_data": part.sigma_data
+        for field, value in (("parameterization", o.parameterization), ("loss", o.loss))
+        for part in within(value)
+        if hasattr(part, "sigma_data")
+    }
+    if len(set(told.values())) > 1:
+        raise ValueError(
+            f"{' and '.join(f'{name}={value:g}' for name, value in told.items())} state the standard deviation of the "
+            "same data: give all the same number"
+        )
 
 
 def _rival(o: Objective) -> None:

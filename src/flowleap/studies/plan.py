@@ -304,18 +304,23 @@ def configured(
     Args:
         settings: those of a variant, after those that were asked for.
     """
-    return runs.configure(
-        name,
-        dataset,
-        teacher=request.teacher if methods.get(name).needs_run else None,
-        network=request.network,
-        settings=[*request.settings_of(name), *settings],
-        batch=request.batch,
-        device=request.device,
-        eval_num=0,
-        sample_every=0,
-        watch_share=0.0,
-    )
+
+    def with_teacher(teacher: str | None) -> runs.TrainConfig:
+        return runs.configure(
+            name,
+            dataset,
+            teacher=teacher,
+            network=request.network,
+            settings=[*request.settings_of(name), *settings],
+            batch=request.batch,
+            device=request.device,
+            eval_num=0,
+            sample_every=0,
+            watch_share=0.0,
+        )
+
+    alone = with_teacher(None)
+    return with_teacher(request.teacher) if request.teacher and runs.own_teacher(alone) else alone
 
 
 def taught_by(config: runs.TrainConfig) -> str:

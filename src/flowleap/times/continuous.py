@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from flowleap.paths import Path
 from flowleap.times.base import Draw
 from flowleap.times.laws import Law, LogitNormal, NoiseLevels
 
@@ -157,6 +158,17 @@ class FullJump:
     @property
     def support(self) -> tuple[float, float]:
         return self.law.support
+
+    def refusal(self, path: Path) -> str | None:
+        """Return why these are no times of a path, or None."""
+        scale = getattr(self.law, "noise_scale", path.noise_scale)
+        if scale == path.noise_scale:
+            return None
+        return (
+            f"{type(self.law).__name__}(noise_scale={scale:g}) finds the angle of a noise level by the scale of the "
+            f"noise, which on this path is {path.noise_scale:g}: give times.law.noise_scale and path.noise_scale the "
+            "same number"
+        )
 
     def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
         t = self.law.sample(generator, size)

@@ -53,9 +53,10 @@ class Ratio:
             raise ValueError(
                 f"Ratio(base={self.base}, stages={self.stages}): a base above 1 and at least one stage are expected"
             )
-        if not (self.reach >= 0 and self.high > 0):
+        if not (self.reach >= 0 and self.slope >= 0 and self.high > 0):
             raise ValueError(
-                f"Ratio(reach={self.reach}, high={self.high}): reach ≥ 0 and a positive highest level are expected"
+                f"Ratio(reach={self.reach}, slope={self.slope}, high={self.high}): reach and slope from 0 up and a "
+                "positive highest level are expected"
             )
 
     @property
