@@ -1,7 +1,7 @@
 """The design space at small scale: ESC taken apart, and the orders of methods that its authors found.
 
     uv run python benchmarks/space.py ablation --jobs 2     # esc with and without each of its four components
-    uv run python benchmarks/space.py orders --jobs 2       # twelve methods: continuous or discrete, linear or cosine
+    uv run python benchmarks/space.py orders --jobs 2       # ten methods: continuous or discrete, linear or cosine
 
 Each part is one `flowleap ablate` or `compare`, printed before it starts; interrupted, the same command goes on, also
 with more `--seeds`. What it leaves is copied to benchmarks/space/PART/, and benchmarks/space.md is written anew.
@@ -24,8 +24,6 @@ METHODS = (
     "sct",
     "consistency-training-esc-linear",
     "consistency-training-esc",
-    "ict",
-    "ect",
     "imm",
     "flow-matching",
 )
