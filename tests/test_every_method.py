@@ -15,6 +15,15 @@ from flowleap import evaluation, methods, runs, samplers
 from flowleap.training import report
 
 STEPS = 20
+PIXELS = [
+    ("network.width", "8"),
+    ("network.multipliers", "[1, 2]"),
+    ("network.depth", "1"),
+    ("network.attention", "[1]"),
+    ("network.dropout", "0.1"),
+]
+SOME = ("flow_matching", "esc", "shortcut", "imm", "sct", "ect", "ctm", "sid", "tcm", "amed", "live_reflow")
+"""Methods that are tried on the U-Net: one for each way of asking a network."""
 HOMES = {
     "transformer": ("digits", [("network.width", "16"), ("network.depth", "2"), ("network.heads", "2")]),
     "points": ("two-moons", [("network.width", "16"), ("network.depth", "2")]),
@@ -24,12 +33,22 @@ HOMES = {
 @pytest.mark.parametrize("home", HOMES)
 @pytest.mark.parametrize("method", methods.names())
 def test_it_trains_is_sampled_and_measured(method, home, tmp_path, monkeypatch) -> None:
+    data, tiny = HOMES[home]
+    whole_story(method, data, tiny, None, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("method", SOME)
+def test_it_trains_a_u_net(method, tmp_path, monkeypatch) -> None:
+    whole_story(method, "digits", PIXELS, "unet-small", tmp_path, monkeypatch)
+
+
+def whole_story(method, data, tiny, network, tmp_path, monkeypatch) -> None:
+    """Train, read back, sample and measure."""
     for name in ("draw_curves", "draw_budgets", "draw_samples"):
         monkeypatch.setattr(report, name, lambda *arguments: None)
-    data, tiny = HOMES[home]
     pairs = [("pair_steps", "2"), ("pairs", "64")] if method == "reflow" else []
     config = runs.configure(
-        method, data, settings=[*tiny, *pairs], steps=STEPS, batch=64, eval_num=0, watch_share=0
+        method, data, network, [*tiny, *pairs], steps=STEPS, batch=64, eval_num=0, watch_share=0
     )
     place = runs.train(config, tmp_path / "run", console=Console(file=io.StringIO())).folder
 

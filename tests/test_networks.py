@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flowleap import networks
-from flowleap.networks import MLP, DiT, NoiseTime, Reversed, StepToken, WithLogVariance
+from flowleap.networks import MLP, DiT, NoiseTime, Reversed, StepToken, UNet, WithLogVariance
 from flowleap.networks.dit import PatchEmbedding
 from flowleap.networks.embeddings import modulate_normalized, sincos_positions, sinusoid
+from flowleap.training.config import NETWORKS
 
 IMAGE = (2, 4, 6)
 SMALL = {"patch": 2, "width": 16, "depth": 2, "heads": 2}
+PIXELS = {"width": 8, "multipliers": (1, 2), "depth": 1, "attention": (1,)}
 CASES = {
     "dit": lambda: DiT(IMAGE, 3, **SMALL),
     "dit-unconditional": lambda: DiT(IMAGE, **SMALL),
@@ -29,6 +31,8 @@ CASES = {
     "dit-qk-norm": lambda: DiT(IMAGE, 3, qk_norm=True, mlp_ratio=2.0, **SMALL),
     "dit-double-norm": lambda: DiT(IMAGE, 3, double_norm=True, **SMALL),
     "dit-options": lambda: DiT(IMAGE, 3, log_variance=True, time_scale=3.0, **(SMALL | {"patch": 1})),
+    "unet": lambda: UNet(IMAGE, 3, **PIXELS),
+    "unet-landing": lambda: UNet(IMAGE, second="landing", log_variance=True, heads=2, **PIXELS),
     "mlp-points": lambda: MLP(2, width=16, depth=2),
     "mlp-landing": lambda: MLP((2,), 3, width=16, depth=2, second="landing", log_variance=True),
     "mlp-image": lambda: MLP(IMAGE, 3, width=16, depth=2),
@@ -51,7 +55,7 @@ class Inputs:
     def __post_init__(self) -> None:
         g = torch.Generator().manual_seed(1)
         inner = getattr(self.network, "network", self.network)
-        shape = inner.image if isinstance(inner, DiT) else inner.shape
+        shape = inner.image if isinstance(inner, DiT | UNet) else inner.shape
         self.x = torch.randn(self.rows, *shape, generator=g, dtype=self.dtype)
         self.v = torch.randn(self.rows, *shape, generator=g, dtype=self.dtype)
         self.t = 0.3 + 0.7 * torch.rand(self.rows, generator=g, dtype=self.dtype)
@@ -185,6 +189,32 @@ def test_parameter_counts_are_those_of_the_paper(size: str, millions: int) -> No
     count = sum(p.numel() for p in network.parameters())
     assert abs(count / 1e6 - millions) < 0.012 * millions
     assert f"{count:,}" in networks.describe(network)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "published"),
+    [
+        ("dit-base-2", 1, 130_324_496),
+        ("dit-base-2", 1000, 131_091_728),
+        ("dit-xlarge-2", 1000, 676_440_848),
+    ],
+)
+def test_parameter_counts_are_those_of_shortcut_models(name: str, classes: int, published: int) -> None:
+    """Two times and no predicted covariance, as ours; theirs carry 256 weights that nothing reads."""
+    with torch.device("meta"):
+        network = networks.build({**NETWORKS[name], "image": [4, 32, 32], "classes": classes})
+    assert sum(p.numel() for p in network.parameters()) == published - 256
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large", "xlarge"])
+def test_every_size_comes_with_three_patches(size: str) -> None:
+    for patch in (2, 4, 8):
+        options = NETWORKS[f"dit-{size}-{patch}"]
+        assert options == {**NETWORKS[f"dit-{size}"], "patch": patch}
+        with torch.device("meta"):
+            named = networks.build({**options, "image": [4, 32, 32], "classes": 1000})
+            made = getattr(DiT, size)((4, 32, 32), 1000, patch=patch)
+        assert named.config == made.config
 
 
 def _sit(state: dict[str, Tensor], x: Tensor, t: Tensor, r: Tensor, label: Tensor, heads: int) -> Tensor:

@@ -439,9 +439,11 @@ def flowleap(*arguments: str) -> Result:
 
 def test_dry_run_prints_json_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = flowleap("train", "flow-matching", "--dry-run", "--steps", "7", "--set", "label_dropout=0.5")
+    done = flowleap(
+        "train", "flow-matching", "--dry-run", "--json", "--steps", "7", "--set", "label_dropout=0.5"
+    )
     assert done.exit_code == 0, done.stderr
-    resolved = json.loads(done.stdout)
+    resolved = json.loads(done.stdout)["config"]
     assert (resolved["steps"], resolved["method"], resolved["objective"]["label_dropout"]) == (
         7,
         "flow_matching",

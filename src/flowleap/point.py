@@ -70,6 +70,7 @@ class Point:
     `label` survives being dropped; `dropped` says which rows the network sees without it.
     `group` says which rows a set-level loss compares with one another, None where every row stands alone; rows of one
     group are neighbors and share their times.
+    `keys` (batch,) say what a network with dropout drops in each row, the same in every evaluation of it.
     `latent` (batch, *dims) is the standard normal noise that samples are made of, where a part makes some, beside the
     noise that is added to them.
     `guided` holds the indices of the rows that training guidance applies to; `onward` those of the rows with s > r,
@@ -97,6 +98,7 @@ class Point:
     onward: Tensor | None = None
     v: Image | None = None
     latent: Image | None = None
+    keys: Tensor | None = None
     finest: float = 0.0
     jump_scale: float = 1.0
     step: int = 0

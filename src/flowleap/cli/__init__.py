@@ -15,6 +15,7 @@ from flowleap.cli import (
     evaluate,
     importing,
     methods,
+    recipes,
     report,
     sample,
     train,
@@ -53,6 +54,7 @@ def common(
 
 
 app.command("train")(train.train)
+app.command("recipes")(recipes.recipes)
 app.command("sample")(sample.sample)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)

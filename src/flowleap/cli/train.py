@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from flowleap.cli import options
+from flowleap.cli import options, plan, recipes
 from flowleap.cli.group import say
 
 SIGNALED = 128
@@ -38,7 +37,11 @@ Batch = Annotated[int | None, typer.Option(help="Images per step.", show_default
 Lr = Annotated[float | None, typer.Option(help="Learning rate of Adam.", show_default="by the data")]
 Network = Annotated[
     str | None,
-    typer.Option(help="dit-nano, -tiny, -small, -base, -large, -xlarge or mlp.", show_default="by the data"),
+    typer.Option(
+        help="dit-nano, -tiny, -small, -base, -large, -xlarge (the last four also with a patch of their own, as "
+        "dit-base-2, -4, -8); for pixels unet-small, unet-base, unet-64; or mlp.",
+        show_default="by the data",
+    ),
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"] | None,
@@ -82,7 +85,30 @@ PairSteps = Annotated[
     int | None, typer.Option(help="Reflow: steps of the teacher for each of them.", show_default="128")
 ]
 NoEval = Annotated[bool, typer.Option("--no-eval", help="Leave out the final table.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config as JSON and leave.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Measure a few steps, say what the run will take (memory, operations, hours), and leave.",
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="With --dry-run: the resolved config and its estimate as JSON.")
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Published or tried settings to begin with; list shows all.", show_default="none"
+    ),
+]
+Init = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN",
+        help="Begin with the averaged weights of another run, of another method or other classes, too.",
+        show_default="new weights",
+    ),
+]
 
 
 def train(
@@ -107,6 +133,9 @@ def train(
     eval_num: EvalNum = None,
     no_eval: NoEval = False,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
+    recipe: Recipe = None,
+    init: Init = None,
 ) -> None:
     """Train a generator from scratch; on digits with the default method this takes minutes on a laptop.
 
@@ -119,6 +148,12 @@ def train(
     """
     from flowleap import runs
 
+    if recipe == recipes.LIST:
+        recipes.recipes()
+        return
+    plan.refuse_json(as_json, dry_run)
+    if recipe and resume:
+        raise typer.BadParameter("a resumed run has its settings: leave it out", param_hint="--recipe")
     given: dict[str, Any] = {
         "steps": steps,
         "seed": seed,
@@ -132,6 +167,7 @@ def train(
         "teacher": teacher,
         "pairs": num_pairs,
         "pair_steps": pair_steps,
+        "init": init,
     }
     about = {
         "method": method,
@@ -147,9 +183,10 @@ def train(
         )
         config = runs.reconfigure(runs.read_config(out), **about)
     else:
-        config = runs.configure(**{name: value for name, value in about.items() if value is not None})
+        known = {name: value for name, value in about.items() if value is not None}
+        config = recipes.configured(recipe, known, dry_run) if recipe else runs.configure(**known)
     if dry_run:
-        typer.echo(json.dumps(runs.to_dict(config), indent=2))
+        plan.plan(config, as_json)
         return
     try:
         result = runs.train(config, out, resume=resume, overwrite=overwrite)

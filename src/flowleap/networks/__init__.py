@@ -12,6 +12,7 @@ from flowleap.networks.dit import DiT
 from flowleap.networks.mlp import MLP
 from flowleap.networks.solver import MeanDirection
 from flowleap.networks.truncated import Truncated
+from flowleap.networks.unet import UNet
 
 __all__ = [
     "MLP",
@@ -23,6 +24,7 @@ __all__ = [
     "StepToken",
     "Timestep",
     "Truncated",
+    "UNet",
     "WithLogVariance",
     "build",
     "describe",
@@ -34,7 +36,7 @@ __all__ = [
 _KINDS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
-        DiT, MLP, MeanDirection, NoiseTime, Reversed, StepToken, Timestep, Truncated, WithLogVariance,
+        DiT, MLP, MeanDirection, NoiseTime, Reversed, StepToken, Timestep, Truncated, UNet, WithLogVariance,
     )
 }  # fmt: skip
 TAUGHT = (MeanDirection.__name__, Truncated.__name__)

@@ -21,6 +21,7 @@ from flowleap.networks.embeddings import (
     sincos_positions,
     zero_linear,
 )
+from flowleap.networks.recompute import recomputed
 
 
 class Attention(nn.Module):
@@ -112,6 +113,7 @@ class Options(TypedDict, total=False):
     log_variance: bool
     time_scale: float
     double_norm: bool
+    checkpointing: bool
 
 
 class DiT(Conditioned):
@@ -120,7 +122,8 @@ class DiT(Conditioned):
     F = unpatchify(final(blocks(patches(x) + positions, c), c))
     c = t_embedder(t) + r_embedder(t - r) + y_embedder(label)
     With `double_norm` the shifts and scales of the modulation are normalized over the channels (gates are not). The
-    embedded times are smooth as they are: sinusoids of t in [0, 1], not of 1000 t.
+    embedded times are smooth as they are: sinusoids of t in [0, 1], not of 1000 t. With `checkpointing` a block keeps
+    its input alone and is computed again for the gradient (`networks.recompute`).
     Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last → like x.
     Raises: ValueError where the image does not split into patches, or an input does not fit.
     Source: Peebles and Xie 2022 (arXiv 2212.09748) section 3.2; Lu and Song 2024 (arXiv 2410.11081) section 4.1.
@@ -141,6 +144,7 @@ class DiT(Conditioned):
         log_variance: bool = False,
         time_scale: float = 1.0,
         double_norm: bool = False,
+        checkpointing: bool = False,
     ) -> None:
         channels, *size = image
         if any(side % patch for side in size):
@@ -150,11 +154,12 @@ class DiT(Conditioned):
         if width % heads or width % 4:
             raise ValueError(f"width is a multiple of heads and of 4; got width={width}, heads={heads}")
         super().__init__(width, classes, second, log_variance, partial(TimeEmbedding, scale=time_scale))
-        self.image, self.patch = (channels, *size), patch
+        self.image, self.patch, self.checkpointing = (channels, *size), patch, checkpointing
         self.config: dict[str, Any] = {
             "kind": "DiT", "image": [channels, *size], "classes": classes, "patch": patch, "width": width,
             "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio, "second": second, "qk_norm": qk_norm,
             "log_variance": log_variance, "time_scale": time_scale, "double_norm": double_norm,
+            "checkpointing": checkpointing,
         }  # fmt: skip
         self.x_embedder = PatchEmbedding(channels, patch, width)
         self.register_buffer("pos_embed", sincos_positions(width, size[0] // patch, size[1] // patch))
@@ -169,7 +174,7 @@ class DiT(Conditioned):
         c = self._condition(x, t, r, label)
         tokens = self.x_embedder(x) + self.pos_embed
         for block in self.blocks:
-            tokens = block(tokens, c)
+            tokens = recomputed(block, tokens, c, wanted=self.checkpointing)
         return self._unpatchify(self.final_layer(tokens, c))
 
     def _unpatchify(self, tokens: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class MeanDirection(Border):
             network.requires_grad_(False)
         self.hidden, self.direction, self.time = hidden, direction, time
         core = _core(network)
-        self.predictor = Predictor(0 if core is None else core.config["width"], hidden, direction, time)
+        self.predictor = Predictor(0 if core is None else _channels(core), hidden, direction, time)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -163,8 +163,18 @@ def _core(network: Any) -> Any:
     return network
 
 
+def _channels(core: Any) -> int:
+    """Return the channels of what the middle block of a network gives."""
+    middle = core.blocks[len(core.blocks) // 2]
+    return int(getattr(middle, "outputs", core.config["width"]))
+
+
 def _pooled(activations: Tensor) -> Tensor:
-    """Average over tokens where there are any: (batch, …, width) → (batch, width)."""
+    """Average over tokens where there are any, or pixels: (batch, …, width) or (batch, width, rows, columns) →
+    (batch, width).
+    """
+    if activations.ndim == 4:
+        return activations.mean((2, 3))
     return activations.flatten(1, -2).mean(1) if activations.ndim > 2 else activations
 
 

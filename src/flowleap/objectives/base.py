@@ -19,6 +19,7 @@ from flowleap.data.batching import ClassGroups, Shuffled
 from flowleap.flow_map import FlowMap, Network, Told
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.losses import Loss, Squared
+from flowleap.networks import dropout
 from flowleap.objectives.checks import check, within
 from flowleap.objectives.diagonal import Diagonal, diagonal
 from flowleap.objectives.first_stage import FirstStage
@@ -312,9 +313,13 @@ class Objective:
         plug_in = self._chance(0 < share < 1, share, key, "plug-in", step, total, slots)
         here = rows.to(batch.x.device)
         label = None if batch.label is None else batch.label[here]
-        x = self.coupling.data(batch.x[here], noise, label, off, frozen, latent)
+        keys = torch.randint(1 << 31, (total,), generator=generator(key, "dropout", step))
+        keys = keys[order[slots]].to(batch.x.device)
+        with dropout.keyed(keys):
+            x = self.coupling.data(batch.x[here], noise, label, off, frozen, latent)
         t, s, r = (time[slots].clamp(self.path.t_min, self.path.t_max) for time in law[:3])
-        return self.point(x, noise, t, s, r, label, step, dropped, plug_in, group, off, latent)
+        point = self.point(x, noise, t, s, r, label, step, dropped, plug_in, group, off, latent)
+        return replace(point, keys=keys)
 
     def point(
         self,
@@ -414,7 +419,10 @@ class Objective:
 
     def regress(self, flow: FlowMap, frozen: FlowMap | None, point: Point) -> Regression:
         """Predict on every row with one student pass and hold it to the identity (r < t) or the diagonal (r = t)."""
-        frozen = self._frozen(flow, frozen, point)
+        with dropout.keyed(point.keys):
+            return self._regress(flow, self._frozen(flow, frozen, point), point)
+
+    def _regress(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Regression:
         for one in (flow, frozen):
             self._check(one)
         with torch.no_grad():
@@ -442,7 +450,8 @@ class Objective:
             return point.x_t[start:]
         label = point.network_label(flow.num_classes)
         known = None if label is None else label[start:]
-        return flow.output(point.x_t[start:], point.t[start:], point.r[start:], known)
+        with dropout.keyed(None if point.keys is None else point.keys[start:]):
+            return flow.output(point.x_t[start:], point.t[start:], point.r[start:], known)
 
     def _frozen(self, flow: FlowMap, frozen: FlowMap | None, point: Point) -> FlowMap:
         if isinstance(self.frozen, Refreshed):

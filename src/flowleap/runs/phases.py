@@ -126,6 +126,9 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
         steps=config.steps // 2,
         teacher_weights=None,
         teacher_checksum=None,
+        init=None,
+        init_weights=None,
+        init_checksum=None,
         pairs=None,
         pair_guidance=None,
     )

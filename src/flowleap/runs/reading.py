@@ -129,13 +129,16 @@ def _text(content: dict[str, Any]) -> str:
 
 
 def stored(config: TrainConfig, place: Path) -> TrainConfig:
-    """Return a config as its file in `place` holds it: a teacher beside or inside the run is named relative to it."""
-    if config.teacher is None:
-        return config
-    teacher = Path(config.teacher).resolve()
-    near = teacher.is_relative_to(place.resolve().parent)
-    path = Path(os.path.relpath(teacher, place.resolve())) if near else teacher
-    return replace(config, teacher=path.as_posix())
+    """Return a config as its file in `place` holds it: another run beside or inside it is named relative to it."""
+
+    def seen(other: str | None) -> str | None:
+        if other is None:
+            return None
+        path = Path(other).resolve()
+        near = path.is_relative_to(place.resolve().parent)
+        return (Path(os.path.relpath(path, place.resolve())) if near else path).as_posix()
+
+    return replace(config, teacher=seen(config.teacher), init=seen(config.init))
 
 
 def read_config(place: str | Path) -> TrainConfig:
@@ -150,10 +153,11 @@ def _config(content: dict[str, Any], place: Path) -> TrainConfig:
     """Return a config from the values in the folder of a run; fields that its version did not know have defaults."""
     config = from_dict(content)
     objective = values.to_dict(values.from_dict(config.objective))
-    teacher = config.teacher
-    if teacher is not None and not Path(teacher).is_absolute():
-        teacher = os.path.normpath(place / teacher)
-    return replace(config, objective=objective, teacher=teacher)
+
+    def found(other: str | None) -> str | None:
+        return other if other is None or Path(other).is_absolute() else os.path.normpath(place / other)
+
+    return replace(config, objective=objective, teacher=found(config.teacher), init=found(config.init))
 
 
 def load_run(place: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> Run:

@@ -18,6 +18,7 @@ from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
 from flowleap.runs.phases import length
 from flowleap.runs.reading import describe, device_of, weights_name
+from flowleap.runs.warm import Start
 from flowleap.training import checkpoint, folder, report
 from flowleap.training.config import TrainConfig
 from flowleap.training.guard import Diverged
@@ -37,6 +38,7 @@ class Session:
         place: its folder. dataset: what it learns from, and what its samples are held against.
         teacher: the trained map that teaches it, where its method has one.
         rows: what it learns from where that is not `dataset`: the pairs of a teacher.
+        start: the weights that the network begins with, where they are those of another run.
         home: the folder by which it is resumed where that is not `place`: that of the run it is a phase of.
     """
 
@@ -50,6 +52,7 @@ class Session:
         teacher: FlowMap | None = None,
         rows: Dataset | None = None,
         home: Path | None = None,
+        start: Start | None = None,
     ) -> None:
         """Build network, objective and state, touching no file.
 
@@ -61,6 +64,7 @@ class Session:
         self.signal: int | None = None
         self.objective = values.from_dict(config.objective).for_run(self.steps)
         network = build_network(config).to(device_of(config.device))
+        self.begun = [] if start is None else start.into(network)
         if teacher is not None:
             self.objective = self.objective.with_teacher(teacher)
             if self.objective.starts_from_teacher:
@@ -141,7 +145,7 @@ class Session:
         begun = f", continued from step {self.state.step}" if self.state.step else ""
         extent = f"{self.steps} steps of {config.batch}"
         say(f"{config.method} on {config.data}, {extent}, seed {config.seed}{begun}")
-        for line in changes(config):
+        for line in (*changes(config), *self.begun):
             say(line)
         say(networks.describe(self.state.player.network))
         say(f"run folder: {self.place}")

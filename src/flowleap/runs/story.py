@@ -13,7 +13,7 @@ from rich.console import Console
 
 from flowleap import data as data_sets
 from flowleap.data import Dataset
-from flowleap.runs import pairs, teachers
+from flowleap.runs import pairs, teachers, warm
 from flowleap.runs.cost import report as report_cost
 from flowleap.runs.phases import (
     PAIRS,
@@ -34,7 +34,7 @@ from flowleap.training.log import Reporter
 
 __all__ = ["RunResult", "choose", "compatible", "default_folder", "resumed_folder", "train"]
 
-FOUND = ("teacher_weights", "teacher_checksum", "pairs")
+FOUND = ("teacher_weights", "teacher_checksum", "pairs", "init_weights", "init_checksum")
 """Fields that are found at the start of a run where they are not given."""
 
 
@@ -91,12 +91,12 @@ def train(
         dataset = data_sets.load(config.data, checksum=began)
     else:
         dataset = data_sets.check(dataset)
-    config = teachers.resolve(config, dataset)
+    config, start = warm.resolve(teachers.resolve(config, dataset), place, resume)
     if resume:
         not_shorter(place, config)
     if plain(config).needs_run:
-        return Taught(place, config, dataset, reporter).train(resume=resume, overwrite=overwrite)
-    session = Session(place, config, dataset, reporter)
+        return Taught(place, config, dataset, reporter, start).train(resume=resume, overwrite=overwrite)
+    session = Session(place, config, dataset, reporter, start=start)
     if resume:
         session.restore()
     else:
@@ -127,6 +127,7 @@ class Taught:
     config: TrainConfig
     dataset: Dataset
     reporter: Reporter
+    start: warm.Start | None = None
 
     def train(self, *, resume: bool, overwrite: bool) -> RunResult:
         """Do one phase after the other, each from where it stopped."""
@@ -149,7 +150,9 @@ class Taught:
                 self.reporter.say(f"interrupted after {store.done} pairs; {self.remains()}")
                 return RunResult(place, 0, signal, phase=PAIRS)
             rows = pairs.rows(store, self.dataset)
-        session = Session(place, self.config, self.dataset, self.reporter, teacher=teacher.flow, rows=rows)
+        session = Session(
+            place, self.config, self.dataset, self.reporter, teacher=teacher.flow, rows=rows, start=self.start
+        )
         session.restore()
         signal = sit(session)
         if signal is None:
@@ -165,7 +168,15 @@ class Taught:
             self.session_of_teacher().rehearse()
         _, rows = teachers.practice(self.config, self.dataset)
         untrained = teachers.untrained(self.config)
-        Session(self.place, self.config, self.dataset, self.reporter, teacher=untrained, rows=rows).rehearse()
+        Session(
+            self.place,
+            self.config,
+            self.dataset,
+            self.reporter,
+            teacher=untrained,
+            rows=rows,
+            start=self.start,
+        ).rehearse()
 
     def introduce(self) -> None:
         """Say which phases there are."""

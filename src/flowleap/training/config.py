@@ -28,6 +28,7 @@ from pydantic.dataclasses import dataclass
 from flowleap import data as data_sets
 from flowleap import methods, networks, values
 from flowleap.data import Dataset
+from flowleap.derivatives import ExactJVP
 from flowleap.losses import LearnedVariance
 from flowleap.neighbors import neighbors
 from flowleap.objectives import FirstStage, Objective
@@ -83,6 +84,9 @@ class TrainConfig:
         teacher_weights, teacher_checksum: which weights these are, and the SHA-256 of their file; found at the start.
         pairs: how many pairs of noise and sample the teacher makes (reflow), None for `PAIRS_PER_ROW` a row of data.
         pair_steps, pair_guidance: the steps it takes for each, and their classifier-free guidance, None for none.
+        recipe: the name of the recipe that the settings began as.
+        init: the folder of the run whose averaged weights this one begins with; None for new weights.
+        init_weights, init_checksum: which weights these are, and the SHA-256 of their file; found at the start.
 
     Raises: ValueError (pydantic's) for a value out of range or of another type.
     """
@@ -117,6 +121,10 @@ class TrainConfig:
     pairs: PositiveInt | None = None
     pair_steps: PositiveInt = 128
     pair_guidance: PositiveFloat | None = None
+    recipe: str | None = None
+    init: str | None = None
+    init_weights: str | None = None
+    init_checksum: str | None = None
 
 
 PAIRS_PER_ROW = 4
@@ -146,8 +154,23 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "dit-large": {"kind": "DiT", "width": 1024, "depth": 24, "heads": 16},
     "dit-xlarge": {"kind": "DiT", "width": 1152, "depth": 28, "heads": 16},
     "mlp": {"kind": "MLP", "width": 256, "depth": 4},
+    "unet-small": {
+        "kind": "UNet",
+        "width": 32,
+        "multipliers": [1, 2, 2],
+        "depth": 2,
+        "attention": [2],
+        "heads": 2,
+    },
+    "unet-base": {"kind": "UNet", "width": 128, "multipliers": [2, 2, 2], "depth": 4, "attention": [1]},
+    "unet-64": {"kind": "UNet", "width": 128, "multipliers": [1, 2, 2, 2], "depth": 4, "attention": [2]},
 }
 """Networks by name; shape, classes and patch come from the data, everything else from the defaults."""
+NETWORKS |= {
+    f"dit-{size}-{patch}": {**NETWORKS[f"dit-{size}"], "patch": patch}
+    for size in ("small", "base", "large", "xlarge")
+    for patch in (2, 4, 8)
+}
 
 SOLVER = networks.MeanDirection.__name__
 """The kind of a network around the frozen one of a teacher."""
@@ -187,15 +210,17 @@ def configure(
     network: str | None = None,
     settings: Iterable[tuple[str, Any]] = (),
     teacher: str | Path | None = None,
+    init: str | Path | None = None,
     **options: Any,
 ) -> TrainConfig:
     """Return the config of a new run: the preset for the data, changed by `options` and then by `settings`.
 
     Args:
         method: where the objective begins, a name.
-        data: a data set or its name, None for that of the teacher, or else digits.
-        network: one of `NETWORKS`, None for that of the teacher, or else the preset's.
+        data: a data set or its name, None for that of the teacher or of `init`, or else digits.
+        network: one of `NETWORKS`, None for that of the teacher or of `init`, or else the preset's.
         teacher: the folder of the run that teaches this one.
+        init: the folder of the run whose weights this one begins with.
         options: fields of the config (None: not given); `objective` may be an `Objective` of your own.
         settings: pairs such as ("times.diagonal", "0.5"), see `change`.
 
@@ -203,7 +228,8 @@ def configure(
         FileNotFoundError for a teacher that is no run.
     """
     taught = {} if teacher is None else folder.read(Path(teacher))["config"]
-    data = taught.get("data", DATA) if data is None else data
+    begun = {} if init is None else folder.read(Path(init))["config"]
+    data = (taught or begun).get("data") or DATA if data is None else data
     dataset = data if isinstance(data, Dataset) else data_sets.load(data)
     preset = dict(PRESETS[dataset.kind])
     objective = values.to_dict(replace(methods.get(method), **preset.pop("objective")))
@@ -211,8 +237,13 @@ def configure(
     if isinstance(chosen.get("objective"), Objective):
         chosen["objective"] = values.to_dict(chosen["objective"])
     named = {"method": method_name(method), "objective": objective, "data": dataset.address}
-    named["teacher"] = None if teacher is None else str(teacher)
-    own = network_options(network or preset["network"]) if network or not taught else taught["network"]
+    named |= {
+        "teacher": None if teacher is None else str(teacher),
+        "init": None if init is None else str(init),
+    }
+    own = network_options(network or preset["network"])
+    if not network and (taught or begun):
+        own = taught["network"] if taught else inherited(begun["network"])
     config = solved(from_dict(named | chosen | {"network": own}))
     settings = list(settings)
     if any("guidance" in name for name, _ in settings) and "label_dropout" not in dict(settings):
@@ -220,6 +251,15 @@ def configure(
             ("label_dropout", methods.get(method).label_dropout)
         )  # guidance needs a trained null label
     return settle(change(config, settings), dataset)
+
+
+def inherited(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a network as a run takes them over that begins with its weights: without what follows from
+    data and method, and without a solver or a first stage around it.
+    """
+    outer = dict(options["network"]) if options.get("kind") in networks.TAUGHT else dict(options)
+    derived = ("image", "shape", "classes", "log_variance")
+    return with_core(outer, {name: value for name, value in core(outer).items() if name not in derived})
 
 
 def reconfigure(
@@ -346,16 +386,25 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     """
     options, objective = core(config.network), values.from_dict(config.objective)
     whole_groups(config, objective.group)
-    shape = "image" if options.get("kind") == "DiT" else "shape"
-    if options.get("kind") in ("DiT", "MLP"):
-        if shape == "image" and dataset.kind != "image":
-            raise ValueError(f"a DiT is made for images and {dataset.name} holds points: use --network mlp")
+    kind = options.get("kind")
+    shape = "shape" if kind == "MLP" else "image"
+    if kind in ("DiT", "MLP", "UNet"):
+        if shape == "image" and dataset.kind == "points":
+            raise ValueError(
+                f"a {kind} is made for images and {dataset.name} holds points: use --network mlp"
+            )
         options.setdefault(shape, list(dataset.shape))
         options.setdefault("classes", dataset.num_classes)
         learned = any(isinstance(part, LearnedVariance) for part in objective.parts())
         options.setdefault("log_variance", learned)
-        if shape == "image" and min(dataset.shape[1:]) >= LARGE and not any(n % 4 for n in dataset.shape[1:]):
+        side = [] if kind != "DiT" or dataset.kind != "image" else dataset.shape[1:]
+        if side and min(side) >= LARGE and not any(n % 4 for n in side):
             options.setdefault("patch", 4)
+        if options.get("checkpointing") and any(isinstance(part, ExactJVP) for part in objective.parts()):
+            raise ValueError(
+                "network.checkpointing=true: a derivative that keeps its graph (ExactJVP) cannot be computed again: "
+                "use two passes, --set target.derivative=TwoPass"
+            )
         if objective.path.t_max > 1 and LEVELS not in kinds(config.network):
             options = {"kind": LEVELS, "network": options}
     options = with_core(config.network, options)
@@ -414,7 +463,7 @@ def parse(value: Any) -> Any:
 
 def as_field(name: str, value: Any) -> Any:
     """Read the text of a field; "0.9,0.99" and a single number both make a tuple where one is expected."""
-    if name == "teacher":
+    if name in ("teacher", "init"):
         return None if value is None else str(value)
     if name in ("ema", "betas", "watch_steps") and isinstance(value, str):
         return tuple(parse(part) for part in value.strip("[]()").split(",") if part.strip())

@@ -1,0 +1,112 @@
+"""flowleap recipes: settings with what was published for them; and how `train --recipe` reads one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flowleap.cli.group import say
+from flowleap.cli.methods import AsJson, new_table, show
+
+if TYPE_CHECKING:
+    from flowleap.runs.recipes import Recipe
+    from flowleap.training.config import TrainConfig
+
+Name = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="One of them, with all its settings.")]
+LIST = "list"
+"""What `--recipe` takes in place of a name."""
+
+
+def recipes(name: Name = None, as_json: AsJson = False) -> None:
+    """List the recipes that `flowleap train --recipe NAME` takes, or show one: its settings, and published numbers."""
+    from flowleap.runs import recipes as known
+
+    chosen = [known.get(name)] if name else [known.get(one) for one in known.names()]
+    if as_json:
+        content = [described(recipe) for recipe in chosen]
+        typer.echo(json.dumps(content[0] if name else content, indent=2, ensure_ascii=False))
+    elif name:
+        show_one(chosen[0])
+    else:
+        table = new_table("recipe", "what it is", "steps × batch", "published", "here")
+        for recipe in chosen:
+            table.add_row(
+                recipe.name,
+                recipe.title,
+                f"{recipe.steps:,} × {recipe.batch}",
+                headline(recipe),
+                recipe.measured,
+            )
+        show(table)
+
+
+def headline(recipe: Recipe) -> str:
+    """Say in a few words what was published."""
+    if not recipe.numbers:
+        return "–"
+    kinds = [number.what.split(", ")[1].partition(" ") for number in recipe.numbers]
+    if len(kinds) == 3 and all(rest.startswith("step") for *_, rest in kinds):
+        shown = " / ".join(f"{number.value:g}" for number in recipe.numbers)
+        return f"{shown} at {' / '.join(count for count, *_ in kinds)} steps"
+    return f"{recipe.numbers[0].value:g}, {recipe.numbers[0].what}"
+
+
+def described(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as JSON-able values; its objective by the changes that it makes to its method."""
+    content = {name: value for name, value in asdict(recipe).items() if name != "objective"}
+    return {**content, "changes": changes(recipe), "options": dict(recipe.options)}
+
+
+def changes(recipe: Recipe) -> list[str]:
+    """Return, in words, what a recipe changes about its method."""
+    from flowleap import runs
+    from flowleap.runs import recipes as known
+
+    return runs.changes(known.configure(recipe.name)[0])
+
+
+def show_one(recipe: Recipe) -> None:
+    """Print everything about a recipe."""
+    table = new_table(recipe.name, recipe.title)
+    classes = f"{recipe.classes} classes" if recipe.classes else "no classes"
+    rows = {
+        "data": f"{recipe.data}; {recipe.kind} of {' × '.join(map(str, recipe.shape))}, {classes}",
+        "method": "; ".join([recipe.method.replace("_", "-"), *changes(recipe)]),
+        "network": " ".join([recipe.network, *(f"{name}={value}" for name, value in recipe.options.items())]),
+        "training": f"{recipe.steps:,} steps of {recipe.batch}, {recipe.precision}",
+        "optimizer": f"Adam, lr {recipe.lr:g}, betas {recipe.betas}, weight decay {recipe.weight_decay:g}, clipped at "
+        f"{recipe.clip}, warm-up {recipe.warmup:g} and decay {recipe.decay:g} of the run",
+        "averages": ", ".join(f"{decay:g}" for decay in recipe.ema),
+        "published": "\n".join(f"{n.value:g}: {n.what} ({n.source})" for n in recipe.numbers) or "–",
+        "settings from": recipe.source,
+        "hardware": recipe.hardware,
+        "notes": "\n".join(recipe.notes),
+        "here": recipe.measured,
+        "command": f"flowleap train --recipe {recipe.name} --data PATH",
+    }
+    for label, text in rows.items():
+        if text:
+            table.add_row(label, text)
+    show(table)
+
+
+def configured(name: str, about: dict[str, Any], planned: bool) -> TrainConfig:
+    """Return the config of a recipe as the options change it, saying what they change.
+
+    Raises: ValueError for a recipe without data that is to be trained, and where parts do not fit.
+    """
+    from flowleap.runs import recipes as known
+
+    recipe = known.get(name)
+    if about.get("data") is None and not planned:
+        raise ValueError(
+            f"the recipe {recipe.name} is for {recipe.data}: say where it is, --data PATH; or see what it takes, "
+            "--dry-run"
+        )
+    config, changed = known.configure(recipe.name, **about)
+    for line in changed:
+        say(line)
+    return config

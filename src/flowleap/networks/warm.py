@@ -1,0 +1,153 @@
+"""A network that begins with the weights of another one: of the same kind, perhaps of other classes, depth or times.
+
+| the other network has           | what is taken                                                                     |
+|---------------------------------|-----------------------------------------------------------------------------------|
+| a weight of this name and shape | it                                                                                |
+| other classes                   | the row of "no class"; rows of classes are new                                    |
+| classes, and this one none      | the row of "no class", as a part of the embedded time                             |
+| no classes, and this one some   | "no class" adds nothing, so that without a label both say the same                |
+| a span t − r to read, and this  | what it adds on the diagonal, r = t, which is a constant                          |
+| one the landing r               |                                                                                   |
+
+Everything else that does not fit is new here and left there, and said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Taken", "begin_with", "innermost"]
+
+BODY = ("blocks", "down", "middle", "up")
+"""Where what a network has learned lies, whatever comes in and goes out."""
+TABLE, TIME, BIAS = "y_embedder.embedding_table.weight", "r_embedder.", "t_embedder.mlp.2.bias"
+HEAD = "logvar_linear."
+FREE = (
+    "kind",
+    "image",
+    "shape",
+    "classes",
+    "log_variance",
+    "checkpointing",
+    "dropout",
+    "second",
+    "patch",
+    "depth",
+)
+"""Options that say what fits, or change nothing about what weights do."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of the parameters: names that were taken, that are new, and that were left; and remarks."""
+
+    taken: tuple[str, ...]
+    fresh: tuple[str, ...]
+    left: tuple[str, ...]
+    share: float
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """Say it, in a few lines."""
+        said = [
+            f"{len(self.taken)} of {len(self.taken) + len(self.fresh)} parameters taken, {self.share:.2%} of all values"
+        ]
+        said += [f"new here: {_grouped(self.fresh)}"] if self.fresh else []
+        said += [f"left there: {_grouped(self.left)}"] if self.left else []
+        return [*said, *self.remarks]
+
+
+def innermost(network: Any) -> nn.Module:
+    """Return the network inside of all adapters and of one in stages."""
+    while isinstance(getattr(network, "network", None), nn.Module):
+        network = network.network
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def begin_with(network: nn.Module, other: nn.Module) -> Taken:
+    """Let a network begin with the weights of another, both as they are inside of adapters, and say what was taken.
+
+    Raises: ValueError where they share nothing of what was learned.
+    """
+    here: Any = innermost(network)
+    there: Any = innermost(other)
+    own, given = _weights(here), _weights(there)
+    fit = {n for n, weight in own.items() if n in given and given[n].shape == weight.shape}
+    if here.config["kind"] != there.config["kind"] or not any(n.startswith(BODY) for n in fit):
+        raise ValueError(
+            f"nothing fits: a {_text(there.config)} there, a {_text(here.config)} here; leave the network out and it "
+            "is that of the other run"
+        )
+    remarks = _other_options(here.config, there.config)
+    with torch.no_grad():
+        if here.second != there.second:
+            fit -= {name for name in own if name.startswith(TIME)}
+        for name in fit:
+            own[name].copy_(given[name])
+        if here.second != there.second:
+            remarks.append(_second_time(here, there))
+        if here.num_classes != there.num_classes:
+            remarks.append(_classes(here, there, own, given))
+    count = sum(weight.numel() for weight in own.values())
+    return Taken(
+        taken=tuple(sorted(fit)),
+        fresh=tuple(name for name in own if name not in fit),
+        left=tuple(name for name in given if name not in fit),
+        share=sum(own[name].numel() for name in fit) / count,
+        remarks=tuple(remarks),
+    )
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    return dict(network.named_parameters())
+
+
+def _second_time(here: Any, there: Any) -> str:
+    """Let the embedding of a second time add what the other adds on the diagonal, where that is a constant."""
+    if there.second != "span":
+        return "its second time is the landing there and the span here: what the network is told of it is new"
+    output = here.r_embedder.mlp[-1]
+    zero = torch.zeros(1, dtype=output.bias.dtype, device=output.bias.device)
+    output.weight.zero_()
+    output.bias.copy_(there.r_embedder.to(output.bias.device)(zero)[0])
+    return "its second time is the span there and the landing here: on the diagonal both say the same"
+
+
+def _classes(here: Any, there: Any, own: dict[str, Tensor], given: dict[str, Tensor]) -> str:
+    """Let "no class" mean what it means to the other network."""
+    if there.num_classes is None:
+        own[TABLE][-1] = 0
+        return f"no classes there, {here.num_classes} here: without a label it begins as the other"
+    null = given[TABLE][-1]
+    if here.num_classes is None:
+        own[BIAS] += null.to(own[BIAS])
+        if f"{HEAD}bias" in own:  # the head reads the embedded times, which now carry more
+            own[f"{HEAD}bias"] -= own[f"{HEAD}weight"] @ null.to(own[BIAS])
+        return f"{there.num_classes} classes there, none here: it begins as the other without a label"
+    own[TABLE][-1] = null.to(own[TABLE])
+    return f"{there.num_classes} classes there, {here.num_classes} here: 'no class' is taken, the classes are new"
+
+
+def _other_options(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
+    """Say which options differ that weights do not show."""
+    odd = [name for name in here if name not in FREE and name in there and here[name] != there[name]]
+    return [
+        f"{name} is {there[name]} there and {here[name]} here: it begins as something else" for name in odd
+    ]
+
+
+def _text(config: dict[str, Any]) -> str:
+    return f"{config['kind']} of width {config['width']}"
+
+
+def _grouped(names: tuple[str, ...]) -> str:
+    """Name parameters by the part that they are in, each once."""
+    parts = dict.fromkeys(".".join(name.split(".")[: 2 if name.startswith(BODY) else 1]) for name in names)
+    shown = list(parts)
+    return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")

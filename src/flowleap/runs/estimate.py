@@ -1,0 +1,371 @@
+"""What a run will take, before it is begun: parameters, memory, floating point operations, images/s and hours.
+
+| quantity              | how                                                                                      |
+|-----------------------|------------------------------------------------------------------------------------------|
+| parameters            | counted                                                                                  |
+| weights, gradients    | 4 bytes a parameter, 4 for each that is trained                                          |
+| optimizer             | 8 bytes for each that is trained: the two moments of Adam                                |
+| averages, other nets  | 4 bytes a parameter of each copy: averages, a target network, a teacher, a rival         |
+| activations           | counted where autograd saves them, see `activations`                                     |
+| operations of a step  | those of a forward pass (counted by torch, two for a multiply-add) times `cost`          |
+| images/s              | real steps of the objective on this machine, on what of batch and network fits           |
+| hours                 | operations of the whole run by the operations/s that were measured                       |
+
+What checkpointing computes again is in the time of a step, and not in the operations, so that a share of the peak
+means the same with it and without.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from flowleap import networks
+from flowleap.flow_map import FlowMap
+from flowleap.objectives import EMA, GridEMA, Objective, Refreshed, Rival
+from flowleap.point import Batch
+from flowleap.randomness import generator
+from flowleap.runs.activations import Kept, kept, lowered, shortened
+from flowleap.runs.cost import bill, cost
+from flowleap.runs.phases import PAIRS, needs_pairs, plain
+from flowleap.runs.reading import device_of
+from flowleap.runs.teachers import untrained
+from flowleap.times import OnPath
+from flowleap.training.config import TrainConfig, core
+
+__all__ = ["PEAKS", "Estimate", "Memory", "Speed", "estimate", "forward_flops", "measure"]
+
+SECONDS = 20.0
+"""How long measuring the speed may take, once the first step is done."""
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}
+"""Dense bfloat16 operations/s of GPUs, as their makers state them; a name contains the key."""
+UTILIZATION = 0.35
+"""The share of its peak that a GPU which was not measured is assumed to reach."""
+MOST = 20
+"""Steps that are timed at most."""
+REDUCED = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Batches that a step is tried on, where the whole takes too long."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device that computes `rows` rows at a time."""
+
+    rows: int
+    weights: int
+    gradients: int
+    optimizer: int
+    copies: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.copies + self.activations
+
+    @property
+    def state(self) -> int:
+        """Without activations."""
+        return self.total - self.activations
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured: images/s of a step, on `rows` rows and `share` of the operations of the network.
+
+    `flops` are operations/s. `peak` is the share of the peak of the device, where that is known.
+    """
+
+    device: str
+    rows: int
+    share: float
+    steps: int
+    measured: float
+    images: float
+    flops: float
+    peak: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take.
+
+    Args:
+        parameters: all; trained: those that are trained.
+        memory: on one device that holds the whole batch.
+        activation_row, activation_once: bytes that a row adds, and that are there in any case.
+        forward: operations of a forward pass of one image; step: those of a training step, per image of the batch.
+        equivalents: forward-equivalents of a step, see `cost`.
+        images: of all phases; total: operations of the run.
+        speed: None where it was not measured; hours: of the run at that speed.
+    """
+
+    parameters: int
+    trained: int
+    memory: Memory
+    activation_row: float
+    activation_once: float
+    forward: float
+    equivalents: float
+    step: float
+    images: int
+    total: float
+    speed: Speed | None
+    hours: float | None
+
+    def rows_within(self, limit: float) -> int:
+        """Return the most rows at a time that a device with so many bytes takes; 0 where not even its state fits."""
+        room = limit - self.memory.state - self.activation_once
+        return max(0, int(room / self.activation_row)) if self.activation_row else 0
+
+    def hours_on(self, peak: float) -> float:
+        """Return the hours on one device with this peak, at the share of it that is assumed."""
+        return self.total / (UTILIZATION * peak) / 3600
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-able values."""
+        return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
+
+
+def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed: bool = True) -> Estimate:
+    """Return what a run on a data set of so many rows will take.
+
+    Args:
+        seconds: how long measuring the speed may take. speed: whether to measure it.
+    """
+    with torch.device("meta"):
+        network = networks.build(config.network)
+    every = sum(weight.numel() for weight in network.parameters())
+    trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    device, precision = device_of(config.device), getattr(config, "precision", "fp32")
+    activations = kept(config.network, precision, device)
+    copies, rivals = _copies(config)
+    memory = Memory(
+        rows=config.batch,
+        weights=4 * every * (1 + rivals),
+        gradients=4 * trained * (1 + rivals),
+        optimizer=8 * trained * (1 + rivals),
+        copies=4 * every * copies,
+        activations=activations.at(config.batch),
+    )
+    forward, equivalents = forward_flops(config.network), cost(config)
+    bills = bill(config, max(1, rows))
+    total = forward * sum(one.forward_equivalents for one in bills)
+    found = measure(config, seconds, activations) if speed else None
+    return Estimate(
+        parameters=every,
+        trained=trained,
+        memory=memory,
+        activation_row=activations.row + activations.block,
+        activation_once=activations.once,
+        forward=forward,
+        equivalents=equivalents,
+        step=forward * equivalents,
+        images=sum(one.images for one in bills if one.phase != PAIRS),
+        total=total,
+        speed=found,
+        hours=None if found is None else total / found.flops / 3600,
+    )
+
+
+def forward_flops(options: Mapping[str, Any]) -> float:
+    """Return the operations of one evaluation of one image, two for a multiply-add; nothing is computed.
+
+    What adapters and a log-variance head compute with times is not counted.
+    """
+    inner = core(options)
+    shape = inner["image"] if "image" in inner else inner["shape"]
+    counter = FlopCounterMode(display=False)
+    with FakeTensorMode(), torch.no_grad():
+        network = networks.build({**inner, "log_variance": False}).eval().requires_grad_(False)
+        x, t = torch.empty(1, *shape), torch.empty(1)
+        with counter, sdpa_kernel(SDPBackend.MATH):
+            network(x, t, t, None)
+    return float(counter.get_total_flops())
+
+
+def _copies(config: TrainConfig) -> tuple[int, int]:
+    """Return how many copies of the weights a run holds that are not trained, and how many rivals that are."""
+    objective = plain(config)
+    held = len(config.ema) + isinstance(objective.frozen, EMA | GridEMA | Refreshed)
+    return held + objective.needs_teacher, int(isinstance(objective.frozen, Rival))
+
+
+def measure(config: TrainConfig, seconds: float = SECONDS, activations: Kept | None = None) -> Speed:
+    """Return images/s of real steps of a run, on what of its batch and its blocks fits into time and memory.
+
+    The first step is on few rows and two blocks; the whole network follows where it fits, then more rows, as long as a
+    step takes less than a tenth of the time. The operations/s of the last give the images/s of the whole.
+
+    Args:
+        activations: what the network keeps, which bounds the rows; None for no bound.
+    """
+    device = device_of(config.device)
+    sizes = [rows for rows in REDUCED if rows < config.batch and _takes(config, rows)] + [config.batch]
+    bench = _Bench(replace(config, batch=sizes[0], network=shortened(config.network, 2)), device)
+    whole = forward_flops(config.network) * cost(config)
+    taken = bench.tried()
+    if _fits(config, device) and taken * whole * bench.rows / bench.flops <= 0.2 * seconds:
+        bench = _Bench(replace(config, batch=sizes[0]), device)
+        taken = bench.tried()
+        most = _most(activations, device)
+        while larger := [
+            n
+            for n in sizes
+            if bench.rows < n <= 8 * bench.rows and n <= most and taken * n <= 0.1 * seconds * bench.rows
+        ]:
+            bench = _Bench(replace(config, batch=larger[-1]), device)
+            taken = bench.tried()
+    middle, steps = bench.median(0.4 * seconds)
+    rate, peak = bench.flops / middle, _peak(device)
+    return Speed(
+        device=_name(device),
+        rows=bench.rows,
+        share=bench.flops / bench.rows / whole,
+        steps=steps,
+        measured=bench.rows / middle,
+        images=rate / whole,
+        flops=rate,
+        peak=None if peak is None else rate / peak,
+    )
+
+
+def _takes(config: TrainConfig, rows: int) -> bool:
+    """Whether an objective takes batches of so many rows."""
+    objective = plain(config)
+    times = objective.times.on(objective.path) if isinstance(objective.times, OnPath) else objective.times
+    try:
+        times.draw(generator(0, "times"), rows, 1.0)
+    except ValueError:
+        return False
+    return rows % objective.group == 0
+
+
+def _most(activations: Kept | None, device: torch.device) -> float:
+    """Return the most rows whose activations fit comfortably into the memory that is free."""
+    if activations is None or not activations.row:
+        return math.inf
+    return 0.5 * _free(device) / (activations.row + activations.block)
+
+
+def _fits(config: TrainConfig, device: torch.device) -> bool:
+    """Whether weights, gradients, moments and copies of the whole network fit comfortably into this machine."""
+    with torch.device("meta"):
+        count = sum(weight.numel() for weight in networks.build(config.network).parameters())
+    copies, rivals = _copies(config)
+    needed = 4 * count * (4 * (1 + rivals) + copies)
+    return needed < 0.5 * _free(device)
+
+
+def _free(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return 1024.0 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return 8e9
+
+
+class _Bench:
+    """Steps of a training as it will be, on data drawn at random: loss, gradient, Adam, averages."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device, self.rows = config, device, config.batch
+        self.flops = forward_flops(config.network) * cost(config) * config.batch
+        objective = plain(config).for_run(config.steps)
+        with torch.random.fork_rng(devices=[]):
+            self.network = networks.build(config.network).to(device).train()
+            self.other = deepcopy(self.network) if _copies(config)[1] else None
+        self.average = deepcopy(self.network).requires_grad_(False)
+        if objective.needs_teacher:
+            objective = objective.with_teacher(untrained(config))
+        self.objective = objective
+        self.optimizers = [
+            torch.optim.AdamW(network.parameters(), lr=config.lr, fused=True)
+            for network in (self.network, self.other)
+            if network is not None
+        ]
+        source = generator(0, "estimate")
+        shape = _shape(config)
+        x = torch.randn(self.rows, *shape, generator=source) / 2
+        classes: Any = self.network.num_classes
+        label = None if classes is None else (torch.arange(self.rows) % min(8, classes)).to(device)
+        noise = torch.randn(x.shape, generator=source).to(device) if needs_pairs(objective) else None
+        self.batch = Batch(x.to(device), label, noise)
+
+    def step(self) -> None:
+        """Do one step."""
+        middle = self.config.steps // 2  # past the horizons of most schedules
+        if self.other is not None and self.objective.rival is not None:
+            rival = self.objective.flow_map(self.other)
+            self._learn(self.objective.rival, rival, self.objective.flow_map(self.network), middle, 1)
+        flow = self.objective.flow_map(self.network)
+        held = isinstance(self.objective.frozen, EMA | GridEMA | Refreshed)
+        frozen = self.objective.flow_map(self.average) if held else flow
+        self._learn(
+            self.objective,
+            flow,
+            frozen if self.other is None else self.objective.flow_map(self.other),
+            middle,
+            0,
+        )
+        with torch.no_grad():
+            for _ in self.config.ema:
+                torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1e-3)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _learn(self, objective: Objective, flow: FlowMap, frozen: FlowMap, step: int, optimizer: int) -> None:
+        with lowered(getattr(self.config, "precision", "fp32"), self.device):
+            loss = objective(flow, frozen, self.batch, step, 0).mean()
+        self.optimizers[optimizer].zero_grad()
+        loss.backward()
+        self.optimizers[optimizer].step()
+
+    def tried(self) -> float:
+        """Return the seconds of a step, after one that is not counted."""
+        self.step()
+        return self.timed()
+
+    def timed(self) -> float:
+        """Return the seconds of a step."""
+        began = time.perf_counter()
+        self.step()
+        return time.perf_counter() - began
+
+    def median(self, seconds: float) -> tuple[float, int]:
+        """Return the median of the seconds of a step over some time, and the number of steps."""
+        taken, end = [self.timed()], time.perf_counter() + seconds
+        while len(taken) < MOST and time.perf_counter() < end:
+            taken.append(self.timed())
+        return statistics.median(taken), len(taken)
+
+
+def _shape(config: TrainConfig) -> tuple[int, ...]:
+    inner = core(config.network)
+    return tuple(inner["image"] if "image" in inner else inner["shape"])
+
+
+def _peak(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAKS.items() if key in name), None)
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' * (threads > 1)}"

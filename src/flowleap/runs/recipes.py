@@ -1,0 +1,185 @@
+"""Recipes: whole settings of a training as frozen values, with what was published for them and where.
+
+A recipe is a method with its hyper-parameters, a network, and the kind of data that both are for; the data itself is
+the user's. Everything in it can be changed, and `configure` says what was.
+
+>>> from flowleap.runs import recipes
+>>> recipe = recipes.get("esc-b2")
+>>> recipe.network, recipe.steps, recipe.batch, recipe.numbers[0].value
+('dit-base-2', 600000, 512, 5.78)
+>>> config, changed = recipes.configure("esc-b2", batch=256)
+>>> config.batch, changed
+(256, ['recipe esc-b2: batch is 256 here, 512 there'])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from flowleap import data as data_sets
+from flowleap import values
+from flowleap.data import Dataset
+from flowleap.neighbors import neighbors
+from flowleap.objectives import Objective
+from flowleap.runs.published import ALL, PIXELS, Kind, Published, Recipe
+from flowleap.training.config import (
+    FIELDS,
+    TrainConfig,
+    change,
+    from_dict,
+    method_name,
+    network_options,
+    settle,
+    solved,
+)
+
+__all__ = ["PIXELS", "Kind", "Published", "Recipe", "blank", "configure", "get", "names"]
+
+SET = (
+    "steps", "batch", "lr", "betas", "weight_decay", "warmup", "decay", "clip", "ema", "precision", "eval_num",
+    "pair_guidance",
+)  # fmt: skip
+"""The fields of a config that a recipe sets."""
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all recipes."""
+    return tuple(ALL)
+
+
+def get(name: str) -> Recipe:
+    """Return a recipe by its name.
+
+    Raises: ValueError for an unknown name, naming its neighbors.
+    """
+    key = name.strip().lower().replace("_", "-")
+    if key not in ALL:
+        raise ValueError(f"unknown recipe {name!r}{neighbors(key, ALL)}; all of them: flowleap recipes")
+    return ALL[key]
+
+
+def blank(recipe: Recipe) -> Dataset:
+    """Return data without rows, of the shape, kind and classes that a recipe is for, to plan with."""
+    x = torch.empty(0, *recipe.shape)
+    label = None if recipe.classes is None else torch.empty(0, dtype=torch.int64)
+    kind: Any = recipe.kind
+    return Dataset(f"the data of {recipe.name}", x, label, recipe.classes, kind=kind, source=recipe.data)
+
+
+def configure(
+    name: str,
+    data: str | Dataset | None = None,
+    *,
+    method: str | None = None,
+    network: str | None = None,
+    settings: Iterable[tuple[str, Any]] = (),
+    **options: Any,
+) -> tuple[TrainConfig, list[str]]:
+    """Return the config of a run by a recipe, changed by `options` and `settings`, and what that changed, in words.
+
+    Args:
+        name: of the recipe. data: a data set or its name; None plans without one, on the shapes of the recipe.
+        method: the one of the recipe or None. network, options, settings: as of `training.config.configure`.
+
+    Raises: ValueError for an unknown recipe, another method, or settings that do not fit.
+    """
+    recipe = get(name)
+    if method is not None and method_name(method) != recipe.method:
+        raise ValueError(
+            f"the recipe {recipe.name} trains {recipe.method}, not {method}: leave the method out, or the recipe"
+        )
+    dataset = blank(recipe) if data is None else data if isinstance(data, Dataset) else data_sets.load(data)
+    if dataset.kind == "points":
+        raise ValueError(f"the recipe {recipe.name} is for {recipe.kind}, and {dataset.name} holds points")
+    objective = replace(recipe.objective, label_dropout=_dropout(recipe, dataset))
+    stated: dict[str, Any] = {
+        "recipe": recipe.name,
+        "method": recipe.method,
+        "objective": values.to_dict(objective),
+        "data": "" if data is None else dataset.address,
+        **{field: getattr(recipe, field) for field in SET if field in FIELDS},
+    }
+    own = network_options(recipe.network) | dict(recipe.options)
+    asked = network_options(network) if network else own
+    given = {f: str(v) if isinstance(v, Path) else v for f, v in options.items() if v is not None}
+    plain, other = (
+        solved(from_dict({**stated, **changes, "network": _behind(recipe, wanted)}))
+        for changes, wanted in (({}, own), (given, asked))
+    )
+    config = settle(change(other, settings), dataset)
+    return config, [*_fit(recipe, dataset), *_changed(recipe, settle(plain, dataset), config)]
+
+
+def _behind(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a network seen through the adapters of a recipe."""
+    for adapter in recipe.adapters:
+        options = {"kind": adapter, "network": options}
+    return options
+
+
+def _dropout(recipe: Recipe, dataset: Dataset) -> float:
+    return 0.0 if dataset.num_classes is None else recipe.objective.label_dropout
+
+
+def _fit(recipe: Recipe, dataset: Dataset) -> list[str]:
+    """Say, in sentences, where data are not what a recipe is for."""
+    found = []
+    if dataset.shape != recipe.shape:
+        found.append(
+            f"recipe {recipe.name}: made for {recipe.kind} of shape {recipe.shape}, here {dataset.shape}"
+        )
+    if dataset.num_classes != recipe.classes and not recipe.any_classes:
+        found.append(
+            f"recipe {recipe.name}: made for {recipe.classes or 'no'} classes, here {dataset.num_classes or 'none'}"
+        )
+    return found
+
+
+def _changed(recipe: Recipe, plain: TrainConfig, config: TrainConfig) -> list[str]:
+    """Say, in sentences, what differs between two configs of a recipe, as it is and as it was changed."""
+    found = []
+    for field in fields(TrainConfig):
+        before, after = getattr(plain, field.name), getattr(config, field.name)
+        if before == after or field.name not in (*SET, "network", "objective"):
+            continue
+        if field.name == "objective":
+            for part, old, new in values.differences(before, after):
+                found.append(f"recipe {recipe.name}: {part} is {_brief(new)} here, {_brief(old)} there")
+        elif field.name == "network":
+            found.append(f"recipe {recipe.name}: the network is another, {_unlike(before, after)}")
+        else:
+            found.append(f"recipe {recipe.name}: {field.name} is {after} here, {before} there")
+    if config.steps != plain.steps and values.from_dict(config.objective).horizons():
+        found.append(f"recipe {recipe.name}: its horizons are fractions of the run, and move with its length")
+    return found
+
+
+def _brief(value: Any) -> str:
+    return str(value["type"]) if isinstance(value, dict) and "type" in value else str(value)
+
+
+def _unlike(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Say which options of two networks differ."""
+    if "network" in before and "network" in after and before["kind"] == after["kind"]:
+        return _unlike(before["network"], after["network"])
+    named = [n for n in {**before, **after} if before.get(n) != after.get(n)]
+    return ", ".join(f"{n} {after.get(n)} (there {before.get(n)})" for n in named)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe whose parts do not go together; every recipe of the package passes.
+
+    Raises: ValueError.
+    """
+    if recipe.kind not in get_args(Kind):
+        raise ValueError(f"recipe {recipe.name}: kind {recipe.kind!r} is none of {get_args(Kind)}")
+    if not isinstance(recipe.objective, Objective):
+        raise ValueError(
+            f"recipe {recipe.name}: an objective is expected, got {type(recipe.objective).__name__}"
+        )
+    configure(recipe.name)

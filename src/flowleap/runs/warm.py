@@ -1,0 +1,103 @@
+"""A run that begins with the weights of another: of another method, other classes, another second time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from flowleap import networks
+from flowleap.data.pairs import checksum
+from flowleap.networks.warm import begin_with
+from flowleap.objectives import Objective
+from flowleap.runs.phases import own_teacher, plain
+from flowleap.runs.reading import Run, load_run, weights_file
+from flowleap.training import checkpoint
+from flowleap.training.config import TrainConfig, kinds
+
+__all__ = ["Start", "resolve"]
+
+IGNORED = ("DiT", "MLP", "UNet", "WithLogVariance", *networks.TAUGHT)
+"""Kinds of networks that say nothing about how times and signs are read."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The run whose averaged weights another one begins with, and what is to be said about it."""
+
+    run: Run
+    remarks: tuple[str, ...] = ()
+
+    def into(self, network: nn.Module) -> list[str]:
+        """Put the weights into a network, and say which.
+
+        Raises: ValueError where they share nothing.
+        """
+        try:
+            taken = begin_with(network, self.run.network)
+        except ValueError as error:
+            raise ValueError(f"--init {self.run.folder}: {error}") from error
+        return [f"begins with {self.run.folder}, {self.run.weights}", *taken.lines, *self.remarks]
+
+
+def resolve(config: TrainConfig, place: Path, resume: bool) -> tuple[TrainConfig, Start | None]:
+    """Return the config of a run with the name and checksum of the weights it begins with, and these.
+
+    A resumed run has weights of its own: what it began with is not read again, unless it stopped before its first
+    checkpoint.
+
+    Raises: ValueError for a method that begins with its teacher, a network seen through other adapters, or a run that
+        is not the one it began with; FileNotFoundError where there is no run.
+    """
+    if config.init is None or (resume and checkpoint.latest(place / "checkpoints") is not None):
+        return config, None
+    objective = plain(config)
+    if objective.starts_from_teacher:
+        hint = "give that run as --teacher" if own_teacher(config) else "leave it out"
+        raise ValueError(
+            f"--init {config.init}: {config.method} begins with the weights of its teacher: {hint}"
+        )
+    run = _loaded(Path(config.init))
+    ours, theirs = (_adapters(options) for options in (config.network, run.config.network))
+    if ours != theirs:
+        raise ValueError(
+            f"--init {run.folder}: its network is seen through {' and '.join(theirs) or 'nothing'}, and that of this "
+            f"run through {' and '.join(ours) or 'nothing'}: leave --network out, or the method that asks for it"
+        )
+    kind = "raw" if run.weights.startswith("raw") else "ema"
+    found = checksum(weights_file(run.folder, run.config, kind)[0])
+    if config.init_checksum not in (None, found):
+        raise ValueError(
+            f"--init {run.folder}: its weights ({run.weights}) are not those that this run began with; put the former "
+            "ones back, or start a new run"
+        )
+    return replace(config, init_weights=run.weights, init_checksum=found), Start(
+        run, tuple(_meaning(objective, run))
+    )
+
+
+def _meaning(objective: Objective, run: Run) -> list[str]:
+    """Say where what a network gives means something else."""
+    found = []
+    for name in ("path", "parameterization"):
+        ours, theirs = getattr(objective, name), getattr(run.objective, name)
+        if ours != theirs:
+            found.append(f"{name} is {theirs} there and {ours} here: its first samples are others")
+    return found
+
+
+def _loaded(place: Path) -> Run:
+    """Return a run by its averaged weights; an imported one by those that it has."""
+    try:
+        return load_run(place)
+    except FileNotFoundError:
+        run = load_run(place, weights="raw")
+        if run.imported is None:
+            raise
+        return run
+
+
+def _adapters(options: dict[str, Any]) -> list[str]:
+    return [kind for kind in kinds(options) if kind not in IGNORED]

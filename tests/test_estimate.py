@@ -1,0 +1,183 @@
+"""What a run will take, against counts by hand and direct measurement."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from flowleap import networks, runs
+from flowleap.runs import activations, cost, estimate, recipes
+from flowleap.runs.estimate import Speed, forward_flops
+
+CPU = torch.device("cpu")
+DIT = {"kind": "DiT", "image": [4, 8, 8], "classes": 10, "patch": 2, "width": 32, "depth": 4, "heads": 2}
+UNET = {"kind": "UNet", "image": [1, 8, 8], "classes": None, "width": 8, "multipliers": [1, 2], "depth": 1,
+        "attention": [1]}  # fmt: skip
+
+
+# --- operations
+
+
+def transformer(tokens: int, width: int, depth: int, patch: int, channels: int, ratio: int = 4) -> int:
+    """Operations of a DiT by hand, two for a multiply-add."""
+    c, w, n = channels * patch * patch, width, tokens
+    times = 2 * (256 * w + w * w)
+    block = n * w * 3 * w + 2 * n * n * w + n * w * w + 2 * n * w * ratio * w + w * 6 * w
+    return 2 * (times + n * c * w + depth * block + w * 2 * w + n * w * c)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"depth": 1}, {"patch": 4}, {"width": 48, "heads": 3}, {"mlp_ratio": 2.0}]
+)
+def test_operations_of_a_transformer_are_those_by_hand(options: dict) -> None:
+    whole = DIT | options
+    tokens = (8 // whole["patch"]) ** 2
+    expected = transformer(
+        tokens, whole["width"], whole["depth"], whole["patch"], 4, int(whole.get("mlp_ratio", 4))
+    )
+    assert forward_flops(whole) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("dit-small-2", 6.06), ("dit-base-2", 23.01), ("dit-base-4", 5.56), ("dit-xlarge-2", 118.64)],
+)
+def test_operations_of_the_published_transformers(name: str, published: float) -> None:
+    """Peebles and Xie, table 4, count multiply-adds, in billions; theirs has one time and twice the outputs."""
+    options = {**runs.NETWORKS[name], "image": [4, 32, 32], "classes": 1000}
+    assert forward_flops(options) / 2e9 == pytest.approx(published, rel=0.01)
+
+
+def test_operations_of_a_convolution_and_of_attention_over_pixels() -> None:
+    """The difference that one block more makes, by hand: two convolutions, the condition, attention in its level."""
+    more = forward_flops({**UNET, "depth": 2}) - forward_flops(UNET)
+    here, pixels, wide = 8, 64, 16
+    down = 2 * 9 * here * here * pixels + 32 * here
+    low = 2 * 9 * wide * wide * 16 + 32 * wide + 4 * wide * wide * 16 + 2 * 16 * 16 * wide
+    up_low = 9 * (wide + wide) * wide * 16 + 9 * wide * wide * 16 + 32 * wide + 2 * wide * wide * 16
+    up = 9 * (here + here) * here * pixels + 9 * here * here * pixels + 32 * here + 2 * here * here * pixels
+    # one block more on the way down of each level, and on the way up; up there attention follows the last alone
+    assert more == 2 * (down + low + up_low + up)
+
+
+def test_a_step_costs_its_forward_equivalents() -> None:
+    config = runs.configure("meanflow", "digits", batch=32)
+    found = estimate.estimate(config, 1797, speed=False)
+    assert found.step == found.forward * cost(config) == found.forward * 3.5
+    assert found.total == found.step * config.steps * config.batch and found.speed is None
+    assert found.images == config.steps * config.batch
+
+
+# --- memory
+
+
+def test_weights_gradients_moments_and_averages() -> None:
+    config = runs.configure("esc", "digits", settings=[("ema", "0.99,0.999")])
+    found, count = estimate.estimate(config, 1797, speed=False), None
+    count = sum(weight.numel() for weight in runs.build_network(config).parameters())
+    m = found.memory
+    assert (m.weights, m.gradients, m.optimizer, m.copies) == (4 * count, 4 * count, 8 * count, 8 * count)
+    assert m.total == m.state + m.activations and found.to_dict()["memory"]["total"] == m.total
+
+
+@pytest.mark.parametrize(
+    ("method", "copies", "rivals"),
+    [
+        ("shortcut", 2, 0),
+        ("sid", 2, 1),
+        ("consistency-distillation", 3, 0),
+        ("progressive-distillation", 3, 0),
+    ],
+)
+def test_targets_teachers_and_rivals_are_copies(method: str, copies: int, rivals: int) -> None:
+    found = estimate.estimate(runs.configure(method, "digits"), 1797, speed=False).memory
+    own = found.weights // (1 + rivals)
+    assert found.copies == copies * own and found.optimizer == 2 * found.weights
+
+
+def kept_whole(options: dict, rows: int, precision: str = "fp32") -> int:
+    """Bytes that the whole network keeps for its gradient, counted at once, each storage once, weights apart."""
+    network = networks.build(options).train()
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    x, t = torch.randn(rows, *options["image"]), torch.full((rows,), 0.7)
+    label = None if options["classes"] is None else torch.zeros(rows, dtype=torch.int64)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        activations.lowered(precision, CPU),
+    ):
+        network(x, t, t / 2, label)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("options", [DIT, {**DIT, "depth": 7}, UNET], ids=["DiT", "deep", "UNet"])
+def test_activations_are_those_of_the_whole_network(options: dict, precision: str) -> None:
+    """Two blocks and two rows say what seven blocks and eleven rows keep."""
+    found = activations.kept(options, precision, CPU)
+    assert found.at(11) == pytest.approx(kept_whole(options, 11, precision), rel=0.01)
+    assert found.block == 0
+
+
+@pytest.mark.parametrize("options", [{**DIT, "depth": 7}, UNET], ids=["DiT", "UNet"])
+def test_checkpointed_activations_are_the_inputs_and_one_block(options: dict) -> None:
+    plain = activations.kept(options, "fp32", CPU)
+    found = activations.kept({**options, "checkpointing": True}, "fp32", CPU)
+    assert found.row * 11 + found.once == pytest.approx(
+        kept_whole({**options, "checkpointing": True}, 11), rel=0.02
+    )
+    assert 0 < found.block < 0.6 * plain.row and found.at(11) < plain.at(11)
+
+
+def test_frozen_networks_keep_nothing_for_weights() -> None:
+    short = activations.shortened({"kind": "Reversed", "network": DIT}, 2)
+    assert short["network"]["depth"] == 2 and activations.shortened(UNET, 1) == UNET
+    assert activations.shortened(DIT, 9) == DIT
+
+
+# --- speed
+
+
+@pytest.mark.parametrize("method", ["esc", "shortcut", "imm", "sid", "reflow", "amed", "live-reflow"])
+def test_real_steps_are_timed(method: str) -> None:
+    settings = [("network.width", "16"), ("network.depth", "3"), ("network.heads", "2")]
+    config = runs.configure(method, "digits", settings=settings, batch=64)
+    found = estimate.measure(config, seconds=0.2)
+    assert found.steps >= 1 and found.measured > 0 and 4 <= found.rows <= 64
+    whole = forward_flops(config.network) * cost(config)
+    assert found.images * whole == pytest.approx(found.flops)
+
+
+def test_a_cut_network_is_scaled_by_its_operations(monkeypatch) -> None:
+    """Where the whole takes too long, two blocks are timed; the images/s are those of the whole."""
+    monkeypatch.setattr(estimate, "_fits", lambda *_: False)
+    config = runs.configure("flow-matching", "digits", settings=[("network.depth", "12")], batch=8)
+    found = estimate.measure(config, seconds=0.2)
+    short = forward_flops(activations.shortened(config.network, 2)) / forward_flops(config.network)
+    assert found.share == pytest.approx(short, rel=1e-6) and found.rows == 4
+    assert found.images == pytest.approx(found.measured * short, rel=1e-6)
+
+
+def test_hours_follow_from_operations() -> None:
+    config = runs.configure("esc", "digits")
+    found = estimate.estimate(config, 1797, seconds=0.2)
+    assert isinstance(found.speed, Speed) and found.hours is not None
+    assert found.hours == pytest.approx(found.images / found.speed.images / 3600)
+    assert found.hours_on(100e12) == pytest.approx(found.total / (0.35 * 100e12) / 3600)
+    limit = found.memory.state + found.activation_once + 10.5 * found.activation_row
+    assert found.rows_within(limit) == 10 and found.rows_within(1e3) == 0
+
+
+def test_the_largest_recipe_is_planned_without_its_weights() -> None:
+    """ESC-XL/2: the published 676 million parameters and 1.2 million steps, on a machine that could not hold them."""
+    config, _ = recipes.configure("esc-xl2")
+    found = estimate.estimate(config, recipes.get("esc-xl2").rows, speed=False)
+    assert found.parameters == 676_440_592 + 1153  # a log-variance head
+    assert found.images == 1_200_000 * 256 and 4.9 < found.equivalents < 5.3
+    assert found.forward / 2e9 == pytest.approx(118.64, rel=0.01)

@@ -1,0 +1,152 @@
+"""Recipes: every one can be planned without data, changed in words, and trained on data of its kind."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+from rich.console import Console
+
+from flowleap import methods, runs, values
+from flowleap.data import Dataset
+from flowleap.guidance import FinestLevel, Guidance
+from flowleap.runs import published, recipes
+from flowleap.velocities import PlugIn
+
+every = pytest.mark.parametrize("name", recipes.names())
+IMAGENET = 1_281_167
+
+
+@every
+def test_it_can_be_planned_without_data(name: str) -> None:
+    recipe = recipes.get(name)
+    config, changed = recipes.configure(name)
+    assert changed == [] and config.recipe == name and config.data == ""
+    assert (config.steps, config.batch, config.lr, config.ema) == (
+        recipe.steps,
+        recipe.batch,
+        recipe.lr,
+        recipe.ema,
+    )
+    objective = values.from_dict(config.objective)
+    assert objective.name == methods.get(config.method).name
+    with torch.device("meta"):
+        network = runs.build_network(config)
+    assert network.num_classes == recipe.classes
+    assert runs.from_dict(runs.to_dict(config)) == config
+    assert recipe.measured == "not yet run here" and recipe.source and recipe.data
+    assert all(number.source for number in recipe.numbers)
+
+
+def test_what_the_papers_name_is_there() -> None:
+    known = set(recipes.names())
+    assert {
+        "esc-b2",
+        "esc-xl2",
+        "meanflow-b4",
+        "meanflow-b2",
+        "meanflow-xl2",
+        "shortcut-xl2",
+        "cifar10",
+    } <= known
+    assert {"ct-b2", "shortcut-esc-b2", "imm-b2", "sct-b2"} <= known
+    for prefix in ("imagenet256", "celebahq256"):
+        assert len([name for name in known if name.startswith(prefix)]) == 8
+    assert {"fashion-mnist", "fashion-mnist-gpu", "folder-64", "folder-64-gpu"} <= known
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [("esc-b2", 240), ("esc-xl2", 240), ("meanflow-b4", 80), ("meanflow-b2", 240), ("imm-b2", 240)],
+)
+def test_steps_and_batches_are_the_published_epochs(name: str, epochs: int) -> None:
+    recipe = recipes.get(name)
+    assert recipe.steps * recipe.batch / IMAGENET == pytest.approx(epochs, rel=0.002)
+
+
+def test_published_settings_of_esc() -> None:
+    small, large = (values.from_dict(recipes.configure(name)[0].objective) for name in ("esc-b2", "esc-xl2"))
+    assert small.guidance == Guidance(1.0, 0.5) and small.guidance.scale == pytest.approx(2.0)
+    assert large.guidance == Guidance(0.2, 0.92, (0.0, 0.75)) and large.guidance.scale == pytest.approx(2.5)
+    assert (small.velocity, large.velocity) == (PlugIn(0.5), PlugIn(0.2))
+    for objective, steps in ((small, 600_000), (large, 1_200_000)):
+        assert Fraction(objective.times.horizon).limit_denominator(1000) * steps == 20_000
+    config = recipes.configure("esc-xl2")[0]
+    assert config.betas == (0.9, 0.95) and config.weight_decay == 0 and config.clip == 1.0
+    assert config.network["patch"] == 2 and config.network["log_variance"] and config.network["depth"] == 28
+
+
+def test_rows_of_the_table_of_shortcut_models() -> None:
+    """One-step numbers, as published; parentheses are not ours to keep."""
+    ones = {name: recipes.get(f"imagenet256-{name}").numbers[2].value for name in published.NUMBERS}
+    assert ones == {
+        "progressive-distillation": 35.6, "consistency-distillation": 136.5, "reflow": 44.8, "diffusion": 467.2,
+        "flow-matching": 324.8, "consistency-training": 69.7, "live-reflow": 58.1, "shortcut": 40.3,
+    }  # fmt: skip
+    faces, objects = (recipes.configure(f"{name}-shortcut")[0] for name in ("celebahq256", "imagenet256"))
+    assert (faces.batch, faces.steps, objects.batch, objects.steps) == (64, 400_000, 256, 800_000)
+    assert values.from_dict(faces.objective).guidance is None
+    assert values.from_dict(objects.objective).guidance == FinestLevel(1.5)
+    assert faces.network["kind"] == "StepToken" and faces.network["network"]["classes"] is None
+    assert (faces.weight_decay, faces.betas, faces.ema, faces.clip) == (0.1, (0.9, 0.999), (0.999,), None)
+    for name in ("progressive-distillation", "reflow"):
+        config = recipes.configure(f"imagenet256-{name}")[0]
+        assert runs.own_teacher(config) and runs.length(config) == 800_000
+
+
+def test_what_is_changed_is_said() -> None:
+    config, changed = recipes.configure(
+        "esc-b2", batch=64, settings=[("velocity", "Conditional"), ("network.depth", "2"), ("lr", "3e-4")]
+    )
+    assert config.batch == 64 and config.lr == 3e-4 and config.network["depth"] == 2
+    assert sorted(changed) == [
+        "recipe esc-b2: batch is 64 here, 512 there",
+        "recipe esc-b2: lr is 0.0003 here, 0.0001 there",
+        "recipe esc-b2: the network is another, depth 2 (there 12)",
+        "recipe esc-b2: velocity is Conditional here, PlugIn there",
+    ]
+    _, changed = recipes.configure("esc-xl2", steps=2_400_000, network="dit-base-4")
+    assert any("horizons are fractions" in line for line in changed)
+    assert any("patch 4 (there 2)" in line for line in changed)
+    assert recipes.configure("esc-b2", seed=3, eval_num=50_000)[1] == []
+
+
+def test_data_of_another_shape_or_other_classes_are_said() -> None:
+    x = torch.zeros(20, 4, 16, 16)
+    own = Dataset("mine", x, torch.arange(20) % 5, 5)
+    config, changed = recipes.configure("esc-b2", own)
+    assert config.network["image"] == [4, 16, 16] and config.network["classes"] == 5
+    assert changed == [
+        "recipe esc-b2: made for latents of shape (4, 32, 32), here (4, 16, 16)",
+        "recipe esc-b2: made for 1000 classes, here 5",
+    ]
+    unlabeled, changed = recipes.configure("folder-64", Dataset("mine", torch.zeros(20, 3, 64, 64)))
+    assert changed == [] and values.from_dict(unlabeled.objective).label_dropout == 0
+    assert unlabeled.network["classes"] is None
+
+
+def test_mistakes_name_their_neighbors() -> None:
+    with pytest.raises(ValueError, match="unknown recipe 'esc-b4'; did you mean esc-b2"):
+        recipes.get("esc-b4")
+    with pytest.raises(ValueError, match="trains esc, not meanflow"):
+        recipes.configure("esc-b2", method="meanflow")
+    with pytest.raises(ValueError, match="is for latents, and two-moons holds points"):
+        recipes.configure("esc-b2", "two-moons")
+    with pytest.raises(ValueError, match="unknown field 'learning_rate'"):
+        recipes.configure("esc-b2", settings=[("learning_rate", "1")])
+
+
+def test_a_recipe_is_trained(tmp_path) -> None:
+    """On images of its shape, with a network made small: every step of the story runs."""
+    source = torch.Generator().manual_seed(0)
+    own = Dataset("mine", torch.rand(800, 1, 28, 28, generator=source) * 2 - 1, torch.arange(800) % 10, 10)
+    settings = [("network.width", "24"), ("network.depth", "1"), ("network.heads", "2")]
+    config, _ = recipes.configure("fashion-mnist", own, settings=settings, steps=4, batch=16, eval_num=0)
+    config = replace(config, watch_share=0.0, sample_every=0)
+    result = runs.train(config, tmp_path / "run", dataset=own, console=Console(file=io.StringIO()))
+    assert result.step == 4
+    assert json.loads((result.folder / "config.json").read_text())["config"]["recipe"] == "fashion-mnist"
