@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "flowleap"
 
 FLOORS = (
-    ("tensors", "randomness", "citations", "files", "neighbors", "provenance"),
+    ("tensors", "randomness", "citations", "files", "neighbors", "progress", "provenance"),
     ("paths", "derivatives", "networks", "data"),
     ("parameterization", "point", "oracles"),
     ("flow_map", "times", "losses"),

@@ -28,6 +28,7 @@ __all__ = [
     "pixels",
     "save",
     "scatter",
+    "sheet",
     "smooth",
     "tiles",
 ]
@@ -126,6 +127,43 @@ def figure(
         left, top = space + column * (width + space), space // 2 + row * (height + space)
         draw.text((left, top), title, fill=INK, font=font)
         canvas.paste(picture, (left, top + text + 10))
+    return canvas
+
+
+def sheet(
+    sections: Mapping[str, Sequence[tuple[str, PillowImage.Image]]], columns: int = 10, cell: int = 96
+) -> PillowImage.Image:
+    """Titled rows of pictures with a caption below each, all shrunk or enlarged into equal cells.
+
+    Args:
+        sections: titles, each with (caption, picture) pairs; captions are cut to the width of a cell.
+
+    Raises: ValueError without sections.
+    """
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+    if not sections:
+        raise ValueError("a sheet needs at least one section, got none")
+    space, line, head = 12, 16, 40
+    lines = {title: -(-len(shown) // columns) for title, shown in sections.items()}
+    height = space + sum(head + rows * (cell + line + space) for rows in lines.values())
+    canvas = Image.new("RGB", (space + columns * (cell + space), height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    title_font, font = ImageFont.load_default(size=18), ImageFont.load_default(size=11)
+    top = space
+    for title, shown in sections.items():
+        draw.text((space, top + 6), title, fill=INK, font=title_font)
+        top += head
+        for index, (caption, picture) in enumerate(shown):
+            row, column = divmod(index, columns)
+            left, upper = space + column * (cell + space), top + row * (cell + line + space)
+            kind = Image.Resampling.NEAREST if max(picture.size) * 2 <= cell else Image.Resampling.LANCZOS
+            fitted = ImageOps.contain(picture.convert("RGB"), (cell, cell), kind)
+            canvas.paste(fitted, (left + (cell - fitted.width) // 2, upper + (cell - fitted.height) // 2))
+            while caption and draw.textlength(caption, font=font) > cell:
+                caption = f"…{caption.lstrip('…')[1:]}"
+            draw.text((left, upper + cell + 1), caption, fill=FAINT, font=font)
+        top += lines[title] * (cell + line + space)
     return canvas
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowleap.cli import options
-from flowleap.cli.group import counting, waiting
+from flowleap.cli import check, options
+from flowleap.cli.group import counting, say, waiting
+from flowleap.cli.train import Size, SquarePolicy
 
 if TYPE_CHECKING:
     from flowleap.data.source import Source
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
 CHUNK = 250
 
 app = typer.Typer(
-    no_args_is_help=True, help="Make what samples are measured with: statistics and classifiers."
+    no_args_is_help=True, help="Look at images before training; make what samples are measured with."
 )
 
 
 @app.callback()
 def common() -> None:
-    """Make what samples are measured with: statistics of real images, and classifiers."""
+    """Look at images before they are trained on; make what samples are measured with: statistics and classifiers."""
 
 
 @app.command("stats")
@@ -31,7 +32,8 @@ def stats(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="PATH|NAME", help="A folder of images, an .npz of them, or a data set by its name."
+            metavar="PATH|hf:NAME|NAME",
+            help="A folder of images, an .npz of them, hf:NAME, or a data set by its name.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE.npz", help="The file to write.")],
@@ -54,6 +56,8 @@ def stats(
             show_default="all of a folder, train of an .npz",
         ),
     ] = None,
+    square: SquarePolicy = None,
+    size: Size = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output where it exists.")
     ] = False,
@@ -67,7 +71,7 @@ def stats(
 
     from flowleap.evaluation import library, statistics_file
 
-    opened = open_source(source, split)
+    opened = open_source(source, split, square, size)
     chosen = library.named(features, like(opened), options.device(device))
     count = len(opened) if num is None else num
     if chosen.dims is not None and count <= chosen.dims:
@@ -95,6 +99,9 @@ def stats(
     )
 
 
+app.command("check")(check.check)
+
+
 @app.command("classifier")
 def classifier(
     source: Annotated[
@@ -109,6 +116,8 @@ def classifier(
     split: Annotated[
         str | None, typer.Option(metavar="train|test", help="The part of the data to use.")
     ] = None,
+    square: SquarePolicy = None,
+    size: Size = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output where it exists.")
     ] = False,
@@ -123,7 +132,9 @@ def classifier(
     from flowleap.data.source import load_any
     from flowleap.evaluation.classifier import fit
 
-    dataset = load_any(source, split)
+    dataset = load_any(source, split, look(square, size))
+    for note in dataset.notes:
+        say(note)
     with waiting(f"fitting a classifier to {len(dataset):,} images of {dataset.name}"):
         made = fit(dataset, seed)
     made.save(out)
@@ -143,20 +154,40 @@ def refuse_output(out: Path, overwrite: bool) -> None:
     options.refuse_to_overwrite(out, overwrite)
 
 
-def open_source(text: str, split: str | None) -> Source:
+def look(square: Any, size: int | None, memory: float | None = None) -> Any:
+    """How images at a path are taken by options; None where nothing is said.
+
+    Raises: ValueError for values that mean nothing.
+    """
+    from flowleap.training.config import look_of
+
+    return look_of([("square", square), ("size", size), ("memory", memory)])
+
+
+def open_source(text: str, split: str | None, square: Any = None, size: int | None = None) -> Source:
     """A data set by its name, or images at a path; a name wins over a file of the same name.
+
+    Images of a folder and of a table are read as they are needed, and made alike as for training.
 
     Raises: ValueError for what is neither, and for a split that is not there.
     """
     from flowleap import data
-    from flowleap.data import source
+    from flowleap.data import opening, source
 
-    known = text.lower().replace("_", "-") in data.names
-    if not known and Path(text).exists():
+    named = text.lower().replace("_", "-") in data.names or not opening.present(text)
+    if named:
+        return source.of_dataset(data.load(text, split=split, look=look(square, size)))
+    path = Path(text)
+    if opening.is_address(text) or (path.is_dir() and not source.idx.is_idx(path)):
+        if path.is_dir():
+            source.listed(path, split)  # here all parts are meant, or the one that is named
+        dataset = opening.from_path(text, split, look(square, size, memory=0.0))
+    elif square is None and size is None:
         return source.open_images(text, split)
-    dataset = data.load(text)
-    if split not in (None, dataset.split):
-        raise ValueError(f"data set {text!r} has no split {split!r}, its only one is {dataset.split!r}")
+    else:
+        dataset = opening.from_path(text, split, look(square, size))
+    for note in dataset.notes:
+        say(note)
     return source.of_dataset(dataset)
 
 

@@ -152,7 +152,9 @@ def of_run(
     loaded = runs.load_run(target, **about)
     objective = options.renoised(loaded.objective, renoise)
     dataset = trained_on(loaded, reference)
-    ruler = ruler_of(standard, features or loaded.config.features, reference, dataset, about["device"])
+    shape = loaded.shape if loaded.kind == "image" else ()
+    look = like_samples(shape, reference, loaded.config.square)
+    ruler = ruler_of(standard, features or loaded.config.features, reference, dataset, about["device"], look)
     count = num or standard.num
     planned = evaluation.plan(steps, sampling["times"])
     total = count * sum(objective.nfe(n, guidance=sampling["guidance"], times=t) for n, t in planned)
@@ -218,7 +220,8 @@ def of_images(
     count = len(source) if num is None else num
     if count > len(source):
         raise ValueError(f"{target} holds {len(source)} images, and {count} were asked for with --num")
-    ruler = ruler_of(standard, features, reference, None, device)
+    look = like_samples(source.shape, reference, None)
+    ruler = ruler_of(standard, features, reference, None, device, look)
     with counting(f"{count} images of {target}", count) as tick:
         label = None if source.label is None else source.label[source.chosen(count)]
         parts = [None] * count if label is None else label.split(CHUNK)
@@ -239,10 +242,24 @@ def law(label: Any) -> str:
     return "cycle" if bool((label == cycling).all()) else "given"
 
 
+def like_samples(shape: Sequence[int], reference: str | None, square: Any) -> Any:
+    """How the images of a reference at a path are taken, so that they are as large as the samples; None of a name."""
+    from flowleap.data import Look, opening
+
+    if reference is None or len(shape) != 3 or shape[1] != shape[2] or not opening.present(reference):
+        return None
+    return Look(square=square, size=shape[2])
+
+
 def ruler_of(
-    standard: Standard, features: str | None, reference: str | None, trained_on: Any, device: Any
+    standard: Standard,
+    features: str | None,
+    reference: str | None,
+    trained_on: Any,
+    device: Any,
+    look: Any = None,
 ) -> Reference:
-    """What to hold samples against, and by which features.
+    """What to hold samples against, and by which features; a look says how a reference at a path is taken.
 
     Raises: ValueError where the protocol needs other statistics, or statistics were made with other features.
     """
@@ -260,7 +277,7 @@ def ruler_of(
         return evaluation.stored_reference(path, kind)
     if reference is None:
         return evaluation.held_out(trained_on, features or "auto", device)
-    dataset = load_any(reference)
+    dataset = load_any(reference, look=look)
     return evaluation.reference(dataset, evaluation.named(features or "auto", dataset, device=device))
 
 

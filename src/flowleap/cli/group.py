@@ -94,8 +94,10 @@ class OneLine(TyperGroup):
 
 def exit_code(run: Callable[[], Any]) -> int:
     """Run a command line that raises, say in one line what went wrong, and return the exit code."""
+    from flowleap.progress import shown_by
+
     try:
-        with spoken_warnings():
+        with spoken_warnings(), shown_by(counting):
             code = run()
         return code if isinstance(code, int) else 0
     except typer.Abort:

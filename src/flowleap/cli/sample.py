@@ -156,7 +156,7 @@ def write_picture(path: Path, samples: Tensor, label: Tensor | None, run: Any) -
     from flowleap import data, pictures
 
     if samples.ndim == 2:
-        real = data.load(run.config.data).x if run.config.data in data.names else None
+        real = data.load(run.config.data).x[:] if run.config.data in data.names else None
         pictures.scatter({f"{len(samples)} samples": samples}, path, real=real)
         return
     several = label is not None and bool((label != label[0]).any())

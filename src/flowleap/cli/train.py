@@ -21,8 +21,42 @@ Method = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="digits, two-moons, eight-gaussians or checkerboard.",
+        metavar="PATH|hf:NAME|NAME",
+        help="A folder of images (sub-folders are classes), an .npz, IDX files; hf:NAME[:CONFIG][:SPLIT] of Hugging "
+        "Face, or hf:FOLDER that save_to_disk wrote; or digits, two-moons, eight-gaussians, checkerboard.",
         show_default="that of --teacher, or digits",
+    ),
+]
+SquarePolicy = Annotated[
+    Literal["crop", "resize"] | None,
+    typer.Option(
+        "--square",
+        help="Images of a folder become squares: crop takes the largest one in the middle, resize squeezes all of it.",
+        show_default="crop, where sizes differ",
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=4,
+        help="The side that images are resized to (Lanczos, antialiased).",
+        show_default="as they are if alike, else a power of two up to 64",
+    ),
+]
+Flip = Annotated[
+    bool | None,
+    typer.Option("--flip/--no-flip", help="Mirror images in every other look at them.", show_default="no"),
+]
+Strict = Annotated[
+    bool | None,
+    typer.Option("--strict", help="Stop where an image cannot be used, rather than leaving it out."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Processes that read images ahead, of data that do not fit into memory.",
+        show_default="one less than cores, at most 8",
     ),
 ]
 Steps = Annotated[int | None, typer.Option(help="Optimizer steps of the run.", show_default="by the data")]
@@ -118,6 +152,11 @@ def train(
     seed: Seed = None,
     out: Out = None,
     batch: Batch = None,
+    square: SquarePolicy = None,
+    size: Size = None,
+    flip: Flip = None,
+    strict: Strict = None,
+    workers: Workers = None,
     lr: Lr = None,
     network: Network = None,
     device: Device = None,
@@ -168,6 +207,11 @@ def train(
         "pairs": num_pairs,
         "pair_steps": pair_steps,
         "init": init,
+        "square": square,
+        "size": size,
+        "flip": flip,
+        "strict": strict,
+        "workers": workers,
     }
     about = {
         "method": method,

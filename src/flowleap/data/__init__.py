@@ -1,18 +1,37 @@
 """Data sets, by name or from files, and which of their rows make a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from flowleap.data import batching, source, toy
+from flowleap.data import batching, opening, source, toy
+from flowleap.data.ahead import Ahead, Law
 from flowleap.data.check import check
 from flowleap.data.dataset import Dataset
 from flowleap.data.digits import load_digits
+from flowleap.data.huggingface import Address, is_address
+from flowleap.data.prepare import Look
+from flowleap.data.rows import Rows, Samples
+from flowleap.data.workers import default_workers
 from flowleap.neighbors import neighbors
 
-__all__ = ["Dataset", "batching", "check", "held_out", "load", "names", "short"]
+__all__ = [
+    "Dataset",
+    "Look",
+    "Rows",
+    "Samples",
+    "batching",
+    "check",
+    "held_out",
+    "load",
+    "names",
+    "reading_ahead",
+    "short",
+]
 
 _POINTS: dict[str, Callable[[int, int], Tensor]] = {
     "two-moons": toy.two_moons,
@@ -22,15 +41,24 @@ _POINTS: dict[str, Callable[[int, int], Tensor]] = {
 names: tuple[str, ...] = ("digits", *_POINTS)
 
 
-def load(text: str | Path, seed: int = 0, split: str | None = None, checksum: str | None = None) -> Dataset:
-    """Load a data set by its name, or read one from a path as `source.open_images` does.
+def load(
+    text: str | Path,
+    seed: int = 0,
+    split: str | None = None,
+    checksum: str | None = None,
+    look: Look | None = None,
+) -> Dataset:
+    """Load a data set by its name, or read one from a path or from hf:NAME.
 
     In names hyphens and underscores are the same; a name wins over a file of the same name (./digits is the file).
+    Paths are what `source.open_images` takes, but images in a folder may have several sizes; what does not fit into
+    memory stays on the disk, see `Dataset`.
 
     Args:
         seed: draws the point sets.
         split: the part to take; by default that for training, where there are parts.
         checksum: `Dataset.checksum` that files must have, so that a run never goes on with other images.
+        look: how images at a path become alike, and how much memory they may take; names are taken as they are.
 
     Raises: ValueError for what is neither a name nor a path, with the neighbors of the name; for a split that is not
         there; for files that cannot be read or have changed.
@@ -42,17 +70,20 @@ def load(text: str | Path, seed: int = 0, split: str | None = None, checksum: st
             raise ValueError(
                 f"data set {str(text)!r} has no split {split!r}, its only one is {dataset.split!r}"
             )
+        if look is not None and (look.size is not None or look.square is not None):
+            raise ValueError(
+                f"data set {str(text)!r} is taken as it is: --size and --square are for images at a path"
+            )
         return dataset
-    path = Path(text)
-    if not path.exists():
+    if not opening.present(text):
+        path = Path(text)
         if path.suffix or len(path.parts) > 1:
             raise ValueError(
                 f"data {str(text)!r}: there is no such file or folder (seen from {Path.cwd().name or '/'}/), and it is "
                 f"no name; known: {', '.join(names)}"
             )
         raise ValueError(f"unknown data set {str(text)!r}{neighbors(known, names)}, or the path of images")
-    opened = source.open_images(path, split or ("train" if source.has_parts(path) else None))
-    dataset = replace(opened, path=str(text)).dataset()
+    dataset = opening.from_path(text, split, look)
     if checksum is not None and dataset.checksum != checksum:
         raise ValueError(
             f"the images or labels at {text} have changed: their checksum is {dataset.checksum}, and {checksum} was "
@@ -68,7 +99,7 @@ def held_out(dataset: Dataset) -> Dataset | None:
     """
     if dataset.held_out is None:
         return None
-    part = load(dataset.path, split=dataset.held_out)
+    part = load(dataset.path, split=dataset.held_out, look=dataset.look)
     where = f"split {part.split!r} of {dataset.path}"
     if part.shape != dataset.shape:
         raise ValueError(
@@ -76,13 +107,43 @@ def held_out(dataset: Dataset) -> Dataset | None:
         )
     if dataset.num_classes is None or part.label is None:
         return replace(part, label=None, num_classes=None)
+    if part.classes and dataset.classes:
+        new = [name for name in part.classes if name not in dataset.classes]
+        if new:
+            raise ValueError(f"{where} has the class {new[0]!r}, which {dataset.split!r} has not")
+        place = torch.tensor([dataset.classes.index(name) for name in part.classes])
+        part = replace(part, label=place[part.label], classes=dataset.classes)
     return check(replace(part, num_classes=dataset.num_classes))
+
+
+@contextmanager
+def reading_ahead(dataset: Dataset, law: Law, last: int, workers: int | None = None) -> Iterator[Dataset]:
+    """Yield the data set with its batches up to step `last` read ahead, where its images are on the disk.
+
+    Args:
+        law: how rows are chosen for a batch, the `batching` of an objective.
+        workers: processes that read, 0 for none; `default_workers` unless given.
+    """
+    count = default_workers() if workers is None else workers
+    if not isinstance(dataset.x, Rows) or not dataset.x.on_disk or count == 0:
+        yield dataset
+        return
+    ahead = Ahead(dataset.x, dataset.label, law, last, count)
+    try:
+        yield replace(dataset, ahead=ahead)
+    finally:
+        ahead.close()
 
 
 def short(text: str | Path) -> str:
     """What runs on this data are called after: its name, or that of the file or folder, with hyphens."""
     known = _key(text)
-    name = known if known in names else source.place_name(Path(text))
+    if is_address(text):
+        return _hyphened(Address.of(str(text)).short)
+    return _hyphened(known if known in names else source.place_name(Path(text)))
+
+
+def _hyphened(name: str) -> str:
     return "-".join("".join(c if c.isalnum() or c == "." else " " for c in name.lower()).split()) or "data"
 
 

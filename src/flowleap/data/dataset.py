@@ -1,11 +1,22 @@
-"""A data set held in memory."""
+"""A data set: in memory, or on the disk where it does not fit."""
+
+from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+import torch
 from torch import Tensor
+
+from flowleap.data.ahead import Ahead
+from flowleap.data.prepare import Look
+from flowleap.data.rows import Rows, Samples, chosen, some
+from flowleap.randomness import generator
+
+LOOKED_AT = 1000
+"""So many images go into the checksum of those that stay on the disk, a fixed random part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +28,12 @@ class Dataset:
     they were read from, empty for what was not read; `held_out` names another split there that was kept apart from
     these rows, see `data.held_out`; `known` is the name of the published set that these images are a whole split of.
 
-    Values are float32 also where a file has 8 bits: MNIST's 60,000 images of 28 × 28 take 188 MB.
+    `look` says how images at a path were taken, and `notes` what is to be said of that. `flip`: in training, a row is
+    mirrored every other time. `ahead` reads the batches of coming steps. `classes` are the names of the classes, where
+    they have names. `part_of` is the checksum of the data set that these rows are a fixed random part of.
+
+    Values are float32 also where a file has 8 bits, as long as that fits `Look.memory`: MNIST's 60,000 images of
+    28 × 28 take 188 MB. Beyond it x is kept as 8 bits or stays on the disk, and is indexed like the same tensor.
 
     Shapes: x float32 (rows, *shape), images in [-1, 1]; label int64 (rows,) in [0, num_classes), or None; noise as x,
         or None.
@@ -25,7 +41,7 @@ class Dataset:
     """
 
     name: str
-    x: Tensor
+    x: Samples
     label: Tensor | None = None
     num_classes: int | None = None
     kind: Literal["image", "points"] = "image"
@@ -36,6 +52,12 @@ class Dataset:
     path: str = ""
     held_out: str | None = None
     known: str | None = None
+    look: Look = Look()
+    flip: bool = False
+    ahead: Ahead | None = None
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    part_of: str | None = None
 
     def __post_init__(self) -> None:
         if self.noise is not None and self.noise.shape != self.x.shape:
@@ -54,7 +76,31 @@ class Dataset:
 
         Shapes: rows (global batch,), here (batch,) → (batch, *shape).
         """
-        return self.x[rows if here is None else rows[here]]
+        wanted = rows if here is None else rows[here]
+        x = self.x[wanted] if self.ahead is None else self.ahead(rows, step, key, here)
+        if not self.flip:
+            return x
+        mirrored = torch.rand(len(rows), generator=generator(key, "flip", step)) < 0.5
+        mirrored = mirrored if here is None else mirrored[here]
+        return torch.where(mirrored.view(-1, *(1 for _ in self.shape)), x.flip(-1), x)
+
+    def part(self, count: int) -> Dataset:
+        """A fixed random part of at most `count` rows, called so by its split; the whole where there are not more.
+
+        What stays on the disk is not read.
+        """
+        if len(self) <= count:
+            return self
+        rows = chosen(len(self), count, "part")
+        return replace(
+            self,
+            x=some(self.x, rows),
+            label=None if self.label is None else self.label[rows],
+            noise=None if self.noise is None else self.noise[rows],
+            split=f"{self.split}[{count}]",
+            part_of=self.checksum,
+            ahead=None,
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,11 +114,24 @@ class Dataset:
 
     @cached_property
     def checksum(self) -> str:
-        """The first 12 hexadecimal digits of the SHA-256 of the values and labels, however a file packs them."""
-        digest = hashlib.sha256(self.x.detach().contiguous().cpu().numpy().data)
+        """The first 12 hexadecimal digits of the SHA-256 of the values and labels, however a file packs them.
+
+        Of images that stay on the disk, it is that of their names and sizes, of a fixed random thousand of them, and of
+        all labels, and begins with "part-".
+        """
+        digest, mark = hashlib.sha256(), ""
+        if isinstance(self.x, Rows):
+            rows = torch.arange(len(self))
+            if self.x.stamp is not None:
+                digest.update(self.x.stamp.encode())
+                rows, mark = chosen(len(self), LOOKED_AT, "checksum"), "part-"
+            for part in self.x.blocks(rows, 250):
+                digest.update(part.numpy().data)
+        else:
+            digest.update(self.x.detach().contiguous().cpu().numpy().data)
         if self.label is not None:
             digest.update(self.label.contiguous().cpu().numpy().data)
-        return digest.hexdigest()[:12]
+        return mark + digest.hexdigest()[:12]
 
     def __len__(self) -> int:
         return len(self.x)

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from flowleap.data.dataset import Dataset
+from flowleap.data.rows import levels_of
 
 __all__ = ["KNOWN", "Known", "recognized"]
 
@@ -87,6 +88,6 @@ def pixels(dataset: Dataset) -> str:
     """The SHA-256 of the images as 8 bits, channels last where there are several."""
     digest = hashlib.sha256()
     for part in dataset.x.split(1000):
-        levels = (127.5 * (part + 1)).round_().byte()
+        levels = levels_of(part)
         digest.update(levels.permute(0, 2, 3, 1).contiguous().numpy().data)
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -13,26 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowleap.data import idx, scans
+from flowleap.data import idx, pixels, scans
 from flowleap.data.check import check
 from flowleap.data.dataset import Dataset
 from flowleap.data.known import recognized
 from flowleap.data.npz import Archive
-from flowleap.randomness import generator
+from flowleap.data.prepare import GIB, Look
+from flowleap.data.rows import Held, Rows, Samples, chosen, levels_of, scaled
+from flowleap.data.store import EXTENSIONS, Files, files_below
 
-__all__ = ["EXTENSIONS", "Source", "has_parts", "load_any", "of_dataset", "open_images"]
+__all__ = ["EXTENSIONS", "Source", "has_parts", "listed", "load_any", "of_dataset", "open_images"]
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
-GREY = ("1", "L")
-COLOR = ("RGB", "P", "CMYK", "YCbCr")
-SEE_THROUGH = ("LA", "La", "PA", "RGBA", "RGBa")
 LABELS = {"images": ("label", "labels"), "arr_0": ("arr_1",), "train_x": ("train_y",), "test_x": ("test_y",)}
 UNIT = "no value of {} is below 0: floats are taken to lie in [-1, 1]; if these lie in [0, 1], store 2 x − 1"
 HELD_OUT = ("test", "val", "valid", "validation")
 PARTS = {"train", *HELD_OUT}
 SLACK = 1e-3  # how far beyond [-1, 1] a value may lie before it is an error rather than rounding
 
-Rows = Callable[[Tensor, int], Iterator[Tensor]]
+Reader = Callable[[Tensor, int], Iterator[Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,18 +48,20 @@ class Source:
         split: the part of a data set these are, "all" where it has no parts.
         splits: all parts that are there.
         path: where they are, empty for what is in memory.
+        eight_bit: whether their values are those of 8 bits.
     """
 
     name: str
     shape: tuple[int, ...]
     count: int
-    read: Rows
+    read: Reader
     label: Tensor | None = None
     classes: tuple[str, ...] = ()
     split: str = "all"
     kind: Literal["image", "points"] = "image"
     splits: tuple[str, ...] = ()
     path: str = ""
+    eight_bit: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -75,8 +76,7 @@ class Source:
             return torch.arange(self.count)
         if not 1 <= count <= self.count:
             raise ValueError(f"{self.name} holds {self.count} images, and {count} were asked for")
-        order = torch.randperm(self.count, generator=generator(0, "source"))
-        return order[:count].sort().values
+        return chosen(self.count, count, "source")
 
     def batches(self, n: int, count: int | None = None) -> Iterator[Tensor]:
         """Yield float32 images in [-1, 1], n at a time (the last batch may be smaller), exactly `count` in all.
@@ -103,24 +103,49 @@ class Source:
                 )
             yield batch
 
-    def dataset(self, count: int | None = None) -> Dataset:
+    def dataset(self, count: int | None = None, memory: float = Look.memory) -> Dataset:
         """Read the images into memory; whole splits of published sets are recognized.
+
+        Args:
+            memory: how many GiB of floats there may be; images of 8 bits that are more are kept as 8 bits.
 
         Raises: ValueError as `batches`.
         """
         index = self.chosen(count)
-        x, filled = torch.empty(len(index), *self.shape), 0
-        for batch in self.batches(1000, count):
-            x[filled : filled + len(batch)] = batch
-            filled += len(batch)
-        x = x.clamp_(-1, 1) if self.kind == "image" else x
+        x = self._held(index, count, memory)
         label = None if self.label is None else self.label[index]
         classes = None if self.label is None else len(self.classes) or int(self.label.max()) + 1
-        held = Dataset(self.name, x, label, classes, self.kind, source=self.name, split=self.split)
+        held = Dataset(
+            self.name, x, label, classes, self.kind, source=self.name, split=self.split, classes=self.classes
+        )
         if len(x) < self.count:
             return check(replace(held, split=f"{self.split}[{len(x)}]"))
         apart = [part for part in HELD_OUT if part in self.splits and self.split == "train"]
         return recognized(check(replace(held, path=self.path, held_out=apart[0] if apart else None)))
+
+    def levels(self, count: int | None = None) -> Tensor:
+        """The images as 8 bits, in memory.
+
+        Shapes: -> uint8 (count, *shape). Raises: ValueError as `batches`, and where they have other values.
+        """
+        if not self.eight_bit:
+            raise ValueError(
+                f"{self.name} holds floats: only images of 8 bits are resized; store them as uint8"
+            )
+        made, filled = torch.empty(len(self.chosen(count)), *self.shape, dtype=torch.uint8), 0
+        for batch in self.batches(1000, count):
+            made[filled : filled + len(batch)] = levels_of(batch)
+            filled += len(batch)
+        return made
+
+    def _held(self, index: Tensor, count: int | None, memory: float) -> Samples:
+        if self.eight_bit and 4 * len(index) * math.prod(self.shape) > memory * GIB:
+            return Rows(Held(self.levels(count)), len(index), self.shape)
+        x, filled = torch.empty(len(index), *self.shape), 0
+        for batch in self.batches(1000, count):
+            x[filled : filled + len(batch)] = batch
+            filled += len(batch)
+        return x.clamp_(-1, 1) if self.kind == "image" else x
 
 
 def _counted(batches: Iterator[Tensor]) -> Iterator[tuple[int, Tensor]]:
@@ -134,7 +159,8 @@ def of_dataset(dataset: Dataset) -> Source:
     """A data set in memory, to be read like images on a disk."""
 
     def read(index: Tensor, n: int) -> Iterator[Tensor]:
-        return (dataset.x[part] for part in index.split(n))
+        x = dataset.x
+        return x.blocks(index, n) if isinstance(x, Rows) else (x[part] for part in index.split(n))
 
     return Source(
         dataset.name,
@@ -142,18 +168,18 @@ def of_dataset(dataset: Dataset) -> Source:
         len(dataset),
         read,
         dataset.label,
-        tuple(str(c) for c in range(dataset.num_classes or 0)),
+        dataset.classes or tuple(str(c) for c in range(dataset.num_classes or 0)),
         dataset.split,
         dataset.kind,
         path=dataset.path,
     )
 
 
-def load_any(text: str | Path, split: str | None = None) -> Dataset:
+def load_any(text: str | Path, split: str | None = None, look: Look | None = None) -> Dataset:
     """Load a data set by its name, or read one from a path: `data.load`."""
     from flowleap import data
 
-    return data.load(text, split=split)
+    return data.load(text, split=split, look=look)
 
 
 def open_images(path: Path | str, split: str | None = None) -> Source:
@@ -191,49 +217,55 @@ def has_parts(path: Path) -> bool:
     """Whether a path is a folder of images whose sub-folders are train, test or the like, and one of them is train."""
     if not (path / "train").is_dir() or idx.is_idx(path):
         return False
-    return PARTS.issuperset(_heads(path, _files(path)))
+    return PARTS.issuperset(files_below(path).classes)
 
 
-def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+def listed(path: Path, split: str | None) -> tuple[Files, tuple[str, ...]]:
+    """The files of a folder of images, or of one of its parts, and all the parts that it has.
 
-
-def _heads(path: Path, files: Sequence[Path]) -> tuple[str, ...]:
-    """The sub-folders that the files lie in; none where some lie in none."""
-    heads = [file.relative_to(path).parts[:-1] for file in files]
-    return tuple(sorted({head[0] for head in heads})) if all(heads) else ()
-
-
-def _folder(path: Path, split: str | None) -> Source:
+    Raises: ValueError without images, for parts of which none is chosen, and for a part that is not there.
+    """
+    parts: tuple[str, ...] = ()
     if split is not None:
         if not (path / split).is_dir():
             raise ValueError(
                 f"{path} has no folder {split!r}: leave --split out, or choose one that is there"
             )
-        source = _folder(path / split, None)
-        parts = {part.name for part in path.iterdir() if part.is_dir()} & PARTS
-        return replace(source, name=path.name, split=split, splits=tuple(sorted(parts)))
-    files = _files(path)
-    if not files:
+        parts = tuple(sorted({part.name for part in path.iterdir() if part.is_dir()} & PARTS))
+        path = path / split
+    files = files_below(path)
+    if not len(files):
         raise ValueError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
-    classes = _heads(path, files)
-    if classes and PARTS.issuperset(classes):
+    if files.classes and PARTS.issuperset(files.classes):
         raise ValueError(
-            f"{path} has the parts {', '.join(classes)}: choose one with --split, as in --split train"
+            f"{path} has the parts {', '.join(files.classes)}: choose one with --split, as in --split train"
         )
-    number = {name: index for index, name in enumerate(classes)}
-    label = torch.tensor([number[file.relative_to(path).parts[0]] for file in files]) if classes else None
-    first = _decode(files[0])
+    return files, parts
+
+
+def _folder(path: Path, split: str | None) -> Source:
+    files, parts = listed(path, split)
+    first = _decode(files.name(0))
 
     def read(index: Tensor, n: int) -> Iterator[Tensor]:
         for part in index.split(n):
-            yield torch.stack([_alike(files[i], files[0], first.shape) for i in part.tolist()])
+            yield torch.stack([_alike(files.name(i), files.name(0), first.shape) for i in part.tolist()])
 
     channels, height, width = first.shape
-    return Source(path.name, (channels, height, width), len(files), read, label, classes)
+    return Source(
+        path.name,
+        (channels, height, width),
+        len(files),
+        read,
+        files.label,
+        files.classes,
+        split or "all",
+        splits=parts,
+        eight_bit=True,
+    )
 
 
-def _alike(file: Path, first: Path, shape: torch.Size) -> Tensor:
+def _alike(file: str, first: str, shape: torch.Size) -> Tensor:
     """The image of a file, which must look like that of the first file; grey ones fit among colored ones."""
     image = _decode(file)
     if image.shape[1:] != shape[1:]:
@@ -247,26 +279,12 @@ def _alike(file: Path, first: Path, shape: torch.Size) -> Tensor:
     return image.expand(shape[0], -1, -1)
 
 
-def _decode(file: Path) -> Tensor:
+def _decode(file: str) -> Tensor:
     """The values of an image file, x / 127.5 − 1.
 
     Shapes: -> (1 or 3, height, width). Raises: ValueError naming the file where it cannot be read.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            mode, grey = image.mode, image.mode in (*GREY, "LA", "La")
-            see_through = mode in SEE_THROUGH or "transparency" in image.info
-            opaque = not see_through or bool((np.asarray(image.convert("RGBA"))[..., 3] == 255).all())
-            values = np.array(image.convert("L" if grey else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} cannot be read as an image ({error}): repair or remove it") from None
-    if mode not in GREY + COLOR + SEE_THROUGH:
-        raise ValueError(f"{file} has pixels of mode {mode!r}: convert it to 8 bits, grey or RGB")
-    if not opaque:
-        raise ValueError(f"{file} is transparent in places: put it on a background first")
-    return _scaled(values[None])[0]
+    return _scaled(pixels.decode(file, file)[None])[0]
 
 
 def _idx(path: Path, split: str | None) -> Source:
@@ -280,7 +298,14 @@ def _idx(path: Path, split: str | None) -> Source:
             yield _scaled(block.numpy())
 
     return Source(
-        place_name(path), (1, height, width), count, read, label, split=pair.split, splits=pair.splits
+        place_name(path),
+        (1, height, width),
+        count,
+        read,
+        label,
+        split=pair.split,
+        splits=pair.splits,
+        eight_bit=True,
     )
 
 
@@ -316,15 +341,22 @@ def _archive(path: Path, split: str | None) -> Source:
             warnings.warn(UNIT.format(path), stacklevel=2)
 
     part = key.removesuffix("_x") if key in ("train_x", "test_x") else "all"
-    return Source(place_name(path), image, shape[0], read, label, split=part, splits=_halves(archive))
+    splits, eight_bit = _halves(archive), dtype == np.uint8
+    return Source(
+        place_name(path), image, shape[0], read, label, split=part, splits=splits, eight_bit=eight_bit
+    )
 
 
 def _scans(archive: Archive, split: str | None) -> Source:
     splits = scans.splits(archive)
-    chosen = splits[0] if split is None else _there(archive.path, split, splits)
-    held = scans.scans(archive, chosen)
-    labeled = f"{chosen}_y" in archive
-    label = _label(archive.path, f"{chosen}_y", archive.read(f"{chosen}_y"), len(held)) if labeled else None
+    part_taken = splits[0] if split is None else _there(archive.path, split, splits)
+    held = scans.scans(archive, part_taken)
+    labeled = f"{part_taken}_y" in archive
+    label = (
+        _label(archive.path, f"{part_taken}_y", archive.read(f"{part_taken}_y"), len(held))
+        if labeled
+        else None
+    )
     first = _scaled(held.image(0)[None])[0]
     channels, height, width = first.shape
 
@@ -337,7 +369,8 @@ def _scans(archive: Archive, split: str | None) -> Source:
             yield _scaled(np.stack(images))
 
     name = place_name(archive.path)
-    return Source(name, (channels, height, width), len(held), read, label, split=chosen, splits=splits)
+    one = (channels, height, width)
+    return Source(name, one, len(held), read, label, split=part_taken, splits=splits, eight_bit=True)
 
 
 def _halves(archive: Archive) -> tuple[str, ...]:
@@ -431,5 +464,5 @@ def _scaled(values: np.ndarray) -> Tensor:
     """
     if values.dtype != np.uint8:
         return torch.from_numpy(values.astype(np.float32))
-    pixels = values[:, None] if values.ndim == 3 else values.transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(pixels).astype(np.float32)) / 127.5 - 1
+    levels = values[:, None] if values.ndim == 3 else values.transpose(0, 3, 1, 2)  # channels first
+    return scaled(torch.from_numpy(np.array(levels, order="C")))  # some are not writable

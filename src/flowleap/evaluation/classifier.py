@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flowleap.data import Dataset
+from flowleap.data import Dataset, Samples
 from flowleap.data.npz import Archive
+from flowleap.data.rows import some
 from flowleap.evaluation.features import Features
 from flowleap.files import replace_file
 from flowleap.randomness import generator
@@ -267,10 +268,9 @@ def fit(dataset: Dataset, seed: int = 0) -> Classifier:
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "classifier/start").initial_seed() % 2**63))
         network = Network(channels, NARROW if min(height, width) < 16 else WIDE, dataset.num_classes)
-        _train(network, dataset.x[rows[out:]], dataset.label[rows[out:]], seed)
+        _train(network, some(dataset.x, rows[out:]), dataset.label[rows[out:]], seed)
         network.half().float().eval().requires_grad_(False)  # as it is stored
         found, logits = _applied(network, dataset.x)
-    rough = 127.5 * (dataset.x + 1)
     right = logits[rows[:out]].argmax(1) == dataset.label[rows[:out]]
     mean, std = found.mean(0), found.std(0).clamp(min=1e-6)
     return Classifier(
@@ -280,7 +280,7 @@ def fit(dataset: Dataset, seed: int = 0) -> Classifier:
         std.float(),
         torch.cov(((found - mean) / std).T),
         (channels, height, width),
-        eight_bit=bool((rough - rough.round()).abs().max() < 1e-3),
+        eight_bit=all(_eight_bit(part) for part in dataset.x.split(500)),
         accuracy=float(right.double().mean()) if out else None,
     )
 
@@ -296,7 +296,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _train(network: Network, x: Tensor, label: Tensor, seed: int) -> None:
+def _eight_bit(x: Tensor) -> bool:
+    rough = 127.5 * (x + 1)
+    return bool((rough - rough.round()).abs().max() < 1e-3)
+
+
+def _train(network: Network, x: Samples, label: Tensor, seed: int) -> None:
     batch = min(BATCH, max(1, len(x) // 16))
     epochs = MORE if len(x) < FEW else EPOCHS
     total = epochs * (len(x) // batch)
@@ -332,6 +337,6 @@ def shifted(x: Tensor, g: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _applied(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
+def _applied(network: Network, x: Samples) -> tuple[Tensor, Tensor]:
     made = [network(part) for part in x.split(500)]
     return torch.cat([rows for rows, _ in made]).double(), torch.cat([logits for _, logits in made])

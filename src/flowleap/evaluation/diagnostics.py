@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from flowleap import samplers
 from flowleap.couplings import Independent, StoredPairs
-from flowleap.data import Dataset
+from flowleap.data import Dataset, Rows
 from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import CentralDifference, TwoPass
 from flowleap.evaluation import findings
@@ -52,6 +52,7 @@ BINS = 10  # tenths of the range of times
 LOWEST = 0.002  # the noise level that the logarithm of levels starts from, where they end at 0
 BATCHES = 8  # gradients that are compared with one another
 MANY = 16  # steps of the samples that those of one step are compared with
+FITTED = 10_000  # rows that a Gaussian is fitted to, of data that are not held as floats
 SAMPLES = 256  # samples whose spread is measured
 CLASSES = 16  # classes they are spread over, at most
 
@@ -482,8 +483,8 @@ class _Probe:
         share = self.clock.share(t)
         short = max(0.02, 2 * self.objective.times.finest)
         landing = self.clock.time((share - short).clamp_min(0.0))
-        x = self.data.x.flatten(1).double()
-        center, width = self.data.x.double().mean(0), float(x.var(0).mean().sqrt())
+        x = self.data.part(FITTED).x[:].double() if isinstance(self.data.x, Rows) else self.data.x.double()
+        center, width = x.mean(0), float(x.flatten(1).var(0).mean().sqrt())
         gaussian, parts = Gaussian(center, width, self.flow.path), []
         for rows in self.rows("velocity", (t, landing, landing)):
             errors = [
@@ -683,14 +684,14 @@ class _Probe:
 
     def classes(self) -> tuple[Label, list[Tensor]]:
         """The labels of the samples, and the rows of the data of each class that is sampled, (rows, d) float64."""
-        x, label = self.data.x.flatten(1), self.data.label
+        x, label = self.data.x, self.data.label
         if label is None:
-            return None, [x[self._some(torch.arange(len(x)))].double()]
+            return None, [x[self._some(torch.arange(len(x)))].flatten(1).double()]
         counts = label.bincount()
         present = (counts > 1).nonzero().flatten()
         chosen = present[torch.linspace(0, len(present) - 1, min(CLASSES, len(present))).long()]
         each = max(2, SAMPLES // len(chosen))
-        real = [x[self._some((label == c).nonzero().flatten())].double() for c in chosen]
+        real = [x[self._some((label == c).nonzero().flatten())].flatten(1).double() for c in chosen]
         return chosen.repeat_interleave(each), real
 
     def _some(self, rows: Tensor) -> Tensor:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, float64
 from torch.nn import functional
 
-from flowleap.data import Dataset
+from flowleap.data import Dataset, Rows, Samples
 
-__all__ = ["PIXEL", "PIXEL16", "POINT", "Features", "default", "flat"]
+__all__ = ["PIXEL", "PIXEL2", "PIXEL4", "PIXEL8", "PIXEL16", "POINT", "Features", "default", "flat"]
 
 Extracted = Tensor | tuple[Tensor, Tensor]
+READ = 250  # images that are read from the disk at a time
 SLACK = 1e-3  # how far beyond the stated range a value may lie before it is an error rather than rounding
 
 
@@ -55,23 +55,26 @@ class Features:
         """The name of the kernel distance over these features."""
         return "KID" if self.fid else f"KD-{self.name}"
 
-    def __call__(self, samples: Tensor) -> Tensor:
+    def __call__(self, samples: Samples) -> Tensor:
         """Return the feature rows, on the CPU.
 
         Shapes: (n, ...) -> (n, d). Raises: ValueError as `stream`.
         """
         return torch.cat([rows for rows, _ in self.stream(samples)])
 
-    def stream(self, samples: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def stream(self, samples: Samples) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield (rows, logits or None) of at most `batch` samples at a time, on the CPU.
 
+        Samples that stay on the disk are read block by block.
         Raises: ValueError for another shape or values outside the bounds.
         """
-        self.check(samples)
-        edges = [*range(0, len(samples), self.batch), len(samples)]
-        for start, stop in pairwise(edges):
+        if isinstance(samples, Tensor) or not len(samples):
+            self.check(samples[:])
+        for part in samples.split(min(self.batch, READ) if isinstance(samples, Rows) else self.batch):
+            if isinstance(samples, Rows):
+                self.check(part)
             with torch.no_grad():
-                made = self.extract(samples[start:stop])
+                made = self.extract(part)
             rows, logits = made if isinstance(made, tuple) else (made, None)
             yield rows.cpu(), None if logits is None else logits.cpu()
 
@@ -111,26 +114,41 @@ def flat(samples: Tensor) -> Tensor:
     return samples.flatten(1).to(float64)
 
 
-def thumbnail(samples: Tensor) -> Tensor:
-    """The values of images shrunk to 16 × 16 with antialiasing, one row per image.
+@dataclass(frozen=True)
+class Thumbnail:
+    """The values of images shrunk to a small square with antialiasing, one row per image.
 
-    Shapes: (n, channels, height, width) -> (n, 256 · channels), float64.
+    Shapes: (n, channels, height, width) -> (n, side² · channels), float64.
     """
-    small = functional.interpolate(samples.float(), size=(16, 16), mode="bilinear", antialias=True)
-    return flat(small)
+
+    side: int
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        size = (self.side, self.side)
+        return flat(functional.interpolate(samples.float(), size=size, mode="bilinear", antialias=True))
 
 
 PIXEL = Features("pixel", flat, batch=10_000)
-PIXEL16 = Features("pixel16", thumbnail, batch=1_000)
+PIXEL16, PIXEL8, PIXEL4, PIXEL2 = (
+    Features(f"pixel{side}", Thumbnail(side), batch=1_000) for side in (16, 8, 4, 2)
+)
 POINT = Features("point", flat, batch=10_000)
+SMALLER = ((PIXEL8, 8), (PIXEL4, 4), (PIXEL2, 2))
 MANY = 784  # pixels beyond which a covariance asks for more than the usual 1,000 samples
 
 
 def default(dataset: Dataset) -> Features:
     """The features a data set is judged by unless others are asked for: pixels, or coordinates of points.
 
-    Images of more than 784 values are shrunk first, so that 1,000 samples suffice for a covariance.
+    Images of more than 784 values are shrunk first, so that 1,000 samples suffice for a covariance; where there are
+    fewer images than it needs, they are shrunk further.
     """
     if dataset.kind != "image":
         return POINT
-    return PIXEL if math.prod(dataset.shape) <= MANY else PIXEL16
+    channels = dataset.shape[0]
+    usual, dims = PIXEL, math.prod(dataset.shape)
+    if dims > MANY:
+        usual, dims = PIXEL16, 256 * channels
+    if not len(dataset) or len(dataset) > dims:
+        return usual
+    return next((kind for kind, side in SMALLER if side * side * channels < len(dataset)), usual)

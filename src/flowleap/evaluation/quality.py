@@ -198,7 +198,8 @@ def same_rows(ruler: Reference, dataset: Dataset) -> bool | None:
     """Whether the reference is the data set itself; None where only statistics are known, or nothing of the data."""
     if ruler.dataset is None or not len(dataset):
         return None
-    return ruler.dataset is dataset or ruler.checksum == dataset.checksum
+    part_of = ruler.dataset.part_of
+    return ruler.dataset is dataset or dataset.checksum in (ruler.checksum, part_of)
 
 
 def fitting(shape: tuple[int, ...], ruler: Reference, standard: Standard) -> None:

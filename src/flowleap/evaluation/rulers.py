@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from flowleap import data as data_sets
-from flowleap.data import Dataset
+from flowleap.data import Dataset, Rows
 from flowleap.evaluation import agreement, distances, features, library, manifold, statistics_file
 from flowleap.randomness import generator
 
 __all__ = ["PAIRS", "Reference", "held_out", "reference", "stored_reference"]
 
+PART = 50_000
+"""Of data that stay on the disk and are more, a fixed random part of so many is the ruler; its split says so."""
 PAIRS = 10_000
 """At most so many rows of each set go into what compares all pairs: kernel distance, precision, nearest row."""
 
@@ -149,8 +151,12 @@ class Reference:
 def reference(dataset: Dataset, kind: features.Features | None = None) -> Reference:
     """The ruler a data set makes, with its default features unless others are given.
 
+    Of images that stay on the disk, a fixed random part of at most `PART` is used.
+
     Raises: ValueError where the data has too few rows for a covariance of these features, or does not fit them.
     """
+    if isinstance(dataset.x, Rows) and dataset.x.on_disk:
+        dataset = dataset.part(PART)
     ruler = Reference(dataset.name, kind or features.default(dataset), dataset.split, dataset)
     ruler.statistics  # noqa: B018 - too small a data set is refused here, before anything is sampled
     return ruler

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowleap import data as data_sets
 from flowleap import methods, networks, values
-from flowleap.data import Dataset
+from flowleap.data import Dataset, Look, opening
 from flowleap.files import replace_file
 from flowleap.foreign import hub
 from flowleap.foreign.files import Contents, read
@@ -125,7 +125,7 @@ def import_weights(
         raise ValueError(str(error) if str(error).startswith(known) else f"{known}: {error}") from error
     sort = _kind(kind, g)
     dataset = _dataset(data, network.config, g, sort)
-    config = _config(contents, network, layout_found, "" if dataset is None else dataset.address)
+    config = _config(contents, network, layout_found, dataset)
     about: dict[str, Any] = {
         "file": contents.path.name,
         "checksum": contents.checksum,
@@ -273,7 +273,8 @@ def _dataset(data: str | None, config: dict[str, Any], g: Geometry, kind: str) -
     """
     if data is None:
         return None
-    dataset, shape = data_sets.load(data), (g.channels, g.side, g.side)
+    look = Look(size=g.side) if opening.present(data) else None
+    dataset, shape = data_sets.load(data, look=look), (g.channels, g.side, g.side)
     if dataset.shape != shape or dataset.kind != kind:
         raise ValueError(
             f"the network makes {kind} of shape {shape}, and {data} holds {dataset.kind} of shape {dataset.shape}: "
@@ -294,12 +295,14 @@ def _step(contents: Contents) -> int | None:
     return next((int(step) for step in found if isinstance(step, int | float) and step >= 1), None)
 
 
-def _config(contents: Contents, network: Network, layout: Layout, data: str) -> TrainConfig:
+def _config(contents: Contents, network: Network, layout: Layout, dataset: Dataset | None) -> TrainConfig:
     """Return a config with what is known; `imported` in config.json says what is not."""
     return TrainConfig(
         method=network.method,
         objective=values.to_dict(network.objective),
-        data=data,
+        data="" if dataset is None else dataset.address,
+        square=None if dataset is None else dataset.look.square,
+        size=None if dataset is None else dataset.look.size,
         network=json.loads(json.dumps(network.config)),
         steps=_step(contents) or 1,
         batch=1,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from flowleap import evaluation, methods, runs, values
-from flowleap.data import Dataset
+from flowleap.data import Dataset, Rows
 from flowleap.files import replace_file
 from flowleap.randomness import generator
 from flowleap.reports.document import GENERATOR, page, same_protocol
@@ -29,6 +29,8 @@ __all__ = ["NUM", "STEPS", "default_place", "gather", "write"]
 STEPS = evaluation.STEPS
 NUM = {"image": 20, "points": 1500}
 JUDGED = 12  # samples shown beside their nearest neighbors
+SEARCHED = 50_000  # rows that are searched of data that stay on the disk, at most: a fixed random part
+READ = 1000  # of them in memory at a time
 TYPICAL = 256  # real samples behind the distance that is typical
 Waiting = Callable[[str], AbstractContextManager[None]]
 
@@ -303,6 +305,10 @@ def picture(
         return replace(entry, missing=missing)
     samples = sampled(run, steps, count, missing)
     data = data_of_run(run, missing)
+    if data is not None and isinstance(data.x, Rows) and data.x.on_disk and len(data) > SEARCHED:
+        missing.append(
+            f"nearest neighbors are looked for among a fixed random {SEARCHED:,} of {len(data):,} training images"
+        )
     classes = evaluation.cycle(count, run.num_classes)
     drawable = run.shape == (2,) if run.kind == "points" else len(run.shape) == 3 and run.shape[0] in (1, 3)
     if not drawable:
@@ -382,10 +388,32 @@ def neighbors(samples: dict[int, Tensor], data: Dataset) -> Neighbors | None:
         return None
     nfe = min(samples)
     shown = samples[nfe][:JUDGED]
-    training = data.x.flatten(1).float()
-    distance, index = torch.cdist(shown.flatten(1), training).min(dim=1)
+    data = data.part(SEARCHED) if isinstance(data.x, Rows) and data.x.on_disk else data
     rows = torch.randperm(len(data), generator=generator(0, "neighbors"))[:TYPICAL]
-    between = torch.cdist(training[rows], training)
-    between[torch.arange(len(rows)), rows] = torch.inf
-    typical = float(between.min(dim=1).values.median())
-    return Neighbors(nfe, shown, data.x[index], distance, typical)
+    asked = torch.cat([shown, data.x[rows]]).flatten(1).float()
+    own = torch.cat([torch.full((len(shown),), -1), rows])
+    distance, index = nearest(asked, data, own)
+    typical = float(distance[len(shown) :].median())
+    return Neighbors(nfe, shown, data.x[index[: len(shown)]], distance[: len(shown)], typical)
+
+
+def nearest(asked: Tensor, data: Dataset, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far the nearest row of the data is and which it is, but for row own[i]; some are in memory at a time.
+
+    Shapes: asked (n, d), own (n,) → (n,), (n,).
+    """
+    distance, index, start = (
+        torch.full((len(asked),), torch.inf),
+        torch.zeros(len(asked), dtype=torch.int64),
+        0,
+    )
+    for part in data.x.split(READ):
+        between = torch.cdist(asked, part.flatten(1).float())
+        inside = ((own >= start) & (own < start + len(part))).nonzero().flatten()
+        between[inside, own[inside] - start] = torch.inf
+        least = between.min(dim=1)
+        closer = least.values < distance
+        distance = torch.where(closer, least.values, distance)
+        index = torch.where(closer, least.indices + start, index)
+        start += len(part)
+    return distance, index

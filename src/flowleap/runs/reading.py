@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from flowleap import data as data_sets
 from flowleap import networks, values
 from flowleap.data import Dataset
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.runs.phases import TEACHER, length, own_teacher
 from flowleap.training import checkpoint, folder
-from flowleap.training.config import TrainConfig, from_dict, to_dict
+from flowleap.training.config import TrainConfig, from_dict, load_data, to_dict
 from flowleap.training.watch import BEST
 
 __all__ = [
@@ -74,7 +73,7 @@ class Run:
                 f"{self.folder} was imported, and does not say what it was trained on: import it with --data, where "
                 "that is at hand"
             )
-        return data_sets.load(self.config.data, checksum=self.checksum)
+        return load_data(self.config, checksum=self.checksum)
 
 
 def device_of(name: str | torch.device) -> torch.device:

@@ -81,7 +81,7 @@ class Session:
         self.state = State(player)
         plan = Plan(**{f.name: getattr(config, f.name) for f in fields(Plan)})
         self.plan = replace(plan, steps=self.steps)
-        learned = dataset if rows is None else rows
+        learned = replace(dataset, flip=config.flip) if rows is None else rows
         unlabeled = replace(learned, label=None, num_classes=None)
         self.usable = unlabeled if player.flow.num_classes is None else learned
         self.averaged = self.objective.flow_map(player.averages[config.ema[0]].module)
@@ -147,6 +147,12 @@ class Session:
         say(f"{config.method} on {config.data}, {extent}, seed {config.seed}{begun}")
         for line in (*changes(config), *self.begun):
             say(line)
+        for line in self.dataset.notes:
+            say(line)
+        if self.usable.flip:
+            say(
+                "images are mirrored in every other look at them; samples are measured against them as they are"
+            )
         say(networks.describe(self.state.player.network))
         say(f"run folder: {self.place}")
         if self.objective.rival is not None:
@@ -173,12 +179,19 @@ class Session:
             measure=self.watch,
             tick=self.reporter.advance,
         )
-        with Interruption() as interruption, self.reporter.progress(self.plan.steps, self.state.step):
+        ahead = data_sets.reading_ahead(
+            self.usable, self.objective.batching, self.plan.steps, self.config.workers
+        )
+        with (
+            ahead as usable,
+            Interruption() as interruption,
+            self.reporter.progress(self.plan.steps, self.state.step),
+        ):
             try:
                 fit(
                     self.state,
                     self.objective,
-                    self.usable,
+                    usable,
                     self.plan,
                     replace(events, interrupted=interruption),
                 )

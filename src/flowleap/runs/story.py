@@ -29,7 +29,7 @@ from flowleap.runs.phases import (
 from flowleap.runs.reading import read_config
 from flowleap.runs.session import Session, note, note_config
 from flowleap.training import checkpoint, folder
-from flowleap.training.config import DATA, FREE, METHOD, TrainConfig, method_name
+from flowleap.training.config import DATA, FREE, METHOD, TrainConfig, load_data, method_name
 from flowleap.training.log import Reporter
 
 __all__ = ["RunResult", "choose", "compatible", "default_folder", "resumed_folder", "train"]
@@ -88,7 +88,7 @@ def train(
     place, config = choose(config, out, resume=resume, overwrite=overwrite)
     if dataset is None:
         began = folder.read(place)["dataset"].get("checksum") if resume else None
-        dataset = data_sets.load(config.data, checksum=began)
+        dataset = load_data(config, checksum=began)
     else:
         dataset = data_sets.check(dataset)
     config, start = warm.resolve(teachers.resolve(config, dataset), place, resume)

@@ -197,6 +197,6 @@ def practice(config: TrainConfig, dataset: Dataset) -> tuple[Objective, Dataset]
     if objective.needs_teacher:
         objective = objective.with_teacher(untrained(config))
     if needs_pairs(objective) and dataset.noise is None:
-        noise = torch.randn(dataset.x.shape, generator=generator(config.seed, "practice"))
-        dataset = replace(dataset, noise=noise)
+        noise = torch.randn(1, *dataset.shape, generator=generator(config.seed, "practice"))
+        dataset = replace(dataset, noise=noise.expand(len(dataset), *dataset.shape))
     return objective, dataset

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from flowleap import data as data_sets
 from flowleap import runs
 from flowleap.data import Dataset
 from flowleap.training.loop import Events, Plan, fit
@@ -139,7 +140,8 @@ class Trial:
         events = Events(
             log=lambda row: None, sample=lambda state: None, save=lambda state: None, interrupted=interrupted
         )
-        fit(self.state, self.objective, self.data, self.plan, events)
+        with data_sets.reading_ahead(self.data, self.objective.batching, LENGTH) as data:
+            fit(self.state, self.objective, data, self.plan, events)
         return times
 
     def now(self) -> float:

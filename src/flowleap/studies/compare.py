@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from flowleap import data as data_sets
 from flowleap.evaluation import same
 from flowleap.studies import page, picture, table
 from flowleap.studies.live import Board
@@ -88,7 +87,7 @@ def compare(request: Request, out: str | Path, *, jobs: int = 1, console: Consol
         raise ValueError(f"jobs={jobs}: at least one run at a time is needed")
     check_place(out)
     request.names()
-    dataset = data_sets.load(request.data)
+    dataset = request.dataset()
     created = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:

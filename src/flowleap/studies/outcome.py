@@ -14,7 +14,6 @@ from typing import Any
 
 from rich.console import Console
 
-from flowleap import data as data_sets
 from flowleap import evaluation, runs
 from flowleap.data import Dataset
 from flowleap.files import replace_file
@@ -82,7 +81,7 @@ class Study:
     @cached_property
     def dataset(self) -> Dataset:
         """The data of all runs."""
-        return data_sets.load(self.plan.request.data)
+        return self.plan.request.dataset()
 
     @cached_property
     def ruler(self) -> evaluation.Reference:

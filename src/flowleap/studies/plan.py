@@ -142,6 +142,10 @@ class Request:
             raise ValueError(f"{what} in a comparison: name each method once, or all".replace("_", "-"))
         return tuple(key.replace("_", "-") for key in keys)
 
+    def dataset(self) -> Dataset:
+        """Load the data of all runs, as the settings of all of them say."""
+        return data_sets.load(self.data, look=runs.look_of(self.settings))
+
     def components(self) -> tuple[str, ...]:
         """Return the components that are left out, by their usual names.
 
@@ -469,7 +473,7 @@ def prepare(request: Request, out: Path, dataset: Dataset | None = None, say: Sa
             write(out, plan)
         return plan
     check_place(out)
-    plan = resolve(request, dataset or data_sets.load(request.data), say)
+    plan = resolve(request, dataset or request.dataset(), say)
     out.mkdir(parents=True, exist_ok=True)
     write(out, plan)
     return plan

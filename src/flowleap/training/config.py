@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass
 
 from flowleap import data as data_sets
 from flowleap import methods, networks, values
-from flowleap.data import Dataset
+from flowleap.data import Dataset, Look
 from flowleap.derivatives import ExactJVP
 from flowleap.losses import LearnedVariance
 from flowleap.neighbors import neighbors
@@ -46,6 +46,8 @@ __all__ = [
     "configure",
     "from_dict",
     "frozen_network",
+    "load_data",
+    "look_of",
     "method_name",
     "reconfigure",
     "to_dict",
@@ -87,6 +89,11 @@ class TrainConfig:
         recipe: the name of the recipe that the settings began as.
         init: the folder of the run whose averaged weights this one begins with; None for new weights.
         init_weights, init_checksum: which weights these are, and the SHA-256 of their file; found at the start.
+        square, size: how images at a path become squares and of which side, see `data.Look`; None for as they are.
+        flip: whether images are mirrored in every other look at them, drawn anew in each step.
+        strict: whether a file that cannot be used stops the run, rather than being left out.
+        memory: how many GiB images at a path may take; beyond it they are read from the disk in each step.
+        workers: processes that read them ahead, None for one less than there are cores, at most 8.
 
     Raises: ValueError (pydantic's) for a value out of range or of another type.
     """
@@ -125,6 +132,12 @@ class TrainConfig:
     init: str | None = None
     init_weights: str | None = None
     init_checksum: str | None = None
+    square: Literal["crop", "resize"] | None = None
+    size: PositiveInt | None = None
+    flip: bool = False
+    strict: bool = False
+    memory: NonNegativeFloat = data_sets.Look.memory
+    workers: NonNegativeInt | None = None
 
 
 PAIRS_PER_ROW = 4
@@ -142,9 +155,14 @@ FREE = (
     "eval_num",
     "watch_share",
     "teacher",
+    "strict",
+    "workers",
 )
 """The fields that may change when a run is resumed; only `steps` and `device` change its numbers. A teacher may have
 moved, but its checksum may not have changed."""
+
+LOOKS = tuple(field.name for field in fields(data_sets.Look))
+"""The fields that say how images at a path are taken."""
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "dit-nano": {"kind": "DiT", "width": 64, "depth": 4, "heads": 4},
@@ -229,8 +247,13 @@ def configure(
     """
     taught = {} if teacher is None else folder.read(Path(teacher))["config"]
     begun = {} if init is None else folder.read(Path(init))["config"]
-    data = (taught or begun).get("data") or DATA if data is None else data
-    dataset = data if isinstance(data, Dataset) else data_sets.load(data)
+    known = taught or begun
+    data = known.get("data") or DATA if data is None else data
+    settings = list(settings)
+    given = {name: value for name, value in known.items() if name in LOOKS and data == known.get("data")}
+    given |= {name: options[name] for name in LOOKS if options.get(name) is not None}
+    look = look_of([*given.items(), *settings])
+    dataset = data if isinstance(data, Dataset) else data_sets.load(data, look=look)
     preset = dict(PRESETS[dataset.kind])
     objective = values.to_dict(replace(methods.get(method), **preset.pop("objective")))
     chosen = {**preset, **{name: value for name, value in options.items() if value is not None}}
@@ -241,11 +264,12 @@ def configure(
         "teacher": None if teacher is None else str(teacher),
         "init": None if init is None else str(init),
     }
+    chosen |= {name: getattr(dataset.look, name) for name in LOOKS if name not in ("strict", "memory")}
+    chosen |= {name: given[name] for name in LOOKS if name in given and name not in chosen}
     own = network_options(network or preset["network"])
-    if not network and (taught or begun):
+    if not network and known:
         own = taught["network"] if taught else inherited(begun["network"])
     config = solved(from_dict(named | chosen | {"network": own}))
-    settings = list(settings)
     if any("guidance" in name for name, _ in settings) and "label_dropout" not in dict(settings):
         settings.append(
             ("label_dropout", methods.get(method).label_dropout)
@@ -275,12 +299,38 @@ def reconfigure(
     if method is not None:
         config = replace(config, method=method_name(method))
     if data is not None:
-        config = replace(config, data=data_sets.load(data).address)
+        look = look_of([(name, options.get(name) or getattr(config, name)) for name in LOOKS])
+        config = replace(config, data=data_sets.load(data, look=look).address)
     if network is not None:
         config = solved(replace(config, network=network_options(network)))
-        config = settle(config, data_sets.load(config.data))
+        config = settle(config, load_data(config))
     given = [(name, value) for name, value in options.items() if value is not None]
     return change(config, [*given, *settings])
+
+
+def look_of(settings: Iterable[tuple[str, Any]]) -> Look | None:
+    """Return how images at a path are taken by settings such as ("size", "64"), others aside; None without any.
+
+    Raises: ValueError for values that mean nothing.
+    """
+    given = {name: as_field(name, value) for name, value in settings if name in LOOKS}
+    given = {name: value for name, value in given.items() if value is not None}
+    return Look(**given) if given else None
+
+
+def load_data(config: TrainConfig, checksum: str | None = None) -> Dataset:
+    """Load the data of a run as its config says.
+
+    Args:
+        checksum: what the data had when the run began.
+
+    Raises: ValueError as `data.load`, and where points are to be mirrored.
+    """
+    look = look_of([(name, getattr(config, name)) for name in LOOKS])
+    dataset = data_sets.load(config.data, checksum=checksum, look=look)
+    if config.flip and dataset.kind != "image":
+        raise ValueError(f"--flip mirrors images, and {config.data} holds {dataset.kind}: leave it out")
+    return dataset
 
 
 def method_name(method: str) -> str:

@@ -1,0 +1,221 @@
+"""flowleap data check: what is in a set of images, before it is trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flowleap.cli import options
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from flowleap.data.inspection import Findings
+
+WRONG = 1
+SHOWN = 20
+ROWS = 8
+NAMED = 5
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.png",
+        help="Draw a contact sheet: a random part as training sees it, duplicates, the odd ones.",
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print everything as JSON on standard output, and nothing else.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 1 where something is wrong.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that decode; 0 for none.", show_default="one for each core, up to 9"),
+]
+
+
+def check(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|hf:NAME",
+            help="A folder of images, an .npz, IDX files, or hf:NAME[:CONFIG][:SPLIT].",
+        ),
+    ],
+    out: Out = None,
+    as_json: AsJson = False,
+    strict: Strict = False,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=4, help="The side that a run would resize to: smaller images are told.", show_default="none"
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="train|test", help="The part of the data to look at.", show_default="all of a folder"
+        ),
+    ] = None,
+    workers: Workers = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the contact sheet where it exists.")
+    ] = False,
+) -> None:
+    """Look at every image: damage, duplicates, near duplicates, sizes, kinds of pixels, transparency, classes.
+
+    Training leaves out what cannot be used, and says so; what is only doubtful, such as duplicates, it takes.
+    """
+    if out is not None:
+        if out.suffix.lower() != ".png":
+            raise typer.BadParameter(f"{out}: expected a name that ends in .png", param_hint="--out")
+        options.refuse_to_overwrite(out, overwrite)
+
+    from flowleap.data import Look, inspection
+    from flowleap.data.opening import store_of
+
+    store, label, classes = store_of(source, split)
+    look = None if size is None else Look(size=size)
+    found = inspection.examine(store, label, classes, look, workers)
+    if out is not None:
+        from flowleap import pictures
+
+        pictures.save(pictures.sheet(sections(found)), out)
+    if as_json:
+        typer.echo(json.dumps({"source": source, **found.to_dict()}, indent=2, ensure_ascii=False))
+    else:
+        tell(found, source)
+        if out is not None:
+            typer.echo(f"contact sheet: {out}")
+    if strict and found.problems():
+        raise typer.Exit(WRONG)
+
+
+def tell(found: Findings, source: str) -> None:
+    """Print what was found as a table, and what is wrong below it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"{source}: {len(found):,} images", title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(justify="right")
+    table.add_column(overflow="fold")
+    table.add_row("usable", f"{found.usable:,}", "")
+    for kind, words in FAULT_ROWS.items():
+        rows = found.of_fault(kind)
+        table.add_row(
+            words, f"{len(rows):,}", "\n".join(found.messages[row] for row in rows[:NAMED]), style=red(rows)
+        )
+    for words, groups in (("exact duplicates", found.exact), ("near duplicates", found.near)):
+        more = sum(len(group) - 1 for group in groups)
+        named = (" = ".join(short(found, row) for row in group[:3]) for group in groups[:NAMED])
+        table.add_row(words, f"{more:,}", "\n".join(named), style=red(groups))
+    table.add_section()
+    for index, ((width, height), count) in enumerate(list(found.sizes.items())[:ROWS]):
+        table.add_row("" if index else "sizes", f"{count:,}", f"{width} × {height}")
+    if len(found.sizes) > ROWS:
+        table.add_row(
+            "", f"{sum(list(found.sizes.values())[ROWS:]):,}", f"of {len(found.sizes) - ROWS:,} other sizes"
+        )
+    table.add_section()
+    for index, (mode, count) in enumerate(found.names_of_modes.items()):
+        table.add_row("" if index else "pixels", f"{count:,}", mode)
+    table.add_section()
+    for index, (name, count) in enumerate(list(found.classes.items())[:ROWS]):
+        table.add_row("" if index else f"{len(found.classes):,} classes", f"{count:,}", name)
+    if len(found.classes) > ROWS:
+        counts = list(found.classes.values())
+        table.add_row(
+            "", f"{sum(counts[ROWS:]):,}", f"of other classes; {min(counts):,} to {max(counts):,} each"
+        )
+    if not found.classes:
+        table.add_row("classes", "0", "trained without labels")
+    console.print(table)
+    for problem in found.problems():
+        console.print(f"! {problem}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if not found.problems():
+        console.print("nothing is wrong", style="green")
+    if found.size and len(found.sizes) > 1:
+        console.print(
+            f"images of several sizes: without --size a run would resize to {found.size} × {found.size}"
+        )
+
+
+FAULT_ROWS = {
+    "unreadable": "unreadable",
+    "mode": "other pixels",
+    "transparent": "transparent",
+    "small": "too small",
+}
+
+
+def red(found: Any) -> str | None:
+    """The style of a row that tells of something wrong."""
+    return "red" if len(found) else None
+
+
+def short(found: Findings, row: int) -> str:
+    """The end of the name of an image: its folder and file."""
+    return "/".join(Path(found.store.name(row)).parts[-2:])
+
+
+def sections(found: Findings) -> dict[str, list[tuple[str, Image]]]:
+    """What a contact sheet shows: a random part as training sees it, duplicates beside one another, the odd ones."""
+    import numpy as np
+    import torch
+
+    from flowleap.data.rows import chosen
+    from flowleap.data.view import View
+
+    fine = (found.fault == 0).nonzero()[0]
+    some = fine[chosen(len(fine), SHOWN, "contact sheet").numpy()]
+    order = torch.randperm(len(some), generator=torch.Generator().manual_seed(0)).numpy()
+    view = View("crop", max(1, found.size))
+    shown: dict[str, list[tuple[str, Image]]] = {}
+    seen = [(short(found, row), picture(found, row, view)) for row in some[order].tolist()]
+    shown[f"{len(some)} of {len(fine):,} usable images, cut to the square in their middle"] = drawn(seen)
+    for words, groups in (("exact duplicates", found.exact), ("near duplicates", found.near)):
+        members = [row for group in groups for row in group[:5]][:SHOWN]
+        if members:
+            shown[f"{words} ({len(groups):,})"] = drawn((short(found, r), picture(found, r)) for r in members)
+    area = found.width[fine].astype(np.int64) * found.height[fine]
+    if len(found.sizes) > 1:
+        usual = next(iter(found.sizes))
+        odd = (found.width[fine] != usual[0]) | (found.height[fine] != usual[1])
+        fine, area = fine[odd], area[odd]
+        for words, rows in (("the smallest of unusual size", fine[np.argsort(area, kind="stable")]),
+                            ("the largest of unusual size", fine[np.argsort(-area, kind="stable")])):  # fmt: skip
+            named = ((f"{found.width[r]} x {found.height[r]}", picture(found, r)) for r in rows[:10].tolist())
+            shown[words] = drawn(named)
+    for kind in ("transparent", "mode", "small"):
+        rows = found.of_fault(kind)[:10]
+        if rows:
+            shown[FAULT_ROWS[kind]] = drawn((short(found, row), picture(found, row)) for row in rows)
+    return shown
+
+
+def drawn(named: Any) -> list[tuple[str, Image]]:
+    """Those pictures that could be made."""
+    return [(caption, picture) for caption, picture in named if picture is not None]
+
+
+def picture(found: Findings, row: int, view: Any = None) -> Image | None:
+    """An image in colors, on grey where it is transparent; as a view sees it. None where it cannot be read."""
+    from PIL import Image
+
+    from flowleap.data.pixels import Faulty, opened
+
+    try:
+        with opened(found.store.encoded(row), found.store.name(row)) as image:
+            if image.mode.startswith("I;16"):
+                image = image.point(lambda value: value / 256).convert("L")
+            whole = image.convert("RGBA")
+            ground = Image.new("RGBA", whole.size, "#c8c8c8")
+            colors = Image.alpha_composite(ground, whole).convert("RGB")
+            return colors if view is None else view(colors)
+    except Faulty:
+        return None

@@ -1,0 +1,203 @@
+"""Data sets of Hugging Face `datasets`: from the hub, from its Arrow cache, or from a folder.
+
+hf:NAME, hf:NAME:CONFIG, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT; NAME may be a folder that `save_to_disk` wrote, or one
+of Parquet or Arrow files. Tables stay on the disk, mapped into memory; images are decoded when they are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowleap.data.pixels import Encoded, Faulty
+
+__all__ = ["HELD_OUT", "PREFIX", "Address", "Table", "is_address", "open_table"]
+
+PREFIX = "hf:"
+HELD_OUT = ("test", "validation", "valid", "val")
+SPLITS = ("train", *HELD_OUT)
+LABELS = ("label", "labels")
+FILES = ("parquet", "arrow")
+
+
+def is_address(text: str | Path) -> bool:
+    """Whether this names a data set of Hugging Face."""
+    return str(text).startswith(PREFIX)
+
+
+@dataclass(frozen=True)
+class Address:
+    """What hf:… names.
+
+    >>> Address.of("hf:mnist:test"), Address.of("hf:you/faces:small:train").split
+    (Address(name='mnist', config=None, split='test'), 'train')
+    """
+
+    name: str
+    config: str | None = None
+    split: str | None = None
+
+    @classmethod
+    def of(cls, text: str) -> Address:
+        """Read an address; one part after the name is a split where it is called as one is.
+
+        Raises: ValueError for no name, or more than three parts.
+        """
+        rest = text.removeprefix(PREFIX)
+        if rest and Path(rest).exists():
+            return cls(rest)
+        name, *parts = rest.split(":")
+        if not name or len(parts) > 2:
+            raise ValueError(
+                f"{text!r}: expected hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, or hf:FOLDER"
+            )
+        if len(parts) == 1:
+            parts = [parts[0], ""] if parts[0] not in SPLITS else ["", parts[0]]
+        config, split = (*parts, "", "")[:2]
+        return cls(name, config or None, split or None)
+
+    @property
+    def short(self) -> str:
+        """What the data set is called."""
+        return Path(self.name).name
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The images of one split, which stay in their table.
+
+    Args:
+        rows: the table, images not decoded.
+        column: that of the images.
+        called: what it is called in messages.
+        notes: which columns were taken, where that could have been others.
+    """
+
+    rows: Any
+    column: str
+    called: str
+    split: str
+    splits: tuple[str, ...]
+    label: Tensor | None
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        """The number of an image."""
+        return f"image {index} of {self.called}"
+
+    def encoded(self, index: int) -> Encoded:
+        """The file of an image: its bytes, or its path where the table only names it.
+
+        Raises: Faulty where there is none.
+        """
+        found = self.rows[index][self.column]
+        if found is None or (found["bytes"] is None and not found["path"]):
+            raise Faulty("unreadable", f"{self.name(index)} is empty")
+        return found["bytes"] if found["bytes"] is not None else found["path"]
+
+    @property
+    def stamp(self) -> str:
+        """The SHA-256 of the number of rows and of the columns; pixels and labels are looked at elsewhere."""
+        return hashlib.sha256(f"{len(self)} {self.rows.features}".encode()).hexdigest()
+
+
+def open_table(text: str, split: str | None = None) -> Table:
+    """Open a split: the one asked for, that of the address, or train where there is one.
+
+    Raises: ValueError without the library, for a data set that is neither here nor to be had, and for a table without
+        images.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(f"{text} needs the library datasets: pip install 'flowleap[hub]'") from None
+    address = Address.of(text)
+    found = _loaded(address, text)
+    if isinstance(found, datasets.Dataset):
+        found = datasets.DatasetDict({str(found.split or "train"): found})
+    splits = tuple(str(name) for name in found)
+    chosen = split or address.split or ("train" if "train" in splits else splits[0])
+    if chosen not in splits:
+        raise ValueError(f"{text} has no split {chosen!r}: choose {' or '.join(splits)}")
+    return _table(found[chosen], address, text, chosen, splits)
+
+
+def _loaded(address: Address, text: str) -> Any:
+    """All splits that there are.
+
+    Raises: ValueError where they cannot be had, saying how they can.
+    """
+    import datasets
+
+    folder = Path(address.name)
+    try:
+        if folder.is_dir() and any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            return datasets.load_from_disk(str(folder))
+        if folder.exists() and not any(any(folder.rglob(f"*.{kind}")) for kind in FILES):
+            raise ValueError(
+                f"{text}: {folder} holds neither what save_to_disk writes nor Parquet or Arrow files; a folder of "
+                "image files is given without hf:"
+            )
+        return datasets.load_dataset(address.name, address.config)
+    except (ConnectionError, FileNotFoundError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{text} is neither in the cache of Hugging Face datasets ({datasets.config.HF_DATASETS_CACHE}) nor to be "
+            f"had from the hub ({reason}). Where there is a network: "
+            f"datasets.load_dataset({address.name!r}).save_to_disk({address.short!r}); then give hf:{address.short}"
+        ) from None
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise ValueError(
+            f"{text} cannot be read ({error.__cause__ or error}): copy or get it again"
+        ) from None
+
+
+def _table(rows: Any, address: Address, text: str, split: str, splits: tuple[str, ...]) -> Table:
+    import datasets
+
+    images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    if not images:
+        raise ValueError(
+            f"{text} has no column of images; its columns are "
+            + ", ".join(f"{name} ({type(kind).__name__})" for name, kind in rows.features.items())
+        )
+    if not len(rows):
+        raise ValueError(f"{text}, split {split}, is empty")
+    column, notes = images[0], []
+    if len(images) > 1:
+        notes.append(f"of the columns of images {', '.join(images)}, {column} is taken")
+    label, classes, said = _labels(rows, text)
+    rows = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    return Table(rows, column, address.short, split, splits, label, classes, (*notes, *said))
+
+
+def _labels(rows: Any, text: str) -> tuple[Tensor | None, tuple[str, ...], list[str]]:
+    """The column of classes, by its type; else whole numbers of the usual name."""
+    import datasets
+
+    named = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
+    plain = [
+        name
+        for name, kind in rows.features.items()
+        if name in LABELS and isinstance(kind, datasets.Value) and "int" in kind.dtype
+    ]
+    columns = sorted(named, key=lambda name: name not in LABELS) or plain
+    if not columns:
+        return None, (), []
+    held = rows.with_format("numpy").select_columns([columns[0]])[:][columns[0]]
+    label = torch.from_numpy(np.asarray(held).astype(np.int64))
+    if bool((label < 0).any()):  # hidden labels of a test split
+        return None, (), [f"column {columns[0]} of {text} has labels below 0: taken as unlabeled"]
+    notes = [f"of the columns of classes {', '.join(named)}, {columns[0]} is taken"] if len(named) > 1 else []
+    classes = tuple(rows.features[columns[0]].names) if named else ()
+    return label, classes, notes

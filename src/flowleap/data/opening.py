@@ -1,0 +1,142 @@
+"""A data set from a path or an address, as a look says: whatever is there, made into images of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowleap.data import huggingface, idx
+from flowleap.data.check import check
+from flowleap.data.dataset import Dataset
+from flowleap.data.huggingface import is_address, open_table
+from flowleap.data.known import recognized
+from flowleap.data.prepare import FEW_IMAGES, Look, Prepared, prepare
+from flowleap.data.source import HELD_OUT, has_parts, listed, open_images
+from flowleap.data.store import EXTENSIONS, Arrays, Store, files_below
+
+__all__ = ["from_path", "present", "store_of"]
+
+REMEMBERED = 2
+_RECENT: dict[Hashable, Dataset] = {}
+"""What was read last: a command asks for its data more than once."""
+
+
+def present(text: str | Path) -> bool:
+    """Whether there is something at a path, or this is the address of a table."""
+    return is_address(text) or Path(text).exists()
+
+
+def from_path(text: str | Path, split: str | None = None, look: Look | None = None) -> Dataset:
+    """Read or open the images at a path or an address.
+
+    Args:
+        split: the part to take; that for training by default, where there are parts.
+        look: how images are taken; as `Look` does by default.
+
+    Raises: ValueError for what cannot be read, or is refused by the look.
+    """
+    look = look or Look()
+    if is_address(text):
+        return _table(str(text), split, look)
+    path = Path(text)
+    split = split or ("train" if path.is_dir() and has_parts(path) else None)
+    if path.is_dir() and not idx.is_idx(path):
+        return _folder(path, str(text), split, look)
+    source = open_images(path, split)
+    alike = source.shape[1:] == (look.size, look.size) or (look.size is None and look.square is None)
+    if alike:
+        return replace(source.dataset(memory=look.memory), look=look, path=str(text))
+    whole = prepare(Arrays(source.levels(), str(path)), look, source.label, source.classes, str(path))
+    apart = [part for part in HELD_OUT if part in source.splits and source.split == "train"]
+    return _made(whole, Dataset(source.name, torch.empty(0), split=source.split, path=str(text)), apart)
+
+
+def store_of(text: str | Path, split: str | None = None) -> tuple[Store, Tensor | None, tuple[str, ...]]:
+    """The images at a path or an address as they are encoded, their labels and the names of their classes.
+
+    Of a folder with parts of which none is named, all images, with their parts as classes.
+
+    Raises: ValueError for what holds no images, and for a split that is not there.
+    """
+    if is_address(text):
+        table = open_table(str(text), split)
+        return table, table.label, table.classes
+    path = Path(text)
+    if path.is_dir() and not idx.is_idx(path):
+        files = files_below(path) if split is None else listed(path, split)[0]
+        if not len(files):
+            raise ValueError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
+        return files, files.label, files.classes
+    source = open_images(path, split)
+    return Arrays(source.levels(), str(path)), source.label, source.classes
+
+
+def _folder(path: Path, text: str, split: str | None, look: Look) -> Dataset:
+    files, parts = listed(path, split)
+    key = ("folder", str(path.resolve()), split, look, files.stamp, files.changed)
+    if key not in _RECENT:
+        whole = prepare(files, look, files.label, files.classes, text)
+        apart = [part for part in HELD_OUT if part in parts and split == "train"]
+        _remember(
+            key,
+            _made(
+                whole,
+                Dataset(path.name or path.resolve().name, torch.empty(0), split=split or "all", path=text),
+                apart,
+            ),
+        )
+    return replace(_RECENT[key], path=text)
+
+
+def _table(text: str, split: str | None, look: Look) -> Dataset:
+    table = open_table(text, split)
+    key = ("table", text, table.split, look, table.rows._fingerprint)
+    if key not in _RECENT:
+        whole = prepare(table, look, table.label, table.classes, text)
+        whole = replace(whole, notes=(*table.notes, *whole.notes))
+        apart = [part for part in huggingface.HELD_OUT if part in table.splits and table.split == "train"]
+        _remember(
+            key, _made(whole, Dataset(table.called, torch.empty(0), split=table.split, path=text), apart)
+        )
+    return _RECENT[key]
+
+
+def _remember(key: Hashable, dataset: Dataset) -> None:
+    while len(_RECENT) >= REMEMBERED:
+        _RECENT.pop(next(iter(_RECENT)))
+    _RECENT[key] = dataset
+
+
+def _made(whole: Prepared, about: Dataset, apart: list[str]) -> Dataset:
+    """The data set of images that were prepared, with what is to be said of it."""
+    x, left = whole.held()
+    classes = None if left.label is None else len(left.classes) or int(left.label.max()) + 1
+    notes = [*left.notes, *_of_classes(left)]
+    if len(x) < FEW_IMAGES:
+        notes.append(f"only {len(x):,} images: a generator may learn them by heart")
+    made = replace(
+        about,
+        x=x,
+        label=left.label,
+        num_classes=classes,
+        classes=left.classes,
+        source=about.name,
+        held_out=apart[0] if apart else None,
+        look=left.look,
+        notes=tuple(notes),
+    )
+    return recognized(check(made))
+
+
+def _of_classes(left: Prepared) -> list[str]:
+    if left.label is None:
+        return []
+    counts = left.label.bincount()
+    if len(counts) == 1:
+        return ["all images are of one class: it makes no difference, and training without labels needs none"]
+    few = f"{int(counts.min()):,} to {int(counts.max()):,}"
+    return [f"labels: {len(counts):,} classes of {few} images"]
