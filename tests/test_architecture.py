@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "flowleap"
 FLOORS = (
     ("tensors", "randomness", "citations", "files", "neighbors", "progress", "provenance"),
     ("paths", "derivatives", "networks", "data"),
-    ("parameterization", "point", "oracles"),
+    ("parameterization", "point", "oracles", "autoencoders"),
     ("flow_map", "times", "losses"),
     ("guidance",),
     ("velocities", "samplers"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowleap.cli import check, options
+from flowleap.cli import check, encode, options
 from flowleap.cli.group import counting, say, waiting
 from flowleap.cli.train import Size, SquarePolicy
 
@@ -100,6 +100,7 @@ def stats(
 
 
 app.command("check")(check.check)
+app.command("encode")(encode.encode)
 
 
 @app.command("classifier")

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowleap.cli import options
-from flowleap.cli.group import counting
+from flowleap.cli.group import counting, say
 
 if TYPE_CHECKING:
+    from flowleap.autoencoders import Decoder
+    from flowleap.data import Dataset
     from flowleap.evaluation import Reference, Standard
+    from flowleap.runs import Run
 
 CHUNK = 250
 
@@ -89,6 +92,7 @@ def evaluate(
     weights: options.WeightsOption = options.Weights.ema,
     guidance: options.Guidance = None,
     renoise: options.Renoise = None,
+    vae: options.Vae = None,
     batch: options.BatchSize = CHUNK,
     device: options.Device = "auto",
     save: Save = False,
@@ -97,7 +101,8 @@ def evaluate(
 
     Fréchet distance with its interval, kernel distance with its error, class agreement, precision and recall,
     distance to the nearest training sample, and seconds; each number with the id of its protocol. The same
-    command twice gives the same numbers. Started by torchrun, all processes measure a run together.
+    command twice gives the same numbers. Started by torchrun, all processes measure a run together. Latents are
+    decoded and held against the images they were made from; --features latent measures them as they are.
     """
     if steps is not None and times is not None:
         raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
@@ -119,11 +124,11 @@ def evaluate(
         if (target / "config.json").is_file() or not target.exists():
             about = {"weights": weights.value, "device": where}
             given = {"seed": seed, "batch": batch, "times": grid, "guidance": guidance}
-            rows = of_run(target, about, standard, chosen, reference, counts, num, renoise, **given)
+            rows = of_run(target, about, standard, chosen, reference, counts, num, renoise, vae, **given)
         else:
             changed = {"seed": seed != 0, "batch": batch != CHUNK, "weights": weights.value != "ema"}
             given = {"steps": steps, "times": times, "guidance": guidance, "renoise": renoise}
-            given["save"] = save or None
+            given |= {"save": save or None, "vae": vae}
             refuse_sampling(**given, **{name: told or None for name, told in changed.items()})
             rows = of_images(target, standard, chosen, reference, num, where) if first else []
     if not first:
@@ -144,6 +149,7 @@ def of_run(
     steps: Sequence[int],
     num: int | None,
     renoise: float | None = None,
+    vae: str | None = None,
     **sampling: Any,
 ) -> list[dict[str, Any]]:
     """The rows of a run."""
@@ -154,7 +160,12 @@ def of_run(
     dataset = trained_on(loaded, reference)
     shape = loaded.shape if loaded.kind == "image" else ()
     look = like_samples(shape, reference, loaded.config.square)
-    ruler = ruler_of(standard, features or loaded.config.features, reference, dataset, about["device"], look)
+    asked, decoder = features or loaded.config.features, loaded.decoder(vae)
+    if loaded.kind == "latents":
+        asked = latent_features(loaded, dataset, asked, reference, decoder)
+    ruler = ruler_of(standard, asked, reference, dataset, about["device"], look)
+    if ruler.features.latents:
+        decoder = None
     count = num or standard.num
     planned = evaluation.plan(steps, sampling["times"])
     total = count * sum(objective.nfe(n, guidance=sampling["guidance"], times=t) for n, t in planned)
@@ -170,6 +181,7 @@ def of_run(
             ruler=ruler,
             standard=standard,
             tick=tick,
+            decoder=decoder,
             **sampling,
         )
 
@@ -177,15 +189,16 @@ def of_run(
 def trained_on(loaded: Any, reference: str | None) -> Any:
     """The data set of a run; without rows where an imported run does not know it, and a reference is named.
 
-    Raises: ValueError for a run of latents, and where there is nothing to hold samples against.
+    Raises: typer.BadParameter where there is nothing to hold samples against.
     """
-    if loaded.kind == "latents":
-        raise ValueError(
-            f"the samples of {loaded.folder} are latents, which are not measured: decode those of flowleap sample into "
-            "images, and give their folder instead of the run"
-        )
     if loaded.config.data:
         return loaded.dataset()
+    if reference is None and loaded.kind == "latents":
+        raise typer.BadParameter(
+            f"the samples of {loaded.folder} are latents, which are not measured as they are: say what to compare the "
+            "decoded ones with, and name the autoencoder that decodes them with --vae",
+            param_hint="--reference",
+        )
     if reference is None:
         raise typer.BadParameter(
             f"{loaded.folder} was imported, and does not say what it was trained on: say what to compare it with, as "
@@ -196,7 +209,38 @@ def trained_on(loaded: Any, reference: str | None) -> Any:
 
     from flowleap.data import Dataset
 
-    return Dataset("unknown", torch.empty(0, *loaded.shape), kind=loaded.kind)
+    return Dataset("unknown", torch.empty(0, *loaded.shape), kind=loaded.kind, codec=loaded.codec)
+
+
+def latent_features(
+    loaded: Run, dataset: Dataset, asked: str, reference: str | None, decoder: Decoder | None
+) -> str:
+    """The features that samples which are latents are compared by: those of images where they can be decoded.
+
+    Raises: ValueError where only decoded images could be compared, and they cannot be decoded.
+    """
+    from flowleap import evaluation
+    from flowleap.data.latents import is_cache
+
+    if asked != "auto":
+        return asked
+    if reference is not None and is_cache(Path(reference)):
+        return "auto"
+    if decoder is None and (reference is not None or not len(dataset)):
+        raise ValueError(
+            f"the samples of {loaded.folder} are latents, which are not measured beside images: name the autoencoder "
+            "that decodes them with --vae"
+        )
+    if reference is not None:
+        return "auto"
+    own, why = evaluation.features.default(dataset), "their autoencoder is not at hand"
+    if decoder is not None:
+        try:
+            return evaluation.named("auto", evaluation.originals(dataset)).name
+        except ValueError as error:
+            why = str(error)
+    say(f"latents are measured as they are, by {own.name} features: {why}")
+    return own.name
 
 
 def of_images(

@@ -68,6 +68,15 @@ Renoise = Annotated[
         show_default="that of the run, 0 unless it says otherwise",
     ),
 ]
+Vae = Annotated[
+    str | None,
+    typer.Option(
+        "--vae",
+        metavar="ID|FOLDER",
+        help="What decodes latents: an autoencoder of diffusers, a folder or an id of the Hugging Face hub.",
+        show_default="the one that the latents were made with",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples made at a time; changes speed and memory only.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 

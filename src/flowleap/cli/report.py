@@ -39,6 +39,7 @@ def report(
         bool, typer.Option("--overwrite", help="Replace the output where it exists.")
     ] = False,
     weights: options.WeightsOption = options.Weights.ema,
+    vae: options.Vae = None,
     device: options.Device = "auto",
 ) -> None:
     """Show runs side by side in one HTML file.
@@ -59,6 +60,7 @@ def report(
         num=num,
         weights=weights.value,
         device=options.device(device),
+        vae=vae,
         waiting=waiting,
     )
     typer.echo(f"{path}: report of {len(run)} run{'s' * (len(run) > 1)}, {path.stat().st_size / 1e6:.2f} MB")

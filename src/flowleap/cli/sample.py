@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,9 @@ from flowleap.cli.group import waiting
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from flowleap.autoencoders import Decoder
+    from flowleap.data.codec import Codec
 
 MADE_HERE = re.compile(r"\d{6}\.png|labels\.csv")
 Writer = Callable[[Path, "Tensor", "Tensor | None", Any], None]
@@ -31,9 +35,12 @@ Out = Annotated[
     typer.Option(
         help="A .png grid (a scatter plot for points); a .npz with `images` float32 (N, C, H, W) in [-1, 1] and "
         "`labels` (`points` (N, 2) for points; labels are -1 where the run has none); or a folder of one PNG "
-        "each. The samples of an imported run may be `latents` (N, C, H, W), which are a .npz only.",
-        show_default="samples.png in the run folder, samples.npz for latents",
+        "each. Latents that are not decoded are a .npz with `latents` (N, C, H, W).",
+        show_default="samples.png in the run folder, samples.npz for latents that are not decoded",
     ),
+]
+Latents = Annotated[
+    bool, typer.Option("--latents", help="Write latents as they are made, not decoded into images.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")]
 
@@ -50,18 +57,20 @@ def sample(
     weights: options.WeightsOption = options.Weights.ema,
     guidance: options.Guidance = None,
     renoise: options.Renoise = None,
+    vae: options.Vae = None,
+    latents: Latents = False,
     batch: options.BatchSize = 250,
     device: options.Device = "auto",
 ) -> None:
     """Sample images from a trained run.
 
     Runs with labels cycle through their classes unless --label names one. Image i depends on the seed and on
-    i only.
+    i only. Latents are decoded by the autoencoder that they were made with, where it is at hand.
     """
     if steps is not None and times is not None:
         raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
     grid = options.instants(times)
-    path = run / "samples.png" if out is None else out
+    path = run / ("samples.npz" if latents else "samples.png") if out is None else out
     write = writer(path)
     options.refuse_to_overwrite(path, overwrite)
 
@@ -70,7 +79,8 @@ def sample(
 
     loaded = runs.load_run(run, weights=weights.value, device=options.device(device))
     objective = options.renoised(loaded.objective, renoise)
-    if loaded.kind == "latents":
+    decoder = None if latents else loaded.decoder(vae)
+    if loaded.kind == "latents" and decoder is None:
         path, write = latents_only(run, out, write), write_arrays
         options.refuse_to_overwrite(path, overwrite)
     points = len(loaded.shape) == 1
@@ -92,15 +102,17 @@ def sample(
             guidance=guidance,
             batch=batch,
             bounds=BOUNDS.get(loaded.kind),
+            decode=decoder,
         )
     seconds = time.perf_counter() - start
-    write(path, samples, wanted, loaded)
+    write(path, samples, wanted, replace(loaded, kind="image") if decoder else loaded)
     budget = len(grid) - 1 if grid else steps or 1
     nfe, fresh = objective.nfe(budget, guidance=guidance, times=grid), objective.sampling.renoised(budget)
     way = f" with fresh noise between them (γ = {fresh:g})" if fresh else ""
     cost = f"{nfe} network evaluation{'s' * (nfe > 1)} each{way}, {seconds:.2f} s"
-    things = "latents" if loaded.kind == "latents" else "samples"
-    typer.echo(f"{path}: {count} {things}, {cost}, seed {seed}, weights {loaded.weights}{decoding(loaded)}")
+    things = "samples" if decoder or loaded.kind != "latents" else "latents"
+    told = decoding(loaded, decoder)
+    typer.echo(f"{path}: {count} {things}, {cost}, seed {seed}, weights {loaded.weights}{told}")
 
 
 def latents_only(run: Path, out: Path | None, write: Writer) -> Path:
@@ -110,16 +122,24 @@ def latents_only(run: Path, out: Path | None, write: Writer) -> Path:
     """
     if out is not None and write is not write_arrays:
         raise ValueError(
-            f"{out}: the samples of {run} are latents, not yet images: write them as a .npz, and decode them"
+            f"{out}: the samples of {run} are latents, not yet images: name the autoencoder that decodes them with "
+            "--vae, or write them as a .npz"
         )
     return out or run / "samples.npz"
 
 
-def decoding(loaded: Any) -> str:
-    """How latents become images, where that is known; nothing for anything else."""
-    if loaded.kind != "latents" or not loaded.imported:
+def decoding(loaded: Any, decoder: Decoder | None) -> str:
+    """How latents became images, or become them where that is known; nothing for anything else."""
+    if decoder is not None:
+        return f"; decoded by {decoder.autoencoder.name} from latents {way(decoder.codec)}"
+    if loaded.kind != "latents" or loaded.codec is None:
         return ""
-    return f"; images are what {loaded.imported['decoder']} decodes from them / {loaded.imported['scale']}"
+    return f"; images are what {loaded.codec.vae} decodes from them {way(loaded.codec)}"
+
+
+def way(codec: Codec) -> str:
+    """What is done to latents before they are decoded."""
+    return f"/ {codec.scaling:g}" + (f" + {codec.shift:g}" if codec.shift else "")
 
 
 def labels(text: str, num: int, num_classes: int | None) -> Tensor | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowleap.data import batching, opening, source, toy
+from flowleap.data import batching, latents, opening, source, toy
 from flowleap.data.ahead import Ahead, Law
 from flowleap.data.check import check
 from flowleap.data.dataset import Dataset
@@ -83,7 +83,10 @@ def load(
                 f"no name; known: {', '.join(names)}"
             )
         raise ValueError(f"unknown data set {str(text)!r}{neighbors(known, names)}, or the path of images")
-    dataset = opening.from_path(text, split, look)
+    if latents.is_cache(path):
+        dataset = latents.load(path, split, address=str(text))
+    else:
+        dataset = opening.from_path(text, split, look)
     if checksum is not None and dataset.checksum != checksum:
         raise ValueError(
             f"the images or labels at {text} have changed: their checksum is {dataset.checksum}, and {checksum} was "
@@ -113,7 +116,8 @@ def held_out(dataset: Dataset) -> Dataset | None:
             raise ValueError(f"{where} has the class {new[0]!r}, which {dataset.split!r} has not")
         place = torch.tensor([dataset.classes.index(name) for name in part.classes])
         part = replace(part, label=place[part.label], classes=dataset.classes)
-    return check(replace(part, num_classes=dataset.num_classes))
+    fitted = replace(part, num_classes=dataset.num_classes)
+    return fitted if part.kind == "latents" else check(fitted)  # latents are checked when they are encoded
 
 
 @contextmanager
@@ -125,7 +129,8 @@ def reading_ahead(dataset: Dataset, law: Law, last: int, workers: int | None = N
         workers: processes that read, 0 for none; `default_workers` unless given.
     """
     count = default_workers() if workers is None else workers
-    if not isinstance(dataset.x, Rows) or not dataset.x.on_disk or count == 0:
+    stays = isinstance(dataset.x, Rows) and dataset.x.on_disk and dataset.kind == "image"
+    if not isinstance(dataset.x, Rows) or not stays or count == 0:
         yield dataset
         return
     ahead = Ahead(dataset.x, dataset.label, law, last, count)

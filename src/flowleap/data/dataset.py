@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flowleap.data.ahead import Ahead
+from flowleap.data.codec import Codec
 from flowleap.data.prepare import Look
 from flowleap.data.rows import Rows, Samples, chosen, some
 from flowleap.randomness import generator
@@ -27,6 +28,7 @@ class Dataset:
     row was made from, where rows are pairs of noise and sample; it travels with them into the batch. `path` is where
     they were read from, empty for what was not read; `held_out` names another split there that was kept apart from
     these rows, see `data.held_out`; `known` is the name of the published set that these images are a whole split of.
+    `codec` is the autoencoder behind latents, see `data.latents`.
 
     `look` says how images at a path were taken, and `notes` what is to be said of that. `flip`: in training, a row is
     mirrored every other time. `ahead` reads the batches of coming steps. `classes` are the names of the classes, where
@@ -44,7 +46,7 @@ class Dataset:
     x: Samples
     label: Tensor | None = None
     num_classes: int | None = None
-    kind: Literal["image", "points"] = "image"
+    kind: Literal["image", "points", "latents"] = "image"
     license: str = ""
     source: str = ""
     split: str = "all"
@@ -58,6 +60,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     part_of: str | None = None
+    codec: Codec | None = None
 
     def __post_init__(self) -> None:
         if self.noise is not None and self.noise.shape != self.x.shape:

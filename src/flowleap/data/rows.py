@@ -23,10 +23,12 @@ Fetch = Callable[[Tensor], Tensor]
 
 
 def scaled(levels: Tensor) -> Tensor:
-    """Images in [-1, 1]: x / 127.5 − 1.
+    """Images in [-1, 1]: x / 127.5 − 1; what is no 8 bits, such as latents, as it is.
 
-    Shapes: uint8, kept.
+    Shapes: uint8 or float32, kept.
     """
+    if levels.is_floating_point():
+        return levels
     return levels.to(torch.float32) / 127.5 - 1
 
 

@@ -58,7 +58,7 @@ class Source:
     label: Tensor | None = None
     classes: tuple[str, ...] = ()
     split: str = "all"
-    kind: Literal["image", "points"] = "image"
+    kind: Literal["image", "points", "latents"] = "image"
     splits: tuple[str, ...] = ()
     path: str = ""
     eight_bit: bool = False

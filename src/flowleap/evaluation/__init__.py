@@ -4,12 +4,12 @@ from flowleap.evaluation import report
 from flowleap.evaluation.agreement import Judge, fit
 from flowleap.evaluation.distances import Statistics, frechet, statistics
 from flowleap.evaluation.features import PIXEL, POINT, Features
-from flowleap.evaluation.generation import NotFinite, check_label, cycle, generate
+from flowleap.evaluation.generation import NotFinite, check_label, cycle, device_of, generate
 from flowleap.evaluation.library import named
 from flowleap.evaluation.numbers import enough, measure
 from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, same, standard
-from flowleap.evaluation.quality import BOUNDS, STEPS, evaluate, evaluate_set, plan
-from flowleap.evaluation.rulers import Reference, held_out, reference, stored_reference
+from flowleap.evaluation.quality import BOUNDS, STEPS, decoder_for, evaluate, evaluate_set, plan
+from flowleap.evaluation.rulers import Reference, held_out, originals, reference, stored_reference
 from flowleap.evaluation.statistics_file import is_statistics
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "Statistics",
     "check_label",
     "cycle",
+    "decoder_for",
+    "device_of",
     "enough",
     "evaluate",
     "evaluate_set",
@@ -37,6 +39,7 @@ __all__ = [
     "is_statistics",
     "measure",
     "named",
+    "originals",
     "plan",
     "reference",
     "report",

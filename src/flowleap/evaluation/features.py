@@ -12,7 +12,9 @@ from torch.nn import functional
 
 from flowleap.data import Dataset, Rows, Samples
 
-__all__ = ["PIXEL", "PIXEL2", "PIXEL4", "PIXEL8", "PIXEL16", "POINT", "Features", "default", "flat"]
+__all__ = [
+    "LATENT", "PIXEL", "PIXEL2", "PIXEL4", "PIXEL8", "PIXEL16", "POINT", "SHRUNK", "Features", "default", "flat",
+]  # fmt: skip
 
 Extracted = Tensor | tuple[Tensor, Tensor]
 READ = 250  # images that are read from the disk at a time
@@ -34,6 +36,7 @@ class Features:
         batch: rows that go through at once.
         fid: whether these are the Inception features that the names FID, KID and IS belong to.
         dims: how many features there are, None where that follows from the samples.
+        latents: whether these are features of latents as they are, rather than of the images decoded from them.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Features:
     batch: int = 250
     fid: bool = False
     dims: int | None = None
+    latents: bool = False
 
     @property
     def frechet(self) -> str:
@@ -132,17 +136,27 @@ PIXEL = Features("pixel", flat, batch=10_000)
 PIXEL16, PIXEL8, PIXEL4, PIXEL2 = (
     Features(f"pixel{side}", Thumbnail(side), batch=1_000) for side in (16, 8, 4, 2)
 )
+LATENT = Features("latent", flat, batch=1_000, latents=True)
+SHRUNK = {
+    side: Features(f"latent{side}", Thumbnail(side), batch=1_000, latents=True) for side in (16, 8, 4, 2)
+}
+"""Of latents that are shrunk first, by the side they are shrunk to."""
 POINT = Features("point", flat, batch=10_000)
 SMALLER = ((PIXEL8, 8), (PIXEL4, 4), (PIXEL2, 2))
 MANY = 784  # pixels beyond which a covariance asks for more than the usual 1,000 samples
 
 
 def default(dataset: Dataset) -> Features:
-    """The features a data set is judged by unless others are asked for: pixels, or coordinates of points.
+    """The features a data set is judged by unless others are asked for: pixels, latents, or coordinates of points.
 
-    Images of more than 784 values are shrunk first, so that 1,000 samples suffice for a covariance; where there are
-    fewer images than it needs, they are shrunk further.
+    Images and latents of more than 784 values are shrunk first, so that 1,000 samples suffice for a covariance; where
+    there are fewer of them than it needs, they are shrunk further.
     """
+    if dataset.kind == "latents":
+        most = min(MANY, len(dataset) - 1) if len(dataset) else MANY
+        if math.prod(dataset.shape) <= most:
+            return LATENT
+        return next((kind for side, kind in SHRUNK.items() if dataset.shape[0] * side**2 <= most), SHRUNK[2])
     if dataset.kind != "image":
         return POINT
     channels = dataset.shape[0]

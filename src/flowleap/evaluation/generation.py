@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,9 @@ from flowleap import samplers
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.randomness import generator
+
+Decode = Callable[[Tensor], Tensor]
+"""(n, *shape of a latent) -> images (n, channels, height, width) in [-1, 1], float32, on the CPU."""
 
 
 class NotFinite(ValueError):
@@ -114,9 +117,11 @@ def stream(
     guidance: float | None = None,
     batch: int = 250,
     bounds: tuple[float, float] | None = None,
+    decode: Decode | None = None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield the samples numbered `rows`, a batch at a time, with their labels, on the CPU, in float32.
 
+    `decode` makes images of latents, see `flowleap.autoencoders`; then shape is that of a latent.
     Shapes: shape is that of one sample, label (all samples,) or None -> (≤ batch, *shape), (≤ batch,) or None.
     Raises: ValueError for a batch below 1, or times that do not lead from noise to data.
     """
@@ -137,7 +142,7 @@ def stream(
                 label=None if wanted is None else wanted.to(device),
                 guidance=guidance,
             )
-        made = made.float().cpu()
+        made = made.float().cpu() if decode is None else decode(made.float())
         if bounds is not None:  # what is infinite must not become an image
             made = torch.where(made.isfinite(), made.clamp(*bounds), torch.nan)
         yield made, wanted
@@ -156,10 +161,12 @@ def generate(
     guidance: float | None = None,
     batch: int = 250,
     bounds: tuple[float, float] | None = None,
+    decode: Decode | None = None,
 ) -> Tensor:
     """Exactly `num` samples, on the CPU, in float32; sample i starts from the noise of (seed, i).
 
-    Shapes: shape is that of one sample, label (num,) or None -> (num, *shape). `bounds` clamps, as files do.
+    Shapes: shape is that of one sample, label (num,) or None -> (num, *shape). `bounds` clamps, as files do; `decode`
+        makes images of latents.
     Raises: NotFinite where samples hold NaN or infinity; ValueError for a number or batch below 1, or for
         times that do not lead from noise to data.
     """
@@ -177,6 +184,7 @@ def generate(
         guidance=guidance,
         batch=batch,
         bounds=bounds,
+        decode=decode,
     )
     samples = torch.cat([part for part, _ in made])
     broken = int((~samples.flatten(1).isfinite().all(dim=1)).sum())

@@ -8,18 +8,24 @@ import torch
 
 from flowleap.data import Dataset
 from flowleap.evaluation import adapters, classifier, inception
-from flowleap.evaluation.features import PIXEL, PIXEL2, PIXEL4, PIXEL8, PIXEL16, POINT, Features, default
+from flowleap.evaluation.features import (
+    LATENT,
+    PIXEL,
+    PIXEL2,
+    PIXEL4,
+    PIXEL8,
+    PIXEL16,
+    POINT,
+    SHRUNK,
+    Features,
+    default,
+)
 from flowleap.neighbors import neighbors
 
 __all__ = ["NAMES", "named"]
 
 PLAIN = {
-    "pixel": PIXEL,
-    "pixel16": PIXEL16,
-    "pixel8": PIXEL8,
-    "pixel4": PIXEL4,
-    "pixel2": PIXEL2,
-    "point": POINT,
+    known.name: known for known in (PIXEL, PIXEL16, PIXEL8, PIXEL4, PIXEL2, POINT, LATENT, *SHRUNK.values())
 }
 NAMES: tuple[str, ...] = (
     "auto",
@@ -32,12 +38,12 @@ NAMES: tuple[str, ...] = (
 
 
 def named(text: str, dataset: Dataset | None = None, device: torch.device | str | None = None) -> Features:
-    """The features of a name: "auto", pixel, pixel16 (8, 4, 2), point, the shipped classifiers digits, mnist,
-    fashion-mnist and cifar10-jpeg75, inception (as adm) and inception:adm|pytorch-fid|clean|edm, timm:MODEL, or the
-    path of a classifier that was fitted and saved (.npz).
+    """The features of a name: "auto", pixel and latent, both also shrunk (pixel16, 8, 4, 2), point, the shipped
+    classifiers digits, mnist, fashion-mnist and cifar10-jpeg75, inception (as adm) and
+    inception:adm|pytorch-fid|clean|edm, timm:MODEL, or the path of a classifier that was fitted and saved (.npz).
 
     "auto" follows from the data set: the shipped classifier of a published one that was recognized (`Dataset.known`),
-    pixels or coordinates of any other.
+    pixels, latents or coordinates of any other.
 
     Raises: ValueError for an unknown name, with its neighbors, and as the features themselves do.
     """

@@ -101,6 +101,7 @@ class Protocol:
         labels: the law of the labels: none, cycle or uniform.
         weights: which weights, of which step.
         renoise: γ of the fresh noise between steps; named in the id where there is any.
+        decoder: the autoencoder that made images of latents, with the start of its checksum; empty without.
     """
 
     standard: str
@@ -113,6 +114,7 @@ class Protocol:
     seed: int = 0
     guidance: str = "none"
     renoise: float = 0.0
+    decoder: str = ""
 
     @property
     def ruler(self) -> str:
@@ -122,7 +124,10 @@ class Protocol:
 
     def __str__(self) -> str:
         fresh = f";renoise={self.renoise:g}" if self.renoise else ""
-        return f"{self.ruler}{MEASURED}{self.weights};seed={self.seed};guidance={self.guidance}{fresh}"
+        decoded = f";vae={self.decoder}" if self.decoder else ""
+        return (
+            f"{self.ruler}{MEASURED}{self.weights};seed={self.seed};guidance={self.guidance}{fresh}{decoded}"
+        )
 
 
 def same(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowleap import provenance
+from flowleap import autoencoders, provenance
+from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
 from flowleap.evaluation import generation, processes
 from flowleap.evaluation.numbers import Tally, enough
@@ -21,7 +22,7 @@ from flowleap.evaluation.rulers import Reference, reference
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 
-__all__ = ["BOUNDS", "STEPS", "evaluate", "evaluate_set", "plan"]
+__all__ = ["BOUNDS", "STEPS", "decoder_for", "evaluate", "evaluate_set", "plan"]
 
 STEPS = (1, 2, 4, 128)
 BOUNDS = {"image": (-1.0, 1.0)}  # what an image file can hold; points are measured as they are
@@ -84,13 +85,13 @@ def evaluate(
     ruler: Reference | None = None,
     standard: Standard = STANDARDS["flowleap"],
     tick: Callable[[int], None] = lambda evaluations: None,
+    decoder: Decoder | None = None,
 ) -> list[dict[str, Any]]:
     """Quality and time of a trained map, one row for each number of steps.
 
     Exactly `num` samples, images clamped to [−1, 1]; sample i has the same noise and label in every row. The
     same call twice gives the same numbers, but for `seconds` (sampling alone, first process). Samples that
-    are not finite leave None in their row and a warning. Where torch.distributed is initialized, every
-    process makes its share.
+    are not finite leave None in their row and a warning. In torch.distributed every process makes its share.
 
     Args:
         dataset: what the map was trained on: the shape of a sample, and the ruler unless one is given.
@@ -98,6 +99,7 @@ def evaluate(
         ruler: what to hold the samples against, `reference(dataset)` by default.
         standard: fixes the law of the labels, and what the ruler must be.
         tick: told how many network evaluations were done.
+        decoder: makes images of latents where the ruler is one of images; by default that of the data.
 
     Raises: ValueError for too few samples or rows, steps below 1, times that do not fall, or samples of
         another shape than the standard or the features are made for.
@@ -105,14 +107,15 @@ def evaluate(
     planned = plan(steps, times)
     ruler = ruler or reference(dataset)
     enough(num, ruler)
-    fitting(dataset.shape, ruler, standard)
+    decoder = decoder or decoder_for(dataset, ruler, generation.device_of(flow))
+    fitting(dataset.shape if decoder is None else decoder.shape(dataset.shape), ruler, standard)
     label = draw_labels(standard, num, flow.num_classes, seed)
-    law = "none" if label is None else standard.labels
     protocol = replace(
-        conditions(standard, ruler, num, law, weights),
+        conditions(standard, ruler, num, "none" if label is None else standard.labels, weights),
         seed=seed,
         guidance=effective_guidance(objective, guidance),
         renoise=objective.sampling.renoise,
+        decoder="" if decoder is None else decoder.autoencoder.codec().name,
     )
     generation.warm_up(flow, dataset.shape, label, max(1, min(batch, num)))
     make = partial(
@@ -126,6 +129,7 @@ def evaluate(
         guidance=guidance,
         batch=batch,
         bounds=BOUNDS.get(dataset.kind),
+        decode=decoder,
     )
     rows = []
     for count, grid in planned:
@@ -142,6 +146,21 @@ def evaluate(
         said = stated(protocol, ruler, seen=same_rows(ruler, dataset))
         rows.append(budget | numbers | {"seconds": clock.seconds} | said)
     return rows
+
+
+def decoder_for(dataset: Dataset, ruler: Reference, device: torch.device) -> Decoder | None:
+    """What makes images of the samples of a map of latents; None where these are held against latents, or are images.
+
+    Raises: ValueError, OSError where its autoencoder is not known, or cannot be had.
+    """
+    if dataset.kind != "latents" or ruler.features.latents:
+        return None
+    if dataset.codec is None:
+        raise ValueError(
+            f"{ruler.features.name} features are of images, and which autoencoder makes images of these latents is not "
+            "known: name it with --vae"
+        )
+    return autoencoders.decoder(dataset.codec, device=device)
 
 
 def evaluate_set(
@@ -198,6 +217,8 @@ def same_rows(ruler: Reference, dataset: Dataset) -> bool | None:
     """Whether the reference is the data set itself; None where only statistics are known, or nothing of the data."""
     if ruler.dataset is None or not len(dataset):
         return None
+    if dataset.kind == "latents" and ruler.dataset.kind == "image":
+        return (ruler.dataset.address, ruler.split) == (dataset.source, dataset.split)
     part_of = ruler.dataset.part_of
     return ruler.dataset is dataset or dataset.checksum in (ruler.checksum, part_of)
 

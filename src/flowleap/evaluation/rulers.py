@@ -14,7 +14,7 @@ from flowleap.data import Dataset, Rows
 from flowleap.evaluation import agreement, distances, features, library, manifold, statistics_file
 from flowleap.randomness import generator
 
-__all__ = ["PAIRS", "Reference", "held_out", "reference", "stored_reference"]
+__all__ = ["PAIRS", "Reference", "held_out", "originals", "reference", "stored_reference"]
 
 PART = 50_000
 """Of data that stay on the disk and are more, a fixed random part of so many is the ruler; its split says so."""
@@ -151,15 +151,40 @@ class Reference:
 def reference(dataset: Dataset, kind: features.Features | None = None) -> Reference:
     """The ruler a data set makes, with its default features unless others are given.
 
-    Of images that stay on the disk, a fixed random part of at most `PART` is used.
+    Features of images are taken of those that latents were made from. Of what stays on the disk, a fixed random part of
+    at most `PART` is used.
 
-    Raises: ValueError where the data has too few rows for a covariance of these features, or does not fit them.
+    Raises: ValueError where the data has too few rows for a covariance of these features, or does not fit them; where
+        the images behind latents are not there any more.
     """
+    kind = kind or features.default(dataset)
+    if dataset.kind == "latents" and not kind.latents:
+        dataset = originals(dataset)
     if isinstance(dataset.x, Rows) and dataset.x.on_disk:
         dataset = dataset.part(PART)
-    ruler = Reference(dataset.name, kind or features.default(dataset), dataset.split, dataset)
+    ruler = Reference(dataset.name, kind, dataset.split, dataset)
     ruler.statistics  # noqa: B018 - too small a data set is refused here, before anything is sampled
     return ruler
+
+
+def originals(dataset: Dataset) -> Dataset:
+    """The images that a data set of latents was made from.
+
+    Raises: ValueError where they are not there any more, or others are.
+    """
+    cure = "name images to compare with (--reference), or measure the latents as they are (--features latent)"
+    try:
+        split = None if dataset.split == "all" else dataset.split
+        found = data_sets.load(dataset.source, split=split, look=dataset.look)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the images that {dataset.address} was made from cannot be read ({error}): {cure}"
+        ) from error
+    if len(found) != len(dataset):
+        raise ValueError(
+            f"{dataset.source} holds {len(found)} images, and {dataset.address} was made from {len(dataset)}: {cure}"
+        )
+    return found
 
 
 def held_out(dataset: Dataset, features: str = "auto", device: str | torch.device | None = None) -> Reference:

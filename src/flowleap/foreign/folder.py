@@ -136,13 +136,15 @@ def import_weights(
     }
     if sort == LATENTS:
         about["decoder"], about["scale"] = DECODERS[layout_found]
-    known_data = {
+    known_data: dict[str, Any] = {
         "kind": sort,
         "shape": [g.channels, g.side, g.side],
         "classes": g.classes if labels else None,
         "rows": None if dataset is None else len(dataset),
         "checksum": None if dataset is None or not dataset.path else dataset.checksum,
     }
+    if dataset is not None and dataset.codec is not None:
+        known_data["codec"] = dataset.codec.to_dict()
     _write(place, network, config, about, known_data, overwrite=overwrite)
     return Imported(
         folder=place,

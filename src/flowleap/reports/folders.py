@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from flowleap import evaluation, methods, runs, values
+from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset, Rows
 from flowleap.files import replace_file
 from flowleap.randomness import generator
@@ -27,7 +28,7 @@ from flowleap.reports.entry import Entry, Neighbors, finite, unique
 __all__ = ["NUM", "STEPS", "default_place", "gather", "write"]
 
 STEPS = evaluation.STEPS
-NUM = {"image": 20, "points": 1500}
+NUM = {"image": 20, "latents": 20, "points": 1500}
 JUDGED = 12  # samples shown beside their nearest neighbors
 SEARCHED = 50_000  # rows that are searched of data that stay on the disk, at most: a fixed random part
 READ = 1000  # of them in memory at a time
@@ -53,6 +54,7 @@ def write(
     num: int | None = None,
     weights: str = "ema",
     device: str | torch.device = "cpu",
+    vae: str | None = None,
     waiting: Waiting = quietly,
 ) -> Path:
     """Write the report of some run folders as one HTML file, and return its path.
@@ -65,6 +67,7 @@ def write(
         title: what stands above it; by default it names the runs.
         steps: the numbers of steps that samples are made with.
         num: samples of each grid or cloud, by default 20 images or 1,500 points; 0 for none.
+        vae: what decodes latents, by default the autoencoder that they were made with.
         waiting: a context manager that shows what is being made.
 
     Raises: ValueError for folders without a run, none at all, numbers of different protocols, or a name that
@@ -79,7 +82,7 @@ def write(
     same_protocol(entries)
     for index, place in enumerate(places):
         with waiting(f"making samples of {entries[index].label}"):
-            entries[index] = picture(entries[index], place, steps, num, weights, device)
+            entries[index] = picture(entries[index], place, steps, num, weights, device, vae)
     with waiting("drawing the report"):
         text = page(
             title or title_of(entries),
@@ -288,6 +291,7 @@ def picture(
     num: int | None,
     weights: str,
     device: str | torch.device,
+    vae: str | None = None,
 ) -> Entry:
     """Return an entry with samples of the run's weights, real samples and nearest neighbors, as far as possible."""
     missing = list(entry.missing)
@@ -298,34 +302,39 @@ def picture(
     if run.step < run.length:
         missing.append(f"samples are from step {run.step:,}, its last checkpoint")
     entry = replace(entry, parameters=sum(p.numel() for p in run.network.parameters()))
-    if run.kind not in NUM:
-        return replace(entry, missing=[*missing, f"no pictures: its samples are {run.kind}, not yet images"])
+    decoder = run.decoder(vae if run.kind == "latents" else None)
+    if run.kind == "latents" and decoder is None:
+        how = "what decodes them is not at hand; name an autoencoder with --vae"
+        return replace(entry, missing=[*missing, f"no pictures: its samples are latents, and {how}"])
     count = NUM[run.kind] if num is None else num
     if not count:
         return replace(entry, missing=missing)
-    samples = sampled(run, steps, count, missing)
+    samples = sampled(run, steps, count, missing, decoder)
     data = data_of_run(run, missing)
     if data is not None and isinstance(data.x, Rows) and data.x.on_disk and len(data) > SEARCHED:
         missing.append(
             f"nearest neighbors are looked for among a fixed random {SEARCHED:,} of {len(data):,} training images"
         )
     classes = evaluation.cycle(count, run.num_classes)
-    drawable = run.shape == (2,) if run.kind == "points" else len(run.shape) == 3 and run.shape[0] in (1, 3)
+    shape = run.shape if decoder is None else decoder.shape(run.shape)
+    drawable = shape == (2,) if run.kind == "points" else len(shape) == 3 and shape[0] in (1, 3)
     if not drawable:
         missing.append(
-            f"samples of shape {run.shape} are neither images of 1 or 3 channels nor points in the plane"
+            f"samples of shape {shape} are neither images of 1 or 3 channels nor points in the plane"
         )
     return replace(
         entry,
         samples=samples if drawable else {},
-        classes=classes if run.kind == "image" else None,
-        real=real_samples(data, classes, count) if data is not None and drawable else None,
+        classes=None if run.kind == "points" else classes,
+        real=real_samples(data, classes, count, decoder) if data is not None and drawable else None,
         neighbors=neighbors(samples, data) if data is not None and drawable else None,
         missing=missing,
     )
 
 
-def sampled(run: runs.Run, steps: Sequence[int], count: int, missing: list[str]) -> dict[int, Tensor]:
+def sampled(
+    run: runs.Run, steps: Sequence[int], count: int, missing: list[str], decoder: Decoder | None = None
+) -> dict[int, Tensor]:
     """Return samples for each number of steps by the number of evaluations, all from the same noise."""
     make = partial(
         evaluation.generate,
@@ -335,6 +344,7 @@ def sampled(run: runs.Run, steps: Sequence[int], count: int, missing: list[str])
         count,
         label=evaluation.cycle(count, run.num_classes),
         bounds=evaluation.BOUNDS.get(run.kind),
+        decode=decoder,
     )
     found = {}
     for number in steps:
@@ -365,12 +375,14 @@ def data_of_run(run: runs.Run, missing: list[str]) -> Dataset | None:
     return data
 
 
-def real_samples(data: Dataset, classes: Tensor | None, count: int) -> Tensor:
-    """Return the first real samples, those of the wanted classes where there are classes.
+def real_samples(data: Dataset, classes: Tensor | None, count: int, decoder: Decoder | None = None) -> Tensor:
+    """Return the first real samples, those of the wanted classes where there are classes; of latents, the decoded ones.
 
     Shapes: (at most count, *shape).
     """
-    if classes is None or data.label is None or data.kind != "image":
+    if decoder is not None:
+        return decoder(real_samples(data, classes, count))
+    if classes is None or data.label is None or data.kind == "points":
         return data.x[:count]
     taken: dict[int, int] = {}
     rows = []
@@ -379,7 +391,7 @@ def real_samples(data: Dataset, classes: Tensor | None, count: int) -> Tensor:
         if len(members):
             rows.append(int(members[taken.get(wanted, 0) % len(members)]))
             taken[wanted] = taken.get(wanted, 0) + 1
-    return data.x[rows] if len(rows) == count else data.x[:count]
+    return data.x[torch.tensor(rows)] if len(rows) == count else data.x[:count]
 
 
 def neighbors(samples: dict[int, Tensor], data: Dataset) -> Neighbors | None:

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from flowleap import networks, values
+from flowleap import autoencoders, networks, values
+from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
+from flowleap.data.codec import Codec
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.runs.phases import TEACHER, length, own_teacher
@@ -42,7 +44,8 @@ class Run:
 
     Shapes: `shape` is that of one sample. `weights` names the weights and their step, as in "ema-0.999@2200".
     `kind` is that of its samples: image, points, or latents, which a decoder of its own makes images of. `imported`
-    says which file the weights are from where they were not trained here, see `flowleap.foreign`.
+    says which file the weights are from where they were not trained here, see `flowleap.foreign`. `codec` is the
+    autoencoder of latents.
     """
 
     folder: Path
@@ -57,11 +60,30 @@ class Run:
     num_classes: int | None
     checksum: str | None = None
     imported: Mapping[str, Any] | None = None
+    codec: Codec | None = None
 
     @property
     def length(self) -> int:
         """The steps of its training, without those of a teacher of its own."""
         return length(self.config)
+
+    def decoder(self, vae: str | None = None) -> Decoder | None:
+        """Return what makes images of its latents: the autoencoder they were made with, or another that is named.
+
+        None for images and points, and, with a warning, where that autoencoder is not at hand.
+
+        Raises: ValueError where one is named for anything but latents; as `autoencoders.load`.
+        """
+        if self.kind != "latents":
+            if vae is not None:
+                raise ValueError(
+                    f"the samples of {self.folder} are no latents to be decoded: leave --vae out"
+                )
+            return None
+        device = next(self.network.parameters()).device
+        if vae is None:
+            return autoencoders.decoder_or_none(self.codec, device)
+        return autoencoders.decoder(self.codec, vae, device)
 
     def dataset(self) -> Dataset:
         """Load the data set that the run was trained on.
@@ -119,7 +141,7 @@ def describe(config: TrainConfig, dataset: Dataset, place: Path) -> str:
         "classes": dataset.num_classes,
         "rows": len(dataset),
         "checksum": dataset.checksum if dataset.path else None,
-    }
+    } | ({} if dataset.codec is None else {"codec": dataset.codec.to_dict()})
     return _text({"format": folder.FORMAT, "config": to_dict(stored(config, place)), "dataset": known})
 
 
@@ -197,7 +219,17 @@ def load_run(place: str | Path, weights: str = "ema", device: str | torch.device
         num_classes=network.num_classes,  # type: ignore[arg-type]
         checksum=known.get("checksum"),
         imported=imported,
+        codec=codec_of(known, imported),
     )
+
+
+def codec_of(known: Mapping[str, Any], imported: Mapping[str, Any] | None) -> Codec | None:
+    """Return what a run knows of the autoencoder behind its latents; None for anything but latents."""
+    if known.get("codec"):
+        return Codec.from_dict(known["codec"])
+    if known["kind"] == "latents" and imported is not None and "scale" in imported:
+        return Codec(str(imported["decoder"]), scaling=float(imported["scale"]))
+    return None
 
 
 def weights_file(place: Path, config: TrainConfig, weights: str) -> tuple[Path, int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from flowleap import evaluation, pictures, runs
+from flowleap import autoencoders, evaluation, pictures, runs
 from flowleap.data import Dataset
 from flowleap.studies.outcome import Outcome, Study
 
@@ -28,7 +28,9 @@ SPACE = 24
 
 
 def drawable(dataset: Dataset) -> bool:
-    """Whether samples can be shown: images of one or three channels, or points in the plane."""
+    """Whether samples can be shown: images of one or three channels, decoded latents, or points in the plane."""
+    if dataset.kind == "latents":
+        return autoencoders.decoder_or_none(dataset.codec) is not None
     if dataset.kind == "image":
         return len(dataset.shape) == 3 and dataset.shape[0] in (1, 3)
     return dataset.shape == (2,)
@@ -54,7 +56,7 @@ def draw(study: Study, outcomes: Sequence[Outcome]) -> Path | None:
 
 def sampled(run: runs.Run, steps: int) -> Tensor | None:
     """Return samples of a run, always from the same noise; None where they are not finite."""
-    num = IMAGES if run.kind == "image" else POINTS
+    num = POINTS if run.kind == "points" else IMAGES
     try:
         with warnings.catch_warnings():  # the titles say which budgets were not trained for
             warnings.simplefilter("ignore", UserWarning)
@@ -66,13 +68,20 @@ def sampled(run: runs.Run, steps: int) -> Tensor | None:
                 label=evaluation.cycle(num, run.num_classes),
                 steps=steps,
                 bounds=evaluation.BOUNDS.get(run.kind),
+                decode=run.decoder(),
             )
     except evaluation.NotFinite:
         return None
 
 
 def _real(dataset: Dataset) -> Tensor:
-    if dataset.kind != "image" or dataset.label is None or not dataset.num_classes:
+    decoder = autoencoders.decoder_or_none(dataset.codec)
+    rows = _rows(dataset)
+    return rows if decoder is None else decoder(rows)
+
+
+def _rows(dataset: Dataset) -> Tensor:
+    if dataset.kind == "points" or dataset.label is None or not dataset.num_classes:
         return dataset.x[: POINTS if dataset.kind == "points" else IMAGES]
     taken = []
     for index in range(IMAGES):

@@ -209,6 +209,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decay": 0.5,
         "objective": UNGUIDED,
     },
+    "latents": {
+        "network": "dit-small",
+        "steps": 100_000,
+        "batch": 256,
+        "lr": 1e-4,
+        "ema": (0.9999,),
+        "objective": UNGUIDED,
+    },
     "points": {
         "network": "mlp",
         "steps": 3000,

@@ -15,10 +15,11 @@ class Interruption:
     """A context in which SIGINT and SIGTERM are remembered, not obeyed; called, it says whether one came.
 
     The second signal raises KeyboardInterrupt. Outside of the main thread, where Python allows no handlers,
-    nothing changes.
+    nothing changes. `promise` is what is said when the first comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, promise: str = "finishing this step, then saving; once more to stop at once") -> None:
+        self.promise = promise
         self.signal: int | None = None
         self.former: dict[int, Any] = {}
 
@@ -41,4 +42,4 @@ class Interruption:
             raise KeyboardInterrupt
         self.signal = number
         # A handler may run in the middle of another write to the terminal, so this one goes past all buffers.
-        os.write(2, b"\nfinishing this step, then saving; once more to stop at once\n")
+        os.write(2, f"\n{self.promise}\n".encode())

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from flowleap import evaluation, pictures
+from flowleap import autoencoders, evaluation, pictures
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
@@ -21,7 +22,7 @@ __all__ = ["BUDGETS", "draw_budgets", "draw_curves", "draw_samples", "tabulate",
 
 BUDGETS = evaluation.STEPS
 """The numbers of steps that a finished run is judged at."""
-SHOWN = {"image": 100, "points": 2000}
+SHOWN = {"image": 100, "latents": 40, "points": 2000}
 CURVES = {
     "raw_error": "raw error (mean squared residual)",
     "grad_norm": "gradient norm",
@@ -30,27 +31,37 @@ CURVES = {
 }
 
 
+class Undecoded(ValueError):
+    """Latents cannot be shown as images."""
+
+
 def own_budget(objective: Objective) -> int:
     """Return the smallest number of steps that a method was trained for."""
     return next((steps for steps in (1, 2, 4, 8, 16, 32, 64) if not objective.advice(steps)), 128)
 
 
 def shown(flow: FlowMap, objective: Objective, data: Dataset, steps: int) -> Tensor:
-    """Return the samples that every picture of a run shows: always from the same noise, labels cycling."""
+    """Return the samples that every picture of a run shows: always from the same noise, labels cycling.
+
+    Raises: Undecoded for latents whose autoencoder cannot be had.
+    """
     num = SHOWN[data.kind]
     label = evaluation.cycle(num, flow.num_classes)
-    bounds = evaluation.BOUNDS.get(data.kind)
-    return evaluation.generate(flow, objective, data.shape, num, label=label, steps=steps, bounds=bounds)
+    decode = autoencoders.decoder_or_none(data.codec, evaluation.device_of(flow))
+    if data.kind == "latents" and decode is None:
+        raise Undecoded("the autoencoder behind its latents is not at hand")
+    make = partial(evaluation.generate, flow, objective, data.shape, num, label=label, steps=steps)
+    return make(bounds=evaluation.BOUNDS.get(data.kind), decode=decode)
 
 
 def draw_samples(flow: FlowMap, objective: Objective, data: Dataset, path: Path, reporter: Reporter) -> None:
     """Draw one grid (or point cloud) with the smallest number of steps that the method is made for."""
     try:
         samples = shown(flow, objective, data, own_budget(objective))
-    except evaluation.NotFinite as error:
+    except (evaluation.NotFinite, Undecoded) as error:
         reporter.warn(f"no picture {path.name}: {error}")
         return
-    if data.kind == "image":
+    if data.kind != "points":
         pictures.save(pictures.grid(samples, columns=10), path)
     else:
         pictures.scatter({path.stem: samples}, path, real=data.x[: len(samples)])
@@ -71,10 +82,10 @@ def draw_budgets(flow: FlowMap, objective: Objective, data: Dataset, path: Path,
             warnings.simplefilter("ignore", UserWarning)
             counts = budgets(objective)
             panels = {objective.nfe(steps): shown(flow, objective, data, steps) for steps in counts}
-    except evaluation.NotFinite as error:
+    except (evaluation.NotFinite, Undecoded) as error:
         reporter.warn(f"no picture {path.name}: {error}")
         return
-    if data.kind == "image":
+    if data.kind != "points":
         pictures.save(pictures.figure(panels, columns=10), path)
     else:
         titled = {pictures.evaluations(nfe): points for nfe, points in panels.items()}

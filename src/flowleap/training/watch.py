@@ -167,6 +167,7 @@ class Watch:
             steps=steps,
             batch=BATCH,
             bounds=evaluation.BOUNDS.get(self.data.kind),
+            decode=evaluation.decoder_for(self.data, self.ruler, generation.device_of(flow)),
         )
         rows: list[Tensor] = []
         for samples, _ in batches:

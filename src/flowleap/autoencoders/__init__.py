@@ -1,0 +1,23 @@
+"""Autoencoders of the package diffusers: images to latents, once, and latents to images, wherever one looks at them.
+
+vae = load("stabilityai/sd-vae-ft-ema", device="cuda")     # an id of the hub, or a folder
+encode("photos", vae, "photos-latents")                    # a cache, see data.latents
+images = Decoder(vae, codec)(latents)                      # in [-1, 1]
+"""
+
+from flowleap.autoencoders.decoding import Decoder, decoder, decoder_or_none
+from flowleap.autoencoders.encoding import Progress, encode, planned
+from flowleap.autoencoders.model import KINDS, PRECISIONS, Autoencoder, load
+
+__all__ = [
+    "KINDS",
+    "PRECISIONS",
+    "Autoencoder",
+    "Decoder",
+    "Progress",
+    "decoder",
+    "decoder_or_none",
+    "encode",
+    "load",
+    "planned",
+]

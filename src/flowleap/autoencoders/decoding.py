@@ -1,0 +1,107 @@
+"""The one place where latents become images."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowleap.autoencoders.model import Autoencoder, load
+from flowleap.data.codec import Codec
+
+__all__ = ["Decoder", "decoder", "decoder_or_none"]
+
+BATCH = 32
+BOUNDS = (-1.0, 1.0)
+_LOST: set[Codec] = set()
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """What a network makes, as images: the autoencoder's decoder of x / scaling + shift, clamped to [-1, 1].
+
+    Args:
+        batch: latents that are decoded at a time.
+
+    Shapes: (n, latent channels, h, w) -> float32 (n, channels, height, width), on the CPU.
+    """
+
+    autoencoder: Autoencoder
+    codec: Codec
+    batch: int = BATCH
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Return the images; those of latents that are not finite are NaN."""
+        made = [self._some(part) for part in latents.split(self.batch)]
+        return torch.cat(made) if made else torch.empty(0, *self.shape(tuple(latents.shape[1:])))
+
+    def _some(self, latents: Tensor) -> Tensor:
+        images = self.autoencoder.images(self.codec.unscaled(latents)).cpu()
+        if self.codec.channels == 1:
+            images = images.mean(dim=1, keepdim=True)
+        sound = (latents.flatten(1).isfinite().all(dim=1).cpu())[:, None, None, None] & images.isfinite()
+        return torch.where(sound, images.clamp(*BOUNDS), torch.nan)
+
+    def shape(self, latent: tuple[int, ...]) -> tuple[int, int, int]:
+        """Return the shape of the images of latents of a shape."""
+        factor = self.autoencoder.factor
+        channels = self.codec.channels or int(self.autoencoder.config["out_channels"])
+        return channels, latent[1] * factor, latent[2] * factor
+
+
+def decoder(
+    codec: Codec | None,
+    vae: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    precision: str = "float32",
+) -> Decoder:
+    """Return the decoder of recorded latents: with the autoencoder they were made by, or another that is named.
+
+    Where nothing is recorded, scaling and shift are those of the config of the one that is named. The last few are
+    kept, so that a run which draws pictures reads its autoencoder once.
+
+    Raises: ValueError where the recorded autoencoder now has other weights; as `autoencoders.load`.
+    """
+    if codec is None and vae is None:
+        raise ValueError(
+            "which autoencoder makes images of these latents is not recorded: name it with --vae"
+        )
+    name = str(vae) if vae is not None or codec is None else codec.vae
+    found = _loaded(name, str(device), precision)
+    codec = codec or found.codec()
+    made_by = codec.checksum
+    if made_by and found.checksum != made_by:
+        told = (
+            f"the weights of {found.name} are not those that the latents were made by: their checksum is "
+            f"{found.checksum[:12]}…, not {made_by[:12]}…"
+        )
+        if vae is None:
+            raise ValueError(
+                f"{told}. Put {codec.vae} back, or name an autoencoder of the same latents with --vae"
+            )
+        warnings.warn(told, UserWarning, stacklevel=2)
+    return Decoder(found, codec)
+
+
+def decoder_or_none(codec: Codec | None, device: str | torch.device = "cpu") -> Decoder | None:
+    """Return the decoder of recorded latents; None, and a warning that says why, where it cannot be had.
+
+    None also where the autoencoder is known by name only, as that of imported weights is.
+    """
+    if codec is None or not codec.checksum or codec in _LOST:
+        return None
+    try:
+        return decoder(codec, device=device)
+    except (OSError, ValueError) as error:
+        _LOST.add(codec)  # the hub is not asked again for every picture
+        warnings.warn(f"latents are not decoded: {error}", UserWarning, stacklevel=2)
+        return None
+
+
+@lru_cache(maxsize=2)
+def _loaded(name: str, device: str, precision: str) -> Autoencoder:
+    return load(name, device, precision)

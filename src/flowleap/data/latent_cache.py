@@ -1,0 +1,357 @@
+"""Latents of images on a disk, encoded once: the format of their cache, see `data.latents` for what is drawn from it.
+
+cache/
+  latents.json                  how they were made, what each array means and, once all are there, their checksums
+  train-00000.safetensors       moments, flipped_moments and, where there are classes, label: whole numbers of rows
+  test-00000.safetensors        the parts of the data have shards of their own; data without parts is `all`
+
+A shard is written beside its place and renamed, and says itself which rows of which images by which autoencoder it
+holds, with a checksum: what is interrupted goes on with the shards that are missing. Rows are read from the shards as
+they are asked for, so a cache of any size takes the memory of a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flowleap.data.codec import Codec
+from flowleap.files import free_name, replace_file
+
+__all__ = ["ARRAYS", "DTYPES", "INDEX", "Cache", "CacheError", "Contents", "Shard", "is_cache"]
+
+FORMAT = 1
+INDEX = "latents.json"
+ABOUT = "latents"
+ARRAYS = {
+    "moments": "mean and log-variance of the posterior of each image, one after the other along the channels, as the "
+    "autoencoder gives them: before shift and scaling",
+    "flipped_moments": "those of the image mirrored left to right",
+    "latents": "the latents of each image, as the autoencoder gives them: before shift and scaling; no posterior",
+    "flipped_latents": "those of the image mirrored left to right",
+    "label": "the number of the class, its place in `classes`",
+}
+"""What each array of a shard means; a shard has moments or latents, never both."""
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
+
+
+class CacheError(ValueError):
+    """A cache of latents is not what it should be; the message says what is wrong and what to do."""
+
+
+def is_cache(path: Path) -> bool:
+    """Whether a folder holds a cache of latents, whole or not."""
+    return (path / INDEX).is_file()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some rows of a part of the data, and the file that holds them."""
+
+    part: str
+    number: int
+    rows: range
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return f"{self.part}-{self.number:05d}.safetensors"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a cache holds when it is whole, and how it was made.
+
+    Args:
+        codec: the autoencoder, with scaling and shift.
+        name, source: of the data that was encoded, and what it was read from, as it was given.
+        parts: the rows of each part of the data.
+        image: the shape of an image as it was encoded. square: how images became squares, "crop" or "resize", empty for
+            as they were.
+        shape: of one latent.
+        classes: the names of the classes, None without.
+        labels: a checksum of the labels of each part.
+        posterior: whether mean and log-variance are held, or latents as they are.
+        flipped: whether those of mirrored images are held too.
+        dtype: of the numbers that are held. precision: in which the autoencoder computed.
+        shard: rows of a shard; the last one of a part holds the rest.
+        license: of the data, where that is known.
+
+    Raises: ValueError for a type that cannot be held, or shards of no rows.
+    """
+
+    codec: Codec
+    name: str
+    source: str
+    parts: Mapping[str, int]
+    image: tuple[int, ...]
+    shape: tuple[int, ...]
+    classes: tuple[str, ...] | None
+    labels: Mapping[str, str]
+    posterior: bool
+    flipped: bool
+    square: str = ""
+    dtype: str = "float32"
+    precision: str = "float32"
+    shard: int = 512
+    license: str = ""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r}: expected {', '.join(DTYPES)}")
+        if self.shard < 1:
+            raise ValueError(f"shards of {self.shard} rows: at least 1 is needed")
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The names of the arrays of numbers in each shard, the plain one first."""
+        name = "moments" if self.posterior else "latents"
+        return (name, f"flipped_{name}") if self.flipped else (name,)
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The shape of a row of these arrays: twice the channels for mean and log-variance."""
+        channels, *sides = self.shape
+        return (2 * channels if self.posterior else channels, *sides)
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of all that the numbers depend on: everything but scaling, shift and where things lie."""
+        content = asdict(self)
+        content["codec"] = {"kind": self.codec.kind, "checksum": self.codec.checksum}
+        for name in ("name", "source", "license"):
+            del content[name]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def shards(self, part: str | None = None) -> list[Shard]:
+        """Return the shards of a part, or of all."""
+        return [
+            Shard(name, number, range(start, min(start + self.shard, count)))
+            for name, count in self.parts.items()
+            if part in (None, name)
+            for number, start in enumerate(range(0, count, self.shard))
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-able values."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Contents:
+        """Return contents from their values."""
+        classes = content["classes"]
+        lists = {name: tuple(content[name]) for name in ("image", "shape")}
+        codec = Codec.from_dict(content["codec"])
+        made = cls(**{**content, **lists, "codec": codec})
+        return replace(made, classes=None if classes is None else tuple(classes))
+
+
+class Cache:
+    """The latents in a folder; `write` fills it shard by shard in any order, `finish` completes it."""
+
+    def __init__(self, folder: Path, contents: Contents, checksums: Mapping[str, str] | None = None) -> None:
+        self.folder, self.contents = folder, contents
+        self.checksums = dict(checksums or {})
+
+    @classmethod
+    def read(cls, folder: Path) -> Cache:
+        """Open what is in a folder.
+
+        Raises: CacheError where latents.json is broken.
+        """
+        path = folder / INDEX
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise ValueError(f"a format other than {FORMAT}, written by another version of flowleap")
+            return cls(folder, Contents.from_dict(content["contents"]), content["checksums"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CacheError(
+                f"{path}: truncated or not that of latents ({type(error).__name__}: {error})"
+            ) from error
+
+    @classmethod
+    def begin(cls, folder: Path, contents: Contents, *, overwrite: bool = False) -> Cache:
+        """Begin a cache, or go on with the one that is there and is to hold the same.
+
+        Where only scaling or shift are others, `overwrite` writes them down and keeps every shard; where anything else
+        is, it moves the folder to <name>.old-N.
+
+        Raises: CacheError for a cache of something else, naming what differs; ValueError for a folder that holds
+            anything else.
+        """
+        if not is_cache(folder):
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise ValueError(
+                    f"{folder} is there but holds no latents: name a new or an empty folder with --out"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            return cls(folder, contents)._noted()
+        found = cls.read(folder)
+        if found.contents == contents:
+            return found
+        if not overwrite:
+            raise CacheError(
+                f"{folder} holds other latents: {_differences(found.contents, contents)}. Name another folder with "
+                "--out, or begin anew with --overwrite (the old one is moved aside)"
+            )
+        if found.contents.fingerprint == contents.fingerprint:
+            return cls(folder, contents, found.checksums)._noted()
+        folder.rename(free_name(folder, ".old-", 1))
+        return cls.begin(folder, contents)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every shard is there, as far as latents.json says."""
+        return bool(self.checksums)
+
+    def path(self, shard: Shard) -> Path:
+        """Return the file of a shard."""
+        return self.folder / shard.name
+
+    def missing(self) -> list[Shard]:
+        """Return the shards that have no file."""
+        return [shard for shard in self.contents.shards() if not self.path(shard).is_file()]
+
+    def write(self, shard: Shard, arrays: Mapping[str, Tensor], label: Tensor | None) -> None:
+        """Write a shard.
+
+        Shapes: arrays (rows, *contents.stored), label int64 (rows,), None without classes.
+        Raises: CacheError for numbers that are not finite, or do not fit the type that they are kept in.
+        """
+        kept = {name: rows.to(DTYPES[self.contents.dtype]).contiguous() for name, rows in arrays.items()}
+        for name, rows in kept.items():
+            if bool(rows.isfinite().all()):
+                continue
+            row = shard.rows.start + int((~rows.flatten(1).isfinite().all(dim=1)).int().argmax())
+            fits = bool(arrays[name].isfinite().all())
+            cure = "keep them as float32" if fits else "compute in float32 (--precision float32)"
+            raise CacheError(f"the {name} of image {row} of {shard.part} are not finite: {cure}")
+        if label is not None:
+            kept["label"] = label.contiguous()
+        self._fits(shard, {name: (tuple(t.shape), str(t.dtype)[6:]) for name, t in kept.items()})
+        said = {"made": self.contents.fingerprint, "start": shard.rows.start, "checksum": _digest(kept)}
+        about = {ABOUT: json.dumps(said)}  # one entry, for safetensors writes several in any order
+
+        def write(partial: Path) -> None:
+            save_file(kept, partial, metadata=about)
+            shutil.copymode(
+                self.folder / INDEX, partial
+            )  # safetensors lets only its owner read what it writes
+
+        replace_file(self.path(shard), write)
+
+    def look(self, shard: Shard) -> str:
+        """Return the checksum that a shard says it has; its size and what it is are looked at, not its numbers.
+
+        Raises: CacheError for a shard that is missing, cut short, or of something else.
+        """
+        path = self.path(shard)
+        if not path.is_file():
+            raise self._broken(f"{path.name} is missing")
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+                found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                types = {stored: name for name, stored in STORED.items()}
+                shapes = {n: (tuple(s.get_shape()), types.get(s.get_dtype(), "")) for n, s in found.items()}
+        except (OSError, ValueError, SafetensorError) as error:
+            raise self._broken(f"{path.name}: {error}") from error
+        if (about.get("made"), about.get("start")) != (self.contents.fingerprint, shard.rows.start):
+            raise self._broken(f"{path.name} holds other latents than {INDEX} says")
+        self._fits(shard, shapes)
+        return str(about.get("checksum"))
+
+    def verify(self, shard: Shard) -> None:
+        """Read a shard whole and hold it to its checksum.
+
+        Raises: CacheError for one that is cut short or changed.
+        """
+        said = self.look(shard)
+        if _digest(self.tensors(shard)) != said or self.checksums.get(shard.name, said) != said:
+            raise self._broken(f"{shard.name} has changed, its checksum is another")
+
+    def tensors(self, shard: Shard) -> dict[str, Tensor]:
+        """Return the arrays of a shard, mapped into memory: what is not touched is not read."""
+        with safe_open(self.path(shard), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def finish(self, mark: str = "") -> bool:
+        """Write down that all is there, if it is; `mark` tells processes apart that do so at once.
+
+        Raises: CacheError for a shard that is cut short.
+        """
+        if self.missing():
+            return False
+        self.checksums = {shard.name: self.look(shard) for shard in self.contents.shards()}
+        self._noted(mark)
+        return True
+
+    def _noted(self, mark: str = "") -> Cache:
+        content = {
+            "format": FORMAT,
+            "arrays": {name: ARRAYS[name] for name in (*self.contents.arrays, *self._label)},
+            "trained on": "(z − codec.shift) · codec.scaling, z a sample of the posterior, drawn anew in each step",
+            "contents": self.contents.to_dict(),
+            "checksums": self.checksums,
+        }
+        path = self.folder / f"{INDEX}{mark}"
+        replace_file(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        if mark:
+            path.replace(self.folder / INDEX)
+        return self
+
+    @property
+    def _label(self) -> tuple[str, ...]:
+        return () if self.contents.classes is None else ("label",)
+
+    def _fits(self, shard: Shard, found: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+        rows = len(shard.rows)
+        numbers = ((rows, *self.contents.stored), self.contents.dtype)
+        wanted = dict.fromkeys(self.contents.arrays, numbers)
+        wanted |= dict.fromkeys(self._label, ((rows,), "int64"))
+        if dict(found) != wanted:
+            raise self._broken(f"{shard.name} holds {_listed(found)}, expected {_listed(wanted)}")
+
+    def _broken(self, reason: str) -> CacheError:
+        return CacheError(
+            f"the latents in {self.folder} are cut short or spoiled: {reason}. Remove that file, and make it again "
+            "with the command that made them, flowleap data encode"
+        )
+
+
+def _listed(arrays: Mapping[str, tuple[tuple[int, ...], str]]) -> str:
+    return ", ".join(f"{name} {shape} {kind}" for name, (shape, kind) in sorted(arrays.items())) or "nothing"
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of arrays, by their names and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _differences(stored: Contents, wanted: Contents) -> str:
+    """What differs between two contents, in words."""
+    ours, theirs = stored.to_dict(), wanted.to_dict()
+    told = []
+    for name, value in theirs.items():
+        if name == "codec":
+            differing = [key for key in value if ours[name][key] != value[key]]
+            told += [f"{key} is {ours[name][key]}, not {value[key]}" for key in differing]
+        elif ours[name] != value:
+            told.append(f"{name} is {ours[name]}, not {value}")
+    return "; ".join(told)

@@ -1,0 +1,222 @@
+"""Latents as a data set: the posteriors in a cache, sampled anew in each step, read as they are asked for.
+
+A cache of any size takes the memory of a batch; its format is in `data.latent_cache`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowleap.data.dataset import Dataset
+from flowleap.data.latent_cache import INDEX, Cache, CacheError, Contents, Shard, is_cache
+from flowleap.data.prepare import Look
+from flowleap.data.rows import Rows
+from flowleap.randomness import generator
+
+__all__ = ["HELD_OUT", "Draws", "Latents", "is_cache", "load"]
+
+FIXED = "latents/fixed"
+HELD_OUT = ("test", "val", "valid", "validation")
+"""Parts that are kept apart from training, the first that is there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The latents of a part as a network sees them: of each row one draw of its posterior, always the same.
+
+    Read from the shards when asked for. Indexed like a tensor's first axis, by a number, a slice, int64 indices or a
+    mask; `split` goes through all of them in blocks.
+    """
+
+    cache: Cache
+    part: str
+    _open: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """The shards of the part."""
+        return self.cache.contents.shards(self.part)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(rows, *shape of a latent)."""
+        return torch.Size((self.cache.contents.parts[self.part], *self.cache.contents.shape))
+
+    dtype = torch.float32
+    on_disk = True
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Draws, (self.cache, self.part)  # what is mapped into memory is mapped anew in another process
+
+    def __getitem__(self, index: Any) -> Tensor:
+        if isinstance(index, int):
+            return self[torch.tensor([index])][0]
+        return self(torch.arange(len(self))[index])
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the latents of some rows, of the numbers given.
+
+        Shapes: int64 (n,) -> float32 (n, *shape of a latent).
+        """
+        noise = None
+        if self.cache.contents.posterior:
+            draws = [torch.randn(self.shape[1:], generator=generator(0, FIXED, i)) for i in rows.tolist()]
+            noise = torch.stack(draws) if draws else torch.empty(0, *self.shape[1:])
+        return self.cache.contents.codec.scaled(drawn(self.stored(rows), noise))
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Yield the rows in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def stored(self, rows: Tensor, flipped: Tensor | None = None) -> Tensor:
+        """Return rows of the arrays of the cache, those of the mirrored images where `flipped`.
+
+        Shapes: rows int64 (n,), flipped bool (n,) -> float32 (n, *contents.stored).
+        """
+        contents = self.cache.contents
+        out = torch.empty(len(rows), *contents.stored)
+        number, place = rows // contents.shard, rows % contents.shard
+        names = contents.arrays
+        mirrored = torch.zeros(len(rows), dtype=torch.bool) if flipped is None else flipped
+        for shard in number.unique().tolist():
+            for name, side in zip(names, (False, True), strict=False):
+                here = ((number == shard) & (mirrored == side)).nonzero().flatten()
+                if len(here):
+                    out[here] = self.opened(shard)[name][place[here]].float()
+        return out
+
+    def labels(self) -> Tensor | None:
+        """Return the labels of all rows, None without classes.
+
+        Shapes: int64 (rows,).
+        """
+        if self.cache.contents.classes is None:
+            return None
+        return torch.cat([self.opened(shard.number)["label"].clone() for shard in self.shards])
+
+    def opened(self, number: int) -> dict[str, Tensor]:
+        """Return the arrays of a shard, mapped into memory."""
+        if number not in self._open:
+            self._open[number] = self.cache.tensors(self.shards[number])
+        return self._open[number]
+
+
+def drawn(stored: Tensor, noise: Tensor | None) -> Tensor:
+    """Return a sample of posteriors, mean + exp(½ log-variance) · noise; latents as they are where there is no noise.
+
+    Shapes: stored (n, 2 · channels, …) and noise (n, channels, …) -> (n, channels, …).
+    """
+    if noise is None:
+        return stored
+    mean, log_variance = stored.chunk(2, dim=1)
+    return mean + (0.5 * log_variance).exp() * noise
+
+
+@dataclass(frozen=True, eq=False)
+class Latents(Dataset):
+    """A part of a cache of latents as a data set: each step draws from the posterior anew.
+
+    `x` is array-like, see `Draws`: of each row one draw, always the same, for what looks at the data without a step.
+    `mirrored` takes the mirrored image with probability ½ where the cache has it. Rows that a teacher made are
+    tensors, and taken as they are.
+    """
+
+    draws: Draws | None = None
+    mirrored: bool = True
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are the rows of the cache, rather than some of them or those that a teacher made."""
+        return isinstance(self.x, Rows) and self.part_of is None
+
+    def take(self, rows: Tensor, step: int, key: int, here: Tensor | None = None) -> Tensor:
+        """Return samples of the posteriors of the rows of a batch: a pure function of (rows, step, key).
+
+        Noise and mirroring are drawn for the whole batch and sliced by `here`.
+        Shapes: rows (global batch,), here (batch,) → (batch, *shape), (z − shift) · scaling.
+        """
+        if self.draws is None or not self.whole:
+            return super().take(rows, step, key, here)
+        contents = self.draws.cache.contents
+        flipped = noise = None
+        if contents.flipped and self.mirrored:
+            flipped = torch.rand(len(rows), generator=generator(key, "latents/flip", step)) < 0.5
+        if contents.posterior:
+            draws = generator(key, "latents/posterior", step)
+            noise = torch.randn(len(rows), *contents.shape, generator=draws)
+        if here is not None:
+            rows = rows[here]
+            flipped, noise = (None if part is None else part[here] for part in (flipped, noise))
+        return contents.codec.scaled(drawn(self.draws.stored(rows, flipped), noise))
+
+    @cached_property
+    def checksum(self) -> str:
+        """The first 12 hexadecimal digits of the SHA-256 of the checksums of its shards, the scaling and the shift."""
+        if self.draws is None or not self.whole:
+            return super().checksum
+        cache, codec = self.draws.cache, self.draws.cache.contents.codec
+        parts = [cache.checksums[shard.name] for shard in self.draws.shards]
+        text = json.dumps([parts, codec.scaling, codec.shift])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def load(folder: Path, split: str | None = None, address: str = "") -> Latents:
+    """Return a part of a cache as a data set: the one asked for, or that for training, where there are parts.
+
+    Args:
+        address: what the folder was called, by which it is found again.
+
+    Raises: CacheError for a cache that is not whole; ValueError for a part that it does not have.
+    """
+    cache = Cache.read(folder)
+    contents = cache.contents
+    if not cache.whole:
+        done = len(contents.shards()) - len(cache.missing())
+        raise CacheError(
+            f"{folder} is not whole: {done} of {len(contents.shards())} shards of latents are there. Finish it "
+            "with the command that began it, flowleap data encode"
+        )
+    part = split or ("train" if "train" in contents.parts else next(iter(contents.parts)))
+    if part not in contents.parts:
+        raise ValueError(f"{folder} has no split {split!r}: choose {' or '.join(contents.parts)}")
+    for shard in contents.shards(part):
+        if cache.look(shard) != cache.checksums.get(shard.name):
+            raise CacheError(f"{folder}: {shard.name} is not the one that {INDEX} names: encode it again")
+    draws = Draws(cache, part)
+    apart = [name for name in HELD_OUT if name in contents.parts and part == "train"]
+    return Latents(
+        contents.name,
+        Rows(draws, len(draws), contents.shape, stamp=contents.codec.checksum),
+        label=draws.labels(),
+        num_classes=None if contents.classes is None else len(contents.classes),
+        kind="latents",
+        license=contents.license,
+        source=contents.source,
+        split=part,
+        path=address or str(folder),
+        held_out=apart[0] if apart else None,
+        codec=contents.codec,
+        look=_look(contents),
+        classes=tuple(contents.classes or ()),
+        draws=draws,
+    )
+
+
+def _look(contents: Contents) -> Look:
+    """How images are to be taken so that they are those that were encoded."""
+    if contents.square == "":
+        return Look()
+    return Look("resize" if contents.square == "resize" else "crop", contents.image[-1])
