@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "flowleap"
 
 FLOORS = (
-    ("tensors", "randomness", "citations", "files", "neighbors", "progress", "provenance"),
+    ("tensors", "randomness", "citations", "files", "neighbors", "processes", "progress", "provenance"),
     ("paths", "derivatives", "networks", "data"),
     ("parameterization", "point", "oracles", "autoencoders"),
     ("flow_map", "times", "losses"),
@@ -53,6 +53,7 @@ LIGHT = [
     "ot",
     "torch_fidelity",
     "huggingface_hub",
+    "accelerate",
 ]
 
 

@@ -11,13 +11,12 @@ import torch
 from rich.console import Console
 from torch import distributed
 
-from flowleap import runs
-from flowleap.evaluation import processes
+from flowleap import processes, runs
 
 TOGETHER = """
 import sys, torch
 torch.set_num_threads(1)
-from flowleap.evaluation import processes
+from flowleap import processes
 with processes.together():
     rank = processes.rank()
     assert processes.count() == 2 and processes.total(rank + 1) == 3

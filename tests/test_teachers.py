@@ -24,6 +24,7 @@ from flowleap.data.pairs import Origin, PairStore, checksum
 from flowleap.evaluation import diagnostics
 from flowleap.runs.pairs import seed_of
 from flowleap.training import loop, report
+from flowleap.training.log import Reporter
 from flowleap.training.state import Player, State, new_player
 
 TINY = [("network.width", "16"), ("network.depth", "1"), ("watch_share", "0")]
@@ -189,7 +190,7 @@ def test_a_student_starts_from_the_averaged_weights_and_a_new_optimizer(
 ) -> None:
     settings, run = config(method, cloud(True), teacher=teacher), runs.load_run(teacher)
     raw = load_file(teacher / "network.safetensors")
-    session = runs.Session(teacher, settings, cloud(True), None, teacher=run.flow)  # type: ignore[arg-type]
+    session = runs.Session(teacher, settings, cloud(True), Reporter(quiet), teacher=run.flow)
     player = session.state.player
     held = [player.network, *(average.module for average in player.every_average())]
     held += [player.copy] if player.copy is not None else []

@@ -23,6 +23,7 @@ from flowleap.training.ema import averaged, restore
 from flowleap.training.guard import Diverged, Guard, likely_cause
 from flowleap.training.log import Lines, Recorder, Reporter, explanation
 from flowleap.training.loop import Events, Plan, fit
+from flowleap.training.loss_module import numbers
 from flowleap.training.state import State, new_player
 
 CPU = torch.device("cpu")
@@ -230,7 +231,7 @@ def test_metrics_are_means_over_the_interval_without_what_is_not_finite() -> Non
     ):
         prediction = torch.full((4, 2), math.sqrt(error))
         regression = Regression(prediction, torch.zeros(4, 2), derivative_norm=derivative)
-        recorder.add(regression, torch.tensor(loss), torch.tensor(norm))
+        recorder.add(numbers(regression, torch.tensor(loss), 4), torch.tensor(norm))
     row = recorder.row(state, lr=0.1)
     assert row["raw_error"] == pytest.approx(2.0) and row["loss"] == 0.5
     assert row["grad_norm"] == 3.0 and row["derivative_norm"] == 3.0
@@ -242,7 +243,7 @@ def test_metrics_are_means_over_the_interval_without_what_is_not_finite() -> Non
 def test_time_spent_aside_does_not_count_as_training() -> None:
     recorder, state = Recorder(CPU, batch=1000, seconds=0.0), State(player=None)  # type: ignore[arg-type]
     regression = Regression(torch.zeros(2, 1), torch.zeros(2, 1))
-    recorder.add(regression, torch.zeros(()), torch.zeros(()))
+    recorder.add(numbers(regression, torch.zeros(()), 2), torch.zeros(()))
     with recorder.aside(state):
         time.sleep(0.5)
     row = recorder.row(state, lr=0.1)

@@ -52,7 +52,8 @@ class PlugIn:
 
     Written around the row's own pair, v* = v + (α' − σ'α/σ)(x̄ − x), so that it meets v exactly where the posterior
     is the row itself. Only rows of the same class, `point.label`, take part: over mixed classes the mean washes the
-    label out. Memory B² + B·D (Gram form, `Path.posterior_mean`).
+    label out. `point.company` takes part too: rows of the global batch that another process holds, so that the sum runs
+    over the same rows however the batch is split. Memory B² + B·D (Gram form, `Path.posterior_mean`).
 
     Args:
         probability: the share of rows that use v*; the others keep v (`point.plug_in` says which; None means all).
@@ -74,8 +75,16 @@ class PlugIn:
         v = path.velocity(point.x, point.noise, t)
         if self.probability == 0:
             return v
-        member = None if point.label is None else point.label[:, None] == point.label[None, :]
-        mean = path.posterior_mean(point.x_t, t, point.x, member)
+        data, label = point.x, point.label
+        if point.company is not None:
+            data = torch.cat([data, point.company])
+            label = (
+                None
+                if label is None or point.company_label is None
+                else torch.cat([label, point.company_label])
+            )
+        member = None if point.label is None or label is None else point.label[:, None] == label[None, :]
+        mean = path.posterior_mean(point.x_t, t, data, member)
         gain = path.d_alpha(t) - path.d_sigma(t) * path.alpha(t) / path.sigma(t).clamp_min(1e-4)
         plug_in = v + like(gain, v) * (mean - point.x)
         return plug_in if point.plug_in is None else torch.where(like(point.plug_in, v), plug_in, v)

@@ -12,6 +12,7 @@ from flowleap.cli import (
     compare,
     data,
     diagnose,
+    ema,
     evaluate,
     importing,
     methods,
@@ -59,6 +60,7 @@ app.command("sample")(sample.sample)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("ablate")(ablate.ablate)
+app.command("ema")(ema.ema)
 app.command("report")(report.report)
 app.command("diagnose")(diagnose.diagnose)
 app.command("import")(importing.import_)

@@ -199,8 +199,8 @@ def begun(out: Path, contents: Contents, overwrite: bool, own: int) -> Cache:
 
     Raises: ValueError for a folder that holds anything else.
     """
+    from flowleap import processes
     from flowleap.data.latent_cache import Cache
-    from flowleap.evaluation import processes
 
     with processes.together():
         failed: ValueError | None = None

@@ -108,8 +108,7 @@ def evaluate(
         raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
     counts, grid = options.numbers(steps or options.BUDGETS, "--steps"), options.instants(times)
 
-    from flowleap import evaluation
-    from flowleap.evaluation import processes
+    from flowleap import evaluation, processes
 
     standard = evaluation.standard(protocol)
     chosen = standard_features(standard, features)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -21,12 +20,28 @@ BUDGETS = "1,2,4,128"
 """The numbers of steps that are measured and shown unless others are named."""
 
 
-class Weights(StrEnum):
-    """Which weights of a run are used: the running average, those of the last step, or the best on the way."""
+class Weights(str):
+    """Which weights of a run are used: the running average, those of the last step, the best on the way, or an average
+    of a width that `flowleap ema` made."""
 
-    ema = "ema"
-    raw = "raw"
-    best = "best"
+    ema: ClassVar[Weights]
+
+    def __new__(cls, name: str) -> Weights:
+        """Read a name.
+
+        Raises: typer.BadParameter for one that names no weights.
+        """
+        if name not in ("ema", "raw", "best") and not name.startswith("width-"):
+            raise typer.BadParameter(f"{name!r} is not one of ema, raw, best, or width-W as in width-0.1")
+        return super().__new__(cls, name)
+
+    @property
+    def value(self) -> str:
+        """The name as plain text."""
+        return str(self)
+
+
+Weights.ema = Weights("ema")
 
 
 RunFolder = Annotated[
@@ -51,7 +66,13 @@ Seed = Annotated[
 ]
 WeightsOption = Annotated[
     Weights,
-    typer.Option(help="The running average of the weights, the last ones, or the average that did best."),
+    typer.Option(
+        parser=Weights,
+        metavar="ema|raw|best|width-W",
+        help="The running average of the weights, the last ones, the average that did best, or one of a width that "
+        "`flowleap ema` made.",
+        show_default="ema",
+    ),
 ]
 Guidance = Annotated[
     float | None,

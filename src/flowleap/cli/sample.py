@@ -13,6 +13,7 @@ import typer
 
 from flowleap.cli import options
 from flowleap.cli.group import waiting
+from flowleap.cli.launcher import on_all_processes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,7 @@ Latents = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")]
 
 
+@on_all_processes
 def sample(
     run: options.RunFolder,
     steps: Steps = None,
@@ -65,7 +67,8 @@ def sample(
     """Sample images from a trained run.
 
     Runs with labels cycle through their classes unless --label names one. Image i depends on the seed and on
-    i only. Latents are decoded by the autoencoder that they were made with, where it is at hand.
+    i only. Latents are decoded by the autoencoder that they were made with, where it is at hand. Started by torchrun,
+    all processes make their share.
     """
     if steps is not None and times is not None:
         raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
@@ -74,7 +77,7 @@ def sample(
     write = writer(path)
     options.refuse_to_overwrite(path, overwrite)
 
-    from flowleap import runs
+    from flowleap import processes, runs
     from flowleap.evaluation import BOUNDS, generate
 
     loaded = runs.load_run(run, weights=weights.value, device=options.device(device))
@@ -103,7 +106,10 @@ def sample(
             batch=batch,
             bounds=BOUNDS.get(loaded.kind),
             decode=decoder,
+            shared=True,
         )
+    if not processes.first():
+        return
     seconds = time.perf_counter() - start
     write(path, samples, wanted, replace(loaded, kind="image") if decoder else loaded)
     budget = len(grid) - 1 if grid else steps or 1

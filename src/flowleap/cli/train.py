@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from flowleap.cli import options, plan, recipes
 from flowleap.cli.group import say
+from flowleap.cli.launcher import on_all_processes, spread
+
+if TYPE_CHECKING:
+    from flowleap.training.config import TrainConfig
 
 SIGNALED = 128
 FAILED = 1
@@ -118,6 +122,42 @@ Pairs = Annotated[
 PairSteps = Annotated[
     int | None, typer.Option(help="Reflow: steps of the teacher for each of them.", show_default="128")
 ]
+Precision = Annotated[
+    Literal["fp32", "bf16"] | None,
+    typer.Option(
+        help="bf16 computes the network in bfloat16; its weights, times and losses stay in float32.",
+        show_default="fp32, or that of accelerate launch",
+    ),
+]
+PerDevice = Annotated[
+    int | None,
+    typer.Option(
+        "--per-device",
+        min=1,
+        help="Rows that a process computes at a time; --batch stays that of all processes together.",
+        show_default="its whole share",
+    ),
+]
+Accumulate = Annotated[
+    int | None,
+    typer.Option(min=1, help="Parts that a process cuts its share of a batch into.", show_default="1"),
+]
+Shard = Annotated[
+    bool | None,
+    typer.Option(
+        "--shard/--no-shard",
+        help="Divide weights, averages and moments among the processes (FSDP2).",
+        show_default=False,
+    ),
+]
+Compiled = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile the loss (torch.compile).", show_default=False),
+]
+Check = Annotated[
+    bool,
+    typer.Option("--check", help="Check gradient and du/dt before the first step, on one process too."),
+]
 NoEval = Annotated[bool, typer.Option("--no-eval", help="Leave out the final table.")]
 DryRun = Annotated[
     bool,
@@ -145,6 +185,7 @@ Init = Annotated[
 ]
 
 
+@on_all_processes
 def train(
     method: Method = None,
     data: Data = None,
@@ -171,6 +212,12 @@ def train(
     checkpoint_every: CheckpointEvery = None,
     eval_num: EvalNum = None,
     no_eval: NoEval = False,
+    precision: Precision = None,
+    per_device: PerDevice = None,
+    accumulate: Accumulate = None,
+    shard: Shard = None,
+    compiled: Compiled = None,
+    check: Check = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     recipe: Recipe = None,
@@ -184,15 +231,15 @@ def train(
 
     Ctrl-C finishes the step, saves and leaves; --resume continues as if nothing had happened. The run folder
     holds the weights, sample grids, curves, and a table of quality and time at 1, 2, 4 and 128 steps.
+
+    Started by torchrun or accelerate launch, all processes train one run together: the batch is that of all.
     """
-    from flowleap import runs
+    from flowleap import processes, runs
 
     if recipe == recipes.LIST:
         recipes.recipes()
         return
     plan.refuse_json(as_json, dry_run)
-    if recipe and resume:
-        raise typer.BadParameter("a resumed run has its settings: leave it out", param_hint="--recipe")
     given: dict[str, Any] = {
         "steps": steps,
         "seed": seed,
@@ -212,6 +259,7 @@ def train(
         "flip": flip,
         "strict": strict,
         "workers": workers,
+        **spread(precision, per_device, accumulate, shard, compiled, check),
     }
     about = {
         "method": method,
@@ -220,25 +268,37 @@ def train(
         "settings": pairs(settings or []),
         **given,
     }
-    if resume:
-        names: dict[str, Any] = {"method": method, "data": data, "seed": seed}
-        out = out or runs.resumed_folder(
-            **{name: value for name, value in names.items() if value is not None}
-        )
-        config = runs.reconfigure(runs.read_config(out), **about)
-    else:
-        known = {name: value for name, value in about.items() if value is not None}
-        config = recipes.configured(recipe, known, dry_run) if recipe else runs.configure(**known)
+    config, out = settled(about, out, recipe, resume=resume, dry_run=dry_run)
     if dry_run:
         plan.plan(config, as_json)
         return
     try:
         result = runs.train(config, out, resume=resume, overwrite=overwrite)
     except runs.Diverged as error:
-        say(f"error: {error}")
+        if processes.first():
+            say(f"error: {error}")
         raise typer.Exit(FAILED) from None
     if result.signal is not None:
         raise typer.Exit(SIGNALED + result.signal)
+
+
+def settled(
+    about: dict[str, Any], out: Path | None, recipe: str | None, *, resume: bool, dry_run: bool
+) -> tuple[TrainConfig, Path | None]:
+    """The config of a run, new or to be continued, by what was said about it, and its folder.
+
+    Raises: typer.BadParameter for a recipe of a run that has its settings already.
+    """
+    from flowleap import runs
+
+    known = {name: value for name, value in about.items() if value is not None}
+    if not resume:
+        return recipes.configured(recipe, known, dry_run) if recipe else runs.configure(**known), out
+    if recipe:
+        raise typer.BadParameter("a resumed run has its settings: leave it out", param_hint="--recipe")
+    names = {name: known[name] for name in ("method", "data", "seed") if name in known}
+    out = out or runs.resumed_folder(**names)
+    return runs.reconfigure(runs.read_config(out), **about), out
 
 
 def pairs(settings: list[str], option: str = "--set") -> list[tuple[str, str]]:

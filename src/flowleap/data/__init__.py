@@ -83,7 +83,7 @@ def load(
                 f"no name; known: {', '.join(names)}"
             )
         raise ValueError(f"unknown data set {str(text)!r}{neighbors(known, names)}, or the path of images")
-    if latents.is_cache(path):
+    if latents.is_cache(path := Path(text)):
         dataset = latents.load(path, split, address=str(text))
     else:
         dataset = opening.from_path(text, split, look)

@@ -27,7 +27,8 @@ class Codec:
         channels: of the images, where the autoencoder has others: grey ones go in as colored ones, and what comes out
             is averaged over the colors. None for those of the autoencoder.
     Raises: ValueError for a scaling that is not above 0, or a shift that is not finite.
-    Source: scaling, arXiv 2112.10752, section 4.3.2 and appendix D.1; 0.18125, EDAPINENUT/ExplicitShortCut.
+    Source: scaling, Rombach et al. 2021 (latent diffusion), section 4.3.2 and appendix D.1; 0.18125,
+        EDAPINENUT/ExplicitShortCut.
     """
 
     vae: str

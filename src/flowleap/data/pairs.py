@@ -131,6 +131,10 @@ class PairStore:
         content["seconds"] = round(self.seconds, 3)
         replace_file(self.folder / INDEX, json.dumps(content, indent=2) + "\n")
 
+    def refresh(self) -> None:
+        """Learn of the shards that another process added."""
+        self.checksums = self._read()[1]
+
     def load(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return noise, x and label of all pairs, in their order.
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from flowleap import samplers
+from flowleap import processes, samplers
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.randomness import generator
@@ -162,8 +162,11 @@ def generate(
     batch: int = 250,
     bounds: tuple[float, float] | None = None,
     decode: Decode | None = None,
+    shared: bool = False,
 ) -> Tensor:
     """Exactly `num` samples, on the CPU, in float32; sample i starts from the noise of (seed, i).
+
+    `shared`: every process makes its share and has all of them afterwards; all must call.
 
     Shapes: shape is that of one sample, label (num,) or None -> (num, *shape). `bounds` clamps, as files do; `decode`
         makes images of latents.
@@ -176,7 +179,7 @@ def generate(
         flow,
         objective,
         shape,
-        range(num),
+        processes.share(num) if shared else range(num),
         seed=seed,
         label=label,
         steps=steps,
@@ -186,7 +189,8 @@ def generate(
         bounds=bounds,
         decode=decode,
     )
-    samples = torch.cat([part for part, _ in made])
+    own = [part for part, _ in made]  # none in a process without a share
+    samples = torch.cat([part for parts in processes.every(own) for part in parts] if shared else own)
     broken = int((~samples.flatten(1).isfinite().all(dim=1)).sum())
     if broken:
         raise NotFinite(broken, num)

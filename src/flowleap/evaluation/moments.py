@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, distributed
 
-from flowleap.evaluation import processes
+from flowleap import processes
 
 __all__ = ["Moments", "Statistics"]
 

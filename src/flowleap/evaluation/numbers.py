@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowleap.evaluation import distances, kernel, manifold, processes, score, transport
+from flowleap import processes
+from flowleap.evaluation import distances, kernel, manifold, score, transport
 from flowleap.evaluation.rulers import PAIRS, Reference
 from flowleap.randomness import generator
 

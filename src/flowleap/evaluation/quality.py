@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowleap import autoencoders, provenance
+from flowleap import autoencoders, processes, provenance
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
-from flowleap.evaluation import generation, processes
+from flowleap.evaluation import generation
 from flowleap.evaluation.numbers import Tally, enough
 from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, effective_guidance
 from flowleap.evaluation.rulers import Reference, reference

@@ -284,10 +284,11 @@ class Objective:
         Draws are made on the CPU for the global batch, keyed by (key, stream, step), and sliced by `batch.row`.
         """
         total = batch.total
-        if isinstance(self.velocity, PlugIn) and self.velocity.probability > 0 and len(batch.x) < total:
+        if self.averages_rows and len(batch.x) < total and batch.company is None:
             warnings.warn(
                 f"PlugIn averages over the rows of a class that are here, {len(batch.x)} of a global batch of {total}: "
-                "a process must hold every row of its classes, or the split changes the target",
+                "a process must hold every row of its classes, or be given those it lacks (Batch.company), or the "
+                "split changes the target",
                 stacklevel=2,
             )
         law = self._law().draw(generator(key, "times", step), total, self.progress(step))
@@ -319,7 +320,52 @@ class Objective:
             x = self.coupling.data(batch.x[here], noise, label, off, frozen, latent)
         t, s, r = (time[slots].clamp(self.path.t_min, self.path.t_max) for time in law[:3])
         point = self.point(x, noise, t, s, r, label, step, dropped, plug_in, group, off, latent)
-        return replace(point, keys=keys)
+        return replace(point, keys=keys, company=batch.company, company_label=batch.company_label)
+
+    @property
+    def averages_rows(self) -> bool:
+        """Whether a target averages over the rows of a batch, so that rows of one class belong together."""
+        return any(isinstance(part, PlugIn) and part.probability > 0 for part in self.parts())
+
+    def part(self, total: int, step: int, key: int, index: int, parts: int) -> Tensor:
+        """Return which rows of the global batch make up part `index` of `parts`; together they are all, each once.
+
+        Parts are whole groups and differ by one group at most. Rows with r < t and rows with r = t are dealt out
+        evenly, so that all parts cost the same, but where a velocity averages over rows of one class: those are
+        neighbors in the batch and stay so.
+
+        Shapes: → (rows of the part,), int64.
+        Raises: ValueError where there are more parts than groups, or the batch is not made of whole groups.
+        """
+        order = _order(generator(key, "order", step), total, self.group).view(-1, self.group)
+        if not 0 <= index < parts <= len(order):
+            what = "rows" if self.group == 1 else f"groups of {self.group} rows"
+            raise ValueError(
+                f"{self.name}: part {index + 1} of {parts} of a batch of {total} rows, which has {len(order)} {what}: "
+                f"give at most {len(order)} parts (processes times micro-batches), or a larger batch"
+            )
+        if self.averages_rows:
+            return torch.arange(total)[total * index // parts : total * (index + 1) // parts]
+        return order[index::parts].flatten()
+
+    def company(self, label: Label, here: Tensor, total: int) -> Tensor:
+        """Return the rows of the global batch that are not `here` but that a velocity averages over with those.
+
+        Args:
+            label: of all `total` rows of the global batch; without labels all rows are of one kind.
+            here: (rows of a part,).
+
+        Shapes: → (others,), int64; empty for a method that takes every row by itself.
+        """
+        if not self.averages_rows:
+            return torch.empty(0, dtype=torch.int64)
+        wanted = (
+            torch.ones(total, dtype=torch.bool)
+            if label is None
+            else torch.isin(label.cpu(), label.cpu()[here])
+        )
+        wanted[here] = False
+        return wanted.nonzero().squeeze(1)
 
     def point(
         self,

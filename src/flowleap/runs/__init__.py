@@ -19,7 +19,15 @@ The folder of a run:
 
 from flowleap.runs.cost import Bill, bill, cost
 from flowleap.runs.phases import PAIRS, STUDENT, TEACHER, Phase, length, own_teacher, phases
-from flowleap.runs.reading import Run, load_run, origin, read_config, weights_file, weights_name
+from flowleap.runs.reading import (
+    Run,
+    load_run,
+    origin,
+    read_config,
+    weights_file,
+    weights_name,
+    write_average,
+)
 from flowleap.runs.session import Session, build_network, changes, device_of
 from flowleap.runs.story import RunResult, choose, compatible, default_folder, resumed_folder, train
 from flowleap.runs.teachers import practice, resolve
@@ -79,4 +87,5 @@ __all__ = [
     "train",
     "weights_file",
     "weights_name",
+    "write_average",
 ]

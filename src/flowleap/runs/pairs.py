@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from flowleap import samplers
+from flowleap import processes, samplers
 from flowleap.data import Dataset
 from flowleap.data.batching import Shuffled
 from flowleap.data.pairs import Origin, PairStore
@@ -66,7 +67,8 @@ def make(
 ) -> int | None:
     """Make the pairs that are missing; return the signal that interrupted it, with the shards so far stored.
 
-    The noise of pair i is `samplers.noise(seed, i)`, and its sample is not clamped.
+    The noise of pair i is `samplers.noise(seed, i)`, and its sample is not clamped. Every process makes its share of
+    each shard, and the first writes it.
     """
     if store.whole:
         return None
@@ -75,15 +77,17 @@ def make(
         for index in store.missing():
             begin = time.perf_counter()
             wanted = origin.rows(index)
+            share = processes.share(len(wanted))
+            own = range(wanted.start + share.start, wanted.start + share.stop)
             noise = samplers.noise(origin.seed, torch.arange(wanted.start, wanted.stop), origin.shape)
-            parts = []
+            parts = [noise[:0]]
             with warnings.catch_warnings():  # which steps suit the teacher is the user's choice
                 warnings.simplefilter("ignore", UserWarning)
                 for part, _ in generation.stream(
                     teacher.flow,
                     teacher.objective,
                     origin.shape,
-                    wanted,
+                    own,
                     seed=origin.seed,
                     label=label,
                     steps=origin.steps,
@@ -91,12 +95,15 @@ def make(
                     batch=BATCH,
                 ):
                     parts.append(part)
-                    progress(reporter, wanted.start + sum(map(len, parts)), origin.count)
+                    done = wanted.start + processes.count() * sum(map(len, parts))
+                    progress(reporter, min(done, wanted.stop), origin.count)
             chosen = None if label is None else label[wanted.start : wanted.stop]
-            store.add(noise, torch.cat(parts), chosen, time.perf_counter() - begin)
-            if interruption():
+            made, seconds = processes.gathered(torch.cat(parts)), time.perf_counter() - begin
+            processes.from_first(partial(store.add, noise, made, chosen, seconds))
+            store.refresh()
+            if processes.any_of(interruption()):
                 break
-    return interruption.signal
+    return max(filter(None, processes.every(interruption.signal)), default=None)
 
 
 def progress(reporter: Reporter, done: int, total: int) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from flowleap import autoencoders, networks, values
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
 from flowleap.data.codec import Codec
+from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.runs.phases import TEACHER, length, own_teacher
 from flowleap.training import checkpoint, folder
 from flowleap.training.config import TrainConfig, from_dict, load_data, to_dict
+from flowleap.training.posthoc import name_of, synthesized, width_in
 from flowleap.training.watch import BEST
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "read_config",
     "weights_file",
     "weights_name",
+    "write_average",
 ]
 
 WEIGHTS = ("ema", "raw", BEST)
@@ -188,16 +193,16 @@ def load_run(place: str | Path, weights: str = "ema", device: str | torch.device
 
     Args:
         weights: "ema" for the first running average, "raw" for the weights of the last step, "best" for those
-            that did best while training.
+            that did best while training, "width-0.1" for an average of that width, made by `write_average`.
 
     Raises: FileNotFoundError for a folder without a run or a run without weights; CheckpointError for a
         truncated or foreign file, naming it and the reason; ValueError for other weights.
     """
     place = Path(place)
-    if weights not in WEIGHTS:
+    if weights not in WEIGHTS and width_in(weights) is None:
         raise ValueError(
-            f'weights={weights!r}: expected "ema" (the running average), "raw" (the last step) or "best" (the '
-            "average that measured best while training)"
+            f'weights={weights!r}: expected "ema" (the running average), "raw" (the last step), "best" (the average '
+            'that measured best while training) or "width-W" (an average of that width, which flowleap ema makes)'
         )
     content = folder.read(place)
     config, known, imported = _config(content["config"], place), content["dataset"], content["imported"]
@@ -232,6 +237,24 @@ def codec_of(known: Mapping[str, Any], imported: Mapping[str, Any] | None) -> Co
     return None
 
 
+def write_average(place: str | Path, width: float, step: int | None = None) -> Path:
+    """Make the average of a width out of those that a run stored, and write it into its folder; return the file.
+
+    It is then what `load_run(place, weights="width-0.1")` reads. One that is there already is replaced.
+
+    Args:
+        width: see `training.power`. step: one at which averages were stored, None for the last.
+
+    Raises: ValueError where none are stored, or they do not reach that width; FileNotFoundError where there is no run.
+    """
+    place = Path(place)
+    folder.read(place)
+    tensors, step = synthesized(place, width, step)
+    path = place / f"{name_of(width)}.safetensors"
+    replace_file(path, partial(checkpoint.write_tensors, tensors=tensors, step=step))
+    return path
+
+
 def weights_file(place: Path, config: TrainConfig, weights: str) -> tuple[Path, int]:
     """Return the file that holds the weights of a run, and the step that they are from.
 
@@ -245,6 +268,14 @@ def weights_file(place: Path, config: TrainConfig, weights: str) -> tuple[Path, 
                 "short a run); use the weights of its end, --weights ema"
             )
         return best, checkpoint.step_of(best)
+    if width_in(weights) is not None:
+        average = place / f"{weights}.safetensors"
+        if not average.exists():
+            raise FileNotFoundError(
+                f"{place} has no average {weights}: make it with: flowleap ema {shlex.quote(str(place))} --width "
+                f"{width_in(weights):g}"
+            )
+        return average, checkpoint.step_of(average)
     final = place / ("ema.safetensors" if weights == "ema" else "network.safetensors")
     ended = checkpoint.step_of(final) if final.exists() else -1
     path = checkpoint.latest(place / "checkpoints") if ended < length(config) else None

@@ -12,19 +12,21 @@ import torch
 from torch import nn
 
 from flowleap import data as data_sets
-from flowleap import evaluation, methods, networks, values
+from flowleap import evaluation, methods, networks, processes, values
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
 from flowleap.runs.phases import length
 from flowleap.runs.reading import describe, device_of, weights_name
 from flowleap.runs.warm import Start
-from flowleap.training import checkpoint, folder, report
+from flowleap.training import checkpoint, folder, posthoc, report
 from flowleap.training.config import TrainConfig
+from flowleap.training.distributed import Engine, micro_batches
 from flowleap.training.guard import Diverged
 from flowleap.training.interrupt import Interruption
 from flowleap.training.log import Lines, Reporter, explanation
 from flowleap.training.loop import Events, Plan, draw_batch, fit
+from flowleap.training.start import make_ready
 from flowleap.training.state import State, new_player
 from flowleap.training.watch import Watch
 
@@ -77,8 +79,20 @@ class Session:
             betas=config.betas,
             weight_decay=config.weight_decay,
             decays=config.ema,
+            widths=config.widths,
         )
         self.state = State(player)
+        micro = micro_batches(self.objective, config.batch, config.per_device, config.accumulate)
+        alone = processes.count() == 1
+        self.engine = Engine(
+            device=next(network.parameters()).device,
+            precision=config.precision,
+            micro=micro,
+            shard=config.shard and not alone,
+            compiled=config.compiled,
+            check=config.check,
+            say=reporter.say,
+        )
         plan = Plan(**{f.name: getattr(config, f.name) for f in fields(Plan)})
         self.plan = replace(plan, steps=self.steps)
         learned = replace(dataset, flip=config.flip) if rows is None else rows
@@ -95,7 +109,8 @@ class Session:
     def rehearse(self) -> None:
         """Compute the first step without learning from it: what does not fit fails before a file is made."""
         device = next(self.state.player.network.parameters()).device
-        batch = draw_batch(self.usable, self.objective, self.plan, 0, device)
+        part, parts = self.engine.own[0], self.engine.parts
+        batch = draw_batch(self.usable, self.objective, self.plan, 0, device, part, parts)
         with torch.no_grad():
             for player, objective in self.state.players(self.objective):
                 objective(player.flow, player.frozen, batch, 0, player.key(self.plan.seed))
@@ -154,6 +169,8 @@ class Session:
                 "images are mirrored in every other look at them; samples are measured against them as they are"
             )
         say(networks.describe(self.state.player.network))
+        if self.engine.parts > 1 or config.precision != "fp32":
+            say(self.spread())
         say(f"run folder: {self.place}")
         if self.objective.rival is not None:
             pace, betas = self.state.player.pace, self.state.player.optimizer.defaults["betas"]
@@ -170,6 +187,15 @@ class Session:
                 )
         say(explanation(self.objective))
 
+    def spread(self) -> str:
+        """Say how a batch is split, and in which precision its loss is computed."""
+        count, micro, batch = processes.count(), self.engine.micro, self.config.batch
+        parts = self.engine.parts
+        each = f"{batch // parts}" if batch % parts == 0 else f"{batch // parts} or {batch // parts + 1}"
+        places = f"{count} process{'es' * (count > 1)} × {micro} micro-batch{'es' * (micro > 1)} of {each}"
+        shared = ", weights divided among the processes" if self.engine.shard else ""
+        return f"batch {batch} = {places}, {self.config.precision}{shared}"
+
     def fit(self) -> int | None:
         """Train to the end or to a signal, which is returned; `signal` is also one that came in the last step."""
         events = Events(
@@ -177,6 +203,7 @@ class Session:
             sample=self.sample,
             save=self.save,
             measure=self.watch,
+            keep=self.keep,
             tick=self.reporter.advance,
         )
         ahead = data_sets.reading_ahead(
@@ -187,17 +214,16 @@ class Session:
             Interruption() as interruption,
             self.reporter.progress(self.plan.steps, self.state.step),
         ):
+            events = replace(events, interrupted=interruption)
             try:
-                fit(
-                    self.state,
-                    self.objective,
-                    usable,
-                    self.plan,
-                    replace(events, interrupted=interruption),
-                )
+                make_ready(self.engine, self.state, self.objective, usable, self.plan)
+                fit(self.state, self.objective, usable, self.plan, events, self.engine)
             except Diverged as error:
                 raise Diverged(f"{error}; {self.remains()}") from error
-        self.signal = interruption.signal
+            except torch.OutOfMemoryError as error:
+                raise ValueError(self.exhausted(error)) from error
+            self.engine.unite(self.state)
+        self.signal = max(filter(None, processes.every(interruption.signal)), default=None)
         if self.state.step == self.plan.steps:
             return None
         self.reporter.say(f"interrupted after step {self.state.step}; {self.remains()}")
@@ -210,6 +236,24 @@ class Session:
             return "there is no checkpoint yet"
         return f"saved: {path}; continue with: flowleap train --resume --out {shlex.quote(str(self.home))}"
 
+    def exhausted(self, error: Exception) -> str:
+        """Say what to do where memory is exhausted."""
+        rows = -(-self.config.batch // self.engine.parts)
+        levers = [
+            f"compute fewer rows at a time, --per-device {max(self.objective.group, rows // 2)} (now {rows}; the batch "
+            f"stays {self.config.batch})",
+            "--precision bf16 in a new run" if self.config.precision == "fp32" else "",
+            "--shard" if processes.count() > 1 and not self.config.shard else "",
+            "recompute activations in a new run, --set network.checkpointing=true, where the network knows it",
+        ]
+        told = str(error).splitlines()[0]
+        return f"out of memory: {told} Use one of: {'; '.join(filter(None, levers))}; {self.remains()}"
+
+    def keep(self, state: State) -> None:
+        """Store the power-function averages, where it is time for it."""
+        if state.player.powers and (state.step == self.steps or state.step % self.config.width_every == 0):
+            posthoc.store(self.place, state.player, state.step)
+
     def log(self, row: dict[str, Any]) -> None:
         """Keep and show the numbers of a log interval."""
         self.metrics.append(row)
@@ -217,6 +261,8 @@ class Session:
 
     def sample(self, state: State) -> None:
         """Draw samples/step-….png with the averaged weights."""
+        if not processes.first():
+            return
         path = self.place / "samples" / f"step-{state.step:06d}.png"
         report.draw_samples(self.averaged, self.objective, self.dataset, path, self.reporter)
 
@@ -237,30 +283,32 @@ class Session:
         finals = {"network.safetensors": player.network}
         for rank, (decay, copy) in enumerate(player.averages.items()):
             finals[checkpoint.average_name(decay) if rank else "ema.safetensors"] = copy.module
-        for name, network in finals.items():
-            write = partial(checkpoint.write_tensors, tensors=network.state_dict(), step=self.state.step)
-            replace_file(place / name, write)
-        report.draw_curves(self.metrics.rows(), place / "plots")
-        report.draw_budgets(self.averaged, self.objective, self.dataset, place / "grid.png", self.reporter)
-        table = []
-        if self.config.eval_num:
-            name = weights_name(self.config, "ema", self.state.step)
-            table = report.tabulate(
-                self.averaged,
-                self.objective,
-                self.dataset,
-                self.config.eval_num,
-                name,
-                place,
-                self.reporter,
-                remarks=changes(self.config),
-                ruler=self.ruler,
+        if processes.first():
+            for name, network in finals.items():
+                write = partial(checkpoint.write_tensors, tensors=network.state_dict(), step=self.state.step)
+                replace_file(place / name, write)
+            report.draw_curves(self.metrics.rows(), place / "plots")
+            report.draw_budgets(
+                self.averaged, self.objective, self.dataset, place / "grid.png", self.reporter
             )
+        table = self.tabulate() if self.config.eval_num else []
         name = shlex.quote(str(place))
         self.reporter.say(
             f"done: {place}; sample with: flowleap sample {name}; look at it: flowleap report {name}"
         )
         return table
+
+    def tabulate(self) -> list[dict[str, Any]]:
+        """Measure the finished run, on all processes; the first writes and prints its table."""
+        name, num = weights_name(self.config, "ema", self.state.step), self.config.eval_num
+        about = (self.averaged, self.objective, self.dataset)
+        if processes.first():
+            remarks = changes(self.config)
+            return report.tabulate(
+                *about, num, name, self.place, self.reporter, remarks=remarks, ruler=self.ruler
+            )
+        steps = report.budgets(self.objective)
+        return evaluation.evaluate(*about, steps, num=num, weights=name, ruler=self.ruler)
 
 
 def changes(config: TrainConfig) -> list[str]:
@@ -287,6 +335,6 @@ def note_config(place: Path, config: TrainConfig, dataset: Dataset) -> None:
 
 
 def note(place: Path, config: TrainConfig, dataset: Dataset) -> None:
-    """Write the config.json and the environment.json of a run."""
-    note_config(place, config, dataset)
-    folder.note_environment(place / "environment.json")
+    """Write the config.json and the environment.json of a run; all processes wait until they are there."""
+    processes.from_first(lambda: note_config(place, config, dataset))
+    processes.from_first(lambda: folder.note_environment(place / "environment.json"))

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from flowleap import data as data_sets
+from flowleap import processes
 from flowleap.data import Dataset
 from flowleap.runs import pairs, teachers, warm
 from flowleap.runs.cost import report as report_cost
@@ -85,7 +86,8 @@ def train(
         written; Diverged where too many steps in a row were not finite.
     """
     reporter = Reporter(console)
-    place, config = choose(config, out, resume=resume, overwrite=overwrite)
+    asked = config
+    place, config = processes.from_first(lambda: choose(asked, out, resume=resume, overwrite=overwrite))
     if dataset is None:
         began = folder.read(place)["dataset"].get("checksum") if resume else None
         dataset = load_data(config, checksum=began)
@@ -101,22 +103,31 @@ def train(
         session.restore()
     else:
         session.rehearse()
-        folder.claim(place, overwrite=overwrite)
+        claim(place, overwrite=overwrite)
     note(place, config, dataset)
     signal = sit(session)
-    if signal is None:
+    if signal is None and processes.first():
         reporter.say(report_cost(place, config, len(dataset)))
     return RunResult(place, session.state.step, signal, session.table)
 
 
 def sit(session: Session) -> int | None:
-    """Train to the end and leave what a run leaves, or to a signal, which is returned."""
+    """Train to the end and leave what a run leaves, or to a signal, which is returned.
+
+    All processes leave together, when all files are there.
+    """
     session.open()
     session.introduce()
     signal = session.fit()
     if signal is None:
         session.table = session.finish()
+    processes.wait()
     return signal
+
+
+def claim(place: Path, *, overwrite: bool = False) -> None:
+    """Make the folder of a new run, see `folder.claim`; the first process does it for all."""
+    processes.from_first(lambda: folder.claim(place, overwrite=overwrite))
 
 
 @dataclass
@@ -134,7 +145,7 @@ class Taught:
         place, own = self.place, own_teacher(self.config)
         if not resume:
             self.rehearse()
-            folder.claim(place, overwrite=overwrite)
+            claim(place, overwrite=overwrite)
         note(place, self.config, self.dataset)
         self.introduce()
         if own and (result := self.train_teacher()) is not None:
@@ -142,7 +153,8 @@ class Taught:
         teacher = teachers.load(self.config, place)
         if own:
             self.config = teachers.identified(self.config, teacher)
-            note_config(place, self.config, self.dataset)
+            config = self.config
+            processes.from_first(lambda: note_config(place, config, self.dataset))
         rows = None
         if needs_pairs(plain(self.config)):
             store = pairs.store(place / PAIRS, self.config, self.dataset, teacher)
@@ -155,7 +167,7 @@ class Taught:
         )
         session.restore()
         signal = sit(session)
-        if signal is None:
+        if signal is None and processes.first():
             self.reporter.say(report_cost(place, self.config, len(self.dataset)))
         return RunResult(place, session.state.step, signal, session.table)
 
@@ -194,7 +206,7 @@ class Taught:
     def train_teacher(self) -> RunResult | None:
         """Train its own teacher, or what is left of that; None where it is done."""
         place, config = self.place / TEACHER, teacher_config(self.config)
-        begun = folder.is_run(place)
+        begun = processes.from_first(lambda: folder.is_run(place))
         if teachers.finished(place) and (not config.eval_num or (place / "table.json").exists()):
             return None
         session = self.session_of_teacher()
@@ -202,7 +214,7 @@ class Taught:
             compatible(read_config(place), config, place)
             session.restore()
         else:
-            folder.claim(place)
+            claim(place)
         note(place, config, self.dataset)
         if sit(session) is None and session.signal is not None:
             self.reporter.say(f"interrupted after the last step of the teacher; {self.remains()}")

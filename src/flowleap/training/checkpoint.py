@@ -27,8 +27,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from flowleap import processes
 from flowleap.files import new_folder, replace_file
 from flowleap.training import ema
+from flowleap.training.distributed import whole
 from flowleap.training.state import RIVAL, Player, State
 
 __all__ = [
@@ -69,13 +71,25 @@ class Progress:
 def save(folder: Path, state: State) -> Path:
     """Write the checkpoint of `state` into `folder`, point `latest` at it and remove all but the last two.
 
+    Its files are the same whatever the number of processes, all of which call this and the first of which writes.
+
     Raises: CheckpointError where the disk is full or otherwise refuses; earlier checkpoints are untouched.
     """
     path = folder / f"step-{state.step:08d}"
+    files = {
+        name: {key: whole(tensor).detach().cpu() for key, tensor in tensors.items()}
+        for name, tensors in files_of(state.player).items()
+    }
+    processes.from_first(lambda: _write(folder, path, files, state))
+    return path
+
+
+def _write(folder: Path, path: Path, files: dict[str, Tensors], state: State) -> None:
+    """Write the files of a checkpoint, which are whole; the first process does it for all."""
     progress = Progress(state.step, state.skipped, state.streak, state.seconds, state.player.stage)
     try:
         with new_folder(path) as temporary:
-            for name, tensors in files_of(state.player).items():
+            for name, tensors in files.items():
                 write_tensors(temporary / name, tensors, state.step)
             text = json.dumps({"format": FORMAT, **asdict(progress)}, indent=2) + "\n"
             (temporary / "state.json").write_text(text, encoding="utf-8")
@@ -85,7 +99,6 @@ def save(folder: Path, state: State) -> Path:
         kept = f"the checkpoint {left[-1].name} is untouched" if left else "there is no earlier checkpoint"
         raise CheckpointError(f"could not write the checkpoint {path}: {error}; {kept}") from error
     _prune(folder, path)
-    return path
 
 
 def latest(folder: Path) -> Path | None:
@@ -130,6 +143,7 @@ def files_of(player: Player, *, empty_moments: bool = False) -> dict[str, Tensor
     """
     files = {"network.safetensors": player.network.state_dict()}
     files |= {average_name(decay): copy.module.state_dict() for decay, copy in player.averages.items()}
+    files |= {width_name(width): copy.module.state_dict() for width, copy in player.powers.items()}
     if player.target is not None:
         files["target.safetensors"] = player.target.module.state_dict()
     if player.copy is not None:
@@ -144,6 +158,11 @@ def files_of(player: Player, *, empty_moments: bool = False) -> dict[str, Tensor
 def average_name(decay: float) -> str:
     """Return the name of the file with the running average of a decay."""
     return f"ema-{decay}.safetensors"
+
+
+def width_name(width: float) -> str:
+    """Return the name of the file with the power-function average of a width."""
+    return f"width-{width:g}.safetensors"
 
 
 def _moments(player: Player, *, fill: bool) -> Tensors:
@@ -163,6 +182,8 @@ def _fill(player: Player, files: dict[str, Tensors], step: int) -> None:
     player.network.load_state_dict(files["network.safetensors"])
     for decay, copy in player.averages.items():
         copy.module.load_state_dict(files[average_name(decay)])
+    for width, copy in player.powers.items():
+        copy.module.load_state_dict(files[width_name(width)])
     if player.target is not None:
         player.target.module.load_state_dict(files["target.safetensors"])
     if player.copy is not None:

@@ -33,6 +33,7 @@ from flowleap.losses import LearnedVariance
 from flowleap.neighbors import neighbors
 from flowleap.objectives import FirstStage, Objective
 from flowleap.training import folder
+from flowleap.training.power import WIDEST
 
 __all__ = [
     "DATA",
@@ -56,6 +57,7 @@ __all__ = [
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+Width = Annotated[float, Field(gt=0.0, lt=WIDEST)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -94,6 +96,14 @@ class TrainConfig:
         strict: whether a file that cannot be used stops the run, rather than being left out.
         memory: how many GiB images at a path may take; beyond it they are read from the disk in each step.
         workers: processes that read them ahead, None for one less than there are cores, at most 8.
+        precision: "fp32", or "bf16" for autocast of the network; weights and losses stay in float32.
+        per_device: the most rows that a process computes at a time, None for its whole share; `accumulate` is the least
+            number of parts that it cuts its share into. `batch` is that of all processes together and does not change.
+        shard: whether the weights, their averages and the moments of Adam are divided among the processes (FSDP2).
+        compiled: whether the loss is compiled.
+        check: whether to check the gradient and the derivative before the first step on one process, too.
+        widths: those of the power-function averages that are stored every `width_every` steps, for an average of any
+            width afterwards (`training.power`); none by default.
 
     Raises: ValueError (pydantic's) for a value out of range or of another type.
     """
@@ -138,6 +148,14 @@ class TrainConfig:
     strict: bool = False
     memory: NonNegativeFloat = data_sets.Look.memory
     workers: NonNegativeInt | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    per_device: PositiveInt | None = None
+    accumulate: PositiveInt = 1
+    shard: bool = False
+    compiled: bool = False
+    check: bool = False
+    widths: tuple[Width, ...] = ()
+    width_every: PositiveInt = 500
 
 
 PAIRS_PER_ROW = 4
@@ -157,9 +175,14 @@ FREE = (
     "teacher",
     "strict",
     "workers",
+    "per_device",
+    "accumulate",
+    "shard",
+    "compiled",
+    "check",
 )
-"""The fields that may change when a run is resumed; only `steps` and `device` change its numbers. A teacher may have
-moved, but its checksum may not have changed."""
+"""The fields that may change when a run is resumed; only `steps` and `device` change its numbers, the split of a batch
+beyond rounding none. A teacher may have moved, but its checksum may not have changed."""
 
 LOOKS = tuple(field.name for field in fields(data_sets.Look))
 """The fields that say how images at a path are taken."""
@@ -523,6 +546,6 @@ def as_field(name: str, value: Any) -> Any:
     """Read the text of a field; "0.9,0.99" and a single number both make a tuple where one is expected."""
     if name in ("teacher", "init"):
         return None if value is None else str(value)
-    if name in ("ema", "betas", "watch_steps") and isinstance(value, str):
+    if name in ("ema", "betas", "watch_steps", "widths") and isinstance(value, str):
         return tuple(parse(part) for part in value.strip("[]()").split(",") if part.strip())
     return parse(value)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from flowleap import processes
 from flowleap.files import free_name, replace_file
 from flowleap.provenance import git_state, version
 
@@ -100,5 +101,6 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": processes.count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

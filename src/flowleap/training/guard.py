@@ -10,6 +10,10 @@ from flowleap.point import Batch, Regression
 __all__ = ["Diverged", "Guard", "likely_cause"]
 
 
+VAGUE = "the loss is finite but its gradient is not"
+"""What is left to say where nothing that was looked at is not finite."""
+
+
 class Diverged(RuntimeError):
     """Too many steps in a row had a loss or a gradient that was not finite."""
 
@@ -78,4 +82,4 @@ def likely_cause(batch: Batch, regression: Regression, loss: Tensor, usual: floa
         if not fine:
             return causes[name]
     derivative = "" if norm is None or not norm.numel() else f" (‖du/dt‖ is {float(norm.mean()):.3g}{before})"
-    return f"the loss is finite but its gradient is not{derivative}: lower the learning rate"
+    return f"{VAGUE}{derivative}: lower the learning rate"

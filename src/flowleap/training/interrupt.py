@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from flowleap import processes
+
 __all__ = ["Interruption"]
+
+ECHO = 3.0
+"""Seconds in which a launcher of several processes may repeat a signal that they have had already."""
 
 
 class Interruption:
@@ -21,6 +27,8 @@ class Interruption:
     def __init__(self, promise: str = "finishing this step, then saving; once more to stop at once") -> None:
         self.promise = promise
         self.signal: int | None = None
+        self.since = 0.0
+        self.echo = ECHO if processes.launched() > 1 else 0.0
         self.former: dict[int, Any] = {}
 
     def __call__(self) -> bool:
@@ -38,8 +46,13 @@ class Interruption:
         self.former.clear()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal is not None and now - self.since < self.echo:
+            return  # Ctrl-C reaches the processes, and then again through the launcher that it also reaches
         if self.signal is not None:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal, self.since = number, now
+        if not processes.first():
+            return
         # A handler may run in the middle of another write to the terminal, so this one goes past all buffers.
         os.write(2, f"\n{self.promise}\n".encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -16,10 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from flowleap import processes
 from flowleap.files import replace_file
 from flowleap.losses import AdaptivePower, LearnedVariance
 from flowleap.objectives import Objective
-from flowleap.point import Regression
 from flowleap.training.state import State
 
 __all__ = ["Lines", "Recorder", "Reporter", "explanation"]
@@ -61,15 +62,15 @@ class Recorder:
         self.since = time.perf_counter()
         self.usual_derivative: float | None = None
 
-    def add(self, regression: Regression, loss: Tensor, grad_norm: Tensor, *, rival: bool = False) -> None:
+    def add(self, numbers: Tensor, grad_norm: Tensor, *, rival: bool = False) -> None:
         """Add the numbers of a step, of a rival its raw error only; not those that are not finite, or not measured.
 
-        Shapes: loss, grad_norm: scalars.
+        Shapes: numbers (4,), those of `loss_module.NUMBERS` of the global batch; grad_norm: scalar.
         """
-        norm, raw, none = regression.derivative_norm, regression.raw.mean(), self.absent
-        derivative = none if norm is None or not norm.numel() else norm.mean()
-        numbers = (none, none, none, none, raw) if rival else (raw, loss, grad_norm, derivative, none)
-        values = torch.stack([number.detach().double() for number in numbers])
+        raw, loss, derivative, jumps = numbers.unbind()
+        none, mean = self.absent, derivative / jumps  # not a number where nothing was measured
+        row = (none, none, none, none, raw) if rival else (raw, loss, grad_norm, mean, none)
+        values = torch.stack([number.detach().double() for number in row])
         finite = values.isfinite()
         self.sums += torch.stack([torch.where(finite, values, 0.0), finite.double()])
         self.steps += not rival
@@ -108,19 +109,26 @@ class Lines:
     """What a run measures as JSON lines, one object with its `step` per line: metrics.jsonl, quality.jsonl."""
 
     def __init__(self, path: Path, step: int = 0) -> None:
-        """Open the file of a run that is `step` steps old; later rows, which will be made again, go."""
-        self.path = path
+        """Open the file of a run that is `step` steps old; later rows, which will be made again, go.
+
+        Of several processes only the first reads and writes; to the others the file is empty.
+        """
+        self.path, self.mine = path, processes.first()
+        if not self.mine:
+            return
         kept = [row for row in self.rows() if row["step"] <= step]
         replace_file(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row and flush it."""
+        if not self.mine:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
         """Return all rows; a last line that was cut off by a crash is left out."""
-        if not self.path.exists():
+        if not self.mine or not self.path.exists():
             return []
         lines = self.path.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
@@ -130,6 +138,9 @@ class Reporter:
     """Speaks to the user: a live bar on a terminal, otherwise a plain line at least `every` seconds apart."""
 
     def __init__(self, console: Console | None = None, every: float = 10.0) -> None:
+        """Speak on a console, standard output by default; of several processes only the first is heard."""
+        if not processes.first():
+            console = Console(file=io.StringIO(), quiet=True)
         self.console = Console() if console is None else console
         self.every = every
         self.bar: Progress | None = None

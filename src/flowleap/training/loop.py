@@ -1,13 +1,15 @@
 """The training loop, from top to bottom.
 
 Every draw is keyed by (seed, step), so a step depends on nothing but its number, the weights, their averages
-and the optimizer: a run that is interrupted and resumed computes what an uninterrupted one computes.
+and the optimizer: a run that is interrupted and resumed computes what an uninterrupted one computes, on as many
+processes as there are then.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,11 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from flowleap import processes
 from flowleap.data import Dataset
 from flowleap.objectives import Objective
 from flowleap.point import Batch, Regression
-from flowleap.training.guard import Diverged, Guard, likely_cause
+from flowleap.training.distributed import Engine, whole
+from flowleap.training.guard import VAGUE, Diverged, Guard, likely_cause
 from flowleap.training.log import Recorder
+from flowleap.training.loss_module import NUMBERS
 from flowleap.training.state import RIVAL, Player, State
 
 __all__ = ["Events", "Plan", "draw_batch", "fit"]
@@ -60,6 +65,7 @@ class Events:
         sample: called every `Plan.sample_every` steps and at the end.
         measure: called after each log interval; it decides itself whether there is time to measure quality.
         save: called every `Plan.checkpoint_every` steps, at the end, and when the run is interrupted.
+        keep: called after each step; it decides itself whether there is something to store.
         tick: called after each step.
         interrupted: asked after each step whether to save and leave.
     """
@@ -68,40 +74,79 @@ class Events:
     sample: Callable[[State], None]
     save: Callable[[State], None]
     measure: Callable[[State], None] = lambda state: None
+    keep: Callable[[State], None] = lambda state: None
     tick: Callable[[int], None] = lambda step: None
     interrupted: Callable[[], bool] = lambda: False
 
 
-def draw_batch(data: Dataset, objective: Objective, plan: Plan, step: int, device: torch.device) -> Batch:
-    """Return the batch of a step: a pure function of (seed, step)."""
+def draw_batch(
+    data: Dataset,
+    objective: Objective,
+    plan: Plan,
+    step: int,
+    device: torch.device,
+    part: int = 0,
+    parts: int = 1,
+) -> Batch:
+    """Return the batch of a step, or a part of it: a pure function of (seed, step) and the part.
+
+    All choices are made for the global batch; only the rows of the part are read, and beside them those that their
+    velocity averages over.
+    """
     rows = objective.batching.indices(data.label, len(data), plan.batch, step, plan.seed)
-    x = data.take(rows, step, plan.seed).to(device, non_blocking=True)
-    label, noise = (
-        None if tensor is None else tensor[rows].to(device, non_blocking=True)
-        for tensor in (data.label, data.noise)
+    label, noise = (None if tensor is None else tensor[rows] for tensor in (data.label, data.noise))
+
+    def placed(tensor: Tensor | None) -> Any:
+        return None if tensor is None else tensor.to(device, non_blocking=True)
+
+    if parts == 1:
+        x = data.take(rows, step, plan.seed)
+        return Batch(x=placed(x), label=placed(label), noise=placed(noise))
+    here = objective.part(plan.batch, step, plan.seed, part, parts)
+    others = objective.company(label, here, plan.batch)
+    x = placed(data.take(rows, step, plan.seed, torch.cat([here, others])))
+    averaged = objective.averages_rows
+    return Batch(
+        x=x[: len(here)],
+        label=placed(None if label is None else label[here]),
+        noise=placed(None if noise is None else noise[here]),
+        row=here,
+        size=plan.batch,
+        company=x[len(here) :] if averaged else None,
+        company_label=placed(label[others]) if averaged and label is not None else None,
     )
-    return Batch(x=x, label=label, noise=noise)
 
 
-def fit(state: State, objective: Objective, data: Dataset, plan: Plan, events: Events) -> State:
+def fit(
+    state: State,
+    objective: Objective,
+    data: Dataset,
+    plan: Plan,
+    events: Events,
+    engine: Engine | None = None,
+) -> State:
     """Train until `plan.steps` steps are done or the run is interrupted; `state` is changed in place.
 
     Args:
         objective: as `Objective.for_run` gives it.
         data: on the CPU; without labels where the network has none.
+        engine: one that `start.make_ready` prepared; None for one process and whole batches.
 
     Raises: Diverged after `plan.patience` steps in a row whose loss or gradient was not finite.
     """
     device = next(state.player.network.parameters()).device
+    engine = Engine.alone(state, objective, device) if engine is None else engine
     recorder = Recorder(device, plan.batch, state.seconds)
     guard = Guard(device, state.skipped, state.streak)
 
     while state.step < plan.steps:
         # a batch, and the turn of every player: most runs have one, and some a rival, whose turn comes first
-        batch = draw_batch(data, objective, plan, state.step, device)
+        batches = [
+            draw_batch(data, objective, plan, state.step, device, part, engine.parts) for part in engine.own
+        ]
         lr = plan.learning_rate(state.step)
         turns = [
-            take_turn(player, task, batch, plan, state.step, lr, guard)
+            take_turn(player, task, batches, plan, state.step, lr, guard, engine)
             for player, task in state.players(objective)
             if player.due(state.step)
         ]
@@ -110,9 +155,9 @@ def fit(state: State, objective: Objective, data: Dataset, plan: Plan, events: E
         # numbers, pictures, a checkpoint (reading the guard waits for the device, which costs a CPU nothing)
         state.step += 1
         for turn in turns:
-            recorder.add(turn.regression, turn.loss, turn.norm, rival=turn.role == RIVAL)
+            recorder.add(turn.numbers, turn.norm, rival=turn.role == RIVAL)
         done = state.step == plan.steps
-        leaving = done or events.interrupted()
+        leaving = processes.any_of(events.interrupted()) or done
         log, save = (leaving or every(n, state.step) for n in (plan.log_every, plan.checkpoint_every))
         if log or save or device.type == "cpu":
             state.skipped, state.streak = guard.read()
@@ -121,13 +166,17 @@ def fit(state: State, objective: Objective, data: Dataset, plan: Plan, events: E
             events.log(recorder.row(state, lr * state.player.pace))
         if lost:
             first = next((turn for turn in turns if not turn.finite), turns[-1])
-            cause = likely_cause(batch, first.regression, first.loss, recorder.usual_derivative)
+            found = likely_cause(batches[-1], first.regression, first.loss, recorder.usual_derivative)
+            cause = min(processes.every(found), key=lambda text: text.startswith(VAGUE))
             raise Diverged(f"{state.streak} steps in a row were not finite, up to step {state.step}: {cause}")
         with recorder.aside(state):
-            if log and (done or not leaving):
-                events.measure(state)
-            if done or every(plan.sample_every, state.step):
-                events.sample(state)
+            events.keep(state)
+            measured, shown = log and (done or not leaving), done or every(plan.sample_every, state.step)
+            with engine.whole() if measured or shown else nullcontext():
+                if measured:
+                    events.measure(state)
+                if shown:
+                    events.sample(state)
             if save and (leaving or not state.streak):
                 events.save(state)
         events.tick(state.step)
@@ -137,9 +186,13 @@ def fit(state: State, objective: Objective, data: Dataset, plan: Plan, events: E
 
 
 class Turn(NamedTuple):
-    """What became of one step of one player's optimizer; loss, norm and finite are scalars."""
+    """What became of one step of one player's optimizer; loss, norm and finite are scalars.
+
+    Numbers are those of `loss_module.NUMBERS`, of the global batch; the regression is that of the last part here.
+    """
 
     role: str
+    numbers: Tensor
     regression: Regression
     loss: Tensor
     norm: Tensor
@@ -147,26 +200,39 @@ class Turn(NamedTuple):
 
 
 def take_turn(
-    player: Player, objective: Objective, batch: Batch, plan: Plan, step: int, lr: float, guard: Guard
+    player: Player,
+    objective: Objective,
+    batches: Sequence[Batch],
+    plan: Plan,
+    step: int,
+    lr: float,
+    guard: Guard,
+    engine: Engine,
 ) -> Turn:
-    """Let a player learn from a batch: it takes one step of its optimizer, unless something is not finite."""
-    # the random draws made for the batch, and the error of the network there; a new stage has a new teacher
+    """Let a player learn from a batch in parts: it takes one step of its optimizer, unless something is not finite."""
     player.network.train()
-    player.refresh(objective.stage(step))
-    point = objective.draw(batch, step, player.key(plan.seed), player.frozen)
-    regression = objective.regress(player.flow, player.frozen, point)
-    loss = objective.per_sample(regression, point).mean()
+    player.refresh(objective.stage(step))  # a new stage has a new teacher
+    player.optimizer.zero_grad()
+
+    # of each part the random draws, and the error of the network there; gradients add up, here and over processes
+    numbers: Any = 0.0
+    for batch in batches:
+        engine.gather()
+        point = objective.draw(batch, step, player.key(plan.seed), player.frozen)
+        more, regression = engine.learn(player, point, plan.batch, last=batch is batches[-1])
+        numbers = numbers + more
+    engine.scatter()
+    numbers = engine.over_processes(numbers)
+    loss = numbers[NUMBERS.index("loss")]
 
     # one step of the optimizer; then the averages follow
     player.set_learning_rate(lr)
-    player.optimizer.zero_grad()
-    loss.backward()
     weights = [weight for weight in player.network.parameters() if weight.requires_grad]
-    norm = clip_grad_norm_(weights, math.inf if plan.clip is None else plan.clip)
+    norm = whole(clip_grad_norm_(weights, math.inf if plan.clip is None else plan.clip))
     finite = (loss + norm).isfinite()
     guard.step(player.optimizer, finite)
     player.update_averages()
-    return Turn(player.role, regression, loss, norm, finite)
+    return Turn(player.role, numbers, regression, loss, norm, finite)
 
 
 def every(interval: int, step: int) -> bool:

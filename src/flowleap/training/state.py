@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import EMA, GridEMA, Objective, Refreshed, Rival
 from flowleap.randomness import key_of
+from flowleap.training import power
 from flowleap.training.ema import averaged
 
 __all__ = ["RIVAL", "STUDENT", "Player", "State", "new_player"]
@@ -24,7 +26,7 @@ STUDENT, RIVAL = "student", "rival"
 
 @dataclass
 class Player:
-    """A network in training, with its optimizer and the averages of its weights.
+    """A network in training, with its optimizer and the averages of its weights, by decay and, as `powers`, by width.
 
     `flow` wraps `network`; `frozen` is the map that targets are made with: `flow`, or the map of `target`, or that of
     `copy`, which is taken from the first average as each stage begins (`stage` is the one it was last taken for), or
@@ -38,6 +40,7 @@ class Player:
     optimizer: torch.optim.Optimizer
     averages: dict[float, AveragedModel]
     target: AveragedModel | None
+    powers: dict[float, AveragedModel] = field(default_factory=dict)
     copy: nn.Module | None = None
     stage: int = 0
     rival: Player | None = None
@@ -75,8 +78,9 @@ class Player:
             self.stage = stage
 
     def every_average(self) -> list[AveragedModel]:
-        """Return the averages of the weights and, where there is one, the target network."""
-        return [*self.averages.values(), *([] if self.target is None else [self.target])]
+        """Return all averages of the weights and, where there is one, the target network."""
+        others = [] if self.target is None else [self.target]
+        return [*self.averages.values(), *self.powers.values(), *others]
 
 
 @dataclass
@@ -107,8 +111,9 @@ def new_player(
     betas: tuple[float, float],
     weight_decay: float,
     decays: tuple[float, ...],
+    widths: tuple[float, ...] = (),
 ) -> Player:
-    """Return a player at its first step: fused Adam, one average per decay, and a target network if needed.
+    """Return a player at its first step: fused Adam, one average per decay and width, a target network if needed.
 
     The averages, the copy of a method whose frozen map is refreshed, and a rival start from the weights as they are.
     """
@@ -131,6 +136,7 @@ def new_player(
         ),
         averages={decay: averaged(network, decay) for decay in decays},
         target=target,
+        powers={width: averaged(network, partial(power.decay, power.exponent(width))) for width in widths},
         copy=copy,
         rival=rival,
         period=game.period if isinstance(game, Rival) else 1,

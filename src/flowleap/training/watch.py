@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowleap import evaluation
+from flowleap import evaluation, processes
 from flowleap.data import Dataset
 from flowleap.evaluation import distances, generation
 from flowleap.evaluation.protocol import same
@@ -85,6 +85,7 @@ class Watch:
         self.costs: list[float] = []
         self.spent = sum(row["cost"] for row in self.lines.rows())
         best = self.place / f"{BEST}.json"
+        processes.wait()  # all have read it before one writes
         kept = json.loads(best.read_text(encoding="utf-8")) if best.exists() else {}
         comparable = kept.get("steps") == self.budget and same_ruler(kept, self.protocol(""))
         self.lowest = kept["distance"] if comparable else math.inf
@@ -96,7 +97,7 @@ class Watch:
         if self.predicted is None:
             self.predicted = self.predict(state)
         reserve = 0.0 if state.step == self.last else self.predicted
-        if self.spent + self.predicted + reserve > self.share * state.seconds:
+        if not processes.from_first(partial(self.affordable, state, self.predicted + reserve)):
             return
         begin = time.perf_counter()
         with warnings.catch_warnings():  # the table says which budgets a method is not made for
@@ -107,6 +108,10 @@ class Watch:
         self.costs.append(time.perf_counter() - begin)
         self.predicted = statistics.median(self.costs)
 
+    def affordable(self, state: State, cost: float) -> bool:
+        """Whether so many seconds more are within the share of the time."""
+        return self.spent + cost <= self.share * state.seconds
+
     def predict(self, state: State) -> float:
         """Seconds that one measurement will take, from one call of the network; half as much again for the rest."""
         flow = self.flow(state, next(iter(state.player.averages)))
@@ -116,7 +121,9 @@ class Watch:
         generation.warm_up(flow, self.data.shape, label, BATCH)
         call = time.perf_counter() - begin
         self.spent += 2 * call
-        return 1.5 * call * sum(self.steps) * (self.num / BATCH) * len(state.player.averages)
+        return (
+            1.5 * call * sum(self.steps) * (self.num / BATCH / processes.count()) * len(state.player.averages)
+        )
 
     def flow(self, state: State, decay: float) -> Any:
         """The flow map of one average."""
@@ -146,7 +153,8 @@ class Watch:
         self.lines.append(row)
         if steps == self.budget and distance is not None and distance < self.lowest:
             self.lowest = distance
-            self.keep(state, decay, row)
+            if processes.first():
+                self.keep(state, decay, row)
 
     def protocol(self, weights: str) -> str:
         """The protocol id of a number measured of some weights."""
@@ -155,13 +163,13 @@ class Watch:
         return str(replace(made, seed=SEED))
 
     def distance(self, flow: Any, steps: int) -> float | None:
-        """The Fréchet distance of samples at a number of steps; None where some are not finite."""
+        """The Fréchet distance of samples at a number of steps, over all processes; None where some are not finite."""
         label = generation.cycle(self.num, flow.num_classes)
         batches = generation.stream(
             flow,
             self.objective,
             self.data.shape,
-            range(self.num),
+            processes.share(self.num),
             seed=SEED,
             label=label,
             steps=steps,
@@ -172,9 +180,13 @@ class Watch:
         rows: list[Tensor] = []
         for samples, _ in batches:
             if not bool(samples.isfinite().all()):
-                return None
+                rows.clear()
+                break
             rows.append(self.ruler.features(samples))
-        return distances.frechet(distances.statistics(torch.cat(rows)), self.ruler.statistics)
+        if processes.any_of(not rows):
+            return None
+        features = processes.gathered(torch.cat(rows))
+        return distances.frechet(distances.statistics(features), self.ruler.statistics)
 
     def keep(self, state: State, decay: float, row: dict[str, Any]) -> None:
         """Write the best weights so far, and which they are."""

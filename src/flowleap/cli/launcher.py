@@ -1,0 +1,85 @@
+"""A command on several processes, as torchrun and `accelerate launch` start it, and their settings that it follows."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
+from functools import wraps
+from typing import Any
+
+import typer
+
+__all__ = ["on_all_processes", "spread"]
+
+FAILED = 1
+
+
+def on_all_processes(command: Callable[..., None]) -> Callable[..., None]:
+    """Let all processes that were started together run a command; the first one alone prints and warns.
+
+    An error is said by the first process that meets it, once.
+    """
+
+    @wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        from flowleap import processes
+
+        code = 0
+        try:
+            with ExitStack() as held:
+                held.enter_context(processes.together(str(options.get("device") or "auto")))
+                if not processes.first():
+                    held.enter_context(redirect_stdout(io.StringIO()))
+                    held.enter_context(warnings.catch_warnings())
+                    warnings.simplefilter("ignore")
+                try:
+                    command(*args, **options)
+                except typer.Exit as leaving:
+                    code = leaving.exit_code
+        except processes.Elsewhere:
+            code = FAILED
+        if code:
+            raise typer.Exit(code)
+
+    return run
+
+
+def spread(
+    precision: str | None,
+    per_device: int | None,
+    accumulate: int | None,
+    shard: bool | None,
+    compiled: bool | None,
+    check: bool,
+) -> dict[str, Any]:
+    """Return the settings of how a step is spread; what is not given is as `accelerate launch` was told.
+
+    Raises: typer.BadParameter for what training does not do: float16, DeepSpeed.
+    """
+    told = os.environ.get
+    launched = told("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", "bf16") and precision is None:
+        raise typer.BadParameter(
+            f"{launched!r} of accelerate launch: training is in fp32 or bf16; derivatives of the network leave the "
+            "range of fp16",
+            param_hint="--mixed_precision",
+        )
+    if told("ACCELERATE_USE_DEEPSPEED", "false") == "true":
+        raise typer.BadParameter(
+            "DeepSpeed is not supported: divide weights among processes with --shard",
+            param_hint="--use_deepspeed",
+        )
+    steps = int(told("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
+    fsdp = told("ACCELERATE_USE_FSDP", "false") == "true"
+    dynamo = told("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO"
+    return {
+        "precision": precision or ("bf16" if launched == "bf16" else None),
+        "per_device": per_device,
+        "accumulate": accumulate or (steps if steps > 1 else None),
+        "shard": True if shard is None and fsdp else shard,
+        "compiled": True if compiled is None and dynamo else compiled,
+        "check": check or None,
+    }

@@ -1,0 +1,149 @@
+"""What test_scale.py runs on one process and on several: a training without pictures and tables, told as numbers.
+
+Started by torchrun with the scenarios as JSON, it runs one after another, and the first process writes what came out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from flowleap import data, processes, runs
+from flowleap.runs.session import Session
+from flowleap.training import distributed
+from flowleap.training.checkpoint import files_of
+from flowleap.training.log import Reporter
+
+TINY = {
+    "two-moons": [("network.width", "16"), ("network.depth", "1")],
+    "digits": [("network.width", "16"), ("network.depth", "1"), ("network.heads", "2")],
+}
+
+
+class Listener(Reporter):
+    """Keeps what is said, and sends a signal to one of the processes, which ends with the step `stop`."""
+
+    def __init__(self, stop: int | None, ear: int) -> None:
+        super().__init__(Console(quiet=True))
+        self.stop, self.ear, self.said = stop, ear, []
+
+    def say(self, text: str, style: str | None = None) -> None:
+        self.said.append(text)
+
+    def advance(self, step: int) -> None:
+        if (
+            self.stop is not None
+            and step == self.stop - 1
+            and processes.rank() == min(self.ear, processes.count() - 1)
+        ):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def session(place: Path, scenario: dict[str, Any], reporter: Reporter) -> Session:
+    """Return the training of a scenario."""
+    given = {
+        k: v
+        for k, v in scenario.items()
+        if k not in ("name", "method", "data", "stop", "resume", "plant", "out")
+    }
+    settings = TINY[scenario["data"]] + [tuple(pair) for pair in given.pop("settings", [])]
+    usual: dict[str, Any] = {
+        "batch": 32,
+        "eval_num": 0,
+        "sample_every": 0,
+        "watch_share": 0.0,
+        "log_every": 1,
+    }
+    config = runs.configure(
+        scenario["method"], scenario["data"], settings=settings, checkpoint_every=0, **{**usual, **given}
+    )
+    return Session(place, config, data.load(config.data), reporter)
+
+
+def plant(error: str | None, made: Session, patched: list[Any]) -> None:
+    """Spoil what a check is to find, in the second process alone."""
+    second = processes.rank() == 1
+    if error == "weights" and second:
+        next(made.state.player.network.parameters()).data.add_(1e-3)
+    if error == "gradient":  # wrapped by nothing: every process goes its own way
+        patched.append(distributed.Engine.prepare)
+        distributed.Engine.prepare = lambda self, state, losses, unused: self.modules.update(losses)
+    if error == "rows":
+        whole = made.objective.__class__.part
+        patched.append(("part", made.objective.__class__, whole))
+        made.objective.__class__.part = lambda self, total, step, key, index, parts: whole(
+            self, total, step, key, 0, parts
+        )
+    if error == "death" and second:
+        raise ValueError("the second process has had enough")
+
+
+def restore(patched: list[Any]) -> None:
+    for former in patched:
+        if isinstance(former, tuple):
+            setattr(former[1], former[0], former[2])
+        else:
+            distributed.Engine.prepare = former
+
+
+def play(scenario: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Run a scenario and return its loss stream, its weights, and what was said."""
+    place, patched = root / scenario.get("out", scenario["name"]), []
+    listener = Listener(scenario.get("stop"), ear=1)
+    processes.from_first(lambda: place.mkdir(parents=True, exist_ok=True))
+    try:
+        made = session(place, scenario, listener)
+        if scenario.get("resume"):
+            made.restore()
+        plant(scenario.get("plant"), made, patched)
+        made.open()
+        divided: list[bool] = []
+        made.watch = lambda state: divided.append(  # type: ignore[assignment]
+            all(hasattr(w, "full_tensor") for w in state.player.optimizer.param_groups[0]["params"])
+        )
+        code = made.fit()
+    finally:
+        restore(patched)
+    weights = {
+        f"{file}/{name}": float(tensor.double().square().sum())
+        for file, tensors in files_of(made.state.player).items()
+        for name, tensor in tensors.items()
+    }
+    rows = [
+        {name: row[name] for name in ("step", "loss", "raw_error", "grad_norm", "derivative_norm")}
+        for row in made.metrics.rows()
+    ]
+    steps = processes.every(made.state.step)
+    return {
+        "rows": rows,
+        "weights": weights,
+        "said": listener.said,
+        "signal": code,
+        "steps": steps,
+        "divided": divided,
+    }
+
+
+def attempt(scenario: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Run a scenario among all processes; an error is part of what came out."""
+    try:
+        with processes.together():
+            return play(scenario, root)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    root, own = Path(sys.argv[1]), int(os.environ["RANK"])
+    found = {each["name"]: attempt(each, root) for each in json.loads(Path(sys.argv[2]).read_text())}
+    (root / f"found-{own}.json").write_text(json.dumps(found))
