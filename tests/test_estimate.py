@@ -8,6 +8,7 @@ import torch
 from flowleap import networks, runs
 from flowleap.runs import activations, cost, estimate, recipes
 from flowleap.runs.estimate import Speed, forward_flops
+from flowleap.training.loss_module import autocast
 
 CPU = torch.device("cpu")
 DIT = {"kind": "DiT", "image": [4, 8, 8], "classes": 10, "patch": 2, "width": 32, "depth": 4, "heads": 2}
@@ -95,6 +96,16 @@ def test_targets_teachers_and_rivals_are_copies(method: str, copies: int, rivals
     assert found.copies == copies * own and found.optimizer == 2 * found.weights
 
 
+def test_memory_is_that_of_what_is_computed_at_a_time() -> None:
+    """Micro-batches need their rows only; every stored average is a copy more."""
+    whole = estimate.estimate(runs.configure("meanflow", "digits"), 1797, speed=False).memory
+    settings = [("per_device", "10"), ("widths", "0.05,0.1")]
+    cut = estimate.estimate(runs.configure("meanflow", "digits", settings=settings), 1797, speed=False).memory
+    assert (whole.rows, cut.rows) == (96, 10)
+    assert cut.activations == pytest.approx(whole.activations * 10 / 96, rel=0.05)
+    assert cut.copies == whole.copies + 2 * whole.weights
+
+
 def kept_whole(options: dict, rows: int, precision: str = "fp32") -> int:
     """Bytes that the whole network keeps for its gradient, counted at once, each storage once, weights apart."""
     network = networks.build(options).train()
@@ -110,7 +121,7 @@ def kept_whole(options: dict, rows: int, precision: str = "fp32") -> int:
     label = None if options["classes"] is None else torch.zeros(rows, dtype=torch.int64)
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        activations.lowered(precision, CPU),
+        autocast(precision, CPU),
     ):
         network(x, t, t / 2, label)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from flowleap import networks
 from flowleap.training.config import core, with_core
+from flowleap.training.loss_module import autocast
 
-__all__ = ["Kept", "kept", "lowered", "shortened"]
+__all__ = ["Kept", "kept", "shortened"]
 
 FEW = 2
 """Blocks of a network that is measured where its blocks are alike, and rows that it is measured on."""
@@ -79,7 +80,7 @@ def _profile(options: Mapping[str, Any], rows: int, precision: str, device: torc
     with torch.random.fork_rng(devices=[]):
         network: Any = networks.build(options).to(device).train()
         given = _given(core(options), rows, device)
-        with _watched(network, _blocks(network)) as found, lowered(precision, device):
+        with _watched(network, _blocks(network)) as found, autocast(precision, device):
             network(*given)
     return found
 
@@ -125,10 +126,3 @@ def _watched(network: nn.Module, parts: list[nn.Module]) -> Iterator[list[float]
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def lowered(precision: str, device: torch.device) -> Iterator[None]:
-    """Compute as a run of this precision does."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        yield

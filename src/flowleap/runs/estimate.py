@@ -35,13 +35,15 @@ from flowleap.flow_map import FlowMap
 from flowleap.objectives import EMA, GridEMA, Objective, Refreshed, Rival
 from flowleap.point import Batch
 from flowleap.randomness import generator
-from flowleap.runs.activations import Kept, kept, lowered, shortened
+from flowleap.runs.activations import Kept, kept, shortened
 from flowleap.runs.cost import bill, cost
 from flowleap.runs.phases import PAIRS, needs_pairs, plain
 from flowleap.runs.reading import device_of
 from flowleap.runs.teachers import untrained
 from flowleap.times import OnPath
 from flowleap.training.config import TrainConfig, core
+from flowleap.training.distributed import micro_batches
+from flowleap.training.loss_module import autocast
 
 __all__ = ["PEAKS", "Estimate", "Memory", "Speed", "estimate", "forward_flops", "measure"]
 
@@ -146,16 +148,18 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
         network = networks.build(config.network)
     every = sum(weight.numel() for weight in network.parameters())
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
-    device, precision = device_of(config.device), getattr(config, "precision", "fp32")
+    device, precision = device_of(config.device), config.precision
     activations = kept(config.network, precision, device)
     copies, rivals = _copies(config)
+    parts = micro_batches(plain(config), config.batch, config.per_device, config.accumulate)
+    at_once = -(-config.batch // parts)
     memory = Memory(
-        rows=config.batch,
+        rows=at_once,
         weights=4 * every * (1 + rivals),
         gradients=4 * trained * (1 + rivals),
         optimizer=8 * trained * (1 + rivals),
         copies=4 * every * copies,
-        activations=activations.at(config.batch),
+        activations=activations.at(at_once),
     )
     forward, equivalents = forward_flops(config.network), cost(config)
     bills = bill(config, max(1, rows))
@@ -196,7 +200,7 @@ def forward_flops(options: Mapping[str, Any]) -> float:
 def _copies(config: TrainConfig) -> tuple[int, int]:
     """Return how many copies of the weights a run holds that are not trained, and how many rivals that are."""
     objective = plain(config)
-    held = len(config.ema) + isinstance(objective.frozen, EMA | GridEMA | Refreshed)
+    held = len(config.ema) + len(config.widths) + isinstance(objective.frozen, EMA | GridEMA | Refreshed)
     return held + objective.needs_teacher, int(isinstance(objective.frozen, Rival))
 
 
@@ -327,7 +331,7 @@ class _Bench:
             torch.cuda.synchronize(self.device)
 
     def _learn(self, objective: Objective, flow: FlowMap, frozen: FlowMap, step: int, optimizer: int) -> None:
-        with lowered(getattr(self.config, "precision", "fp32"), self.device):
+        with autocast(self.config.precision, self.device):
             loss = objective(flow, frozen, self.batch, step, 0).mean()
         self.optimizers[optimizer].zero_grad()
         loss.backward()
