@@ -37,10 +37,11 @@ import torch
 from PIL import Image
 
 import flowleap
-from flowleap import data
+from flowleap import data, methods
 from flowleap.data import Look, opening
 from flowleap.data.batching import Shuffled
 from flowleap.data.workers import default_workers
+from flowleap.training.loop import Reads
 
 KINDS = {"PNG 64 × 64": (".png", (64, 64)), "JPEG 640 × 480": (".jpg", (640, 480))}
 DIFFERENT, BATCH, SIDE = 1000, 100, 64
@@ -92,23 +93,23 @@ def bare(files: list[str]) -> float:
 def speed(root: Path, workers: int, rounds: int, images: int) -> dict[str, float]:
     """Both rates and their ratio, by rounds."""
     dataset = data.load(root, look=Look(size=SIDE, memory=0.0))
-    files, law = [str(file) for file in sorted(root.rglob("*.*"))], Shuffled()
+    files, reads = [str(file) for file in sorted(root.rglob("*.*"))], batches(dataset)
     steps = images // BATCH
     alone, loaded, ratios, spent = [], [], [], 0.0
     before = children()
-    with data.reading_ahead(dataset, law, rounds * (steps + 4 * workers) + 1, workers) as reading:
+    with data.reading_ahead(dataset, reads, rounds * (steps + 4 * workers) + 1, workers) as reading:
         step = 0
         for _ in range(rounds):
-            rows = law.indices(None, len(dataset), images, step, 0)
+            rows = Shuffled().indices(None, len(dataset), images, step, 0)
             begin = time.process_time()
             alone.append(bare([files[row] for row in rows.tolist()]))
             spent += time.process_time() - begin
             for _ in range(4 * workers):  # what was read while the bare work was done
-                taken(reading, law, step)
+                reading.take(reads.rows(step), step, 0)
                 step += 1
             begin = time.perf_counter()
             for _ in range(steps):
-                taken(reading, law, step)
+                reading.take(reads.rows(step), step, 0)
                 step += 1
             loaded.append(steps * BATCH / (time.perf_counter() - begin))
             ratios.append(loaded[-1] / (workers * alone[-1]))
@@ -129,21 +130,22 @@ def children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def taken(reading: data.Dataset, law: Shuffled, step: int) -> torch.Tensor:
-    """The batch of a step."""
-    return reading.take(law.indices(reading.label, len(reading), BATCH, step, 0), step, 0)
+def batches(dataset: data.Dataset) -> Reads:
+    """Whole shuffled batches."""
+    return Reads(None, len(dataset), methods.get("flow_matching"), BATCH, 0)
 
 
 def memory(root: Path) -> dict[str, float]:
     """Peak resident memory of this process and of the largest one that read for it, in MB, and the seconds to open."""
-    law, before = Shuffled(), peak()
+    before = peak()
     begin = time.perf_counter()
     dataset = opening.from_path(root, look=Look(size=SIDE, memory=0.0))
     opened = time.perf_counter() - begin
     assert dataset.checksum
-    with data.reading_ahead(dataset, law, 100, default_workers()) as reading:
+    reads = batches(dataset)
+    with data.reading_ahead(dataset, reads, 100, default_workers()) as reading:
         for step in range(50):
-            taken(reading, law, step)
+            reading.take(reads.rows(step), step, 0)
     return {
         "files": len(dataset),
         "imports": before,

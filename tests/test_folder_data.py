@@ -15,10 +15,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from flowleap import data, runs
+from flowleap import Batch, data, methods, runs
 from flowleap.cli import app
 from flowleap.data import ahead, opening, prepare
-from flowleap.data.batching import ClassGroups, Shuffled
 from flowleap.data.pixels import Faulty, decode, probe
 from flowleap.data.prepare import Look
 from flowleap.data.rows import Held, Rows, scaled
@@ -26,6 +25,7 @@ from flowleap.data.source import of_dataset
 from flowleap.data.store import files_below
 from flowleap.data.view import View, suggested
 from flowleap.data.workers import in_order
+from flowleap.training.loop import Plan, Reads, draw_batch
 
 ON_DISK = Look(memory=0.0)
 
@@ -370,24 +370,39 @@ def _spoilt(n: int) -> int:
 # ---------------------------------------------------------------- batches
 
 
-@pytest.mark.parametrize("law", [Shuffled(), ClassGroups(group=2)])
-@pytest.mark.parametrize("here", [None, torch.tensor([1, 2, 5])])
-def test_batches_read_ahead_are_the_batches(three, law, here):
+@pytest.mark.parametrize("name", ["meanflow", "esc"])
+@pytest.mark.parametrize(("own", "parts"), [(range(1), 1), (range(1, 2), 2), (range(2, 4), 4)])
+def test_batches_read_ahead_are_the_batches(three, name, own, parts):
+    """Also the parts of a batch that one of several processes computes, which are others in each step."""
     whole, _, disk = three
-    taken = []
-    with data.reading_ahead(disk, law, last=9, workers=2) as reading:
+    objective, plan, cpu = methods.get(name).for_run(9), Plan(9, 8, 3, 1e-3), torch.device("cpu")
+    reads, seen = Reads(disk.label, len(disk), objective, 8, 3, own, parts), []
+
+    def drawn(dataset: data.Dataset, step: int, part: int) -> Batch:
+        return draw_batch(dataset, objective, plan, step, cpu, part, parts)
+
+    with data.reading_ahead(disk, reads, last=9, workers=2) as reading:
         for step in range(4, 9):  # a run goes on at step 4
-            rows = law.indices(disk.label, len(disk), 8, step, 3)
-            taken.append(reading.take(rows, step, 3, here))
-            assert torch.equal(taken[-1], whole.x[rows if here is None else rows[here]])
+            for part in own:
+                found, wanted = drawn(reading, step, part), drawn(whole, step, part)
+                assert torch.equal(found.x, wanted.x) and torch.equal(found.label, wanted.label)
+                for mine, theirs in ((found.row, wanted.row), (found.company, wanted.company)):
+                    assert theirs is None if mine is None else torch.equal(mine, theirs)
+                seen.append(found.row)
         assert reading.ahead._starts == 1
-        assert torch.equal(reading.take(rows, 8, 3, here), taken[-1])  # the last step once more
+        assert torch.equal(drawn(reading, 8, own[0]).x, drawn(whole, 8, own[0]).x)  # the last step once more
     assert reading.ahead._made is None
+    assert parts == 1 or name == "esc" or not all(torch.equal(row, seen[0]) for row in seen)
+
+
+def batches(dataset: data.Dataset, batch: int) -> Reads:
+    """Whole shuffled batches."""
+    return Reads(dataset.label, len(dataset), methods.get("flow_matching"), batch, 0)
 
 
 def test_rows_of_another_law_are_read_directly(three):
     whole, _, disk = three
-    with data.reading_ahead(disk, Shuffled(), last=20, workers=1) as reading:
+    with data.reading_ahead(disk, batches(disk, 8), last=20, workers=1) as reading:
         for step in range(6):
             rows = torch.arange(8) + step
             assert torch.equal(reading.take(rows, step, 0), whole.x[rows])
@@ -396,7 +411,7 @@ def test_rows_of_another_law_are_read_directly(three):
 
 def test_data_in_memory_need_no_reading_ahead(three):
     for dataset in three[:2]:
-        with data.reading_ahead(dataset, Shuffled(), last=9) as reading:
+        with data.reading_ahead(dataset, batches(dataset, 8), last=9) as reading:
             assert reading is dataset
 
 
@@ -596,12 +611,14 @@ import json, sys
 from pathlib import Path
 from flowleap import data
 from flowleap.data import Look
-from flowleap.data.batching import Shuffled
+from flowleap import methods
+from flowleap.training.loop import Reads
 dataset = data.load(sys.argv[1], look=Look(memory=0.0))
 dataset.checksum
-with data.reading_ahead(dataset, Shuffled(), 12, 1) as reading:
+reads = Reads(None, len(dataset), methods.get("flow_matching"), 50, 0)
+with data.reading_ahead(dataset, reads, 12, 1) as reading:
     for step in range(10):
-        reading.take(Shuffled().indices(None, len(dataset), 50, step, 0), step, 0)
+        reading.take(reads.rows(step), step, 0)
 peak = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]  # in KiB
 print(json.dumps([len(dataset), int(peak) / 1024]))
 """

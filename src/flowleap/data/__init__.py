@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowleap.data import batching, latents, opening, source, toy
-from flowleap.data.ahead import Ahead, Law
+from flowleap.data.ahead import Ahead, Reads
 from flowleap.data.check import check
 from flowleap.data.dataset import Dataset
 from flowleap.data.digits import load_digits
@@ -121,11 +121,11 @@ def held_out(dataset: Dataset) -> Dataset | None:
 
 
 @contextmanager
-def reading_ahead(dataset: Dataset, law: Law, last: int, workers: int | None = None) -> Iterator[Dataset]:
+def reading_ahead(dataset: Dataset, reads: Reads, last: int, workers: int | None = None) -> Iterator[Dataset]:
     """Yield the data set with its batches up to step `last` read ahead, where its images are on the disk.
 
     Args:
-        law: how rows are chosen for a batch, the `batching` of an objective.
+        reads: which rows are asked for in each step, see `training.loop.Reads`.
         workers: processes that read, 0 for none; `default_workers` unless given.
     """
     count = default_workers() if workers is None else workers
@@ -133,7 +133,7 @@ def reading_ahead(dataset: Dataset, law: Law, last: int, workers: int | None = N
     if not isinstance(dataset.x, Rows) or not stays or count == 0:
         yield dataset
         return
-    ahead = Ahead(dataset.x, dataset.label, law, last, count)
+    ahead = Ahead(dataset.x, reads, last, count)
     try:
         yield replace(dataset, ahead=ahead)
     finally:

@@ -6,7 +6,7 @@ give is what would have been read anyway: nothing depends on their number, and a
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,92 +17,83 @@ from torch import Tensor
 from flowleap.data.rows import Rows, scaled
 from flowleap.data.workers import in_order
 
-__all__ = ["Ahead", "Law"]
+__all__ = ["Ahead", "Reads"]
 
 MOST_STARTS = 3
 
 
-class Law(Protocol):
-    """Which rows make a batch, see `batching`."""
+class Reads(Protocol):
+    """Which rows are asked for one after the other, `turns` times in each step."""
 
-    def indices(self, label: Tensor | None, size: int, batch: int, step: int, key: int) -> Tensor: ...
+    @property
+    def turns(self) -> int: ...
+
+    def rows(self, turn: int) -> Tensor:
+        """The rows of a turn, the first of step k being turn k · `turns`. Shapes: → int64 (rows,)."""
+        ...
 
 
 @dataclass(eq=False)
 class Ahead:
-    """Reads the batches from the first step that is asked for up to `last`, each before its turn.
+    """Reads what is asked for from the first step that is seen up to `last`, each turn before it comes.
 
-    Which seed, batch and part of it are wanted is seen from the first call. What does not follow, such as the same step
-    again, is read directly; after some new starts nothing is read ahead any more.
+    What does not follow, such as the same step again, is found by starting anew there; after some new starts, or where
+    other rows are asked for, nothing is read ahead any more.
 
     Args:
-        x, label: the data, of which the rows stay on the disk.
-        law: how rows are chosen for a batch.
+        x: the data, of which the rows stay on the disk.
+        reads: which rows are asked for.
         last: the step after the last one.
         workers: processes that read.
     """
 
     x: Rows
-    label: Tensor | None
-    law: Law
+    reads: Reads
     last: int
     workers: int
-    _made: Generator[tuple[int, np.ndarray, np.ndarray], None, None] | None = field(default=None, repr=False)
-    _next: tuple[int, int, int, tuple[int, ...] | None] | None = field(default=None, repr=False)
+    _made: Iterator[tuple[np.ndarray, np.ndarray]] | None = field(default=None, repr=False)
+    _turn: int = field(default=-1, repr=False)
     _starts: int = field(default=0, repr=False)
 
-    def __call__(self, rows: Tensor, step: int, key: int, here: Tensor | None = None) -> Tensor:
-        """Return the images of the rows of this step, as `Dataset.take`.
+    def __call__(self, rows: Tensor, step: int) -> Tensor:
+        """Return the images of these rows, which are those of a turn of this step.
 
-        Shapes: rows (global batch,), here (batch,) → (batch, *shape).
+        Shapes: rows (batch,) → (batch, *shape).
         """
-        wanted = rows if here is None else rows[here]
-        asked = (step, key, len(rows), None if here is None else tuple(here.tolist()))
-        if asked != self._next:
+        turns = self.reads.turns
+        if self._made is None or self._turn // turns != step:
             if self._starts == MOST_STARTS or step >= self.last:
-                return self.x[wanted]
-            self._start(step, key, len(rows), here)
-        assert self._made is not None
-        found, levels = next(self._made)[1:]
-        self._next = (step + 1, *asked[1:]) if step + 1 < self.last else None
-        if not np.array_equal(found, wanted.numpy()):  # these rows follow another law
-            self._starts = MOST_STARTS
-            self.close()
-            return self.x[wanted]
-        return scaled(torch.from_numpy(levels))
+                return self.x[rows]
+            self._start(step * turns)
+        while self._made is not None and self._turn // turns == step:
+            found, levels = next(self._made)
+            self._turn += 1
+            if np.array_equal(found, rows.numpy()):
+                return scaled(torch.from_numpy(levels))
+        self._starts = MOST_STARTS
+        self.close()
+        return self.x[rows]
 
     def close(self) -> None:
         """End the processes that read; a later call starts them again."""
-        if self._made is not None:
+        if isinstance(self._made, Generator):
             self._made.close()
-        self._made = self._next = None
+        self._made, self._turn = None, -1
 
-    def _start(self, step: int, key: int, batch: int, here: Tensor | None) -> None:
+    def _start(self, turn: int) -> None:
         self.close()
         self._starts += 1
-        task = _Batch(self.x, self.label, self.law, batch, key, here)
-        self._made = _numbered(task, range(step, self.last), self.workers)
-
-
-def _numbered(
-    task: _Batch, steps: range, workers: int
-) -> Generator[tuple[int, np.ndarray, np.ndarray], None, None]:
-    for step, (rows, levels) in zip(steps, in_order(task, steps, workers), strict=True):
-        yield step, rows, levels
+        coming = range(turn, self.last * self.reads.turns)
+        self._made, self._turn = in_order(_Turn(self.x, self.reads), coming, self.workers), turn
 
 
 @dataclass(frozen=True, eq=False)
-class _Batch:
-    """The rows of the batch of a step and their images, as 8 bits: a quarter to be sent."""
+class _Turn:
+    """The rows of a turn and their images, as 8 bits: a quarter to be sent."""
 
     x: Rows
-    label: Tensor | None
-    law: Law
-    batch: int
-    key: int
-    here: Tensor | None
+    reads: Reads
 
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = self.law.indices(self.label, len(self.x), self.batch, step, self.key)
-        rows = rows if self.here is None else rows[self.here]
+    def __call__(self, turn: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = self.reads.rows(turn)
         return rows.numpy(), self.x.levels(rows).numpy()

@@ -80,7 +80,7 @@ class Dataset:
         Shapes: rows (global batch,), here (batch,) → (batch, *shape).
         """
         wanted = rows if here is None else rows[here]
-        x = self.x[wanted] if self.ahead is None else self.ahead(rows, step, key, here)
+        x = self.x[wanted] if self.ahead is None else self.ahead(wanted, step)
         if not self.flip:
             return x
         mirrored = torch.rand(len(rows), generator=generator(key, "flip", step)) < 0.5

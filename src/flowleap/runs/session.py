@@ -25,7 +25,7 @@ from flowleap.training.distributed import Engine, micro_batches
 from flowleap.training.guard import Diverged
 from flowleap.training.interrupt import Interruption
 from flowleap.training.log import Lines, Reporter, explanation
-from flowleap.training.loop import Events, Plan, draw_batch, fit
+from flowleap.training.loop import Events, Plan, Reads, draw_batch, fit
 from flowleap.training.start import make_ready
 from flowleap.training.state import State, new_player
 from flowleap.training.watch import Watch
@@ -196,6 +196,12 @@ class Session:
         shared = ", weights divided among the processes" if self.engine.shard else ""
         return f"batch {batch} = {places}, {self.config.precision}{shared}"
 
+    def reads(self) -> Reads:
+        """Return which rows this process asks for; without the teacher, which other processes need not hold."""
+        objective = values.from_dict(self.config.objective).for_run(self.steps)
+        data, plan, engine = self.usable, self.plan, self.engine
+        return Reads(data.label, len(data), objective, plan.batch, plan.seed, engine.own, engine.parts)
+
     def fit(self) -> int | None:
         """Train to the end or to a signal, which is returned; `signal` is also one that came in the last step."""
         events = Events(
@@ -206,9 +212,7 @@ class Session:
             keep=self.keep,
             tick=self.reporter.advance,
         )
-        ahead = data_sets.reading_ahead(
-            self.usable, self.objective.batching, self.plan.steps, self.config.workers
-        )
+        ahead = data_sets.reading_ahead(self.usable, self.reads(), self.plan.steps, self.config.workers)
         with (
             ahead as usable,
             Interruption() as interruption,
@@ -216,7 +220,7 @@ class Session:
         ):
             events = replace(events, interrupted=interruption)
             try:
-                make_ready(self.engine, self.state, self.objective, usable, self.plan)
+                make_ready(self.engine, self.state, self.objective, self.usable, self.plan)
                 fit(self.state, self.objective, usable, self.plan, events, self.engine)
             except Diverged as error:
                 raise Diverged(f"{error}; {self.remains()}") from error

@@ -15,7 +15,7 @@ import torch
 from flowleap import data as data_sets
 from flowleap import runs
 from flowleap.data import Dataset
-from flowleap.training.loop import Events, Plan, fit
+from flowleap.training.loop import Events, Plan, Reads, fit
 from flowleap.training.state import State, new_player
 
 __all__ = ["Budget", "Pace", "Trial", "parse", "rehearse"]
@@ -140,7 +140,8 @@ class Trial:
         events = Events(
             log=lambda row: None, sample=lambda state: None, save=lambda state: None, interrupted=interrupted
         )
-        with data_sets.reading_ahead(self.data, self.objective.batching, LENGTH) as data:
+        reads = Reads(self.data.label, len(self.data), self.objective, self.plan.batch, self.plan.seed)
+        with data_sets.reading_ahead(self.data, reads, LENGTH) as data:
             fit(self.state, self.objective, data, self.plan, events)
         return times
 

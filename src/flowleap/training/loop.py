@@ -27,7 +27,7 @@ from flowleap.training.log import Recorder
 from flowleap.training.loss_module import NUMBERS
 from flowleap.training.state import RIVAL, Player, State
 
-__all__ = ["Events", "Plan", "draw_batch", "fit"]
+__all__ = ["Events", "Plan", "Reads", "draw_batch", "fit"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,44 @@ class Events:
     interrupted: Callable[[], bool] = lambda: False
 
 
+@dataclass(frozen=True)
+class Reads:
+    """Which rows of the data a process asks for: a pure function of (seed, step) and the part of the batch.
+
+    Args:
+        label, size: of the data. objective: whose batches these are. batch, seed: of the run.
+        own: the parts of this process, one turn each. parts: into how many the global batch is cut.
+    """
+
+    label: Tensor | None
+    size: int
+    objective: Objective
+    batch: int
+    seed: int
+    own: range = range(1)
+    parts: int = 1
+
+    @property
+    def turns(self) -> int:
+        """How often rows are asked for in a step."""
+        return len(self.own)
+
+    def rows(self, turn: int) -> Tensor:
+        """Return the rows of a turn, the first of step k being turn k · `turns`. Shapes: → int64 (rows,)."""
+        step, place = divmod(turn, self.turns)
+        rows, here, others = self.places(step, self.own[place])
+        return rows[torch.cat([here, others])]
+
+    def places(self, step: int, part: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rows of the global batch, where in it those of a part are, and those that keep them company."""
+        rows = self.objective.batching.indices(self.label, self.size, self.batch, step, self.seed)
+        if self.parts == 1:
+            return rows, torch.arange(len(rows)), torch.empty(0, dtype=torch.int64)
+        here = self.objective.part(self.batch, step, self.seed, part, self.parts)
+        label = None if self.label is None else self.label[rows]
+        return rows, here, self.objective.company(label, here, self.batch)
+
+
 def draw_batch(
     data: Dataset,
     objective: Objective,
@@ -93,7 +131,8 @@ def draw_batch(
     All choices are made for the global batch; only the rows of the part are read, and beside them those that their
     velocity averages over.
     """
-    rows = objective.batching.indices(data.label, len(data), plan.batch, step, plan.seed)
+    reads = Reads(data.label, len(data), objective, plan.batch, plan.seed, range(part, part + 1), parts)
+    rows, here, others = reads.places(step, part)
     label, noise = (None if tensor is None else tensor[rows] for tensor in (data.label, data.noise))
 
     def placed(tensor: Tensor | None) -> Any:
@@ -102,8 +141,6 @@ def draw_batch(
     if parts == 1:
         x = data.take(rows, step, plan.seed)
         return Batch(x=placed(x), label=placed(label), noise=placed(noise))
-    here = objective.part(plan.batch, step, plan.seed, part, parts)
-    others = objective.company(label, here, plan.batch)
     x = placed(data.take(rows, step, plan.seed, torch.cat([here, others])))
     averaged = objective.averages_rows
     return Batch(
