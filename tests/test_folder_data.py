@@ -252,6 +252,18 @@ def test_held_out_classes_are_matched_by_name(tmp_path):
         data.held_out(data.load(tmp_path))
 
 
+def test_a_held_out_part_that_does_not_fit_is_refused_before_training(tmp_path):
+    folder(tmp_path / "images" / "train", 40, (16, 16), classes=2)
+    folder(tmp_path / "images" / "test", 6, (16, 16), classes=2)
+    (tmp_path / "images" / "test" / "class0").rename(tmp_path / "images" / "test" / "other")
+    out = tmp_path / "run"
+    done = CliRunner().invoke(
+        app, ["train", "--data", str(tmp_path / "images"), "--steps", "2", "--out", str(out)]
+    )
+    assert done.exit_code != 0 and not out.exists()
+    assert "has the class 'other', which 'train' has not" in " ".join(done.output.split())
+
+
 def test_the_held_out_part_is_seen_as_the_training_part(tmp_path):
     folder(tmp_path / "train", 8)
     folder(tmp_path / "test", 4, seed=1)
@@ -338,6 +350,9 @@ def test_an_image_that_is_damaged_meanwhile_is_replaced_by_one_of_its_class_with
     with pytest.warns(UserWarning, match=r"004\.png cannot be read.*another image takes its place"):
         after = found.x[:]
     assert torch.equal(after[2], before[3]) and found.label[2] == found.label[3]
+    strict = replace(found.x, fetch=replace(found.x.fetch, strict=True))
+    with pytest.raises(Faulty, match=r"004\.png cannot be read"):
+        strict[:]
     for file in (tmp_path / "class1").iterdir():
         file.write_bytes(b"gone")
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="in a row cannot be read"):

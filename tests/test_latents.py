@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import Tensor, distributed
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from flowleap.cli import app
 from flowleap.data import latents, source
 from flowleap.data.codec import Codec
 from flowleap.data.latent_cache import Cache, CacheError, Contents
+from flowleap.randomness import generator
 from flowleap.training.config import PRESETS
 
 diffusers = pytest.importorskip("diffusers")
@@ -115,7 +117,9 @@ def parts(images: Path) -> dict[str, source.Source]:
 def begun(place: Path, vae: Path, images: Path, **options: Any) -> tuple[Cache, dict[str, Any]]:
     """A cache that is begun, and what `encode` takes to fill it."""
     found = autoencoders.load(vae)
-    made = autoencoders.planned(parts(images), found, source=str(images), **{"shard": 16, **options})
+    sums = {part: data.load(images, split=part).checksum for part in ("train", "test")}
+    options = {"shard": 16, "images": sums, **options}
+    made = autoencoders.planned(parts(images), found, source=str(images), **options)
     return Cache.begin(place, made), {"sources": parts(images), "autoencoder": found, "batch": 5}
 
 
@@ -279,6 +283,58 @@ def test_another_autoencoder_or_scaling_is_not_mixed_in(tmp_path, cache, vaes, i
     ok(*command, vaes["other"], "--overwrite")  # moved aside, never lost
     assert latents.is_cache(place.with_name("cache.old-1"))
     assert data.load(place).codec.checksum != before.codec.checksum
+
+
+def pictures(place: Path, seed: int) -> Path:
+    """A folder of twelve colored images."""
+    place.mkdir()
+    g = numpy.random.default_rng(seed)
+    for index in range(12):
+        pixels = g.integers(0, 256, (SIDE, SIDE, 3), dtype=numpy.uint8)
+        Image.fromarray(pixels).save(place / f"{index:02d}.png")
+    return place
+
+
+def test_latents_of_other_images_are_not_mixed_in(tmp_path, vaes):
+    first, second = pictures(tmp_path / "first", 0), pictures(tmp_path / "second", 1)
+    out = tmp_path / "cache"
+    command = ["--vae", vaes["kl"], "--out", out, "--shard", 4, "--batch", 4]
+    ok("data", "encode", first, *command)
+    before = data.load(out).draws.stored(torch.arange(12))
+    assert "images is" in refused("data", "encode", second, *command)
+    (out / "all-00002.safetensors").unlink()
+    (first / "00.png").rename(first / "zz.png")
+    assert "images is" in refused("data", "encode", first, *command)  # rows have other numbers now
+    ok("data", "encode", second, *command, "--overwrite")
+    after = data.load(out).draws.stored(torch.arange(12))
+    assert latents.is_cache(tmp_path / "cache.old-1")
+    assert bool(((after - before).flatten(1).abs().max(1).values > 1e-3).all())
+
+
+def test_a_damaged_image_stops_a_strict_encode(tmp_path, vaes):
+    place = pictures(tmp_path / "images", 0)
+    whole = bytearray((place / "03.png").read_bytes())
+    middle = len(whole) // 2
+    whole[middle : middle + 9] = b"\0" * 9
+    (place / "03.png").write_bytes(whole)
+    command = ["data", "encode", place, "--vae", vaes["kl"], "--out"]
+    assert "03.png" in refused(*command, tmp_path / "strict", "--strict")
+    code, _, said = call(*command, tmp_path / "lenient")
+    assert code == 0 and "another image takes its place" in said
+
+
+def test_mirrored_latents_are_a_choice(tmp_path, cache, vaes, images):
+    found, rows = data.load(cache), torch.arange(ROWS)
+    never, usual = found.turned(False), found.turned(None)
+    assert usual.mirrors and found.turned(True).mirrors and not never.mirrors
+    plain = never.draws.cache.contents.codec.scaled
+    noise = torch.randn(ROWS, *found.shape, generator=generator(7, "latents/posterior", 3))
+    torch.testing.assert_close(never.take(rows, 3, 7), plain(latents.drawn(found.draws.stored(rows), noise)))
+    assert not torch.equal(usual.take(rows, 3, 7), never.take(rows, 3, 7))
+    ok("data", "encode", images, "--vae", vaes["tiny"], "--out", tmp_path / "plain", "--no-flip")
+    with pytest.raises(ValueError, match="encode it again without --no-flip"):
+        data.load(tmp_path / "plain").turned(True)
+    assert not data.load(tmp_path / "plain").mirrors
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, vaes, images):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flowleap import Batch, methods, networks, runs
 from flowleap.derivatives import TwoPass
+from flowleap.guidance import FinestLevel, Guidance
 from flowleap.networks import UNet
 from flowleap.networks.dropout import Dropout, keyed, mixed, row_keys
 from flowleap.networks.unet import GroupNorm, PixelAttention
@@ -193,6 +194,43 @@ def test_the_derivative_and_the_prediction_drop_the_same() -> None:
     assert torch.equal(again.prediction, regression.prediction)  # resumed steps compute the same
     other = objective.regress(flow, flow, replace(point, keys=point.keys + 1))
     assert not torch.allclose(other.prediction, regression.prediction)
+
+
+GUIDED = {
+    "meanflow, guided": ("meanflow", {"guidance": Guidance(omega=1.0, kappa=0.5)}),
+    "meanflow, guided more": ("meanflow", {"guidance": Guidance(omega=2.0)}),
+    "shortcut, guided": ("shortcut", {"guidance": FinestLevel(2.0)}),
+}
+SPLIT = {name: (name, {}) for name in methods.names() if not methods.get(name).needs_run} | GUIDED
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_parts_of_a_batch_drop_what_the_whole_drops(name: str) -> None:
+    """Wherever a method asks the network for some of its rows, or for rows twice: the same loss however it is cut."""
+    method, changes = SPLIT[name]
+    objective = replace(methods.get(method), label_dropout=0.3, **changes).for_run(100)
+    torch.manual_seed(0)
+    network = UNet(
+        (1, 4, 4), 3, width=8, multipliers=(1, 2), depth=1, attention=(), dropout=0.4, log_variance=True
+    )
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    flow = objective.flow_map(network.double().train())
+    total = 64
+    x = torch.randn(total, 1, 4, 4, dtype=torch.float64)
+    label = torch.arange(total) % 3
+
+    def loss(here: Tensor) -> Tensor:
+        others = objective.company(label, here, total)
+        batch = Batch(
+            x[here], label[here], row=here, size=total, company=x[others], company_label=label[others]
+        )
+        with torch.no_grad():
+            return objective(flow, flow, batch, step=30, key=0).sum() / total
+
+    whole = loss(torch.arange(total))
+    parts = sum(loss(objective.part(total, 30, 0, index, 2)) for index in range(2))
+    torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
 
 
 # --- in a run

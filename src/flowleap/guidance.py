@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flowleap.flow_map import FlowMap, Network
+from flowleap.networks import dropout
 from flowleap.point import Point
 from flowleap.tensors import Image, Label, Time
 
@@ -87,7 +88,7 @@ class Guidance:
         x, t, label = point.x_t[rows], point.t[rows], point.label[rows]
         asked = [(w, y) for w, y in ((self.kappa, label), (null, _null(label, flow.num_classes))) if w != 0]
         repeat = len(asked)
-        with torch.no_grad():
+        with torch.no_grad(), dropout.only(rows):
             answers = flow.velocity(
                 x.repeat(repeat, *[1] * (x.ndim - 1)),
                 t.repeat(repeat),
@@ -169,7 +170,8 @@ class _Guided:
             raise ValueError("guidance contrasts a label with none: give labels to sample with")
         both = torch.cat([label, _null(label, self.num_classes)])
         x, t, r = (torch.cat([v, v]) for v in (x, t, r))
-        known, unknown = self.network(x, t, r, both).chunk(2)
+        with dropout.only(torch.arange(len(label))):
+            known, unknown = self.network(x, t, r, both).chunk(2)
         return unknown + self.scale * (known - unknown)
 
 

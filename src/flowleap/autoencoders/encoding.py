@@ -55,6 +55,7 @@ def planned(
     dtype: str = "float32",
     shard: int = 512,
     license: str = "",
+    images: Mapping[str, str] | None = None,
 ) -> Contents:
     """Return what the cache of some images is to hold.
 
@@ -63,6 +64,7 @@ def planned(
         source: what they were read from, as it was given. square: how they became squares, see `Contents`.
         scaling, shift: None for those of the autoencoder's config.
         flip: whether mirrored images are encoded too. dtype: in which the numbers are kept. shard: images of a shard.
+        images: what tells the images of each part from others, see `Dataset.checksum`.
 
     Raises: ValueError for images that do not fit the autoencoder, or parts that do not fit one another.
     """
@@ -95,6 +97,7 @@ def planned(
         precision=autoencoder.precision,
         shard=shard,
         license=license,
+        images=images or {},
     )
 
 

@@ -18,9 +18,8 @@ from flowleap.cli.group import counting, say, waiting
 from flowleap.cli.train import SquarePolicy
 
 if TYPE_CHECKING:
-    from flowleap.data import Look
+    from flowleap.data import Dataset, Look
     from flowleap.data.latent_cache import Cache, Contents
-    from flowleap.data.source import Source
 
 SIGNALED = 128
 SIDE = 256
@@ -35,6 +34,16 @@ Size = Annotated[
         min=8,
         help="The side that images are resized to first (Lanczos, antialiased).",
         show_default="as they are if alike, else 256",
+    ),
+]
+
+
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Stop at an image that cannot be used. Otherwise it is left out, or, where only its pixels turn out to be "
+        "damaged, the next one of its class takes its place, with a warning.",
     ),
 ]
 
@@ -109,6 +118,7 @@ def encode(
     split: Split = None,
     square: SquarePolicy = None,
     size: Size = None,
+    strict: Strict = False,
     flip: Flip = True,
     dtype: Dtype = Floats.float32,
     precision: Precision = Floats.float32,
@@ -126,9 +136,11 @@ def encode(
     from flowleap import autoencoders
     from flowleap.autoencoders.encoding import Stopped
     from flowleap.data import Look
+    from flowleap.data.source import of_dataset
     from flowleap.training.interrupt import Interruption
 
-    parts, look = opened(source, split, Look(square, size, memory=0.0))
+    data_sets, look = opened(source, split, Look(square, size, strict=strict, memory=0.0))
+    parts = {part: of_dataset(dataset) for part, dataset in data_sets.items()}
     with waiting(f"reading {vae}"):
         model = autoencoders.load(vae, options.device(device), precision.value)
     contents = autoencoders.planned(
@@ -141,6 +153,7 @@ def encode(
         square=look.square or "",
         dtype=dtype.value,
         shard=shard,
+        images={part: dataset.checksum for part, dataset in data_sets.items()},
     )
     own, every = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     cache = begun(out, contents, overwrite, own)
@@ -171,27 +184,23 @@ def encode(
 MESSAGE = "finishing this batch; once more to stop at once"
 
 
-def opened(text: str, split: str | None, look: Look) -> tuple[dict[str, Source], Look]:
+def opened(text: str, split: str | None, look: Look) -> tuple[dict[str, Dataset], Look]:
     """The images of each part that is to be encoded, and how they were taken: the part that is named, or that for
     training and a held-out one. They are read from the disk as they are needed.
 
     Raises: ValueError for what is no data, or a split that is not there.
     """
     from flowleap import data
-    from flowleap.data import source
 
     dataset = data.load(text, split=split, look=look)
-    if (
-        look.size is None and dataset.look.size is not None
-    ):  # sizes differ, and what suits pixels is small for latents
-        dataset = data.load(text, split=split, look=replace(look, size=SIDE))
+    if look.size is None and dataset.look.size is not None:
+        dataset = data.load(
+            text, split=split, look=replace(look, size=SIDE)
+        )  # what suits pixels is small for latents
     for note in dataset.notes:
         say(note)
-    found = {dataset.split: source.of_dataset(dataset)}
     apart = data.held_out(dataset) if split is None else None
-    if apart is not None:
-        found[apart.split] = source.of_dataset(apart)
-    return found, dataset.look
+    return {part.split: part for part in (dataset, apart) if part is not None}, dataset.look
 
 
 def begun(out: Path, contents: Contents, overwrite: bool, own: int) -> Cache:

@@ -49,7 +49,11 @@ Size = Annotated[
 ]
 Flip = Annotated[
     bool | None,
-    typer.Option("--flip/--no-flip", help="Mirror images in every other look at them.", show_default="no"),
+    typer.Option(
+        "--flip/--no-flip",
+        help="Mirror images in every other look at them.",
+        show_default="no; of latents, what is there",
+    ),
 ]
 Strict = Annotated[
     bool | None,

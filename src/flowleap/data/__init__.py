@@ -117,7 +117,12 @@ def held_out(dataset: Dataset) -> Dataset | None:
         place = torch.tensor([dataset.classes.index(name) for name in part.classes])
         part = replace(part, label=place[part.label], classes=dataset.classes)
     fitted = replace(part, num_classes=dataset.num_classes)
-    return fitted if part.kind == "latents" else check(fitted)  # latents are checked when they are encoded
+    if part.kind == "latents":  # checked when they are encoded
+        return fitted
+    try:
+        return check(fitted)
+    except ValueError as error:
+        raise ValueError(f"{where} does not fit {dataset.split!r}: {error}") from None
 
 
 @contextmanager

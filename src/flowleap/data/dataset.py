@@ -87,6 +87,20 @@ class Dataset:
         mirrored = mirrored if here is None else mirrored[here]
         return torch.where(mirrored.view(-1, *(1 for _ in self.shape)), x.flip(-1), x)
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether training sees rows mirrored every other time."""
+        return self.flip
+
+    def turned(self, flip: bool | None) -> Dataset:
+        """Return the data set with rows mirrored in training, or not; None for what is usual, which is not.
+
+        Raises: ValueError for what cannot be mirrored.
+        """
+        if flip and self.kind != "image":
+            raise ValueError(f"--flip mirrors images, and {self.name} holds {self.kind}: leave it out")
+        return replace(self, flip=bool(flip))
+
     def part(self, count: int) -> Dataset:
         """A fixed random part of at most `count` rows, called so by its split; the whole where there are not more.
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class Contents:
             as they were.
         shape: of one latent.
         classes: the names of the classes, None without.
-        labels: a checksum of the labels of each part.
+        labels: a checksum of the labels of each part. images: one of its images, `Dataset.checksum`.
         posterior: whether mean and log-variance are held, or latents as they are.
         flipped: whether those of mirrored images are held too.
         dtype: of the numbers that are held. precision: in which the autoencoder computed.
@@ -106,6 +106,7 @@ class Contents:
     precision: str = "float32"
     shard: int = 512
     license: str = ""
+    images: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

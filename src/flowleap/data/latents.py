@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,21 @@ class Latents(Dataset):
 
     draws: Draws | None = None
     mirrored: bool = True
+
+    @property
+    def mirrors(self) -> bool:
+        return self.draws is not None and self.draws.cache.contents.flipped and self.mirrored
+
+    def turned(self, flip: bool | None) -> Latents:
+        """Return the data set with latents of mirrored images among its own, or without; None: where they are there.
+
+        Raises: ValueError where they are not.
+        """
+        if flip and (self.draws is None or not self.draws.cache.contents.flipped):
+            raise ValueError(
+                f"--flip: {self.address} holds no latents of mirrored images: encode it again without --no-flip"
+            )
+        return replace(self, mirrored=flip is not False)
 
     @property
     def whole(self) -> bool:

@@ -138,7 +138,7 @@ class Images:
     """Decodes images of a store when they are asked for.
 
     One that turns out to be damaged is warned of, and the next one of its class takes its place: a pure function of
-    the files, so that a run that goes on sees the same.
+    the files, so that a run that goes on sees the same. With `strict` it is an error.
 
     Args:
         rows: the numbers in the store of those that are used.
@@ -152,6 +152,7 @@ class Images:
     one: tuple[int, int, int]
     view: View | None
     label: Tensor | None = None
+    strict: bool = False
 
     def __call__(self, rows: Tensor) -> Tensor:
         return torch.from_numpy(self.numpy(rows))
@@ -182,6 +183,8 @@ class Images:
             try:
                 return self.image(instead)
             except Faulty as error:
+                if self.strict:
+                    raise
                 warnings.warn(f"{error}; another image takes its place", UserWarning, stacklevel=2)
                 last = error
         raise ValueError(f"{TRIES} images in a row cannot be read; the last: {last}")
@@ -321,7 +324,9 @@ def prepare(
     )
     label, classes = _relabeled(None if label is None else label[torch.from_numpy(kept)], classes)
     resolved = look if view is None else replace(look, square=view.square, size=view.size)
-    return Prepared(Images(store, kept, one, view, label), label, classes, resolved, tuple(notes))
+    return Prepared(
+        Images(store, kept, one, view, label, look.strict), label, classes, resolved, tuple(notes)
+    )
 
 
 def _view(headers: Headers, look: Look) -> View | None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Dropout", "keyed", "row_keys"]
+__all__ = ["Dropout", "keyed", "only", "row_keys"]
 
 _keys: list[Tensor] = []
 """The keys of the rows in training, the innermost last."""
@@ -30,6 +30,16 @@ def keyed(keys: Tensor | None) -> Iterator[None]:
         yield
     finally:
         _keys.pop()
+
+
+@contextmanager
+def only(rows: Tensor) -> Iterator[None]:
+    """Let every evaluation inside drop by the keys of these rows, of those that are keyed now, in their order.
+
+    Shapes: rows (n,) int64, for evaluations of n rows, or of n in turn several times.
+    """
+    with keyed(_keys[-1][rows.to(_keys[-1].device)] if _keys else None):
+        yield
 
 
 def row_keys(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowleap.networks import dropout
 from flowleap.networks.adapters import Border
 
 __all__ = ["Truncated", "chosen"]
@@ -38,11 +39,12 @@ def chosen(
     if not len(rest):
         return above(x, t, r, label)
     known = None if label is None else label[rest]
-    with torch.no_grad():
+    with torch.no_grad(), dropout.only(rest):
         output = below(x[rest], t[rest], r[rest], known)
     if not len(rows):
         return output
-    own = above(x[rows], t[rows], r[rows], None if label is None else label[rows])
+    with dropout.only(rows):
+        own = above(x[rows], t[rows], r[rows], None if label is None else label[rows])
     return torch.cat([own, output.to(own.dtype)])[torch.cat([rows, rest]).argsort()]
 
 

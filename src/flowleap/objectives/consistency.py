@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from flowleap.flow_map import FlowMap
+from flowleap.networks import dropout
 from flowleap.point import Point, Target
 from flowleap.tensors import Image, like
 
@@ -71,5 +72,6 @@ class Consistency:
         if not len(rows):
             return x_s
         label = p.network_label(frozen.num_classes)
-        landed = frozen(x_s[rows], p.s[rows], p.r[rows], None if label is None else label[rows])
+        with dropout.only(rows):
+            landed = frozen(x_s[rows], p.s[rows], p.r[rows], None if label is None else label[rows])
         return x_s.index_copy(0, rows, landed.to(x_s.dtype))

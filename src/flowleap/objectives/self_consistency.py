@@ -9,6 +9,7 @@ import torch
 
 from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
+from flowleap.networks import dropout
 from flowleap.point import Point, Target
 from flowleap.tensors import Image, Label, Time
 
@@ -70,7 +71,8 @@ class SelfConsistency:
         output = frozen.output(seen, t, asked, label)
         rows = p.guided
         if p.jump_scale != 1 and rows is not None and len(rows) and label is not None:
-            guided = guide(frozen, p.jump_scale).output(seen[rows], t[rows], asked[rows], label[rows])
+            with dropout.only(rows):
+                guided = guide(frozen, p.jump_scale).output(seen[rows], t[rows], asked[rows], label[rows])
             output = output.index_copy(0, rows, guided.to(output.dtype))
         return frozen.step(output, x, t, r)
 

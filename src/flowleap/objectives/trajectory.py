@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
+from flowleap.networks import dropout
 from flowleap.point import Point, Target
 from flowleap.tensors import Image, Label, Time, like
 from flowleap.velocities import Own, Teacher
@@ -104,7 +105,8 @@ def _solve(field: FlowMap, p: Point, steps: Tensor, label: Label) -> Image:
         here = t[:active] - done * p.finest
         there = torch.cat([here[:last] - p.finest, s[last:active]])
         names = None if known is None else known[:active]
-        x = torch.cat([_heun(field, x[:active], here, there, names), x[active:]])
+        with dropout.only(rows[:active]):
+            x = torch.cat([_heun(field, x[:active], here, there, names), x[active:]])
     return torch.empty_like(x).index_copy_(0, rows, x)
 
 
@@ -121,5 +123,6 @@ def _jump(flow: FlowMap, x: Image, t: Time, r: Time | float, label: Label, rows:
     if not len(rows):
         return x
     landing = torch.full_like(t, r) if isinstance(r, float) else r
-    moved = flow(x[rows], t[rows], landing[rows], None if label is None else label[rows])
+    with dropout.only(rows):
+        moved = flow(x[rows], t[rows], landing[rows], None if label is None else label[rows])
     return x.index_copy(0, rows, moved.to(x.dtype))

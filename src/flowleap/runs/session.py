@@ -95,7 +95,7 @@ class Session:
         )
         plan = Plan(**{f.name: getattr(config, f.name) for f in fields(Plan)})
         self.plan = replace(plan, steps=self.steps)
-        learned = replace(dataset, flip=config.flip) if rows is None else rows
+        learned = dataset.turned(config.flip) if rows is None else rows
         unlabeled = replace(learned, label=None, num_classes=None)
         self.usable = unlabeled if player.flow.num_classes is None else learned
         self.averaged = self.objective.flow_map(player.averages[config.ema[0]].module)
@@ -108,6 +108,7 @@ class Session:
 
     def rehearse(self) -> None:
         """Compute the first step without learning from it: what does not fit fails before a file is made."""
+        data_sets.held_out(self.dataset)  # what a finished run is measured against
         device = next(self.state.player.network.parameters()).device
         part, parts = self.engine.own[0], self.engine.parts
         batch = draw_batch(self.usable, self.objective, self.plan, 0, device, part, parts)
@@ -164,7 +165,7 @@ class Session:
             say(line)
         for line in self.dataset.notes:
             say(line)
-        if self.usable.flip:
+        if self.usable.mirrors:
             say(
                 "images are mirrored in every other look at them; samples are measured against them as they are"
             )

@@ -92,7 +92,8 @@ class TrainConfig:
         init: the folder of the run whose averaged weights this one begins with; None for new weights.
         init_weights, init_checksum: which weights these are, and the SHA-256 of their file; found at the start.
         square, size: how images at a path become squares and of which side, see `data.Look`; None for as they are.
-        flip: whether images are mirrored in every other look at them, drawn anew in each step.
+        flip: whether images are mirrored in every other look at them, drawn anew in each step; None for no, but for
+            latents where those of mirrored images are there.
         strict: whether a file that cannot be used stops the run, rather than being left out.
         memory: how many GiB images at a path may take; beyond it they are read from the disk in each step.
         workers: processes that read them ahead, None for one less than there are cores, at most 8.
@@ -144,7 +145,7 @@ class TrainConfig:
     init_checksum: str | None = None
     square: Literal["crop", "resize"] | None = None
     size: PositiveInt | None = None
-    flip: bool = False
+    flip: bool | None = None
     strict: bool = False
     memory: NonNegativeFloat = data_sets.Look.memory
     workers: NonNegativeInt | None = None
@@ -355,12 +356,11 @@ def load_data(config: TrainConfig, checksum: str | None = None) -> Dataset:
     Args:
         checksum: what the data had when the run began.
 
-    Raises: ValueError as `data.load`, and where points are to be mirrored.
+    Raises: ValueError as `data.load`, and where what cannot be mirrored is to be.
     """
     look = look_of([(name, getattr(config, name)) for name in LOOKS])
     dataset = data_sets.load(config.data, checksum=checksum, look=look)
-    if config.flip and dataset.kind != "image":
-        raise ValueError(f"--flip mirrors images, and {config.data} holds {dataset.kind}: leave it out")
+    dataset.turned(config.flip)  # refused here where it cannot be
     return dataset
 
 
