@@ -106,6 +106,12 @@ def test_memory_is_that_of_what_is_computed_at_a_time() -> None:
     assert cut.copies == whole.copies + 2 * whole.weights
 
 
+def test_weights_divided_among_devices() -> None:
+    """A share of everything, and one whole network with its gradients while a step is computed."""
+    memory = estimate.Memory(rows=1, weights=4, gradients=4, optimizer=8, copies=8, activations=100)
+    assert memory.divided(8) == 24 / 8 + 8
+
+
 def kept_whole(options: dict, rows: int, precision: str = "fp32") -> int:
     """Bytes that the whole network keeps for its gradient, counted at once, each storage once, weights apart."""
     network = networks.build(options).train()

@@ -9,12 +9,13 @@ from fractions import Fraction
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from flowleap import methods, runs, values
 from flowleap.data import Dataset
 from flowleap.guidance import FinestLevel, Guidance
-from flowleap.runs import published, recipes
+from flowleap.runs import load_data, published, recipes
 from flowleap.velocities import PlugIn
 
 every = pytest.mark.parametrize("name", recipes.names())
@@ -117,7 +118,7 @@ def test_what_is_changed_is_said() -> None:
 
 def test_data_of_another_shape_or_other_classes_are_said() -> None:
     x = torch.zeros(20, 4, 16, 16)
-    own = Dataset("mine", x, torch.arange(20) % 5, 5)
+    own = Dataset("mine", x, torch.arange(20) % 5, 5, kind="latents")
     config, changed = recipes.configure("esc-b2", own)
     assert config.network["image"] == [4, 16, 16] and config.network["classes"] == 5
     assert changed == [
@@ -129,13 +130,44 @@ def test_data_of_another_shape_or_other_classes_are_said() -> None:
     assert unlabeled.network["classes"] is None
 
 
+@pytest.mark.parametrize("name", ["esc-b2", "imagenet256-shortcut", "imagenet256-reflow"])
+def test_guided_recipes_train_without_labels_unguided(name: str) -> None:
+    own = Dataset("mine", torch.zeros(20, 4, 16, 16), kind="latents")
+    config, changed = recipes.configure(name, own)
+    objective = values.from_dict(config.objective)
+    assert objective.guidance is None and objective.label_dropout == 0 and config.pair_guidance is None
+    assert any("without guidance, which needs labels, and mine has none" in line for line in changed)
+    assert not any("without guidance" in line for line in recipes.configure("celebahq256-shortcut", own)[1])
+
+
+def test_images_of_a_folder_become_those_of_a_recipe(tmp_path) -> None:
+    """Unless another size is asked for: a recipe is sized for one."""
+    for number in range(6):
+        Image.new("RGB", (90 + number, 120), (40 * number, 0, 90)).save(tmp_path / f"{number}.png")
+    config, changed = recipes.configure("folder-64", str(tmp_path), flip=True)
+    assert config.network["image"] == [3, 64, 64] and (config.size, config.square) == (64, "crop")
+    assert changed == [] and config.flip
+    config, changed = recipes.configure("folder-64", str(tmp_path), size=32, square="resize")
+    assert config.network["image"] == [3, 32, 32] and (config.size, config.square) == (32, "resize")
+    assert changed[0] == "recipe folder-64: made for image of shape (3, 64, 64), here (3, 32, 32)"
+    assert len(load_data(config)) == 6
+    with pytest.raises(ValueError, match="smaller --size"):
+        recipes.configure("folder-64", str(tmp_path), size=200)
+
+
 def test_mistakes_name_their_neighbors() -> None:
     with pytest.raises(ValueError, match="unknown recipe 'esc-b4'; did you mean esc-b2"):
         recipes.get("esc-b4")
     with pytest.raises(ValueError, match="trains esc, not meanflow"):
         recipes.configure("esc-b2", method="meanflow")
-    with pytest.raises(ValueError, match="is for latents, and two-moons holds points"):
+    with pytest.raises(ValueError, match=r"is for latents, and two-moons holds points$"):
         recipes.configure("esc-b2", "two-moons")
+    with pytest.raises(
+        ValueError, match=r"is for latents, and digits holds images: .* data encode PATH .* --size 256"
+    ):
+        recipes.configure("esc-b2", "digits")
+    with pytest.raises(ValueError, match="is for images, and mine holds latents: another recipe"):
+        recipes.configure("folder-64", Dataset("mine", torch.zeros(20, 4, 8, 8), kind="latents"))
     with pytest.raises(ValueError, match="unknown field 'learning_rate'"):
         recipes.configure("esc-b2", settings=[("learning_rate", "1")])
 

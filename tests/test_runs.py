@@ -283,6 +283,8 @@ def test_a_run_cannot_be_resumed_as_another(tmp_path: Path, quiet: Console) -> N
         train(quiet, config(lr=0.5, seed=4), place, resume=True)
     with pytest.raises(ValueError, match="its objective is another"):
         train(quiet, config("flow_matching"), place, resume=True)
+    with pytest.raises(ValueError, match=r"data is '[a-z-]+', not 'checkerboard'"):
+        train(quiet, replace(config(), data="checkerboard"), place, resume=True)
 
 
 def test_a_folder_with_a_run_is_refused_and_nothing_is_lost(tmp_path: Path, quiet: Console) -> None:

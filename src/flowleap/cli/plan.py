@@ -18,6 +18,8 @@ CARDS = (("24 GB", 24e9), ("80 GB", 80e9))
 """Memory of GPUs, of which a tenth is left alone."""
 LEFT, NODE, SHORT = 0.9, 8, 0.1
 """The share of memory that is used, the GPUs of a node, and hours below which a GPU is not spoken of."""
+LARGE = 4e9
+"""A state of so many bytes is worth dividing among devices."""
 
 
 def plan(config: TrainConfig, as_json: bool) -> None:
@@ -38,11 +40,10 @@ def plan(config: TrainConfig, as_json: bool) -> None:
 
 def rows(config: TrainConfig) -> int:
     """Return how many rows a run learns from."""
-    from flowleap import data
-    from flowleap.runs import recipes
+    from flowleap.runs import load_data, recipes
 
     if config.data:
-        return len(data.load(config.data))
+        return len(load_data(config))
     return 0 if config.recipe is None else recipes.get(config.recipe).rows
 
 
@@ -66,6 +67,7 @@ def described(config: TrainConfig, found: Estimate) -> list[tuple[str, str]]:
             f"{size(m.weights)} weights + {size(m.gradients)} gradients + {size(m.optimizer)} optimizer{copies} "
             f"+ {size(m.activations)} activations of {m.rows} rows = {size(m.total)}",
         ),
+        *divided(config, found),
         ("a row more", f"{size(kept)} of activations, counted where autograd keeps them"),
         ("rows that fit", fit),
         (
@@ -74,6 +76,22 @@ def described(config: TrainConfig, found: Estimate) -> list[tuple[str, str]]:
             f"{found.step / 1e9:.4g} GFLOP an image of training",
         ),
         ("the whole run", f"{found.images:,} images, {found.total:.3g} FLOP"),
+    ]
+
+
+def divided(config: TrainConfig, found: Estimate) -> list[tuple[str, str]]:
+    """Return the row about weights divided among devices, where it is asked for or the state is large."""
+    from flowleap import processes
+
+    if not (config.shard or found.memory.state > LARGE):
+        return []
+    memory, together = found.memory, processes.count() > 1
+    devices = processes.count() if together else NODE
+    rows = memory.rows if together else -(-memory.rows // devices)
+    activations = found.activation_once + rows * found.activation_row
+    each = f"{size(memory.divided(devices))} + {size(activations)} activations of {rows} rows"
+    return [
+        (f"with --shard on {devices}", f"{each}; weights and gradients are whole while a step is computed")
     ]
 
 

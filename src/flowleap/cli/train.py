@@ -57,7 +57,11 @@ Flip = Annotated[
 ]
 Strict = Annotated[
     bool | None,
-    typer.Option("--strict", help="Stop where an image cannot be used, rather than leaving it out."),
+    typer.Option(
+        "--strict/--no-strict",
+        help="Stop where an image cannot be used, rather than leaving it out.",
+        show_default=False,
+    ),
 ]
 Workers = Annotated[
     int | None,

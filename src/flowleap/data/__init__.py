@@ -27,8 +27,10 @@ __all__ = [
     "batching",
     "check",
     "held_out",
+    "is_name",
     "load",
     "names",
+    "present",
     "reading_ahead",
     "short",
 ]
@@ -64,7 +66,7 @@ def load(
         there; for files that cannot be read or have changed.
     """
     known = _key(text)
-    if known in names:
+    if is_name(text):
         dataset = _named(known, seed)
         if split not in (None, dataset.split):
             raise ValueError(
@@ -74,8 +76,8 @@ def load(
             raise ValueError(
                 f"data set {str(text)!r} is taken as it is: --size and --square are for images at a path"
             )
-        return dataset
-    if not opening.present(text):
+        return _unchanged(dataset, checksum)
+    if not present(text):
         path = Path(text)
         if path.suffix or len(path.parts) > 1:
             raise ValueError(
@@ -87,10 +89,14 @@ def load(
         dataset = latents.load(path, split, address=str(text))
     else:
         dataset = opening.from_path(text, split, look)
+    return _unchanged(dataset, checksum)
+
+
+def _unchanged(dataset: Dataset, checksum: str | None) -> Dataset:
     if checksum is not None and dataset.checksum != checksum:
         raise ValueError(
-            f"the images or labels at {text} have changed: their checksum is {dataset.checksum}, and {checksum} was "
-            "expected. Put back what was there, or start a new run"
+            f"the images or labels at {dataset.address} have changed: their checksum is {dataset.checksum}, and "
+            f"{checksum} was expected. Put back what was there, or start a new run"
         )
     return dataset
 
@@ -143,6 +149,16 @@ def reading_ahead(dataset: Dataset, reads: Reads, last: int, workers: int | None
         yield replace(dataset, ahead=ahead)
     finally:
         ahead.close()
+
+
+def is_name(text: str | Path) -> bool:
+    """Whether this is the name of a data set that ships with the package or is drawn, rather than a path or address."""
+    return _key(text) in names
+
+
+def present(text: str | Path) -> bool:
+    """Whether there is something by this name or at this path; an address of a table is not looked up."""
+    return is_name(text) or opening.present(text)
 
 
 def short(text: str | Path) -> str:

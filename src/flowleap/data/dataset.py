@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -16,8 +17,20 @@ from flowleap.data.prepare import Look
 from flowleap.data.rows import Rows, Samples, chosen, some
 from flowleap.randomness import generator
 
+HELD_OUT = ("test", "val", "valid", "validation")
+"""What parts are called that samples are measured against, the first that is there."""
 LOOKED_AT = 1000
 """So many images go into the checksum of those that stay on the disk, a fixed random part."""
+
+
+def kept_apart(split: str, splits: Collection[str]) -> str | None:
+    """Return the part of a source that was kept apart from this one; only that for training has such.
+
+    >>> kept_apart("train", ("train", "val")), kept_apart("val", ("train", "val"))
+    ('val', None)
+    """
+    apart = [name for name in HELD_OUT if name in splits and split == "train"]
+    return apart[0] if apart else None
 
 
 @dataclass(frozen=True, eq=False)

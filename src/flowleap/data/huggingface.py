@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowleap.data.dataset import HELD_OUT
 from flowleap.data.pixels import Encoded, Faulty
 
-__all__ = ["HELD_OUT", "PREFIX", "Address", "Table", "is_address", "open_table"]
+__all__ = ["PREFIX", "Address", "Table", "is_address", "open_table"]
 
 PREFIX = "hf:"
-HELD_OUT = ("test", "validation", "valid", "val")
 SPLITS = ("train", *HELD_OUT)
 LABELS = ("label", "labels")
 FILES = ("parquet", "arrow")

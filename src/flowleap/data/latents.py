@@ -16,17 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowleap.data.dataset import Dataset
+from flowleap.data.dataset import Dataset, kept_apart
 from flowleap.data.latent_cache import INDEX, Cache, CacheError, Contents, Shard, is_cache
 from flowleap.data.prepare import Look
 from flowleap.data.rows import Rows
 from flowleap.randomness import generator
 
-__all__ = ["HELD_OUT", "Draws", "Latents", "is_cache", "load"]
+__all__ = ["Draws", "Latents", "is_cache", "load"]
 
 FIXED = "latents/fixed"
-HELD_OUT = ("test", "val", "valid", "validation")
-"""Parts that are kept apart from training, the first that is there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +209,6 @@ def load(folder: Path, split: str | None = None, address: str = "") -> Latents:
         if cache.look(shard) != cache.checksums.get(shard.name):
             raise CacheError(f"{folder}: {shard.name} is not the one that {INDEX} names: encode it again")
     draws = Draws(cache, part)
-    apart = [name for name in HELD_OUT if name in contents.parts and part == "train"]
     return Latents(
         contents.name,
         Rows(draws, len(draws), contents.shape, stamp=contents.codec.checksum),
@@ -222,7 +219,7 @@ def load(folder: Path, split: str | None = None, address: str = "") -> Latents:
         source=contents.source,
         split=part,
         path=address or str(folder),
-        held_out=apart[0] if apart else None,
+        held_out=kept_apart(part, contents.parts),
         codec=contents.codec,
         look=_look(contents),
         classes=tuple(contents.classes or ()),

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from flowleap.data import huggingface, idx
+from flowleap.data import idx
 from flowleap.data.check import check
-from flowleap.data.dataset import Dataset
+from flowleap.data.dataset import Dataset, kept_apart
 from flowleap.data.huggingface import is_address, open_table
 from flowleap.data.known import recognized
 from flowleap.data.prepare import FEW_IMAGES, Look, Prepared, prepare
-from flowleap.data.source import HELD_OUT, has_parts, listed, open_images
+from flowleap.data.source import has_parts, listed, open_images
 from flowleap.data.store import EXTENSIONS, Arrays, Store, files_below
 
 __all__ = ["from_path", "present", "store_of"]
@@ -51,8 +51,7 @@ def from_path(text: str | Path, split: str | None = None, look: Look | None = No
     if alike:
         return replace(source.dataset(memory=look.memory), look=look, path=str(text))
     whole = prepare(Arrays(source.levels(), str(path)), look, source.label, source.classes, str(path))
-    apart = [part for part in HELD_OUT if part in source.splits and source.split == "train"]
-    return _made(whole, Dataset(source.name, torch.empty(0), split=source.split, path=str(text)), apart)
+    return _made(whole, _about(source.name, source.split, source.splits, str(text)))
 
 
 def store_of(text: str | Path, split: str | None = None) -> tuple[Store, Tensor | None, tuple[str, ...]]:
@@ -80,15 +79,8 @@ def _folder(path: Path, text: str, split: str | None, look: Look) -> Dataset:
     key = ("folder", str(path.resolve()), split, look, files.stamp, files.changed)
     if key not in _RECENT:
         whole = prepare(files, look, files.label, files.classes, text)
-        apart = [part for part in HELD_OUT if part in parts and split == "train"]
-        _remember(
-            key,
-            _made(
-                whole,
-                Dataset(path.name or path.resolve().name, torch.empty(0), split=split or "all", path=text),
-                apart,
-            ),
-        )
+        name = path.name or path.resolve().name
+        _remember(key, _made(whole, _about(name, split or "all", parts, text)))
     return replace(_RECENT[key], path=text)
 
 
@@ -98,10 +90,7 @@ def _table(text: str, split: str | None, look: Look) -> Dataset:
     if key not in _RECENT:
         whole = prepare(table, look, table.label, table.classes, text)
         whole = replace(whole, notes=(*table.notes, *whole.notes))
-        apart = [part for part in huggingface.HELD_OUT if part in table.splits and table.split == "train"]
-        _remember(
-            key, _made(whole, Dataset(table.called, torch.empty(0), split=table.split, path=text), apart)
-        )
+        _remember(key, _made(whole, _about(table.called, table.split, table.splits, text)))
     return _RECENT[key]
 
 
@@ -111,7 +100,12 @@ def _remember(key: Hashable, dataset: Dataset) -> None:
     _RECENT[key] = dataset
 
 
-def _made(whole: Prepared, about: Dataset, apart: list[str]) -> Dataset:
+def _about(name: str, split: str, splits: Collection[str], text: str) -> Dataset:
+    """What is known of a data set before its images are read."""
+    return Dataset(name, torch.empty(0), split=split, path=text, held_out=kept_apart(split, splits))
+
+
+def _made(whole: Prepared, about: Dataset) -> Dataset:
     """The data set of images that were prepared, with what is to be said of it."""
     x, left = whole.held()
     classes = None if left.label is None else len(left.classes) or int(left.label.max()) + 1
@@ -125,7 +119,6 @@ def _made(whole: Prepared, about: Dataset, apart: list[str]) -> Dataset:
         num_classes=classes,
         classes=left.classes,
         source=about.name,
-        held_out=apart[0] if apart else None,
         look=left.look,
         notes=tuple(notes),
     )

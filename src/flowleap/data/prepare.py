@@ -208,6 +208,7 @@ class Prepared:
     classes: tuple[str, ...]
     look: Look
     notes: tuple[str, ...]
+    name: str = "the data"
 
     def rows(self) -> Rows:
         """The images as they are read from the disk."""
@@ -254,7 +255,8 @@ class Prepared:
             return torch.from_numpy(levels), self
         kept = np.ones(len(rows), dtype=bool)
         kept[broken] = False
-        words = _left_out({"unreadable": len(broken)}, {"unreadable": said[0]}, len(rows), self.look.strict)
+        first = {"unreadable": said[0]}
+        words = _left_out({"unreadable": len(broken)}, first, len(rows), self.look.strict, self.name)
         if not kept.any():
             raise ValueError(words)
         label = None if self.label is None else self.label[torch.from_numpy(kept)]
@@ -325,7 +327,7 @@ def prepare(
     label, classes = _relabeled(None if label is None else label[torch.from_numpy(kept)], classes)
     resolved = look if view is None else replace(look, square=view.square, size=view.size)
     return Prepared(
-        Images(store, kept, one, view, label, look.strict), label, classes, resolved, tuple(notes)
+        Images(store, kept, one, view, label, look.strict), label, classes, resolved, tuple(notes), name
     )
 
 

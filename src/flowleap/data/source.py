@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flowleap.data import idx, pixels, scans
 from flowleap.data.check import check
-from flowleap.data.dataset import Dataset
+from flowleap.data.dataset import HELD_OUT, Dataset, kept_apart
 from flowleap.data.known import recognized
 from flowleap.data.npz import Archive
 from flowleap.data.prepare import GIB, Look
@@ -27,7 +27,6 @@ __all__ = ["EXTENSIONS", "Source", "has_parts", "listed", "load_any", "of_datase
 
 LABELS = {"images": ("label", "labels"), "arr_0": ("arr_1",), "train_x": ("train_y",), "test_x": ("test_y",)}
 UNIT = "no value of {} is below 0: floats are taken to lie in [-1, 1]; if these lie in [0, 1], store 2 x − 1"
-HELD_OUT = ("test", "val", "valid", "validation")
 PARTS = {"train", *HELD_OUT}
 SLACK = 1e-3  # how far beyond [-1, 1] a value may lie before it is an error rather than rounding
 
@@ -120,8 +119,7 @@ class Source:
         )
         if len(x) < self.count:
             return check(replace(held, split=f"{self.split}[{len(x)}]"))
-        apart = [part for part in HELD_OUT if part in self.splits and self.split == "train"]
-        return recognized(check(replace(held, path=self.path, held_out=apart[0] if apart else None)))
+        return recognized(check(replace(held, path=self.path, held_out=kept_apart(self.split, self.splits))))
 
     def levels(self, count: int | None = None) -> Tensor:
         """The images as 8 bits, in memory.

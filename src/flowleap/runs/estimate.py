@@ -30,7 +30,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowleap import networks
+from flowleap import networks, processes
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import EMA, GridEMA, Objective, Refreshed, Rival
 from flowleap.point import Batch
@@ -79,6 +79,13 @@ class Memory:
         """Without activations."""
         return self.total - self.activations
 
+    def divided(self, devices: int) -> float:
+        """Return the bytes on each of so many devices with --shard, without activations: a share, and what is gathered.
+
+        The loss is one unit of FSDP2, so weights and gradients of a whole network are there while it is computed.
+        """
+        return self.state / devices + self.weights + self.gradients
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -103,7 +110,7 @@ class Estimate:
 
     Args:
         parameters: all; trained: those that are trained.
-        memory: on one device that holds the whole batch.
+        memory: on one device that computes its share of the batch, or of it what `per_device` allows.
         activation_row, activation_once: bytes that a row adds, and that are there in any case.
         forward: operations of a forward pass of one image; step: those of a training step, per image of the batch.
         equivalents: forward-equivalents of a step, see `cost`.
@@ -152,7 +159,7 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
     activations = kept(config.network, precision, device)
     copies, rivals = _copies(config)
     parts = micro_batches(plain(config), config.batch, config.per_device, config.accumulate)
-    at_once = -(-config.batch // parts)
+    at_once = -(-config.batch // (parts * processes.count()))
     memory = Memory(
         rows=at_once,
         weights=4 * every * (1 + rivals),

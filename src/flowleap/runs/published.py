@@ -99,8 +99,14 @@ IMAGENET = f"ImageNet-1k, center crops of 256 x 256, {LATENTS_MSE}"
 CELEBA = f"CelebA-HQ, 256 x 256, {LATENTS_MSE}"
 
 
-IMAGES, FACES = 1_281_167, 30_000
-"""Images of ImageNet-1k for training, and of CelebA-HQ."""
+IMAGES, FACES = 1_281_167, 28_000
+"""Images for training of ImageNet-1k, and of CelebA-HQ, of which 2,000 more are for validation."""
+UNLIKE = (
+    "the network there divides attention by head_dim rather than its root, begins its adaLN projections at Xavier "
+    "values rather than zero, and keeps its residual stream in bf16; here it is the DiT of all recipes",
+    "the average there has no warm-up, and the code judges the raw weights unless asked for it",
+)
+"""How the code of Frans et al. differs from what a recipe does here."""
 
 
 def _latents(
@@ -341,7 +347,7 @@ def _frans(
         weight_decay=0.1, clip=None, ema=(0.999,), pair_guidance=pair_guidance,
         adapters=("StepToken",) if method.startswith("shortcut") else (),
         source=f"{SHORTCUT}; {SHORTCUT_CODE}, README.md and train.py", numbers=numbers,
-        notes=(*notes, "samples of 128 steps are guided by 1.5 there") if classes else notes,
+        notes=(*notes, *(["samples of 128 steps are guided by 1.5 there"] if classes else []), *UNLIKE),
     )  # fmt: skip
 
 

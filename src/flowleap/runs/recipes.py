@@ -14,7 +14,8 @@ the user's. Everything in it can be changed, and `configure` says what was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -32,6 +33,7 @@ from flowleap.training.config import (
     TrainConfig,
     change,
     from_dict,
+    look_of,
     method_name,
     network_options,
     settle,
@@ -93,16 +95,17 @@ def configure(
         raise ValueError(
             f"the recipe {recipe.name} trains {recipe.method}, not {method}: leave the method out, or the recipe"
         )
-    dataset = blank(recipe) if data is None else data if isinstance(data, Dataset) else data_sets.load(data)
-    if dataset.kind == "points":
-        raise ValueError(f"the recipe {recipe.name} is for {recipe.kind}, and {dataset.name} holds points")
-    objective = replace(recipe.objective, label_dropout=_dropout(recipe, dataset))
+    settings = list(settings)
+    dataset = _data(recipe, data, [*options.items(), *settings])
+    objective, told = _labeled(recipe, dataset)
     stated: dict[str, Any] = {
         "recipe": recipe.name,
         "method": recipe.method,
         "objective": values.to_dict(objective),
         "data": "" if data is None else dataset.address,
+        **{name: getattr(dataset.look, name) for name in ("square", "size")},
         **{field: getattr(recipe, field) for field in SET if field in FIELDS},
+        **({} if dataset.num_classes else {"pair_guidance": None}),
     }
     own = network_options(recipe.network) | dict(recipe.options)
     asked = network_options(network) if network else own
@@ -112,7 +115,49 @@ def configure(
         for changes, wanted in (({}, own), (given, asked))
     )
     config = settle(change(other, settings), dataset)
-    return config, [*_fit(recipe, dataset), *_changed(recipe, settle(plain, dataset), config)]
+    return config, [*_fit(recipe, dataset), *told, *_changed(recipe, settle(plain, dataset), config)]
+
+
+def _data(recipe: Recipe, data: str | Dataset | None, settings: Iterable[tuple[str, Any]]) -> Dataset:
+    """Return the data of a run: images at a path as the settings say, or else of the size that a recipe is for.
+
+    Raises: ValueError for data of another kind than the recipe is for, saying how latents are made.
+    """
+    if data is None:
+        return blank(recipe)
+    dataset = data if isinstance(data, Dataset) else _loaded(recipe, data, dict(settings))
+    if dataset.kind == recipe.kind:
+        return dataset
+    kind = {"image": "images"}.get(recipe.kind, recipe.kind)
+    held = {"image": "images"}.get(dataset.kind, dataset.kind)
+    hint = ""
+    if recipe.kind == "latents" and dataset.kind == "image":
+        place = shlex.quote(dataset.path or "PATH")
+        side = 8 * recipe.shape[-1]
+        hint = f": encode them first, flowleap data encode {place} --vae ID --size {side} --out FOLDER"
+    elif recipe.kind == "image":
+        hint = ": another recipe is for those, see flowleap recipes"
+    raise ValueError(f"the recipe {recipe.name} is for {kind}, and {dataset.name} holds {held}{hint}")
+
+
+def _loaded(recipe: Recipe, data: str, settings: Mapping[str, Any]) -> Dataset:
+    """Load data at an address, by the settings that say how images are taken."""
+    own = recipe.kind == PIXELS and not data_sets.is_name(data) and settings.get("size") is None
+    sized = {**settings, "size": recipe.shape[-1]} if own else settings
+    return data_sets.load(data, look=look_of(sized.items()))
+
+
+def _labeled(recipe: Recipe, dataset: Dataset) -> tuple[Objective, list[str]]:
+    """Return the objective of a recipe as data with or without labels can train it, and what that changes, in words."""
+    if dataset.num_classes is not None:
+        return recipe.objective, []
+    plain = replace(recipe.objective, label_dropout=0.0, guidance=None)
+    if recipe.objective.guidance is None and recipe.pair_guidance is None:
+        return plain, []
+    return plain, [
+        f"recipe {recipe.name}: without guidance, which needs labels, and {dataset.name} has none; what is published "
+        "is of guided models"
+    ]
 
 
 def _behind(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
@@ -120,10 +165,6 @@ def _behind(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
     for adapter in recipe.adapters:
         options = {"kind": adapter, "network": options}
     return options
-
-
-def _dropout(recipe: Recipe, dataset: Dataset) -> float:
-    return 0.0 if dataset.num_classes is None else recipe.objective.label_dropout
 
 
 def _fit(recipe: Recipe, dataset: Dataset) -> list[str]:

@@ -274,6 +274,8 @@ def compatible(stored: TrainConfig, wanted: TrainConfig, place: Path) -> TrainCo
     fixed = [name for name in changed if name not in FREE]
     if "teacher" in changed and None in (stored.teacher, wanted.teacher):
         fixed.append("teacher")
+    if "data" in changed and folder.read(place)["dataset"].get("checksum") is None:
+        fixed.append("data")
     if "steps" in changed and own_teacher(stored):
         raise ValueError(
             f"{place} divides {stored.steps} steps between its teacher and itself, so they cannot become "

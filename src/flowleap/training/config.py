@@ -166,6 +166,7 @@ METHOD, DATA = "esc", "digits"
 FIELDS = tuple(field.name for field in fields(TrainConfig))
 FREE = (
     "steps",
+    "data",
     "patience",
     "device",
     "log_every",
@@ -183,7 +184,7 @@ FREE = (
     "check",
 )
 """The fields that may change when a run is resumed; only `steps` and `device` change its numbers, the split of a batch
-beyond rounding none. A teacher may have moved, but its checksum may not have changed."""
+beyond rounding none. A teacher may have moved, and data at a path, but their checksums may not have changed."""
 
 LOOKS = tuple(field.name for field in fields(data_sets.Look))
 """The fields that say how images at a path are taken."""
@@ -359,6 +360,11 @@ def load_data(config: TrainConfig, checksum: str | None = None) -> Dataset:
     Raises: ValueError as `data.load`, and where what cannot be mirrored is to be.
     """
     look = look_of([(name, getattr(config, name)) for name in LOOKS])
+    if checksum is not None and not data_sets.present(config.data):
+        raise ValueError(
+            f"the data of this run are not at {config.data} any more; where they are elsewhere, say where: "
+            "flowleap train --resume --out RUN --data PATH"
+        )
     dataset = data_sets.load(config.data, checksum=checksum, look=look)
     dataset.turned(config.flip)  # refused here where it cannot be
     return dataset
