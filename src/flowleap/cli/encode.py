@@ -18,8 +18,9 @@ from flowleap.cli.group import counting, say, waiting
 from flowleap.cli.train import SquarePolicy
 
 if TYPE_CHECKING:
-    from flowleap.data import Dataset, Look
+    from flowleap.data import Look
     from flowleap.data.latent_cache import Cache, Contents
+    from flowleap.data.source import Source
 
 SIGNALED = 128
 SIDE = 256
@@ -100,6 +101,14 @@ Batch = Annotated[int, typer.Option(min=1, help="Images encoded at a time, in ea
 PerShard = Annotated[
     int, typer.Option(min=1, help="Images in a file; an interruption loses less than one of these.")
 ]
+Streamed = Annotated[
+    bool,
+    typer.Option(
+        "--stream",
+        help="Read hf:NAME over the network in one pass and keep none of its images, for what does not fit onto the "
+        "disk. Small images are enlarged; one that cannot be used stops it.",
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option(
@@ -124,6 +133,7 @@ def encode(
     precision: Precision = Floats.float32,
     batch: Batch = 32,
     shard: PerShard = 512,
+    stream: Streamed = False,
     overwrite: Overwrite = False,
     device: options.Device = "auto",
 ) -> None:
@@ -136,11 +146,10 @@ def encode(
     from flowleap import autoencoders
     from flowleap.autoencoders.encoding import Stopped
     from flowleap.data import Look
-    from flowleap.data.source import of_dataset
     from flowleap.training.interrupt import Interruption
 
-    data_sets, look = opened(source, split, Look(square, size, strict=strict, memory=0.0))
-    parts = {part: of_dataset(dataset) for part, dataset in data_sets.items()}
+    look = Look(square, size, strict=strict, memory=0.0)
+    parts, images, policy = streamed(source, split, look) if stream else opened(source, split, look)
     with waiting(f"reading {vae}"):
         model = autoencoders.load(vae, options.device(device), precision.value)
     contents = autoencoders.planned(
@@ -150,10 +159,10 @@ def encode(
         scaling=scaling,
         shift=shift,
         flip=flip,
-        square=look.square or "",
+        square=policy,
         dtype=dtype.value,
         shard=shard,
-        images={part: dataset.checksum for part, dataset in data_sets.items()},
+        images=images,
     )
     own, every = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     cache = begun(out, contents, overwrite, own)
@@ -184,13 +193,17 @@ def encode(
 MESSAGE = "finishing this batch; once more to stop at once"
 
 
-def opened(text: str, split: str | None, look: Look) -> tuple[dict[str, Dataset], Look]:
-    """The images of each part that is to be encoded, and how they were taken: the part that is named, or that for
-    training and a held-out one. They are read from the disk as they are needed.
+Found = tuple[dict[str, "Source"], dict[str, str], str]
+"""The images of each part that is to be encoded, what tells them from others, and how they became squares."""
+
+
+def opened(text: str, split: str | None, look: Look) -> Found:
+    """The part that is named, or that for training and a held-out one, read from the disk as they are needed.
 
     Raises: ValueError for what is no data, or a split that is not there.
     """
     from flowleap import data
+    from flowleap.data.source import of_dataset
 
     dataset = data.load(text, split=split, look=look)
     if look.size is None and dataset.look.size is not None:
@@ -200,7 +213,22 @@ def opened(text: str, split: str | None, look: Look) -> tuple[dict[str, Dataset]
     for note in dataset.notes:
         say(note)
     apart = data.held_out(dataset) if split is None else None
-    return {part.split: part for part in (dataset, apart) if part is not None}, dataset.look
+    parts = [part for part in (dataset, apart) if part is not None]
+    images = {part.split: part.checksum for part in parts}
+    return {part.split: of_dataset(part) for part in parts}, images, dataset.look.square or ""
+
+
+def streamed(text: str, split: str | None, look: Look) -> Found:
+    """The same parts, read over the network.
+
+    Raises: ValueError for what cannot be streamed.
+    """
+    from flowleap.data.streaming import open_streams
+    from flowleap.data.view import View
+
+    view = View(look.square or "crop", look.size or SIDE)
+    parts, images = open_streams(text, view, split)
+    return parts, images, view.square
 
 
 def begun(out: Path, contents: Contents, overwrite: bool, own: int) -> Cache:

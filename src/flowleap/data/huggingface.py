@@ -7,6 +7,7 @@ of Parquet or Arrow files. Tables stay on the disk, mapped into memory; images a
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,29 +112,52 @@ class Table:
         return hashlib.sha256(f"{len(self)} {self.rows.features}".encode()).hexdigest()
 
 
+def library(text: str) -> Any:
+    """Return the library datasets.
+
+    Raises: ValueError where it is not installed.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(f"{text} needs the library datasets: pip install 'flowleap[hub]'") from None
+    return datasets
+
+
 def open_table(text: str, split: str | None = None) -> Table:
     """Open a split: the one asked for, that of the address, or train where there is one.
 
     Raises: ValueError without the library, for a data set that is neither here nor to be had, and for a table without
         images.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(f"{text} needs the library datasets: pip install 'flowleap[hub]'") from None
+    datasets = library(text)
     address = Address.of(text)
-    found = _loaded(address, text)
+    found = loaded(address, text)
     if isinstance(found, datasets.Dataset):
         found = datasets.DatasetDict({str(found.split or "train"): found})
     splits = tuple(str(name) for name in found)
-    chosen = split or address.split or ("train" if "train" in splits else splits[0])
-    if chosen not in splits:
-        raise ValueError(f"{text} has no split {chosen!r}: choose {' or '.join(splits)}")
+    chosen = chosen_split(text, split or address.split, splits)
     return _table(found[chosen], address, text, chosen, splits)
 
 
-def _loaded(address: Address, text: str) -> Any:
-    """All splits that there are.
+def chosen_split(text: str, asked: str | None, splits: tuple[str, ...]) -> str:
+    """Return the split that is meant: the one asked for, or train where there is one.
+
+    Raises: ValueError where it is not there.
+    """
+    chosen = asked or ("train" if "train" in splits else splits[0])
+    if chosen not in splits:
+        raise ValueError(f"{text} has no split {chosen!r}: choose {' or '.join(splits)}")
+    return chosen
+
+
+def saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote a folder."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def loaded(address: Address, text: str, **options: Any) -> Any:
+    """All splits that there are, or what `datasets.load_dataset` gives with more options.
 
     Raises: ValueError where they cannot be had, saying how they can.
     """
@@ -141,14 +165,14 @@ def _loaded(address: Address, text: str) -> Any:
 
     folder = Path(address.name)
     try:
-        if folder.is_dir() and any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        if saved(folder):
             return datasets.load_from_disk(str(folder))
         if folder.exists() and not any(any(folder.rglob(f"*.{kind}")) for kind in FILES):
             raise ValueError(
                 f"{text}: {folder} holds neither what save_to_disk writes nor Parquet or Arrow files; a folder of "
                 "image files is given without hf:"
             )
-        return datasets.load_dataset(address.name, address.config)
+        return datasets.load_dataset(address.name, address.config, **options)
     except (ConnectionError, FileNotFoundError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
@@ -165,39 +189,64 @@ def _loaded(address: Address, text: str) -> Any:
 def _table(rows: Any, address: Address, text: str, split: str, splits: tuple[str, ...]) -> Table:
     import datasets
 
-    images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
-    if not images:
-        raise ValueError(
-            f"{text} has no column of images; its columns are "
-            + ", ".join(f"{name} ({type(kind).__name__})" for name, kind in rows.features.items())
-        )
+    column, notes = image_column(rows.features, text)
     if not len(rows):
         raise ValueError(f"{text}, split {split}, is empty")
-    column, notes = images[0], []
-    if len(images) > 1:
-        notes.append(f"of the columns of images {', '.join(images)}, {column} is taken")
-    label, classes, said = _labels(rows, text)
+    named, classes, said = label_column(rows.features)
+    label = None
+    if named is not None:
+        held = rows.with_format("numpy").select_columns([named])[:][named]
+        label, hidden = shown_labels(np.asarray(held), named, text)
+        said = [*hidden, *(said if label is not None else [])]
+    if label is None:
+        classes = ()
     rows = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     return Table(rows, column, address.short, split, splits, label, classes, (*notes, *said))
 
 
-def _labels(rows: Any, text: str) -> tuple[Tensor | None, tuple[str, ...], list[str]]:
-    """The column of classes, by its type; else whole numbers of the usual name."""
+def image_column(features: Mapping[str, Any], text: str) -> tuple[str, list[str]]:
+    """Return the column of images, and what is to be said where it could have been another.
+
+    Raises: ValueError where there is none.
+    """
     import datasets
 
-    named = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    if not images:
+        raise ValueError(
+            f"{text} has no column of images; its columns are "
+            + ", ".join(f"{name} ({type(kind).__name__})" for name, kind in features.items())
+        )
+    if len(images) == 1:
+        return images[0], []
+    return images[0], [f"of the columns of images {', '.join(images)}, {images[0]} is taken"]
+
+
+def label_column(features: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...], list[str]]:
+    """Return the column of classes by its type, or else whole numbers of the usual name; the names of the classes; and
+    what is to be said where it could have been another.
+    """
+    import datasets
+
+    named = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     plain = [
         name
-        for name, kind in rows.features.items()
+        for name, kind in features.items()
         if name in LABELS and isinstance(kind, datasets.Value) and "int" in kind.dtype
     ]
     columns = sorted(named, key=lambda name: name not in LABELS) or plain
     if not columns:
         return None, (), []
-    held = rows.with_format("numpy").select_columns([columns[0]])[:][columns[0]]
-    label = torch.from_numpy(np.asarray(held).astype(np.int64))
-    if bool((label < 0).any()):  # hidden labels of a test split
-        return None, (), [f"column {columns[0]} of {text} has labels below 0: taken as unlabeled"]
     notes = [f"of the columns of classes {', '.join(named)}, {columns[0]} is taken"] if len(named) > 1 else []
-    classes = tuple(rows.features[columns[0]].names) if named else ()
-    return label, classes, notes
+    return columns[0], tuple(features[columns[0]].names) if named else (), notes
+
+
+def shown_labels(held: np.ndarray, column: str, text: str) -> tuple[Tensor | None, list[str]]:
+    """Return labels, or None and what is to be said where they are hidden, as those of a test split may be.
+
+    Shapes: (n,), whole numbers -> int64 (n,).
+    """
+    label = torch.from_numpy(held.astype(np.int64))
+    if bool((label < 0).any()):
+        return None, [f"column {column} of {text} has labels below 0: taken as unlabeled"]
+    return label, []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -31,11 +31,17 @@ class View:
     crop keeps the proportions and loses what lies outside; resize keeps everything and squeezes it. Both resize with
     `FILTER`, antialiased.
 
+    Args:
+        enlarge: whether images with fewer pixels may be enlarged; they are left out otherwise.
+
     Raises: ValueError for another policy or a size below 1.
     """
 
     square: Square
     size: int
+    enlarge: bool = field(
+        default=False, repr=False
+    )  # what images are taken for is told by their representation
 
     def __post_init__(self) -> None:
         if self.square not in ("crop", "resize"):
@@ -52,8 +58,8 @@ class View:
         return left, upper, left + side, upper + side
 
     def small(self, width: int, height: int) -> bool:
-        """Whether an image of some size has fewer pixels in a direction than are asked for."""
-        return min(width, height) < self.size
+        """Whether an image of some size has fewer pixels in a direction than are asked for, and is left out for it."""
+        return not self.enlarge and min(width, height) < self.size
 
     def drafted(self, image: Image) -> None:
         """Let a JPEG file be decoded at a fraction of its size where that makes no difference."""
