@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from flowleap import data, processes, runs
+from flowleap import data, evaluation, processes, runs
 from flowleap.runs.session import Session
 from flowleap.training import distributed
 from flowleap.training.checkpoint import files_of
@@ -47,13 +47,12 @@ class Listener(Reporter):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def session(place: Path, scenario: dict[str, Any], reporter: Reporter) -> Session:
-    """Return the training of a scenario."""
-    given = {
-        k: v
-        for k, v in scenario.items()
-        if k not in ("name", "method", "data", "stop", "resume", "plant", "out")
-    }
+ABOUT = ("name", "method", "data", "stop", "resume", "plant", "out", "phases")
+
+
+def configured(scenario: dict[str, Any]) -> runs.TrainConfig:
+    """Return the config of a scenario."""
+    given = {k: v for k, v in scenario.items() if k not in ABOUT}
     settings = TINY[scenario["data"]] + [tuple(pair) for pair in given.pop("settings", [])]
     usual: dict[str, Any] = {
         "batch": 32,
@@ -62,10 +61,33 @@ def session(place: Path, scenario: dict[str, Any], reporter: Reporter) -> Sessio
         "watch_share": 0.0,
         "log_every": 1,
     }
-    config = runs.configure(
+    return runs.configure(
         scenario["method"], scenario["data"], settings=settings, checkpoint_every=0, **{**usual, **given}
     )
+
+
+def session(place: Path, scenario: dict[str, Any], reporter: Reporter) -> Session:
+    """Return the training of a scenario."""
+    config = configured(scenario)
     return Session(place, config, data.load(config.data), reporter)
+
+
+def phases(scenario: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Run all phases of a training, as the command does, and sample from it; return their losses and the samples."""
+    place = root / scenario["name"]
+    runs.train(configured(scenario), place, console=Console(quiet=True))
+    processes.wait()
+    run = runs.load_run(place)
+    samples = evaluation.generate(
+        run.flow, run.objective, run.shape, 21, seed=3, steps=2, shared=True, batch=5
+    )
+    logs = {"teacher": place / "teacher" / "metrics.jsonl", "student": place / "metrics.jsonl"}
+    rows = {name: [json.loads(line) for line in log.read_text().splitlines()] for name, log in logs.items()}
+    keep = ("step", "loss")
+    return {
+        "samples": samples.tolist() if processes.first() else None,
+        **{name: [{key: row[key] for key in keep} for row in each] for name, each in rows.items()},
+    }
 
 
 def plant(error: str | None, made: Session, patched: list[Any]) -> None:
@@ -136,7 +158,7 @@ def attempt(scenario: dict[str, Any], root: Path) -> dict[str, Any]:
     """Run a scenario among all processes; an error is part of what came out."""
     try:
         with processes.together():
-            return play(scenario, root)
+            return (phases if scenario.get("phases") else play)(scenario, root)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
 

@@ -56,6 +56,10 @@ SCENARIOS: list[dict[str, Any]] = [
     {"name": "fsdp jvp", "method": "meanflow", "data": "digits", "steps": 10, "shard": True,
      "settings": [("target.derivative", "ExactJVP")]},
     {"name": "fsdp micro", "method": "meanflow", "data": "two-moons", "steps": 10, "shard": True, "accumulate": 3},
+    {"name": "recomputed", "method": "meanflow", "data": "digits", "steps": 10,
+     "settings": [("network.checkpointing", "true")]},
+    {"name": "phases", "method": "reflow", "data": "two-moons", "steps": 12, "pairs": 40, "pair_steps": 4,
+     "phases": True},
     {"name": "bf16", "method": "meanflow", "data": "two-moons", "steps": 5, "precision": "bf16"},
     {"name": "one two", "method": "shortcut", "data": "two-moons", "steps": LEGS, "stop": 8, "resume": True,
      "out": "one two one"},
@@ -225,6 +229,29 @@ def test_divided_weights_are_saved_whole_and_go_on(root, together):
     assert {name: size for name, size in ours.items() if name != "state.json"} == {
         name: size for name, size in theirs.items() if name != "state.json"
     }
+
+
+@needs_processes
+def test_recomputing_activations_on_two_processes_changes_nothing(root, together):
+    """Checkpointing beside the derivative by two passes and the hooks of DDP, against neither."""
+    assert apart(together[0]["recomputed"], alone(root, method="meanflow", data="digits", steps=10)) < 1e-6
+
+
+@needs_processes
+def test_all_phases_and_samples_on_two_processes_are_those_on_one(root, together):
+    """A teacher of its own, pairs that it makes, a student of these, and samples of the student."""
+    about = next(each for each in SCENARIOS if each["name"] == "phases")
+    expected, found = scale_worker.phases(about, root / "alone"), together[0]["phases"]
+    assert "error" not in found, found
+    assert (
+        apart({"rows": found["teacher"]}, {"rows": expected["teacher"]}) < 1e-6 and len(found["teacher"]) == 6
+    )
+    ours, theirs = ([row["loss"] for row in each["student"]] for each in (found, expected))
+    assert ours == pytest.approx(theirs, abs=1e-7) and len(ours) == 6  # of an untrained teacher: up to 1e-5
+    assert len(found["samples"]) == 21 and together[1]["phases"]["samples"] is None
+    torch.testing.assert_close(
+        torch.tensor(found["samples"]), torch.tensor(expected["samples"]), rtol=0, atol=1e-5
+    )
 
 
 @needs_processes
