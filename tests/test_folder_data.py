@@ -111,7 +111,7 @@ def test_images_of_one_size_stay_as_they_are_and_the_exception_is_made_like_them
     draw(np.random.default_rng(3), 20, 33).save(tmp_path / "class0" / "small.png")
     found = data.load(tmp_path)
     assert found.shape == (3, 28, 28) and len(found) == 61 and found.look.size == 28
-    assert any("1 are too small" in note for note in found.notes)
+    assert any("1 is too small" in note for note in found.notes)
     assert torch.equal(found.x[:30], alike.x[:30])
 
 
@@ -187,9 +187,9 @@ def test_what_cannot_be_used_is_left_out_and_named(tmp_path):
     for part in (
         "4 cannot be read",
         "003.png",
-        "1 have other pixels",
+        "1 has other pixels",
         "sixteen.png",
-        "1 are transparent",
+        "1 is transparent",
         "clear.png",
     ):
         assert part in said

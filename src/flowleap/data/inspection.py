@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from flowleap.data.pixels import COLOR, FAULTS, GREY, SEE_THROUGH, Faulty, opened
+from flowleap.data.pixels import COLOR, FAULTS, GREY, SEE_THROUGH, Faulty, fault_of, opened
 from flowleap.data.prepare import FEW_IMAGES, Look
 from flowleap.data.store import Store
 from flowleap.data.view import suggested
@@ -93,7 +93,11 @@ class Findings:
 
     def problems(self) -> list[str]:
         """What is wrong, in words; empty where nothing is."""
-        found = [f"{len(rows):,} images {FAULTS[kind]}" for kind in FAULTS if (rows := self.of_fault(kind))]
+        found = [
+            f"{len(rows):,} image{'s' * (len(rows) > 1)} {fault_of(kind, len(rows))}"
+            for kind in FAULTS
+            if (rows := self.of_fault(kind))
+        ]
         for words, groups in (("exact", self.exact), ("near", self.near)):
             if groups:
                 more = sum(len(group) - 1 for group in groups)

@@ -24,6 +24,7 @@ __all__ = [
     "Faulty",
     "Header",
     "decode",
+    "fault_of",
     "opened",
     "probe",
 ]
@@ -40,9 +41,20 @@ FAULTS: dict[str, str] = {
     "small": "are too small",
 }
 """Why an image cannot be trained on, and how that is said of several."""
+SINGULAR = {"have": "has", "are": "is"}
 TURNED = 5  # from this value on the EXIF orientation exchanges width and height
 TAIL = 64
 ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+
+
+def fault_of(kind: str, count: int) -> str:
+    """Say what so many images have or are that cannot be used.
+
+    >>> fault_of("small", 2), fault_of("small", 1)
+    ('are too small', 'is too small')
+    """
+    verb, _, rest = FAULTS[kind].partition(" ")
+    return f"{SINGULAR.get(verb, verb) if count == 1 else verb} {rest}"
 
 
 class Faulty(ValueError):

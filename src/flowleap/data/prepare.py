@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowleap.data.pixels import FAULTS, Faulty, decode, probe
+from flowleap.data.pixels import FAULTS, Faulty, decode, fault_of, probe
 from flowleap.data.rows import Held, Rows, Samples, scaled
 from flowleap.data.store import Store
 from flowleap.data.view import AS_THEY_ARE, Square, View, suggested
@@ -379,7 +379,9 @@ def _left_out(
     Raises: ValueError where none may be.
     """
     total = sum(faults.values())
-    reasons = "; ".join(f"{number:,} {FAULTS[kind]} ({first[kind]})" for kind, number in faults.items())
+    reasons = "; ".join(
+        f"{number:,} {fault_of(kind, number)} ({first[kind]})" for kind, number in faults.items()
+    )
     if strict:
         raise ValueError(
             f"{total:,} of {count:,} images of {name} cannot be used: {reasons}; leave out --strict to go on"

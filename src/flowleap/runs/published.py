@@ -357,7 +357,7 @@ def _own() -> list[Recipe]:
     esc = replace(methods.esc(), times=Gradual(pair, horizon=1 / 30), label_dropout=0.0)
     small: dict[str, Any] = {
         "method": "esc", "objective": esc, "kind": PIXELS, "clip": 1.0, "decay": 0.5, "any_classes": True,
-        "eval_num": 10_000, "source": "sized here",
+        "eval_num": 2000, "source": "sized here",
     }  # fmt: skip
     fashion: dict[str, Any] = {
         "shape": (1, 28, 28), "classes": 10, "rows": 60_000,
@@ -369,6 +369,7 @@ def _own() -> list[Recipe]:
         "data": "a folder of images, cut to 64 x 64",
     }
     laptop, gpu = "two CPU cores, 45 minutes", "one GPU, about an hour"
+    less, more = {"eval_num": 1000}, {"eval_num": 10_000}
     return [
         Recipe(
             name="fashion-mnist", title="ESC, a small DiT, Fashion-MNIST, for a laptop", **small, **fashion,
@@ -376,17 +377,17 @@ def _own() -> list[Recipe]:
             lr=1.5e-3, ema=(0.999,), precision="fp32", hardware=laptop,
         ),
         Recipe(
-            name="fashion-mnist-gpu", title="ESC, DiT, Fashion-MNIST, for one GPU", **small, **fashion,
+            name="fashion-mnist-gpu", title="ESC, DiT, Fashion-MNIST, for one GPU", **(small | more), **fashion,
             network="dit-small", options={"patch": 2}, steps=40_000, batch=512, lr=3e-4, warmup=0.02, ema=(0.9995,),
             hardware=gpu,
         ),
         Recipe(
-            name="folder-64", title="ESC, a small U-Net, your images at 64 x 64, for a laptop", **small, **folder,
-            network="unet-small", options={"multipliers": [1, 2, 2, 2], "attention": [3]}, steps=6000, batch=32,
-            lr=1e-3, ema=(0.999,), precision="fp32", hardware="two CPU cores, a night",
+            name="folder-64", title="ESC, a small U-Net, your images at 64 x 64, for a laptop", **(small | less),
+            **folder, network="unet-small", options={"multipliers": [1, 2, 2, 2], "attention": [3]}, steps=6000,
+            batch=32, lr=1e-3, ema=(0.999,), precision="fp32", hardware="two CPU cores, a night",
         ),
         Recipe(
-            name="folder-64-gpu", title="ESC, a U-Net, your images at 64 x 64, for one GPU", **small, **folder,
+            name="folder-64-gpu", title="ESC, a U-Net, your images at 64 x 64, for one GPU", **(small | more), **folder,
             network="unet-64", options={"width": 64, "dropout": 0.1}, steps=30_000, batch=128, lr=4e-4, warmup=0.02,
             ema=(0.9995,), hardware=gpu,
         ),

@@ -288,6 +288,11 @@ class Session:
         finals = {"network.safetensors": player.network}
         for rank, (decay, copy) in enumerate(player.averages.items()):
             finals[checkpoint.average_name(decay) if rank else "ema.safetensors"] = copy.module
+        table_of = (
+            f", and a table of {self.config.eval_num:,} samples at each" if self.config.eval_num else ""
+        )
+        counts = ", ".join(map(str, report.budgets(self.objective)))
+        self.reporter.say(f"trained; weights and pictures follow, at {counts} steps{table_of}")
         if processes.first():
             for name, network in finals.items():
                 write = partial(checkpoint.write_tensors, tensors=network.state_dict(), step=self.state.step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
+from flowleap.progress import counted
 from flowleap.training.log import Reporter
 
 __all__ = ["BUDGETS", "draw_budgets", "draw_curves", "draw_samples", "tabulate", "write_table"]
@@ -80,8 +81,7 @@ def draw_budgets(flow: FlowMap, objective: Objective, data: Dataset, path: Path,
     try:
         with warnings.catch_warnings():  # the table says which budgets were not trained for
             warnings.simplefilter("ignore", UserWarning)
-            counts = budgets(objective)
-            panels = {objective.nfe(steps): shown(flow, objective, data, steps) for steps in counts}
+            panels = panels_of(flow, objective, data, path.name)
     except (evaluation.NotFinite, Undecoded) as error:
         reporter.warn(f"no picture {path.name}: {error}")
         return
@@ -90,6 +90,21 @@ def draw_budgets(flow: FlowMap, objective: Objective, data: Dataset, path: Path,
     else:
         titled = {pictures.evaluations(nfe): points for nfe, points in panels.items()}
         pictures.scatter(titled, path, real=data.x[: SHOWN["points"]])
+
+
+def panels_of(flow: FlowMap, objective: Objective, data: Dataset, name: str) -> dict[int, Tensor]:
+    """Return what is shown at each budget, by network evaluations, showing how far it is."""
+    counts = {objective.nfe(steps): steps for steps in budgets(objective)}
+    panels = {}
+    with counted(f"drawing {name} at {_listed(counts.values())} steps", sum(counts)) as tick:
+        for nfe, steps in counts.items():
+            panels[nfe] = shown(flow, objective, data, steps)
+            tick(nfe)
+    return panels
+
+
+def _listed(counts: Iterable[int]) -> str:
+    return ", ".join(map(str, counts))
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], folder: Path) -> None:
@@ -118,7 +133,11 @@ def tabulate(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         counts = budgets(objective)
-        rows = evaluation.evaluate(flow, objective, data, counts, num=num, weights=weights, ruler=ruler)
+        about = f"measuring {num:,} samples at {_listed(counts)} steps"
+        with counted(about, num * sum(map(objective.nfe, counts))) as tick:
+            rows = evaluation.evaluate(
+                flow, objective, data, counts, num=num, weights=weights, ruler=ruler, tick=tick
+            )
     notes = [
         *evaluation.report.notes(rows),
         *remarks,
