@@ -3,7 +3,7 @@
     uv run python benchmarks/fashion_mnist.py --data FILE     # trains what is missing, then writes fashion_mnist.md
 
 FILE is Fashion-MNIST as `flowleap train --data` takes it: its IDX files, or an .npz of them. Each run is one
-`flowleap train --recipe fashion-mnist`, printed before it starts, on all cores; interrupted, the same command goes on.
+`flowleap train`, printed before it starts, on all cores; interrupted, the same command goes on.
 """
 
 from __future__ import annotations
@@ -21,16 +21,27 @@ from typing import Any
 
 from kept import machine
 
+from flowleap.runs import recipes
+
 HERE = Path(__file__).with_suffix("")
 RECIPE, BASE = "fashion-mnist", "flow-matching"
-RUNS: dict[str, tuple[str, ...]] = {RECIPE: (), BASE: (BASE,)}
+RUNS = (RECIPE, BASE)
+SHARED = ("steps", "batch", "lr", "warmup", "decay", "clip", "eval_num")
 KEPT = ("grid.png", "table.json", "table.md", "quality.jsonl")
 MINUTES, AGREEMENT, PART = 45, 0.80, 1 / 3
 
 
 def command(name: str, data: str, place: Path) -> list[str]:
-    """Return the words that begin a run."""
-    return ["train", *RUNS[name], "--recipe", RECIPE, "--data", data, "--out", str(place)]
+    """Return the words that begin a run: the recipe, or the other method with its settings."""
+    if name == RECIPE:
+        return ["train", "--recipe", RECIPE, "--data", data, "--out", str(place)]
+    recipe = recipes.get(RECIPE)
+    given = {field: getattr(recipe, field) for field in SHARED} | {
+        "label_dropout": recipe.objective.label_dropout
+    }
+    given |= {"ema": ",".join(map(str, recipe.ema))} | {f"network.{k}": v for k, v in recipe.options.items()}
+    settings = [word for field, value in given.items() for word in ("--set", f"{field}={value}")]
+    return ["train", name, "--data", data, "--network", recipe.network, *settings, "--out", str(place)]
 
 
 def train(name: str, data: str, place: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flowleap import data
+from flowleap import data, evaluation
 from flowleap.data import opening, streaming
 from flowleap.data.prepare import Look
 from flowleap.data.streaming import open_streams
@@ -124,6 +124,9 @@ def test_encoding_a_stream_is_encoding_the_disk(tmp_path, vae):
     assert json.loads((tmp_path / "stream" / "latents.json").read_text())["contents"]["images"][
         "train"
     ].startswith("stream-")
+    assert len(evaluation.originals(disk)) == COUNT
+    with pytest.raises(ValueError, match="kept nowhere: name images to compare with"):
+        evaluation.originals(stream)
     parquet(place, seed=3)
     code, _, err = call("data", "encode", f"hf:{place}", *words, "--out", tmp_path / "stream", "--stream")
     assert code == 2 and "images" in err

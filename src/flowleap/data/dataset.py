@@ -105,6 +105,11 @@ class Dataset:
         """Whether training sees rows mirrored every other time."""
         return self.flip
 
+    @property
+    def streamed(self) -> bool:
+        """Whether these were made of images that were streamed, and are kept nowhere."""
+        return False
+
     def turned(self, flip: bool | None) -> Dataset:
         """Return the data set with rows mirrored in training, or not; None for what is usual, which is not.
 

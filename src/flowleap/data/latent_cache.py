@@ -28,10 +28,12 @@ from torch import Tensor
 from flowleap.data.codec import Codec
 from flowleap.files import free_name, replace_file
 
-__all__ = ["ARRAYS", "DTYPES", "INDEX", "Cache", "CacheError", "Contents", "Shard", "is_cache"]
+__all__ = ["ARRAYS", "DTYPES", "INDEX", "STREAMED", "Cache", "CacheError", "Contents", "Shard", "is_cache"]
 
 FORMAT = 1
 INDEX = "latents.json"
+STREAMED = "stream-"
+"""What the checksum of images begins with that were streamed."""
 ABOUT = "latents"
 ARRAYS = {
     "moments": "mean and log-variance of the posterior of each image, one after the other along the channels, as the "

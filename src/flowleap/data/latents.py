@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from flowleap.data.dataset import Dataset, kept_apart
-from flowleap.data.latent_cache import INDEX, Cache, CacheError, Contents, Shard, is_cache
+from flowleap.data.latent_cache import INDEX, STREAMED, Cache, CacheError, Contents, Shard, is_cache
 from flowleap.data.prepare import Look
 from flowleap.data.rows import Rows
 from flowleap.randomness import generator
@@ -138,6 +138,12 @@ class Latents(Dataset):
     @property
     def mirrors(self) -> bool:
         return self.draws is not None and self.draws.cache.contents.flipped and self.mirrored
+
+    @property
+    def streamed(self) -> bool:
+        if self.draws is None:
+            return False
+        return self.draws.cache.contents.images.get(self.draws.part, "").startswith(STREAMED)
 
     def turned(self, flip: bool | None) -> Latents:
         """Return the data set with latents of mirrored images among its own, or without; None: where they are there.

@@ -21,6 +21,7 @@ from torch import Tensor
 from flowleap.data import huggingface
 from flowleap.data.dataset import kept_apart
 from flowleap.data.huggingface import PREFIX, Address, is_address
+from flowleap.data.latent_cache import STREAMED
 from flowleap.data.pixels import Encoded, Faulty, decode
 from flowleap.data.rows import scaled
 from flowleap.data.source import Source
@@ -99,7 +100,7 @@ class Stream:
         for _, file in self.files(torch.arange(min(count, LOOKED_AT))):
             assert isinstance(file, bytes)
             digest.update(file)
-        return f"stream-{digest.hexdigest()[:12]}"
+        return f"{STREAMED}{digest.hexdigest()[:12]}"
 
 
 def _file(found: dict[str, Any] | None, name: str) -> bytes:

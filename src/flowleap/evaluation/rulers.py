@@ -170,9 +170,13 @@ def reference(dataset: Dataset, kind: features.Features | None = None) -> Refere
 def originals(dataset: Dataset) -> Dataset:
     """The images that a data set of latents was made from.
 
-    Raises: ValueError where they are not there any more, or others are.
+    Raises: ValueError where they are not there any more, or others are, or they were streamed.
     """
     cure = "name images to compare with (--reference), or measure the latents as they are (--features latent)"
+    if dataset.streamed:
+        raise ValueError(
+            f"the images that {dataset.address} was made from were streamed and are kept nowhere: {cure}"
+        )
     try:
         split = None if dataset.split == "all" else dataset.split
         found = data_sets.load(dataset.source, split=split, look=dataset.look)

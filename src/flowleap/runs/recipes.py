@@ -154,9 +154,9 @@ def _labeled(recipe: Recipe, dataset: Dataset) -> tuple[Objective, list[str]]:
     plain = replace(recipe.objective, label_dropout=0.0, guidance=None)
     if recipe.objective.guidance is None and recipe.pair_guidance is None:
         return plain, []
+    published = "; what is published is of guided models" if recipe.numbers else ""
     return plain, [
-        f"recipe {recipe.name}: without guidance, which needs labels, and {dataset.name} has none; what is published "
-        "is of guided models"
+        f"recipe {recipe.name}: without guidance, which needs labels, and {dataset.name} has none{published}"
     ]
 
 
