@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from flowleap import networks, runs
+from flowleap.cli import plan
 from flowleap.runs import activations, cost, estimate, recipes
 from flowleap.runs.estimate import Speed, forward_flops
 from flowleap.training.loss_module import autocast
@@ -110,6 +113,12 @@ def test_weights_divided_among_devices() -> None:
     """A share of everything, and one whole network with its gradients while a step is computed."""
     memory = estimate.Memory(rows=1, weights=4, gradients=4, optimizer=8, copies=8, activations=100)
     assert memory.divided(8) == 24 / 8 + 8
+    config = runs.configure("meanflow", "digits", batch=256)
+    for settings, devices, rows in (({}, 1, 256), ({}, 8, 32), ({"per_device": 32}, 8, 32), ({"per_device": 20}, 8, 16),
+                                    ({"accumulate": 4}, 8, 8), ({"accumulate": 4, "per_device": 5}, 8, 5)):  # fmt: skip
+        assert estimate.rows_at_once(replace(config, **settings), devices) == rows
+    shown = dict(plan.divided(replace(config, shard=True), estimate.estimate(config, 1797, speed=False)))
+    assert "activations of 32 rows" in shown["with --shard on 8"]
 
 
 def kept_whole(options: dict, rows: int, precision: str = "fp32") -> int:

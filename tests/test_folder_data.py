@@ -352,13 +352,16 @@ def test_a_run_goes_on_where_its_data_have_moved(tmp_path, memory: float):
     (tmp_path / "here").rename(tmp_path / "there")
     resume = ["train", "--resume", "--out", str(out), "--steps", "5"]
     gone = CliRunner().invoke(app, resume)
-    assert gone.exit_code != 0 and "not at" in gone.output and "--data PATH" in gone.output
+    assert gone.exit_code != 0 and "nothing is there" in gone.output and "--data PATH" in gone.output
     folder(tmp_path / "others", 24, (16, 16), seed=5)
     with pytest.raises(ValueError, match="have changed"):
         config = runs.reconfigure(runs.read_config(out), data=str(tmp_path / "others"))
         runs.train(config, out, resume=True)
     with pytest.raises(ValueError, match="have changed"):
         runs.train(runs.reconfigure(runs.read_config(out), data="digits"), out, resume=True)
+    other = data.load(tmp_path / "others")
+    with pytest.raises(ValueError, match="have changed"):
+        runs.train(replace(runs.read_config(out), data=other.address), out, resume=True, dataset=other)
     done = CliRunner().invoke(app, [*resume, "--data", str(tmp_path / "there")])
     assert done.exit_code == 0, done.output
     assert runs.load_run(out).step == 5 and runs.read_config(out).data == str(tmp_path / "there")

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,19 +141,34 @@ def test_guided_recipes_train_without_labels_unguided(name: str) -> None:
     assert not any("without guidance" in line for line in recipes.configure("celebahq256-shortcut", own)[1])
 
 
-def test_images_of_a_folder_become_those_of_a_recipe(tmp_path) -> None:
-    """Unless another size is asked for: a recipe is sized for one."""
+def pictures(place: Path, side: int) -> str:
+    place.mkdir()
     for number in range(6):
-        Image.new("RGB", (90 + number, 120), (40 * number, 0, 90)).save(tmp_path / f"{number}.png")
-    config, changed = recipes.configure("folder-64", str(tmp_path), flip=True)
-    assert config.network["image"] == [3, 64, 64] and (config.size, config.square) == (64, "crop")
+        Image.new("RGB", (side + number, side + 30), (40 * number, 0, 90)).save(place / f"{number}.png")
+    return str(place)
+
+
+def test_larger_images_of_a_folder_are_shrunk_to_those_of_a_recipe(tmp_path) -> None:
+    """Unless another size is asked for: a recipe is sized for one. Smaller ones are taken, and said."""
+    large = pictures(tmp_path / "large", 300)
+    config, changed = recipes.configure("cifar10", large, flip=True)
+    assert config.network["image"] == [3, 32, 32] and (config.size, config.square) == (32, "crop")
     assert changed == [] and config.flip
-    config, changed = recipes.configure("folder-64", str(tmp_path), size=32, square="resize")
+    config, changed = recipes.configure("folder-64", large, size=32, square="resize")
     assert config.network["image"] == [3, 32, 32] and (config.size, config.square) == (32, "resize")
     assert changed[0] == "recipe folder-64: made for image of shape (3, 64, 64), here (3, 32, 32)"
     assert len(load_data(config)) == 6
+    small, changed = recipes.configure("folder-64", pictures(tmp_path / "small", 40))
+    assert small.network["image"] == [3, 32, 32] and "made for image of shape" in changed[0]
     with pytest.raises(ValueError, match="smaller --size"):
-        recipes.configure("folder-64", str(tmp_path), size=200)
+        recipes.configure("folder-64", large, size=400)
+
+
+def test_images_are_refused_for_latents_before_they_are_looked_at(tmp_path, monkeypatch) -> None:
+    folder = pictures(tmp_path / "images", 64)
+    monkeypatch.setattr(recipes.data_sets, "load", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(ValueError, match=r"esc-b2 is for latents, and .*images holds images: .* --size 256"):
+        recipes.configure("esc-b2", folder)
 
 
 def test_mistakes_name_their_neighbors() -> None:

@@ -247,7 +247,9 @@ def test_all_phases_and_samples_on_two_processes_are_those_on_one(root, together
         apart({"rows": found["teacher"]}, {"rows": expected["teacher"]}) < 1e-6 and len(found["teacher"]) == 6
     )
     ours, theirs = ([row["loss"] for row in each["student"]] for each in (found, expected))
-    assert ours == pytest.approx(theirs, abs=1e-7) and len(ours) == 6  # of an untrained teacher: up to 1e-5
+    assert (
+        ours == pytest.approx(theirs, rel=2e-3) and len(ours) == 6
+    )  # of an untrained teacher: rounding of 1e-5
     assert len(found["samples"]) == 21 and together[1]["phases"]["samples"] is None
     torch.testing.assert_close(
         torch.tensor(found["samples"]), torch.tensor(expected["samples"]), rtol=0, atol=1e-5

@@ -73,8 +73,12 @@ def test_a_stream_gives_what_the_disk_gives(tmp_path):
     place = tmp_path / "p"
     parquet(place)
     parquet(place, 7, split="test", files=1, seed=1)
-    sources, identities = open_streams(f"hf:{place}", View("crop", SIDE))
-    assert list(sources) == ["train", "test"] and [len(s) for s in sources.values()] == [COUNT, 7]
+    sources, identities, notes = open_streams(f"hf:{place}", View("crop", SIDE))
+    assert (
+        notes == []
+        and list(sources) == ["train", "test"]
+        and [len(s) for s in sources.values()] == [COUNT, 7]
+    )
     assert len(set(identities.values())) == 2
     for split, source in sources.items():
         there = data.load(f"hf:{place}", split=split, look=Look("crop", SIDE))
@@ -89,10 +93,32 @@ def test_a_stream_gives_what_the_disk_gives(tmp_path):
 def test_without_labels_the_images_are_counted(tmp_path):
     place = tmp_path / "p"
     parquet(place, labels=False)
-    sources, _ = open_streams(f"hf:{place}", View("crop", SIDE))
+    sources, _, _ = open_streams(f"hf:{place}", View("crop", SIDE))
     assert (
         len(sources["train"]) == COUNT and sources["train"].label is None and sources["train"].classes == ()
     )
+
+
+def test_labels_that_are_hidden_or_missing_are_none_and_said(tmp_path):
+    """As of the test split of ImageNet: the part that is held out is the one whose labels are shown."""
+    place = tmp_path / "p"
+    place.mkdir()
+    for split, labels in (("train", [0, 1, 1]), ("validation", [1, 0, 1]), ("test", [-1, -1, -1])):
+        content = {"image": [Image.new("RGB", (20, 20))] * 3, "label": labels}
+        rows = datasets.Dataset.from_dict(content).cast_column("image", datasets.Image())
+        rows.to_parquet(place / f"{split}-00000-of-00001.parquet")
+    sources, _, notes = open_streams(f"hf:{place}", View("crop", SIDE))
+    assert list(sources) == ["train", "validation"] and notes == []
+    sources, _, notes = open_streams(f"hf:{place}", View("crop", SIDE), "test")
+    assert sources["test"].label is None and "below 0: taken as unlabeled" in notes[0]
+    bare = tmp_path / "q"
+    bare.mkdir()
+    content = {"image": [Image.new("RGB", (20, 20))] * 2, "label": [1, None]}
+    datasets.Dataset.from_dict(content).cast_column("image", datasets.Image()).to_parquet(
+        bare / "train.parquet"
+    )
+    (source,) = open_streams(f"hf:{bare}", View("crop", SIDE))[0].values()
+    assert source.label is None
 
 
 def test_small_images_are_enlarged_and_the_view_is_called_as_before(tmp_path):
@@ -115,10 +141,12 @@ def test_encoding_a_stream_is_encoding_the_disk(tmp_path, vae):
     ok("data", "encode", f"hf:{place}", *words, "--out", tmp_path / "disk")
     told = ok("data", "encode", f"hf:{place}", *words, "--out", tmp_path / "stream", "--stream")
     assert "train with" in told
-    (tmp_path / "stream" / "train-00001.safetensors").unlink(missing_ok=True)
-    shards = sorted(path.name for path in (tmp_path / "stream").glob("*.safetensors"))
-    assert len(shards) >= 2
+    shards = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "stream").glob("*.safetensors")}
+    assert len(shards) == 3
+    (tmp_path / "stream" / "train-00001.safetensors").unlink()
     ok("data", "encode", f"hf:{place}", *words, "--out", tmp_path / "stream", "--stream")
+    again = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "stream").glob("*.safetensors")}
+    assert again.pop("train-00001.safetensors") > shards.pop("train-00001.safetensors") and again == shards
     disk, stream = data.load(tmp_path / "disk"), data.load(tmp_path / "stream")
     assert torch.equal(disk.x[:], stream.x[:]) and torch.equal(disk.label, stream.label)
     assert json.loads((tmp_path / "stream" / "latents.json").read_text())["contents"]["images"][
@@ -129,13 +157,13 @@ def test_encoding_a_stream_is_encoding_the_disk(tmp_path, vae):
         evaluation.originals(stream)
     parquet(place, seed=3)
     code, _, err = call("data", "encode", f"hf:{place}", *words, "--out", tmp_path / "stream", "--stream")
-    assert code == 2 and "images" in err
+    assert code == 2 and "images is" in err
 
 
 def test_what_cannot_be_streamed_is_refused(tmp_path, vae):
     place = tmp_path / "p"
     parquet(place, spoil=5)
-    sources, _ = open_streams(f"hf:{place}", View("crop", SIDE))
+    sources, _, _ = open_streams(f"hf:{place}", View("crop", SIDE))
     with pytest.raises(ValueError, match=r"image 5 of p \(train\) .* without --stream"):
         everything(sources["train"])
     with pytest.raises(ValueError, match="only hf:NAME can be streamed"):

@@ -227,7 +227,9 @@ def streamed(text: str, split: str | None, look: Look) -> Found:
     from flowleap.data.view import View
 
     view = View(look.square or "crop", look.size or SIDE)
-    parts, images = open_streams(text, view, split)
+    parts, images, notes = open_streams(text, view, split)
+    for note in notes:
+        say(note)
     return parts, images, view.square
 
 

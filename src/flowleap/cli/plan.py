@@ -82,14 +82,14 @@ def described(config: TrainConfig, found: Estimate) -> list[tuple[str, str]]:
 def divided(config: TrainConfig, found: Estimate) -> list[tuple[str, str]]:
     """Return the row about weights divided among devices, where it is asked for or the state is large."""
     from flowleap import processes
+    from flowleap.runs.estimate import rows_at_once
 
     if not (config.shard or found.memory.state > LARGE):
         return []
-    memory, together = found.memory, processes.count() > 1
-    devices = processes.count() if together else NODE
-    rows = memory.rows if together else -(-memory.rows // devices)
+    devices = processes.count() if processes.count() > 1 else NODE
+    rows = rows_at_once(config, devices)
     activations = found.activation_once + rows * found.activation_row
-    each = f"{size(memory.divided(devices))} + {size(activations)} activations of {rows} rows"
+    each = f"{size(found.memory.divided(devices))} + {size(activations)} activations of {rows} rows"
     return [
         (f"with --shard on {devices}", f"{each}; weights and gradients are whole while a step is computed")
     ]

@@ -33,6 +33,7 @@ __all__ = [
     "present",
     "reading_ahead",
     "short",
+    "unchanged",
 ]
 
 _POINTS: dict[str, Callable[[int, int], Tensor]] = {
@@ -76,7 +77,7 @@ def load(
             raise ValueError(
                 f"data set {str(text)!r} is taken as it is: --size and --square are for images at a path"
             )
-        return _unchanged(dataset, checksum)
+        return unchanged(dataset, checksum)
     if not present(text):
         path = Path(text)
         if path.suffix or len(path.parts) > 1:
@@ -89,14 +90,18 @@ def load(
         dataset = latents.load(path, split, address=str(text))
     else:
         dataset = opening.from_path(text, split, look)
-    return _unchanged(dataset, checksum)
+    return unchanged(dataset, checksum)
 
 
-def _unchanged(dataset: Dataset, checksum: str | None) -> Dataset:
+def unchanged(dataset: Dataset, checksum: str | None) -> Dataset:
+    """Return a data set that has the checksum a run began with; None accepts any.
+
+    Raises: ValueError.
+    """
     if checksum is not None and dataset.checksum != checksum:
         raise ValueError(
             f"the images or labels at {dataset.address} have changed: their checksum is {dataset.checksum}, and "
-            f"{checksum} was expected. Put back what was there, or start a new run"
+            f"{checksum} was expected. Put back what was there, name the place where it is now, or start a new run"
         )
     return dataset
 

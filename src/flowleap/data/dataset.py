@@ -17,8 +17,8 @@ from flowleap.data.prepare import Look
 from flowleap.data.rows import Rows, Samples, chosen, some
 from flowleap.randomness import generator
 
-HELD_OUT = ("test", "val", "valid", "validation")
-"""What parts are called that samples are measured against, the first that is there."""
+HELD_OUT = ("validation", "valid", "val", "test")
+"""What parts are called that samples are measured against, the first that is there: labels of a test may be hidden."""
 LOOKED_AT = 1000
 """So many images go into the checksum of those that stay on the disk, a fixed random part."""
 

@@ -19,7 +19,20 @@ from torch import Tensor
 from flowleap.data.dataset import HELD_OUT
 from flowleap.data.pixels import Encoded, Faulty
 
-__all__ = ["PREFIX", "Address", "Table", "is_address", "open_table"]
+__all__ = [
+    "PREFIX",
+    "Address",
+    "Table",
+    "chosen_split",
+    "image_column",
+    "is_address",
+    "label_column",
+    "library",
+    "loaded",
+    "open_table",
+    "saved",
+    "shown_labels",
+]
 
 PREFIX = "hf:"
 SPLITS = ("train", *HELD_OUT)

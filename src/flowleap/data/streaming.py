@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from flowleap.data import huggingface
 from flowleap.data.dataset import kept_apart
 from flowleap.data.huggingface import PREFIX, Address, is_address
 from flowleap.data.latent_cache import STREAMED
-from flowleap.data.pixels import Encoded, Faulty, decode
+from flowleap.data.pixels import Faulty, decode
 from flowleap.data.rows import scaled
 from flowleap.data.source import Source
 from flowleap.data.view import View
@@ -31,6 +32,7 @@ from flowleap.progress import counted
 
 __all__ = ["Stream", "open_streams"]
 
+WHOLE = "a stream leaves nothing out, so without --stream"
 LOOKED_AT = 16
 """So many of the first images tell a stream from others, besides their number and all labels."""
 
@@ -56,13 +58,13 @@ class Stream:
         Raises: ValueError where the stream breaks off, or for an image that cannot be used: none is left out, since how
             many there are is settled before they are seen.
         """
-        files = self.files(index)
+        places = self.places(index)
         with ThreadPoolExecutor(default_workers()) as pool:
-            while part := list(islice(files, n)):
+            while part := list(islice(places, n)):
                 yield scaled(torch.from_numpy(np.stack(list(pool.map(self._pixels, part)))))
 
-    def files(self, index: Tensor) -> Iterator[tuple[str, Encoded]]:
-        """Yield the names and the files of some images, by their sorted numbers.
+    def places(self, index: Tensor) -> Iterator[tuple[int, Any]]:
+        """Yield some images by their sorted numbers, with what the stream says of each: its bytes, or where they are.
 
         Raises: ValueError where the stream breaks off.
         """
@@ -70,25 +72,47 @@ class Stream:
         first, last = (int(index[0]), int(index[-1])) if len(index) else (0, -1)
         rows = iter(self.rows.skip(first))
         for place in range(first, last + 1):
-            try:
-                found = next(rows)[self.column]
-            except StopIteration:
-                raise ValueError(f"{self.called} ends after {place:,} images: more were announced") from None
-            except Exception as error:  # of the network, of the files behind it
-                raise ValueError(
-                    f"the stream of {self.called} broke off at image {place:,} ({type(error).__name__}: {error}); what "
-                    "is done is kept: give the same command again"
-                ) from error
+            with self._unbroken(place):
+                found = next(rows, None)
+            if found is None:
+                raise ValueError(f"{self.called} ends after {place:,} images: more were announced")
             if place in wanted:
-                name = f"image {place} of {self.called}"
-                yield name, _file(found, name)
+                yield place, found[self.column]
 
-    def _pixels(self, named: tuple[str, Encoded]) -> np.ndarray:
-        name, file = named
+    def file(self, place: int, found: Any) -> bytes:
+        """Return the file of an image: its bytes, or what is where the stream says.
+
+        Raises: ValueError where there is none.
+        """
+        if found is None or (found["bytes"] is None and not found["path"]):
+            raise ValueError(f"{self.name(place)} is empty; {WHOLE}")
+        if found["bytes"] is not None:
+            return bytes(found["bytes"])
+        import fsspec
+
+        with self._unbroken(place), fsspec.open(found["path"]) as file:
+            return bytes(file.read())
+
+    def name(self, place: int) -> str:
+        """What an image is called in messages."""
+        return f"image {place} of {self.called}"
+
+    @contextmanager
+    def _unbroken(self, place: int) -> Iterator[None]:
+        """Say of what goes wrong on the network, or in the files behind a stream, at which image that was."""
         try:
-            levels = decode(file, name, self.view)
+            yield
+        except Exception as error:
+            raise ValueError(
+                f"the stream of {self.called} broke off at image {place:,} ({type(error).__name__}: {error}); what is "
+                "done is kept: give the same command again"
+            ) from error
+
+    def _pixels(self, at: tuple[int, Any]) -> np.ndarray:
+        try:
+            levels = decode(self.file(*at), self.name(at[0]), self.view)
         except Faulty as error:
-            raise ValueError(f"{error}; a stream leaves nothing out, so without --stream") from None
+            raise ValueError(f"{error}; {WHOLE}") from None
         colored = levels if levels.ndim == 3 else np.repeat(levels[..., None], 3, axis=2)
         return np.ascontiguousarray(colored.transpose(2, 0, 1))
 
@@ -97,26 +121,16 @@ class Stream:
         digest = hashlib.sha256(str(count).encode())
         if label is not None:
             digest.update(label.numpy().data)
-        for _, file in self.files(torch.arange(min(count, LOOKED_AT))):
-            assert isinstance(file, bytes)
-            digest.update(file)
+        for at in self.places(torch.arange(min(count, LOOKED_AT))):
+            digest.update(self.file(*at))
         return f"{STREAMED}{digest.hexdigest()[:12]}"
 
 
-def _file(found: dict[str, Any] | None, name: str) -> bytes:
-    """Return a file: its bytes, or what is where the stream says."""
-    if found is None or (found["bytes"] is None and not found["path"]):
-        raise ValueError(f"{name} is empty; a stream leaves nothing out, so without --stream")
-    if found["bytes"] is not None:
-        return bytes(found["bytes"])
-    import fsspec
-
-    with fsspec.open(found["path"]) as file:
-        return bytes(file.read())
-
-
-def open_streams(text: str, view: View, split: str | None = None) -> tuple[dict[str, Source], dict[str, str]]:
-    """Open the split that is named, or that for training and a held-out one; return them and what identifies each.
+def open_streams(
+    text: str, view: View, split: str | None = None
+) -> tuple[dict[str, Source], dict[str, str], list[str]]:
+    """Open the split that is named, or that for training and a held-out one; return them, what identifies each, and
+    what is to be said of the columns that were taken.
 
     Labels are read first, of Parquet files alone. Images with fewer pixels than are wanted are enlarged.
 
@@ -136,25 +150,28 @@ def open_streams(text: str, view: View, split: str | None = None) -> tuple[dict[
     chosen = huggingface.chosen_split(text, split or address.split, splits)
     apart = kept_apart(chosen, splits) if split is None else None
     view = replace(view, enlarge=True)
-    sources, identities = {}, {}
+    sources, identities, notes = {}, {}, []
     for part in filter(None, (chosen, apart)):
-        sources[part], identities[part] = _opened(found[part], address, text, part, view)
-    return sources, identities
+        sources[part], identities[part], said = _opened(found[part], address, text, part, view)
+        notes += said
+    return sources, identities, list(dict.fromkeys(notes))
 
 
-def _opened(rows: Any, address: Address, text: str, split: str, view: View) -> tuple[Source, str]:
+def _opened(rows: Any, address: Address, text: str, split: str, view: View) -> tuple[Source, str, list[str]]:
     import datasets
 
     rows = rows if rows.features else rows._resolve_features()
-    column, _ = huggingface.image_column(rows.features, text)
-    named, classes, _ = huggingface.label_column(rows.features)
+    column, notes = huggingface.image_column(rows.features, text)
+    named, classes, said = huggingface.label_column(rows.features)
     stated = (rows.info.splits or {}).get(split)
     count = 0 if stated is None else int(stated.num_examples or 0)
     label = None
     if named is not None or not count:
         held = _column(address, rows, split, named or column, count)
         count = len(held)
-        label = None if named is None else huggingface.shown_labels(np.asarray(held), named, text)[0]
+        if named is not None:
+            label, hidden = huggingface.shown_labels(np.asarray(held), named, text)
+            notes = [*notes, *(said if label is not None else hidden)]
     if not count:
         raise ValueError(f"{text}, split {split}, is empty")
     images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
@@ -170,11 +187,13 @@ def _opened(rows: Any, address: Address, text: str, split: str, view: View) -> t
         path=text,
         eight_bit=True,
     )
-    return source, stream.identity(count, label)
+    return source, stream.identity(count, label), notes
 
 
 def _column(address: Address, rows: Any, split: str, name: str, count: int) -> list[Any]:
-    """Read one column of a split: of Parquet files alone, else with everything beside it. Images are but counted."""
+    """Read one column of a split: of Parquet files alone, else with everything beside it. Images are but counted, and a
+    label that is missing is -1.
+    """
     import datasets
 
     try:
@@ -188,6 +207,7 @@ def _column(address: Address, rows: Any, split: str, name: str, count: int) -> l
     held = []
     with counted(f"reading the column {name} of {address.short} ({split})", count) as tick:
         for row in alone:
-            held.append(0 if isinstance(row[name], dict) else row[name])
+            value = row[name]
+            held.append(-1 if value is None else 0 if isinstance(value, dict) else value)
             tick(1)
     return held

@@ -39,9 +39,7 @@ class View:
 
     square: Square
     size: int
-    enlarge: bool = field(
-        default=False, repr=False
-    )  # what images are taken for is told by their representation
+    enlarge: bool = field(default=False, repr=False)  # the words of a view are part of checksums
 
     def __post_init__(self) -> None:
         if self.square not in ("crop", "resize"):

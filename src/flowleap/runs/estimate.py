@@ -45,7 +45,7 @@ from flowleap.training.config import TrainConfig, core
 from flowleap.training.distributed import micro_batches
 from flowleap.training.loss_module import autocast
 
-__all__ = ["PEAKS", "Estimate", "Memory", "Speed", "estimate", "forward_flops", "measure"]
+__all__ = ["PEAKS", "Estimate", "Memory", "Speed", "estimate", "forward_flops", "measure", "rows_at_once"]
 
 SECONDS = 20.0
 """How long measuring the speed may take, once the first step is done."""
@@ -158,8 +158,10 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
     device, precision = device_of(config.device), config.precision
     activations = kept(config.network, precision, device)
     copies, rivals = _copies(config)
-    parts = micro_batches(plain(config), config.batch, config.per_device, config.accumulate)
-    at_once = -(-config.batch // (parts * processes.count()))
+    micro_batches(
+        plain(config), config.batch, config.per_device, config.accumulate
+    )  # refuses what cannot be split
+    at_once = rows_at_once(config, processes.count())
     memory = Memory(
         rows=at_once,
         weights=4 * every * (1 + rivals),
@@ -186,6 +188,13 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
         speed=found,
         hours=None if found is None else total / found.flops / 3600,
     )
+
+
+def rows_at_once(config: TrainConfig, devices: int) -> int:
+    """Return the rows that each of so many devices computes at a time: its share, or what of it the settings allow."""
+    share = -(-config.batch // devices)
+    parts = max(config.accumulate, -(-share // (config.per_device or share)))
+    return -(-share // parts)
 
 
 def forward_flops(options: Mapping[str, Any]) -> float:

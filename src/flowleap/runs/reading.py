@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from flowleap import autoencoders, networks, values
+from flowleap import data as data_sets
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
 from flowleap.data.codec import Codec
@@ -99,6 +100,11 @@ class Run:
             raise ValueError(
                 f"{self.folder} was imported, and does not say what it was trained on: import it with --data, where "
                 "that is at hand"
+            )
+        if self.imported is not None and not data_sets.present(self.config.data):
+            raise ValueError(
+                f"{self.folder} was imported with --data {self.config.data}, and nothing is there: put it back, or "
+                "import it again with the place where the data are now"
             )
         return load_data(self.config, checksum=self.checksum)
 

@@ -24,7 +24,7 @@ import torch
 
 from flowleap import data as data_sets
 from flowleap import values
-from flowleap.data import Dataset
+from flowleap.data import Dataset, latents
 from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
 from flowleap.runs.published import ALL, PIXELS, Kind, Published, Recipe
@@ -105,7 +105,7 @@ def configure(
         "data": "" if data is None else dataset.address,
         **{name: getattr(dataset.look, name) for name in ("square", "size")},
         **{field: getattr(recipe, field) for field in SET if field in FIELDS},
-        **({} if dataset.num_classes else {"pair_guidance": None}),
+        **({"pair_guidance": None} if dataset.num_classes is None else {}),
     }
     own = network_options(recipe.network) | dict(recipe.options)
     asked = network_options(network) if network else own
@@ -119,32 +119,49 @@ def configure(
 
 
 def _data(recipe: Recipe, data: str | Dataset | None, settings: Iterable[tuple[str, Any]]) -> Dataset:
-    """Return the data of a run: images at a path as the settings say, or else of the size that a recipe is for.
+    """Return the data of a run: images at a path as the settings say, or else shrunk to the size a recipe is for.
 
     Raises: ValueError for data of another kind than the recipe is for, saying how latents are made.
     """
     if data is None:
         return blank(recipe)
+    if isinstance(data, str) and recipe.kind == "latents" and _holds_images(data):
+        raise ValueError(
+            _unfit(recipe, data, "image", data)
+        )  # said before they are fetched and looked through
     dataset = data if isinstance(data, Dataset) else _loaded(recipe, data, dict(settings))
-    if dataset.kind == recipe.kind:
-        return dataset
-    kind = {"image": "images"}.get(recipe.kind, recipe.kind)
-    held = {"image": "images"}.get(dataset.kind, dataset.kind)
+    if dataset.kind != recipe.kind:
+        raise ValueError(_unfit(recipe, dataset.name, dataset.kind, dataset.path or "PATH"))
+    return dataset
+
+
+def _holds_images(data: str) -> bool:
+    """Whether something is there that is neither a data set by name nor a cache of latents."""
+    return not data_sets.is_name(data) and data_sets.present(data) and not latents.is_cache(Path(data))
+
+
+def _unfit(recipe: Recipe, name: str, kind: str, path: str) -> str:
+    """Say that data are of another kind than a recipe is for, and what to do where there is something."""
+    wanted, found = ({"image": "images"}.get(one, one) for one in (recipe.kind, kind))
     hint = ""
-    if recipe.kind == "latents" and dataset.kind == "image":
-        place = shlex.quote(dataset.path or "PATH")
-        side = 8 * recipe.shape[-1]
-        hint = f": encode them first, flowleap data encode {place} --vae ID --size {side} --out FOLDER"
-    elif recipe.kind == "image":
+    if recipe.kind == "latents" and kind == "image":
+        command = (
+            f"flowleap data encode {shlex.quote(path)} --vae ID --size {8 * recipe.shape[-1]} --out FOLDER"
+        )
+        hint = f": encode them first, {command}"
+    elif kind == "latents":
         hint = ": another recipe is for those, see flowleap recipes"
-    raise ValueError(f"the recipe {recipe.name} is for {kind}, and {dataset.name} holds {held}{hint}")
+    return f"the recipe {recipe.name} is for {wanted}, and {name} holds {found}{hint}"
 
 
 def _loaded(recipe: Recipe, data: str, settings: Mapping[str, Any]) -> Dataset:
-    """Load data at an address, by the settings that say how images are taken."""
-    own = recipe.kind == PIXELS and not data_sets.is_name(data) and settings.get("size") is None
-    sized = {**settings, "size": recipe.shape[-1]} if own else settings
-    return data_sets.load(data, look=look_of(sized.items()))
+    """Load data at an address, by the settings that say how images are taken; without a size, large ones are shrunk."""
+    dataset = data_sets.load(data, look=look_of(settings.items()))
+    side = recipe.shape[-1]
+    larger = dataset.kind == recipe.kind == PIXELS and max(dataset.shape[1:]) > side
+    if not larger or data_sets.is_name(data) or settings.get("size") is not None:
+        return dataset
+    return data_sets.load(data, look=look_of({**settings, "size": side}.items()))
 
 
 def _labeled(recipe: Recipe, dataset: Dataset) -> tuple[Objective, list[str]]:

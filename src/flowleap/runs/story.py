@@ -88,11 +88,11 @@ def train(
     reporter = Reporter(console)
     asked = config
     place, config = processes.from_first(lambda: choose(asked, out, resume=resume, overwrite=overwrite))
+    began = folder.read(place)["dataset"].get("checksum") if resume else None
     if dataset is None:
-        began = folder.read(place)["dataset"].get("checksum") if resume else None
         dataset = load_data(config, checksum=began)
     else:
-        dataset = data_sets.check(dataset)
+        dataset = data_sets.unchanged(data_sets.check(dataset), began)
     config, start = warm.resolve(teachers.resolve(config, dataset), place, resume)
     if resume:
         not_shorter(place, config)

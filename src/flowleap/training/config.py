@@ -332,7 +332,8 @@ def reconfigure(
     if method is not None:
         config = replace(config, method=method_name(method))
     if data is not None:
-        look = look_of([(name, options.get(name) or getattr(config, name)) for name in LOOKS])
+        given_look = {name: options[name] for name in LOOKS if options.get(name) is not None}
+        look = look_of([(name, given_look.get(name, getattr(config, name))) for name in LOOKS])
         config = replace(config, data=data_sets.load(data, look=look).address)
     if network is not None:
         config = solved(replace(config, network=network_options(network)))
@@ -362,8 +363,8 @@ def load_data(config: TrainConfig, checksum: str | None = None) -> Dataset:
     look = look_of([(name, getattr(config, name)) for name in LOOKS])
     if checksum is not None and not data_sets.present(config.data):
         raise ValueError(
-            f"the data of this run are not at {config.data} any more; where they are elsewhere, say where: "
-            "flowleap train --resume --out RUN --data PATH"
+            f"the data of this run were at {config.data}, and nothing is there (seen from {Path.cwd().name or '/'}/): "
+            "put them back, or say where they are now: flowleap train --resume --out RUN --data PATH"
         )
     dataset = data_sets.load(config.data, checksum=checksum, look=look)
     dataset.turned(config.flip)  # refused here where it cannot be

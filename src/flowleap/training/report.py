@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from flowleap import autoencoders, evaluation, pictures
+from flowleap import autoencoders, evaluation, pictures, processes
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
@@ -134,7 +134,7 @@ def tabulate(
         warnings.simplefilter("always", UserWarning)
         counts = budgets(objective)
         about = f"measuring {num:,} samples at {_listed(counts)} steps"
-        with counted(about, num * sum(map(objective.nfe, counts))) as tick:
+        with counted(about, len(processes.share(num)) * sum(map(objective.nfe, counts))) as tick:
             rows = evaluation.evaluate(
                 flow, objective, data, counts, num=num, weights=weights, ruler=ruler, tick=tick
             )
