@@ -83,7 +83,7 @@ def guide(place: Path) -> None:
     file.write_bytes(told.stdout)
 
 
-def keep(name: str, place: Path, asked: str) -> None:
+def keep(name: str, place: Path, asked: str, remark: str | None = None) -> None:
     """Copy what a run left."""
     kept = HERE / name
     kept.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def keep(name: str, place: Path, asked: str) -> None:
         "command": asked,
         "machine": machine(),
         "seconds": float(place.with_suffix(".seconds").read_text()),
-    }
+    } | ({} if remark is None or name == RECIPE else {"remark": remark})
     (kept / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
@@ -145,7 +145,7 @@ def page() -> list[str]:
         "evaluations.",
         "",
         *(
-            f"- {name}: `{detail['command']}`, {detail['seconds'] / 60:.1f} min"
+            f"- {name}: `{detail['command']}`, {detail['seconds'] / 60:.1f} min{detail.get('remark', '')}"
             for name, (*_, detail) in found.items()
         ),
         "",
@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/fashion-mnist"), help="where the runs are kept"
     )
+    parser.add_argument("--remark", help="what a reader must know of how the other method was trained")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in RUNS:
@@ -228,7 +229,7 @@ def main() -> None:
         if name == BASE:
             guide(place)
         shown = ["flowleap", *command(name, Path(args.data).name, Path("runs") / name)]
-        keep(name, place, shlex.join(shown))
+        keep(name, place, shlex.join(shown), args.remark)
     HERE.with_suffix(".md").write_text("\n".join(page()) + "\n", encoding="utf-8")
     print(HERE.with_suffix(".md").read_text(encoding="utf-8"))
 
