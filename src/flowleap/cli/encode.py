@@ -179,13 +179,8 @@ def encode(
             assert interruption.signal is not None
             say(f"interrupted; {state(cache)}. Go on with the same command")
             raise typer.Exit(SIGNALED + interruption.signal) from None
-    seconds = time.perf_counter() - start
     if whole:
-        size = sum(cache.path(shard).stat().st_size for shard in contents.shards())
-        pace = f", {told.made} images in {seconds:.1f} s" if told.made else ", nothing was missing"
-        typer.echo(
-            f"{out}: {state(cache)}, {size / 1e6:,.1f} MB{pace}; train with: flowleap train --data {out}"
-        )
+        conclude(out, cache, told.made, time.perf_counter() - start)
     elif own == 0:
         say(f"{out}: {state(cache)}; the last process to finish completes it")
 
@@ -267,6 +262,13 @@ def described(contents: Contents) -> str:
         f"{codec.kind} {codec.vae} ({codec.checksum[:12]}): {parts} images of {size}{grey} to {what} of "
         f"{' × '.join(map(str, contents.shape))}{mirrored}; scaling {codec.scaling:g}, shift {codec.shift:g}"
     )
+
+
+def conclude(out: Path, cache: Cache, made: int, seconds: float) -> None:
+    """Say that a cache is whole, what this process did for it, and how to train on it."""
+    size = sum(cache.path(shard).stat().st_size for shard in cache.contents.shards())
+    pace = f", {made} images in {seconds:.1f} s" if made else ", nothing was missing"
+    typer.echo(f"{out}: {state(cache)}, {size / 1e6:,.1f} MB{pace}; train with: flowleap train --data {out}")
 
 
 def state(cache: Cache) -> str:
