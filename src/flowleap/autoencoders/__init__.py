@@ -1,8 +1,10 @@
 """Autoencoders of the package diffusers: images to latents, once, and latents to images, wherever one looks at them.
 
 vae = load("stabilityai/sd-vae-ft-ema", device="cuda")     # an id of the hub, or a folder
-encode("photos", vae, "photos-latents")                    # a cache, see data.latents
-images = Decoder(vae, codec)(latents)                      # in [-1, 1]
+parts = {"all": of_dataset(data.load("photos"))}           # data.source.of_dataset
+contents = planned(parts, vae, source="photos")            # what a cache is to hold, see data.latent_cache
+encode(Cache.begin("photos-latents", contents), parts, vae)
+images = Decoder(vae, contents.codec)(latents)             # in [-1, 1]
 """
 
 from flowleap.autoencoders.decoding import Decoder, decoder, decoder_or_none

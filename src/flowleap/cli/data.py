@@ -175,7 +175,7 @@ def open_source(text: str, split: str | None, square: Any = None, size: int | No
     from flowleap import data
     from flowleap.data import opening, source
 
-    named = text.lower().replace("_", "-") in data.names or not opening.present(text)
+    named = data.is_name(text) or not opening.present(text)
     if named:
         return source.of_dataset(data.load(text, split=split, look=look(square, size)))
     path = Path(text)
