@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from flowleap.cli import diagnose as command
 from flowleap.cli.group import OneLine
 from flowleap.evaluation import diagnostics, findings
 from flowleap.evaluation.diagnostics import diagnose
+from flowleap.evaluation.run_findings import judge_run, run_facts
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import SelfConsistency
 from flowleap.oracles import Gaussian
@@ -473,6 +475,101 @@ def test_short_and_empty_metrics_tell_no_trend():
     assert few.fall is None and few.growth is None and few.spikes == 0
 
 
+# ---------------------------------------------------------------- quality table and length of a run
+
+
+def table_row(steps: int, distance: float | None, **rest) -> dict:
+    """A row of the table.json of a digits run."""
+    known = {
+        "steps": steps, "nfe": steps, "times": None, "distance": distance, "agreement": 0.98, "precision": 0.7,
+        "recall": 0.6, "nearest_ratio": 1.0, "copies": 0.0, "features": "pixel", "metric": "FD-pixel", "floor": 0.316,
+        "judge": 0.992, "num": 1000, "reference_size": 1797, "reference_seen": True, "weights": "ema-0.999@3600",
+    }  # fmt: skip
+    return known | rest
+
+
+def facts(name: str, rows: list[dict], steps: int = 3600, batch: int = 96, images: int = 1797):
+    dataset = data.Dataset("digits", torch.zeros(images, 1, 8, 8), torch.arange(images) % 10, 10)
+    return run_facts(
+        methods.get(name), dataset, batch=batch, steps=steps, planned=steps, classes=10, table=rows,
+        weights=rows[0]["weights"] if rows else "",
+    )  # fmt: skip
+
+
+def judged(*args, **rest) -> list[str]:
+    return [f.title for f in judge_run(facts(*args, **rest)) if f.severity != "note"]
+
+
+# (Fréchet distance, label accuracy, memorization ratio) in 1, 2, 4 and 128 steps, of benchmarks/digits.md
+DIGITS = {
+    "flow_matching": [(5.70, 0.996, 1.03), (1.72, 0.999, 0.87), (0.61, 0.999, 0.91), (0.15, 0.993, 1.05)],
+    "shortcut": [(0.70, 0.980, 1.21), (0.46, 0.978, 1.19), (0.35, 0.977, 1.19), (0.19, 0.990, 1.11)],
+    "meanflow": [(0.32, 0.982, 1.09), (0.29, 0.996, 0.99), (0.23, 0.995, 0.99), (0.23, 0.995, 0.99)],
+    "esc": [(0.30, 0.975, 1.11), (0.24, 0.996, 1.01), (0.20, 0.995, 1.00), (0.22, 0.994, 1.01)],
+}
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_the_runs_of_the_digits_benchmark_have_no_finding(name):
+    rows = [
+        table_row(steps, distance, agreement=accuracy, nearest_ratio=ratio)
+        for steps, (distance, accuracy, ratio) in zip((1, 2, 4, 128), DIGITS[name], strict=True)
+    ]
+    assert judge_run(facts(name, rows)) == []
+
+
+def test_garbage_is_named_first_with_its_cause(healthy):
+    """Every probe of the map is well; the table and the length of the run are not."""
+    rows = [
+        table_row(steps, distance, agreement=accuracy, judge=0.82, floor=10.2, precision=0.1, recall=0.04)
+        for steps, distance, accuracy in ((1, 61.6, 0.40), (4, 64.0, 0.41))
+    ]
+    run = facts("esc", rows, steps=400, batch=128, images=60_000)
+    found = findings.judge(replace(healthy, run=replace(run, real=run.floor)))
+    assert [(f.severity, f.title) for f in found[:5]] == [
+        ("problem", "Images are far from the data"),
+        ("problem", "Low label accuracy"),
+        ("warning", "Low precision"),
+        ("warning", "Low recall"),
+        ("warning", "Short training"),
+    ]
+    assert "In 1 step FD-pixel is 61.6, 6 times the 10.2 between two halves of the data" in found[0].text
+    assert "0.40 of the samples of 1 step and 0.41 in 4 steps, where real images reach 0.82" in found[1].text
+    assert "400 steps of 128 are 0.85 passes over the 60,000 images" in found[4].text
+    assert "Nothing wrong was found" not in [f.title for f in found]
+
+
+def test_one_bad_number_of_steps_is_named_with_a_better_one():
+    one = [table_row(1, 3.0), table_row(4, 0.3)]
+    assert judged("esc", one) == ["Images of 1 step are far from the data"]
+    assert "sample in 4 steps" in judge_run(facts("esc", one))[0].text
+    assert judged("esc", [table_row(1, 0.3), table_row(128, 3.0)]) == [
+        "Images of 128 steps are far from the data"
+    ]
+    assert judged("esc", [table_row(1, None), table_row(4, 0.3)]) == ["Samples are not finite"]
+    assert judged("esc", [table_row(1, 0.3, nearest_ratio=0.5)]) == ["Samples are close to training images"]
+
+
+def test_fewer_samples_than_images_are_compared_with_as_many_real_images():
+    """1,000 real images of 60,000 are 15 times as far from all as halves are from one another."""
+    rows = [table_row(1, 1.5, floor=0.1, reference_size=60_000)]
+    assert facts("esc", rows).real == pytest.approx(0.1 * 61 / 4) and judged("esc", rows) == []
+    far = [table_row(1, 15.0, floor=0.1, reference_size=60_000, agreement=None)]
+    assert "9.8 times the 1.53 that 1,000 real images would have" in judge_run(facts("esc", far))[0].text
+
+
+def test_quality_that_is_not_known_is_not_praised(healthy):
+    unknown = findings.judge(replace(healthy, run=facts("esc", [])))
+    assert [f.title for f in unknown] == [
+        "The probes found nothing wrong",
+        "The quality of samples is not known",
+    ]
+    others = run_facts(
+        methods.get("esc"), blobs(), batch=96, steps=3600, table=[table_row(1, 90.0)], weights="raw@3600"
+    )
+    assert others.rows == () and "weights ema-0.999@3600" in judge_run(others)[-1].text
+
+
 # ---------------------------------------------------------------- the value
 
 
@@ -560,6 +657,25 @@ def test_the_command_tells_and_writes_the_same_twice(run, tmp_path):
     again = call(run, "--num", 64, "--device", "cpu", "--json", "--out", tmp_path / "new")
     assert again.stdout == written == (tmp_path / "new" / "diagnosis.json").read_text()
     assert json.loads(written)["weights"] == "ema-0.999@4" and json.loads(written)["num"] == 64
+
+
+def test_the_command_judges_the_table_of_the_run(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    row = table_row(
+        1,
+        0.9,
+        agreement=0.5,
+        judge=1.0,
+        features="point",
+        metric="FD-point",
+        floor=1e-3,
+        weights="ema-0.999@4",
+    )
+    (tmp_path / "run" / "table.json").write_text(json.dumps([row]))
+    told = call(tmp_path / "run", "--num", 64, "--device", "cpu").stdout
+    assert "problem: Points are far from the data" in told and "problem: Low label accuracy" in told
+    written = json.loads((tmp_path / "run" / "diagnosis.json").read_text())
+    assert written["run"]["steps"] == 4 and written["run"]["rows"][0]["distance"] == 0.9
 
 
 def refused(*words: object) -> str:

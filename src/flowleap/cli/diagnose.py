@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from flowleap.data import Dataset
     from flowleap.evaluation.diagnostics import Curve, Diagnosis
+    from flowleap.evaluation.run_findings import RunFacts
     from flowleap.runs import Run
 
 STYLES = {"problem": "bold red", "warning": "yellow", "note": "dim"}
@@ -67,6 +68,7 @@ def diagnose(
             num=num,
             batch=loaded.config.batch,
             metrics=metrics(run, loaded.step),
+            run=facts(loaded, dataset),
         )
     result = {"weights": loaded.weights, "step": loaded.step, "steps": loaded.length, **found.to_dict()}
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
@@ -133,6 +135,24 @@ def metrics(run: Path, step: int) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return [row for row in rows if isinstance(row, dict) and row.get("step", 0) <= step]
+
+
+def facts(loaded: Run, dataset: Dataset) -> RunFacts:
+    """The length of the training of a run, and its quality table where it has one."""
+    from flowleap.evaluation.run_findings import run_facts
+
+    path = loaded.folder / "table.json"
+    trained = loaded.imported is None
+    return run_facts(
+        loaded.objective,
+        dataset,
+        batch=loaded.config.batch,
+        steps=loaded.step if trained else None,
+        planned=loaded.length if trained else None,
+        classes=loaded.num_classes,
+        table=json.loads(path.read_text(encoding="utf-8")) if path.is_file() else (),
+        weights=loaded.weights,
+    )
 
 
 def tell(found: Diagnosis, weights: str, folder: Path) -> None:

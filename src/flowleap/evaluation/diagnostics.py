@@ -9,6 +9,7 @@
 | spread      | the variance of samples within their class against that of the data, in one and in several steps    |
 | gradient    | the norm of the gradient of the loss, over a few batches                                             |
 | trends      | what the metrics of the run say: error still falling, spikes, skipped steps, a growing derivative    |
+| run         | the quality table of the run against real data, and the length of its training                       |
 
 `findings.judge` puts them into sentences. Everything is a pure function of the map, the data and the seed.
 """
@@ -32,8 +33,10 @@ from flowleap.data import Dataset, Rows
 from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import CentralDifference, TwoPass
 from flowleap.evaluation import findings
-from flowleap.evaluation.findings import Finding, Trends
+from flowleap.evaluation.finding import Finding
+from flowleap.evaluation.findings import Trends
 from flowleap.evaluation.generation import device_of, evaluating
+from flowleap.evaluation.run_findings import RunFacts
 from flowleap.flow_map import FlowMap
 from flowleap.losses import Squared
 from flowleap.objectives import Consistency, Diagonal, FirstStage, Objective, Refreshed, Self
@@ -209,6 +212,7 @@ class Diagnosis:
     gradient: Gradient | None
     trends: Trends | None
     settings: Mapping[str, Any]
+    run: RunFacts | None = None
     findings: tuple[Finding, ...] = ()
 
     def panels(self) -> dict[str, dict[str, tuple[list[float], tuple[float | None, ...]]]]:
@@ -247,6 +251,7 @@ def diagnose(
     num: int = NUM,
     batch: int = BATCH,
     metrics: Sequence[Mapping[str, Any]] | None = None,
+    run: RunFacts | None = None,
 ) -> Diagnosis:
     """Measure a map on the data it is meant for, and say in sentences what seems wrong with it.
 
@@ -255,6 +260,7 @@ def diagnose(
     Args:
         num: rows of each probe. batch: rows at a time; give that of the run, for it is part of some targets.
         metrics: the rows of metrics.jsonl, oldest first, or None.
+        run: the length of the training and its quality table, see `run_findings.run_facts`, or None.
 
     Raises: ValueError for fewer than 64 rows, an empty batch, or a map of another path than the objective's.
     """
@@ -280,6 +286,7 @@ def diagnose(
             gradient=probe.gradient(),
             trends=None if metrics is None else findings.trends(metrics),
             settings=findings.settings(objective, flow.network),
+            run=run,
             not_finite=probe.lost / max(1, probe.seen),
         )
     return replace(result, findings=findings.judge(result))

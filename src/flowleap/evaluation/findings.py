@@ -11,17 +11,16 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from flowleap.evaluation.finding import ORDER, Finding
+from flowleap.evaluation.run_findings import judge_run
 from flowleap.objectives import Objective, SelfConsistency
 
 if TYPE_CHECKING:
     from flowleap.evaluation.diagnostics import Diagnosis, Spread
 
 __all__ = ["Finding", "Trends", "judge", "settings", "trends"]
-
-Severity = Literal["note", "warning", "problem"]
-ORDER: tuple[Severity, ...] = ("problem", "warning", "note")
 
 # what a network knows
 EXPLAINED = (
@@ -65,15 +64,6 @@ HUGE = 10.0  # one spike of this size is none either
 GROWTH = 3.0  # of ‖du/dt‖ from the second quarter to the last; healthy runs: 1.0 to 1.1
 SKIPPED = 0.01  # steps refused as not finite: a few do no harm, one in a hundred is no accident
 LEAST_ROWS = 8  # two rows in each quarter of the metrics, below which no trend is told
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A sentence or more about what was found: what it is called, its likely cause and what to do."""
-
-    severity: Severity
-    title: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -178,14 +168,27 @@ def judge(d: Diagnosis) -> tuple[Finding, ...]:
     """Return the findings, worst first; a single note where nothing is wrong."""
     rules: list[Callable[[Diagnosis], Iterable[Finding]]] = [_finite, _untrained]
     found = [finding for rule in rules for finding in rule(d)]
-    if not found:  # a network that knows nothing fails every other test as well
+    unknowing = bool(found)  # a network that knows nothing fails every other test as well
+    found += [*_skipped(d), *judge_run(d.run)]
+    if not unknowing:
         rules = [_ignored, _rough, _steep, _diagonal, _jumps, _samples, _scope]
-        found = [finding for rule in rules for finding in rule(d)]
+        found += [finding for rule in rules for finding in rule(d)]
     found += [*_gradient(d), *_progress(d), *_stability(d)]
     if all(finding.severity == "note" for finding in found):
-        fine = Finding("note", "Nothing wrong was found", "Every probe is where healthy runs have it.")
-        found.insert(0, fine)
+        found.insert(0, _healthy(d))
     return tuple(sorted(found, key=lambda finding: ORDER.index(finding.severity)))
+
+
+def _healthy(d: Diagnosis) -> Finding:
+    """The one note where nothing is wrong; it does not speak of samples that were not measured."""
+    if d.run is None:
+        return Finding("note", "Nothing wrong was found", "Every probe is where healthy runs have it.")
+    if not d.run.rows:
+        return Finding("note", "The probes found nothing wrong", "They do not say how good the samples are.")
+    text = (
+        "Every probe, and the distance and label accuracy of the samples, are where healthy runs have them."
+    )
+    return Finding("note", "Nothing wrong was found", text)
 
 
 def _one_time(d: Diagnosis) -> bool:
@@ -511,17 +514,21 @@ def _progress(d: Diagnosis) -> Iterable[Finding]:
         )
 
 
-def _stability(d: Diagnosis) -> Iterable[Finding]:
+def _skipped(d: Diagnosis) -> Iterable[Finding]:
     t = d.trends
-    if t is None:
-        return
-    if t.skipped:
+    if t is not None and t.skipped:
         yield Finding(
             "problem" if t.lost > SKIPPED else "warning",
             "Steps were skipped",
             f"{t.skipped} of {t.steps} steps had a loss or a gradient that was not finite and were left out. Lower the "
             "learning rate; keep fp32 or bf16, not fp16.",
         )
+
+
+def _stability(d: Diagnosis) -> Iterable[Finding]:
+    t = d.trends
+    if t is None:
+        return
     if t.spikes and t.worst is not None:
         yield Finding(
             "warning" if t.spikes >= OFTEN or t.worst > HUGE else "note",
