@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from flowleap.cli import app
+from flowleap.cli import app, check
 from flowleap.data import inspection
 from flowleap.data.inspection import examine, signature
 from flowleap.data.opening import store_of
 from flowleap.data.prepare import Look
-from test_folder_data import draw, folder, spoiled
+from test_folder_data import draw, folder, noted, spoiled
 
 
 def textured(rng: np.random.Generator, side: int = 64) -> Image.Image:
@@ -66,6 +66,16 @@ def test_copies_are_found_whatever_file_they_are_in_and_near_ones_as_such(photos
     ]
     assert "2 exact duplicates of other images" in found.problems()
     assert "3 near duplicates of other images" in found.problems()
+
+
+def test_turned_images_are_seen_as_training_sees_them(tmp_path):
+    image = draw(np.random.default_rng(0), 30, 20)
+    noted(image, tmp_path / "a.tif", 6)
+    noted(image, tmp_path / "b.png", 6, "text")
+    image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "c.png")
+    found = examine(*store_of(tmp_path), workers=0)
+    assert found.sizes == {(20, 30): 3} and names(found, found.exact) == [("a.tif", "b.png", "c.png")]
+    assert {check.picture(found, row).size for row in range(3)} == {(20, 30)}
 
 
 def test_mirrored_and_other_images_are_no_near_duplicates(photos):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin, TiffImagePlugin, TiffTags
 from typer.testing import CliRunner
 
 from flowleap import Batch, data, methods, runs
 from flowleap.cli import app
-from flowleap.data import ahead, opening, prepare
+from flowleap.data import ahead, inspection, opening, prepare
 from flowleap.data.pixels import Faulty, decode, probe
 from flowleap.data.prepare import Look
 from flowleap.data.rows import Held, Rows, scaled
@@ -155,6 +157,80 @@ def test_looks_that_mean_nothing_are_refused(tmp_path):
         data.load("digits", look=Look(size=16))
     with pytest.raises(ValueError, match=r"are too small.*smaller --size"):
         data.load(folder(tmp_path, 3, (30, 30)), look=Look(size=64))
+
+
+# ---------------------------------------------------------------- orientation, frames
+
+
+def noted(image: Image.Image, file: Path, value: object, how: str = "exif") -> Path:
+    """Save an image with an orientation, where a format keeps it or another program may have left it."""
+    exif = Image.Exif()
+    exif[0x0112] = value
+    if file.suffix == ".tif":
+        entries = TiffImagePlugin.ImageFileDirectory_v2()
+        entries.tagtype[0x0112] = TiffTags.ASCII if isinstance(value, str) else TiffTags.SHORT
+        entries[0x0112] = value
+        image.save(file, tiffinfo=entries)
+    elif how == "text":
+        coded, text = exif.tobytes(), PngImagePlugin.PngInfo()
+        text.add_text("Raw profile type exif", f"\nexif\n{len(coded):8}\n{coded.hex()}\n", zip=True)
+        image.save(file, pnginfo=text)
+    elif how == "xmp":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", f'<x:xmpmeta tiff:Orientation="{value}"/>')
+        image.save(file, pnginfo=text)
+    elif how == "late":  # EXIF behind the pixels
+        image.save(file)
+        whole, chunk = file.read_bytes(), b"eXIf" + exif.tobytes()[6:]
+        late = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        file.write_bytes(whole[:-12] + late + whole[-12:])
+    else:
+        image.save(file, exif=exif, lossless=True)
+    return file
+
+
+KEPT = [("a.tif", ""), ("a.webp", "exif"), ("a.png", "exif"), ("a.png", "text"), ("a.png", "late")]
+VALUES = [*range(10), 65535]
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "value"),
+    [
+        *((*kept, value) for kept in KEPT for value in VALUES),
+        *(("a.png", "xmp", value) for value in range(1, 10)),
+        ("a.tif", "", "6"),
+    ],
+)
+def test_images_of_all_formats_are_turned_by_orientations_2_to_8_and_by_nothing_else(
+    tmp_path, name, how, value
+):
+    image = draw(np.random.default_rng(0), 12, 8)
+    file = str(noted(image, tmp_path / name, value, how))
+    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # of Image.Transpose
+    turned = image if value not in turns else image.transpose(Image.Transpose(turns[value]))
+    assert probe(file, "a")[:2] == turned.size
+    assert np.array_equal(decode(file, "a"), np.asarray(turned))
+    assert np.array_equal(decode(Path(file).read_bytes(), "a"), np.asarray(turned))
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01", b"MM", b""])
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.png"])
+def test_exif_that_cannot_be_read_turns_nothing(tmp_path, name, exif):
+    draw(np.random.default_rng(0), 30, 20).save(tmp_path / name, exif=exif)
+    assert probe(str(tmp_path / name), "a")[:2] == (30, 20)
+    assert decode(str(tmp_path / name), "a").shape == (20, 30, 3)
+
+
+def test_only_the_first_frame_is_taken_and_that_is_said(tmp_path):
+    frames = [draw(np.random.default_rng(seed), 16, 16) for seed in range(3)]
+    for name in ("a.gif", "b.png", "c.webp", "d.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+    frames[1].save(tmp_path / "e.tif")
+    found = data.load(tmp_path)
+    assert len(found) == 5 and found.shape == (3, 16, 16)
+    said = f"4 images have several frames or pages ({tmp_path / 'a.gif'}): only the first is taken"
+    assert said in found.notes and torch.equal(found.x[1], found.x[3])
+    assert said in inspection.examine(*opening.store_of(tmp_path), workers=0).notes
 
 
 # ---------------------------------------------------------------- what cannot be used

@@ -135,6 +135,8 @@ def tell(found: Findings, source: str) -> None:
     if not found.classes:
         table.add_row("classes", "0", "trained without labels")
     console.print(table)
+    for note in found.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     for problem in found.problems():
         console.print(f"! {problem}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if not found.problems():
@@ -207,10 +209,11 @@ def picture(found: Findings, row: int, view: Any = None) -> Image | None:
     """An image in colors, on grey where it is transparent; as a view sees it. None where it cannot be read."""
     from PIL import Image
 
-    from flowleap.data.pixels import Faulty, opened
+    from flowleap.data.pixels import Faulty, opened, upright
 
     try:
-        with opened(found.store.encoded(row), found.store.name(row)) as image:
+        with opened(found.store.encoded(row), found.store.name(row)) as opened_image:
+            image = upright(opened_image)
             if image.mode.startswith("I;16"):
                 image = image.point(lambda value: value / 256).convert("L")
             whole = image.convert("RGBA")

@@ -23,8 +23,19 @@ from typing import Any
 
 import numpy as np
 
-from flowleap.data.pixels import COLOR, FAULTS, GREY, SEE_THROUGH, Faulty, fault_of, opened
-from flowleap.data.prepare import FEW_IMAGES, Look
+from flowleap.data.pixels import (
+    COLOR,
+    FAULTS,
+    GREY,
+    SEE_THROUGH,
+    Faulty,
+    fault_of,
+    frames,
+    opened,
+    transparent,
+    upright,
+)
+from flowleap.data.prepare import FEW_IMAGES, Look, first_frames
 from flowleap.data.store import Store
 from flowleap.data.view import suggested
 from flowleap.data.workers import default_workers, in_order
@@ -155,6 +166,7 @@ RECORD = np.dtype(
         ("mode", np.uint8),
         ("fault", np.uint8),
         ("flat", bool),
+        ("frames", bool),
         ("digest", "V16"),
         ("hash", np.uint16, (PARTS,)),
         ("thumb", np.uint8, (THUMB, THUMB)),
@@ -185,13 +197,13 @@ class _Seen:
             if image.mode not in MODES:
                 raise Faulty("mode", f"{name} has pixels of mode {image.mode!r}")
             record["mode"] = 1 + MODES.index(image.mode)
+            record["frames"] = frames(image)
             image.load()
-            record["width"], record["height"] = image.size
-            if image.mode in SEE_THROUGH or "transparency" in image.info:
-                clear = np.asarray(image.convert("RGBA"))[..., 3] < 255
-                if clear.any():
-                    raise Faulty("transparent", f"{name} is transparent in {clear.mean():.0%} of its pixels")
-            colors = image.convert("RGB")
+            turned = upright(image)
+            record["width"], record["height"] = turned.size
+            if clear := transparent(image):
+                raise Faulty("transparent", f"{name} is transparent in {clear:.0%} of its pixels")
+            colors = turned.convert("RGB")
             digest = hashlib.sha256(repr(colors.size).encode())
             digest.update(colors.tobytes())
             record["digest"] = digest.digest()[:16]
@@ -222,6 +234,7 @@ def examine(
             whole["fault"][row] = 1 + list(FAULTS).index("small")
             messages[row] = f"{store.name(row)} has {whole['width'][row]} × {whole['height'][row]} pixels"
     fine = (whole["fault"] == 0).nonzero()[0]
+    notes = first_frames(store, fine[whole["frames"][fine]])
     exact = _same(whole, fine)
     first = np.setdiff1d(fine, [row for group in exact for row in group[1:]])
     counts = {} if label is None else _counted(np.asarray(label), classes, fine)
@@ -236,6 +249,7 @@ def examine(
         _alike(whole, first),
         counts,
         size,
+        notes=tuple(notes),
     )
 
 

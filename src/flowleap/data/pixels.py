@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,8 +25,11 @@ __all__ = [
     "Header",
     "decode",
     "fault_of",
+    "frames",
     "opened",
     "probe",
+    "transparent",
+    "upright",
 ]
 
 Encoded = str | os.PathLike[str] | bytes | np.ndarray
@@ -42,7 +45,16 @@ FAULTS: dict[str, str] = {
 }
 """Why an image cannot be trained on, and how that is said of several."""
 SINGULAR = {"have": "has", "are": "is"}
-TURNED = 5  # from this value on the EXIF orientation exchanges width and height
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture is to be turned: 2 to 8 as the standard says; all other values turn nothing."""
+TURNS = range(2, 9)
+SIDEWAYS = range(5, 9)
+"""The orientations that exchange width and height."""
+ANIMATED = ("AVIF", "FLI", "GIF", "PNG", "TIFF", "WEBP")
+"""Formats whose further frames or pages are pictures of their own; those of MPO are previews, of PSD layers."""
+PNG = b"\x89PNG\r\n\x1a\n"
+NOTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+"""Where Pillow finds an orientation in what it calls `info`."""
 TAIL = 64
 ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 
@@ -69,13 +81,16 @@ class Faulty(ValueError):
 
 
 class Header(NamedTuple):
-    """What is known of an image before its pixels are: its size as it is seen, and whether it is colored."""
+    """What is known of an image before its pixels are: its size as it is seen, whether it is colored, and whether it
+    is the first of several frames or pages.
+    """
 
     width: int
     height: int
     colored: bool
     mode: str
     alpha: bool
+    frames: bool = False
 
 
 @contextmanager
@@ -142,33 +157,76 @@ def decode(file: Encoded, name: str, view: View | None = None) -> np.ndarray:
                     f"{name} has {header.width} × {header.height} pixels, and {view.size} × {view.size} are wanted",
                 )
             view.drafted(image)
-        if header.alpha and not bool((np.asarray(image.convert("RGBA"))[..., 3] == 255).all()):
+        if header.alpha and transparent(image):
             raise Faulty("transparent", f"{name} is transparent in places: put it on a background first")
-        made, mode = _turned(image), "RGB" if header.colored else "L"
+        made, mode = upright(image), "RGB" if header.colored else "L"
         made = made if made.mode == mode else made.convert(mode)
         return np.asarray(made if view is None else view(made))
 
 
-def _header(image: Image) -> Header:
-    width, height = image.size
-    if _orientation(image) >= TURNED:
-        width, height = height, width
-    alpha = image.mode in SEE_THROUGH or "transparency" in image.info
-    return Header(width, height, image.mode not in (*GREY, "LA", "La"), image.mode, alpha)
+def transparent(image: Image) -> float:
+    """Return the share of the pixels of an image that are less than opaque."""
+    if image.mode not in SEE_THROUGH and "transparency" not in image.info:
+        return 0.0
+    return float((np.asarray(image.convert("RGBA"))[..., 3] < 255).mean())
 
 
-def _orientation(image: Image) -> int:
-    if image.format not in ("JPEG", "MPO", "TIFF", "WEBP") and "exif" not in image.info:
-        return 1
-    return int(image.getexif().get(0x0112, 1) or 1)
+def upright(image: Image) -> Image:
+    """Return an opened image as it is to be seen: turned as EXIF or XMP says, `TURNS`; decodes it where it is turned.
 
-
-def _turned(image: Image) -> Image:
-    if _orientation(image) == 1:
+    Raises: as decoding.
+    """
+    if _orientation(image) not in TURNS:
         return image
     from PIL import ImageOps
 
     return ImageOps.exif_transpose(image)
+
+
+def frames(image: Image) -> bool:
+    """Whether an opened image has several frames or pages, of which only the first is taken."""
+    if image.format not in ANIMATED:
+        return False
+    with suppress(EOFError, OSError, SyntaxError, ValueError):  # the rest may be damaged
+        return bool(getattr(image, "is_animated", False))
+    return False
+
+
+def _header(image: Image) -> Header:
+    if _orientation(image) in SIDEWAYS:
+        width, height = upright(image).size if image.format == "TIFF" else image.size[::-1]
+    else:
+        width, height = image.size
+    alpha = image.mode in SEE_THROUGH or "transparency" in image.info
+    return Header(width, height, image.mode not in (*GREY, "LA", "La"), image.mode, alpha, frames(image))
+
+
+def _orientation(image: Image) -> object:
+    """The orientation as `PIL.ImageOps.exif_transpose` finds it; 1 where there is none, or none that can be read."""
+    if image.format == "PNG" and not image.info.keys() & NOTED and not _noted_late(image):
+        return 1  # Pillow would decode it to see what follows its pixels
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # whatever Pillow makes of bytes that are no EXIF
+        return 1
+
+
+def _noted_late(image: Image) -> bool:
+    """Whether a PNG file that is not decoded yet has text or EXIF behind its pixels."""
+    file = image.fp  # type: ignore[attr-defined]
+    if file is None:
+        return False
+    place, behind = file.tell(), False
+    file.seek(len(PNG))
+    try:
+        while len(head := file.read(8)) == 8 and (kind := head[4:]) != b"IEND":
+            if behind and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            behind = behind or kind == b"IDAT"
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(place)
 
 
 def _complete(file: Encoded, kind: str | None) -> bool:

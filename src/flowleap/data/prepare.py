@@ -25,7 +25,7 @@ from flowleap.data.view import AS_THEY_ARE, Square, View, suggested
 from flowleap.data.workers import default_workers, in_order
 from flowleap.progress import counted
 
-__all__ = ["FEW_IMAGES", "GIB", "Headers", "Images", "Look", "Prepared", "prepare", "scan"]
+__all__ = ["FEW_IMAGES", "GIB", "Headers", "Images", "Look", "Prepared", "first_frames", "prepare", "scan"]
 
 GIB = 2**30
 CHUNK = 250
@@ -65,12 +65,16 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class Headers:
-    """What the headers of all images say. Shapes: (n,) each; `fault` is 0, or 1 + the place in `FAULTS`."""
+    """What the headers of all images say.
+
+    Shapes: (n,) each; `fault` is 0, or 1 + the place in `FAULTS`; `frames`: whether an image is the first of several.
+    """
 
     width: np.ndarray
     height: np.ndarray
     colored: np.ndarray
     fault: np.ndarray
+    frames: np.ndarray
     first: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -98,7 +102,7 @@ class _Probed:
     store: Store
 
     def __call__(self, rows: range) -> tuple[np.ndarray, dict[str, str]]:
-        found = np.zeros((len(rows), 4), dtype=np.int32)
+        found = np.zeros((len(rows), 5), dtype=np.int32)
         first: dict[str, str] = {}
         for place, index in enumerate(rows):
             try:
@@ -108,13 +112,14 @@ class _Probed:
                 first.setdefault(error.kind, str(error))
                 continue
             found[place, :3] = header.width, header.height, header.colored
+            found[place, 4] = header.frames
         return found, first
 
 
 def scan(store: Store, workers: int | None = None) -> Headers:
     """Look at the header of every image; only what is see-through or seems to be cut off is decoded."""
     chunks = [range(start, min(start + CHUNK, len(store))) for start in range(0, len(store), CHUNK)]
-    parts = [np.zeros((0, 4), np.int32)]
+    parts = [np.zeros((0, 5), np.int32)]
     first: dict[str, str] = {}
     with counted(f"looking at {len(store):,} images", len(store)) as tick:
         for rows, (found, said) in zip(
@@ -124,7 +129,8 @@ def scan(store: Store, workers: int | None = None) -> Headers:
             first = {**said, **first}
             tick(len(rows))
     whole = np.concatenate(parts)
-    return Headers(whole[:, 0], whole[:, 1], whole[:, 2].astype(bool), whole[:, 3].astype(np.uint8), first)
+    width, height, colored, fault, several = whole.T
+    return Headers(width, height, colored.astype(bool), fault.astype(np.uint8), several.astype(bool), first)
 
 
 def _of(workers: int | None, store: Store) -> int:
@@ -309,7 +315,7 @@ def prepare(
             )
             headers = headers.marked(small, "small", message)
     kept = headers.fine.nonzero()[0]
-    notes = []
+    notes = first_frames(store, kept[headers.frames[kept]])
     if len(kept) < len(headers):
         words = _left_out(headers.faults(), headers.first, len(headers), look.strict, name)
         if not len(kept):
@@ -329,6 +335,14 @@ def prepare(
     return Prepared(
         Images(store, kept, one, view, label, look.strict), label, classes, resolved, tuple(notes), name
     )
+
+
+def first_frames(store: Store, rows: np.ndarray) -> list[str]:
+    """Say of which images only the first frame or page is taken: those with some numbers, none or more."""
+    if not len(rows):
+        return []
+    some = "1 image has" if len(rows) == 1 else f"{len(rows):,} images have"
+    return [f"{some} several frames or pages ({store.name(int(rows[0]))}): only the first is taken"]
 
 
 def _view(headers: Headers, look: Look) -> View | None:

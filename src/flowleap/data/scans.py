@@ -5,13 +5,13 @@ Image i is header + scan[end[i − 1] : end[i]] + FF D9, a whole JPEG file.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from flowleap.data.npz import Archive
+from flowleap.data.pixels import Faulty, decode
 
 __all__ = ["Scans", "scans", "splits"]
 
@@ -41,18 +41,12 @@ class Scans:
 
         Shapes: -> uint8 (height, width[, 3]). Raises: ValueError where it is damaged.
         """
-        from PIL import Image, UnidentifiedImageError
-
         start = self.end[index - 1] if index else 0
+        name = f"image {index} of the {self.split} split of {self.path}"
         try:
-            file = io.BytesIO(self.header + self.scan[start : self.end[index]] + END)
-            with Image.open(file, formats=["JPEG"]) as image:
-                return np.asarray(image)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ValueError(
-                f"image {index} of the {self.split} split of {self.path} cannot be decoded ({error}): get the file "
-                "again"
-            ) from None
+            return decode(self.header + self.scan[start : self.end[index]] + END, name)
+        except Faulty as error:
+            raise ValueError(f"{name} cannot be decoded ({error}): get the file again") from None
 
 
 def scans(archive: Archive, split: str) -> Scans:
