@@ -92,6 +92,7 @@ def test_several_columns_that_fit_and_labels_that_are_hidden(tmp_path):
     rows.save_to_disk(tmp_path / "d")
     found = data.load(f"hf:{tmp_path / 'd'}")
     assert found.classes == ("y",) and any("label is taken" in note for note in found.notes)
+    assert "classes without images are left out: x" in found.notes
     whole, _ = table()
     hidden = whole.remove_columns("kind").add_column("label", [-1] * 12)
     hidden.save_to_disk(tmp_path / "h")
@@ -103,7 +104,9 @@ def test_whole_numbers_of_the_usual_name_are_labels(tmp_path):
     rows, _ = table()
     plain = rows.remove_columns("kind").add_column("label", [4, 0] * 6)
     plain.save_to_disk(tmp_path / "d")
-    assert data.load(f"hf:{tmp_path / 'd'}").label.tolist() == [4, 0] * 6
+    found = data.load(f"hf:{tmp_path / 'd'}")
+    assert found.label.tolist() == [1, 0] * 6 and found.classes == ("0", "4")
+    assert any("labels: 2 classes of 6 images: 0, 4" in note for note in found.notes)
 
 
 def test_images_of_several_sizes_and_damaged_ones(tmp_path):

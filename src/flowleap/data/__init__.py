@@ -5,10 +5,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from flowleap.data import batching, latents, opening, source, toy
+from flowleap.data import batching, classes, latents, opening, source, toy
 from flowleap.data.ahead import Ahead, Reads
 from flowleap.data.check import check
 from flowleap.data.dataset import Dataset
@@ -94,16 +93,27 @@ def load(
 
 
 def unchanged(dataset: Dataset, checksum: str | None) -> Dataset:
-    """Return a data set that has the checksum a run began with; None accepts any.
+    """Return a data set that has the checksum a run began with, its classes numbered as they were; None accepts any.
 
     Raises: ValueError.
     """
-    if checksum is not None and dataset.checksum != checksum:
-        raise ValueError(
-            f"the images or labels at {dataset.address} have changed: their checksum is {dataset.checksum}, and "
-            f"{checksum} was expected. Put back what was there, name the place where it is now, or start a new run"
-        )
-    return dataset
+    if checksum in (None, dataset.checksum):
+        return dataset
+    for before in _numbered_before(dataset):
+        if before.checksum == checksum:
+            return before
+    raise ValueError(
+        f"the images or labels at {dataset.address} have changed: their checksum is {dataset.checksum}, and "
+        f"{checksum} was expected. Put back what was there, name the place where it is now, or start a new run"
+    )
+
+
+def _numbered_before(dataset: Dataset) -> Iterator[Dataset]:
+    """Yield the same data with its classes as earlier versions numbered them: runs that began so go on so."""
+    if dataset.label is None:
+        return
+    for label, named in classes.former(dataset.label, dataset.class_names):
+        yield replace(dataset, label=label, num_classes=len(named), classes=named)
 
 
 def held_out(dataset: Dataset) -> Dataset | None:
@@ -121,13 +131,8 @@ def held_out(dataset: Dataset) -> Dataset | None:
         )
     if dataset.num_classes is None or part.label is None:
         return replace(part, label=None, num_classes=None)
-    if part.classes and dataset.classes:
-        new = [name for name in part.classes if name not in dataset.classes]
-        if new:
-            raise ValueError(f"{where} has the class {new[0]!r}, which {dataset.split!r} has not")
-        place = torch.tensor([dataset.classes.index(name) for name in part.classes])
-        part = replace(part, label=place[part.label], classes=dataset.classes)
-    fitted = replace(part, num_classes=dataset.num_classes)
+    label = classes.aligned(part.label, part.class_names, dataset.class_names, where, repr(dataset.split))
+    fitted = replace(part, label=label, num_classes=dataset.num_classes, classes=dataset.classes)
     if part.kind == "latents":  # checked when they are encoded
         return fitted
     try:

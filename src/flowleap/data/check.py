@@ -25,6 +25,11 @@ def check(dataset: Dataset) -> Dataset:
         if outside.any():
             row = int(outside.int().argmax())
             raise ValueError(f"labels of {name!r} lie in 0 to {classes - 1}; row {row} has {int(label[row])}")
+        if dataset.classes and len(set(dataset.classes)) != classes:
+            raise ValueError(
+                f"data set {name!r} has {classes} classes and {len(set(dataset.classes))} different names for them "
+                f"({', '.join(dataset.classes[:5])}, …): give each class a name, or none"
+            )
     return dataset
 
 

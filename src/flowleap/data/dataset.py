@@ -44,8 +44,9 @@ class Dataset:
     `codec` is the autoencoder behind latents, see `data.latents`.
 
     `look` says how images at a path were taken, and `notes` what is to be said of that. `flip`: in training, a row is
-    mirrored every other time. `ahead` reads the batches of coming steps. `classes` are the names of the classes, where
-    they have names. `part_of` is the checksum of the data set that these rows are a fixed random part of.
+    mirrored every other time. `ahead` reads the batches of coming steps. `classes` are the names of the classes, in the
+    order of the labels, where they are given; `class_names` are these, or numbers. `part_of` is the checksum of the
+    data set that these rows are a fixed random part of.
 
     Values are float32 also where a file has 8 bits, as long as that fits `Look.memory`: MNIST's 60,000 images of
     28 × 28 take 188 MB. Beyond it x is kept as 8 bits or stays on the disk, and is indexed like the same tensor.
@@ -136,6 +137,20 @@ class Dataset:
             part_of=self.checksum,
             ahead=None,
         )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class, its number where it has none; empty without labels."""
+        if self.num_classes is None:
+            return ()
+        return self.classes or tuple(str(number) for number in range(self.num_classes))
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """How many rows each class has; empty without labels."""
+        if self.label is None or self.num_classes is None:
+            return ()
+        return tuple(self.label.bincount(minlength=self.num_classes).tolist())
 
     @property
     def shape(self) -> tuple[int, ...]:

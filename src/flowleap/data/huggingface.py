@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowleap.data.classes import numbered
 from flowleap.data.dataset import HELD_OUT
 from flowleap.data.pixels import Encoded, Faulty
 
@@ -29,6 +30,7 @@ __all__ = [
     "label_column",
     "library",
     "loaded",
+    "named_labels",
     "open_table",
     "saved",
     "shown_labels",
@@ -211,8 +213,7 @@ def _table(rows: Any, address: Address, text: str, split: str, splits: tuple[str
         held = rows.with_format("numpy").select_columns([named])[:][named]
         label, hidden = shown_labels(np.asarray(held), named, text)
         said = [*hidden, *(said if label is not None else [])]
-    if label is None:
-        classes = ()
+    label, classes = named_labels(label, classes)
     rows = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     return Table(rows, column, address.short, split, splits, label, classes, (*notes, *said))
 
@@ -252,6 +253,16 @@ def label_column(features: Mapping[str, Any]) -> tuple[str | None, tuple[str, ..
         return None, (), []
     notes = [f"of the columns of classes {', '.join(named)}, {columns[0]} is taken"] if len(named) > 1 else []
     return columns[0], tuple(features[columns[0]].names) if named else (), notes
+
+
+def named_labels(label: Tensor | None, classes: tuple[str, ...]) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Return labels with the names of all classes; numbers without names are numbered from 0 up, and are the names.
+
+    Shapes: (n,), int64, kept.
+    """
+    if label is None:
+        return None, ()
+    return (label, classes) if classes else numbered(label.numpy())
 
 
 def shown_labels(held: np.ndarray, column: str, text: str) -> tuple[Tensor | None, list[str]]:

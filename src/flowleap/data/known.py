@@ -15,6 +15,8 @@ __all__ = ["KNOWN", "Known", "recognized"]
 class Known:
     """A published set: the sizes of its splits, and the SHA-256 of their 8-bit pixels in its own order, channels last.
 
+    `classes` are the published names of its classes, empty where their numbers are the names.
+
     Shapes: shape is that of one image, (channels, height, width).
     """
 
@@ -23,6 +25,7 @@ class Known:
     splits: dict[str, tuple[int, str]]
     license: str
     source: str
+    classes: tuple[str, ...] = ()
 
 
 KNOWN: tuple[Known, ...] = (
@@ -45,6 +48,10 @@ KNOWN: tuple[Known, ...] = (
         },
         "MIT, Copyright 2017 Zalando SE",
         "H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST (arXiv 1708.07747)",
+        (
+            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        ),
     ),
     Known(
         "cifar10-jpeg75",
@@ -55,12 +62,15 @@ KNOWN: tuple[Known, ...] = (
         },
         "none stated",
         "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; as JPEG of quality 75, lossy",
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     ),
 )
 
 
 def recognized(dataset: Dataset) -> Dataset:
     """The data set by its published name, with license and source, where its images are a whole split of it.
+
+    Classes that are called by their numbers are called as they were published.
 
     Any but `KNOWN` is returned as it is; its pixels are looked at only where shape and number of images fit.
     """
@@ -73,8 +83,10 @@ def recognized(dataset: Dataset) -> Dataset:
     found = pixels(dataset) if alike else ""
     for known, split, checksum in alike:
         if checksum == found:
+            numbers = tuple(str(number) for number in range(len(known.classes)))
             return replace(
                 dataset,
+                classes=known.classes if dataset.class_names == numbers else dataset.classes,
                 name=known.name,
                 known=known.name,
                 split=split,

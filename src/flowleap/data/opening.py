@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowleap.data import idx
 from flowleap.data.check import check
+from flowleap.data.classes import described, left_out, occurring
 from flowleap.data.dataset import Dataset, kept_apart
 from flowleap.data.huggingface import is_address, open_table
 from flowleap.data.known import recognized
@@ -49,8 +50,9 @@ def from_path(text: str | Path, split: str | None = None, look: Look | None = No
     source = open_images(path, split)
     alike = source.shape[1:] == (look.size, look.size) or (look.size is None and look.square is None)
     if alike:
-        return replace(source.dataset(memory=look.memory), look=look, path=str(text))
+        return introduced(replace(source.dataset(memory=look.memory), look=look, path=str(text)))
     whole = prepare(Arrays(source.levels(), str(path)), look, source.label, source.classes, str(path))
+    whole = replace(whole, notes=(*source.notes, *whole.notes))
     return _made(whole, _about(source.name, source.split, source.splits, str(text)))
 
 
@@ -108,28 +110,27 @@ def _about(name: str, split: str, splits: Collection[str], text: str) -> Dataset
 def _made(whole: Prepared, about: Dataset) -> Dataset:
     """The data set of images that were prepared, with what is to be said of it."""
     x, left = whole.held()
-    classes = None if left.label is None else len(left.classes) or int(left.label.max()) + 1
-    notes = [*left.notes, *_of_classes(left)]
-    if len(x) < FEW_IMAGES:
-        notes.append(f"only {len(x):,} images: a generator may learn them by heart")
+    label, classes, empty = left.label, left.classes, ()
+    if label is not None:
+        label, classes, empty = occurring(label, classes)  # decoding may have cost the last image of a class
     made = replace(
         about,
         x=x,
-        label=left.label,
-        num_classes=classes,
-        classes=left.classes,
+        label=label,
+        num_classes=None if label is None else len(classes),
+        classes=classes,
         source=about.name,
         look=left.look,
-        notes=tuple(notes),
+        notes=(*left.notes, *left_out(empty)),
     )
-    return recognized(check(made))
+    return introduced(recognized(check(made)))
 
 
-def _of_classes(left: Prepared) -> list[str]:
-    if left.label is None:
-        return []
-    counts = left.label.bincount()
-    if len(counts) == 1:
-        return ["all images are of one class: it makes no difference, and training without labels needs none"]
-    few = f"{int(counts.min()):,} to {int(counts.max()):,}"
-    return [f"labels: {len(counts):,} classes of {few} images"]
+def introduced(dataset: Dataset) -> Dataset:
+    """Return data that was read, with notes on its classes and on how few its images are."""
+    notes = [*dataset.notes]
+    if dataset.label is not None:
+        notes.append(described(dataset.label, dataset.class_names))
+    if len(dataset) < FEW_IMAGES:
+        notes.append(f"only {len(dataset):,} images: a generator may learn them by heart")
+    return replace(dataset, notes=tuple(notes))

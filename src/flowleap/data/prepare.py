@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowleap.data.classes import left_out, occurring
 from flowleap.data.pixels import FAULTS, Faulty, decode, fault_of, probe
 from flowleap.data.rows import Held, Rows, Samples, scaled
 from flowleap.data.store import Store
@@ -330,7 +331,9 @@ def prepare(
         if view
         else (channels, int(headers.height[kept[0]]), int(headers.width[kept[0]]))
     )
-    label, classes = _relabeled(None if label is None else label[torch.from_numpy(kept)], classes)
+    if label is not None:
+        label, classes, empty = occurring(label[torch.from_numpy(kept)], classes)
+        notes += left_out(empty)
     resolved = look if view is None else replace(look, square=view.square, size=view.size)
     return Prepared(
         Images(store, kept, one, view, label, look.strict), label, classes, resolved, tuple(notes), name
@@ -372,17 +375,6 @@ def _viewed(headers: Headers, kept: np.ndarray, view: View) -> str:
     if (width[small], height[small]) != (width[large], height[large]):
         sizes += f" to {width[large]} × {height[large]}"
     return f"images of {sizes} pixels are {view.words}"
-
-
-def _relabeled(label: Tensor | None, classes: tuple[str, ...]) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Labels from 0 up without those that have lost all their images, where the classes have names."""
-    if label is None or not classes:
-        return label, classes
-    present = label.bincount(minlength=len(classes)) > 0
-    if bool(present.all()):
-        return label, classes
-    place = present.long().cumsum(0) - 1
-    return place[label], tuple(name for name, there in zip(classes, present.tolist(), strict=True) if there)
 
 
 def _left_out(

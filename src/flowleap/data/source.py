@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flowleap.data import idx, pixels, scans
 from flowleap.data.check import check
+from flowleap.data.classes import left_out, numbered, occurring
 from flowleap.data.dataset import HELD_OUT, Dataset, kept_apart
 from flowleap.data.known import recognized
 from flowleap.data.npz import Archive
@@ -31,6 +32,8 @@ PARTS = {"train", *HELD_OUT}
 SLACK = 1e-3  # how far beyond [-1, 1] a value may lie before it is an error rather than rounding
 
 Reader = Callable[[Tensor, int], Iterator[Tensor]]
+Labels = tuple[Tensor | None, tuple[str, ...], tuple[str, ...]]
+"""Labels, the names of the classes, and what is to be said of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,7 @@ class Source:
         splits: all parts that are there.
         path: where they are, empty for what is in memory.
         eight_bit: whether their values are those of 8 bits.
+        notes: what is to be said of how they are taken.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Source:
     splits: tuple[str, ...] = ()
     path: str = ""
     eight_bit: bool = False
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.count
@@ -115,7 +120,15 @@ class Source:
         label = None if self.label is None else self.label[index]
         classes = None if self.label is None else len(self.classes) or int(self.label.max()) + 1
         held = Dataset(
-            self.name, x, label, classes, self.kind, source=self.name, split=self.split, classes=self.classes
+            self.name,
+            x,
+            label,
+            classes,
+            self.kind,
+            source=self.name,
+            split=self.split,
+            classes=self.classes,
+            notes=self.notes,
         )
         if len(x) < self.count:
             return check(replace(held, split=f"{self.split}[{len(x)}]"))
@@ -166,7 +179,7 @@ def of_dataset(dataset: Dataset) -> Source:
         len(dataset),
         read,
         dataset.label,
-        dataset.classes or tuple(str(c) for c in range(dataset.num_classes or 0)),
+        dataset.class_names,
         dataset.split,
         dataset.kind,
         path=dataset.path,
@@ -288,7 +301,7 @@ def _decode(file: str) -> Tensor:
 def _idx(path: Path, split: str | None) -> Source:
     pair = idx.pair(path, split)
     count, height, width = idx.header(pair.images)
-    label = _label(pair.labels, "in it", idx.labels(pair.labels), count)
+    label, classes, _ = _labels(pair.labels, "in it", idx.labels(pair.labels), count)
 
     def read(index: Tensor, n: int) -> Iterator[Tensor]:
         blocks = (torch.from_numpy(block.copy()) for block in idx.blocks(pair.images, n))
@@ -301,7 +314,8 @@ def _idx(path: Path, split: str | None) -> Source:
         count,
         read,
         label,
-        split=pair.split,
+        classes,
+        pair.split,
         splits=pair.splits,
         eight_bit=True,
     )
@@ -325,8 +339,7 @@ def _archive(path: Path, split: str | None) -> Source:
         key = _key(archive, split)
         shape, dtype = archive.header(key)
         image = _layout(path, key, shape, dtype)
-        names = [name for name in LABELS[key] if name in archive]
-        label = _label(path, names[0], archive.read(names[0]), shape[0]) if names else None
+        label, classes, notes = _labels_in(archive, LABELS[key], shape[0])
 
     def read(index: Tensor, n: int) -> Iterator[Tensor]:
         with nullcontext(archive) if whole else Archive(path) as opened:
@@ -341,7 +354,16 @@ def _archive(path: Path, split: str | None) -> Source:
     part = key.removesuffix("_x") if key in ("train_x", "test_x") else "all"
     splits, eight_bit = _halves(archive), dtype == np.uint8
     return Source(
-        place_name(path), image, shape[0], read, label, split=part, splits=splits, eight_bit=eight_bit
+        place_name(path),
+        image,
+        shape[0],
+        read,
+        label,
+        classes,
+        part,
+        splits=splits,
+        eight_bit=eight_bit,
+        notes=notes,
     )
 
 
@@ -349,12 +371,7 @@ def _scans(archive: Archive, split: str | None) -> Source:
     splits = scans.splits(archive)
     part_taken = splits[0] if split is None else _there(archive.path, split, splits)
     held = scans.scans(archive, part_taken)
-    labeled = f"{part_taken}_y" in archive
-    label = (
-        _label(archive.path, f"{part_taken}_y", archive.read(f"{part_taken}_y"), len(held))
-        if labeled
-        else None
-    )
+    label, classes, notes = _labels_in(archive, (f"{part_taken}_y",), len(held))
     first = _scaled(held.image(0)[None])[0]
     channels, height, width = first.shape
 
@@ -368,7 +385,9 @@ def _scans(archive: Archive, split: str | None) -> Source:
 
     name = place_name(archive.path)
     one = (channels, height, width)
-    return Source(name, one, len(held), read, label, split=part_taken, splits=splits, eight_bit=True)
+    return Source(
+        name, one, len(held), read, label, classes, part_taken, splits=splits, eight_bit=True, notes=notes
+    )
 
 
 def _halves(archive: Archive) -> tuple[str, ...]:
@@ -421,13 +440,46 @@ def _layout(path: Path, key: str, shape: Sequence[int], dtype: Any) -> tuple[int
     return image
 
 
-def _label(path: Path, name: str, label: np.ndarray, rows: int) -> Tensor:
-    if label.shape != (rows,) or not np.issubdtype(label.dtype, np.integer) or int(label.min()) < 0:
+def _labels_in(archive: Archive, names: Sequence[str], rows: int) -> Labels:
+    """The labels in the first of some arrays of an archive that is there; their names where it has `classes`, texts."""
+    name = next((name for name in names if name in archive), None)
+    if name is None:
+        return None, (), ()
+    named = archive.read("classes") if "classes" in archive else np.zeros(0)
+    called = tuple(named.tolist()) if named.ndim == 1 and named.dtype.kind == "U" else ()
+    return _labels(archive.path, name, archive.read(name), rows, called)
+
+
+def _labels(path: Path, name: str, held: np.ndarray, rows: int, called: tuple[str, ...] = ()) -> Labels:
+    """Labels from 0 up of what a file holds as labels, the names of the classes, and what is to be said of them.
+
+    Args:
+        called: what classes are called that are numbered from 0 up; empty where their values are their names.
+
+    Raises: ValueError for what are no labels, for labels of which some are hidden, and for one without a name.
+    """
+    where = f"labels {name!r} of {path}"
+    if held.shape != (rows,) or held.dtype.kind not in "iubU":
         raise ValueError(
-            f"labels {name!r} of {path} are {label.dtype} of shape {label.shape}; expected whole numbers from 0 up, "
-            f"one for each of {rows} images"
+            f"{where} are {held.dtype} of shape {held.shape}; expected whole numbers from 0 up, one for each of "
+            f"{rows} images, or texts"
         )
-    return torch.from_numpy(label.astype(np.int64))
+    if held.dtype.kind == "i" and (held < 0).any():
+        if (held == -1).all():
+            return None, (), ("labels are all −1, which means none: taken as unlabeled",)
+        below = int((held < 0).sum())
+        raise ValueError(
+            f"{where} lie below 0 in {below:,} of {rows:,} rows, where whole numbers from 0 up are expected: −1 means "
+            "no label, and either all images have one or none; remove these images, or the labels"
+        )
+    if not called or held.dtype.kind == "U":
+        return *numbered(held), ()
+    if int(held.max()) >= len(called):
+        raise ValueError(
+            f"{where} reach {int(held.max())}, and its array 'classes' names {len(called)}: name each class"
+        )
+    label, there, empty = occurring(torch.from_numpy(held.astype(np.int64)), called)
+    return label, there, tuple(left_out(empty))
 
 
 def _picked(blocks: Iterator[Tensor], index: Tensor) -> Iterator[Tensor]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowleap.data.classes import ordered
 from flowleap.data.pixels import Encoded
 
 __all__ = ["EXTENSIONS", "Arrays", "Files", "Names", "Store", "files_below"]
@@ -127,8 +128,7 @@ def files_below(root: Path) -> Files:
     names = Names(listed())
     held = np.frombuffer(heads, dtype=np.int64) if heads else np.zeros(0, np.int64)
     inside = bool(len(held)) and bool((held >= 0).all())
-    classes = tuple(number) if inside else ()
-    label = torch.from_numpy(held.copy()) if inside else None
+    label, classes = ordered(torch.from_numpy(held.copy()), list(number)) if inside else (None, ())
     return Files(root, names, np.array(sizes, dtype=np.int64), changed, classes, label)
 
 

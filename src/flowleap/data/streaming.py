@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from flowleap.data import huggingface
+from flowleap.data.classes import aligned, described, left_out, occurring
 from flowleap.data.dataset import kept_apart
 from flowleap.data.huggingface import PREFIX, Address, is_address
 from flowleap.data.latent_cache import STREAMED
@@ -154,6 +155,10 @@ def open_streams(
     for part in filter(None, (chosen, apart)):
         sources[part], identities[part], said = _opened(found[part], address, text, part, view)
         notes += said
+    first, other = sources[chosen], sources.get(apart or "")
+    if other is not None and first.label is not None and other.label is not None:
+        label = aligned(other.label, other.classes, first.classes, f"split {apart!r} of {text}", repr(chosen))
+        sources[other.split] = replace(other, label=label, classes=first.classes)
     return sources, identities, list(dict.fromkeys(notes))
 
 
@@ -171,7 +176,11 @@ def _opened(rows: Any, address: Address, text: str, split: str, view: View) -> t
         count = len(held)
         if named is not None:
             label, hidden = huggingface.shown_labels(np.asarray(held), named, text)
+            label, classes = huggingface.named_labels(label, classes)
             notes = [*notes, *(said if label is not None else hidden)]
+        if label is not None:
+            label, classes, empty = occurring(label, classes)
+            notes += [*left_out(empty), described(label, classes)]
     if not count:
         raise ValueError(f"{text}, split {split}, is empty")
     images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowleap import data as data_sets
-from flowleap.data import Dataset, Rows
+from flowleap.data import Dataset, Rows, classes
 from flowleap.evaluation import agreement, distances, features, library, manifold, statistics_file
 from flowleap.randomness import generator
 
@@ -188,7 +188,12 @@ def originals(dataset: Dataset) -> Dataset:
         raise ValueError(
             f"{dataset.source} holds {len(found)} images, and {dataset.address} was made from {len(dataset)}: {cure}"
         )
-    return found
+    if found.label is None or dataset.label is None:
+        return found
+    label = classes.aligned(
+        found.label, found.class_names, dataset.class_names, dataset.source, dataset.address
+    )
+    return replace(found, label=label, num_classes=dataset.num_classes, classes=dataset.classes)
 
 
 def held_out(dataset: Dataset, features: str = "auto", device: str | torch.device | None = None) -> Reference:

@@ -1,0 +1,159 @@
+"""Classes: their names, the order of these, and the labels that number them.
+
+Labels are int64 in [0, classes), and every class has rows. What a class was called where it comes from, a folder, a
+number or a text, is its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowleap.neighbors import neighbors
+
+__all__ = [
+    "aligned",
+    "described",
+    "find",
+    "former",
+    "left_out",
+    "listed",
+    "natural",
+    "numbered",
+    "occurring",
+    "ordered",
+    "places",
+]
+
+SHOWN = 12
+"""So many names stand in a line."""
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """The key by which names are sorted: numbers within them by their value, everything else by its characters.
+
+    >>> sorted(["10", "2", "img10", "1", "img9"], key=natural)
+    ['1', '2', '10', 'img9', 'img10']
+    """
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+
+
+def numbered(values: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
+    """Number the different values that there are, in the natural order of their names.
+
+    Shapes: whole numbers, truth values or texts (n,) -> int64 (n,), and as many names as there are values.
+
+    >>> numbered(np.array([7, 0, 2, 7]))
+    (tensor([2, 0, 1, 2]), ('0', '2', '7'))
+    """
+    found, place = np.unique(values, return_inverse=True)
+    return ordered(torch.from_numpy(place.reshape(-1)), [str(value) for value in found.tolist()])
+
+
+def ordered(label: Tensor, names: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
+    """Number classes in the natural order of their names; every class has rows.
+
+    Shapes: int64 (n,), kept: places in `names`.
+    """
+    order = sorted(range(len(names)), key=lambda index: natural(names[index]))
+    return torch.tensor(order).argsort()[label], tuple(names[index] for index in order)
+
+
+def occurring(label: Tensor, classes: Sequence[str]) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:
+    """Leave out classes without rows: return labels, the names of the classes that are left, and those of the others.
+
+    Shapes: (n,), int64, kept.
+    """
+    there = label.bincount(minlength=len(classes)) > 0
+    split: tuple[list[str], list[str]] = [], []
+    for name, found in zip(classes, there.tolist(), strict=True):
+        split[not found].append(name)
+    return (there.long().cumsum(0) - 1)[label], tuple(split[0]), tuple(split[1])
+
+
+def find(name: str, classes: Sequence[str]) -> int:
+    """The number of the class of a name. Where no class is called by a number, a number may stand for a name.
+
+    >>> find("10", ("0", "1", "10")), find("1", ("bag", "shoe"))
+    (2, 1)
+
+    Raises: ValueError where there is no such class, naming its neighbors.
+    """
+    if name in classes:
+        return list(classes).index(name)
+    if name.isdecimal() and int(name) < len(classes) and not any(known.isdecimal() for known in classes):
+        return int(name)
+    raise ValueError(f"there is no class {name!r}{neighbors(name, classes)}")
+
+
+def places(names: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """The number that each class of one data set has in another, −1 where it is not there, see `find`.
+
+    Shapes: -> int64 (names,).
+    """
+
+    def place(name: str) -> int:
+        try:
+            return find(name, classes)
+        except ValueError:
+            return -1
+
+    return torch.tensor([place(name) for name in names], dtype=torch.int64)
+
+
+def aligned(label: Tensor, names: Sequence[str], classes: Sequence[str], where: str, other: str) -> Tensor:
+    """Labels of classes of some names as another data set numbers these, see `find`.
+
+    Args:
+        where, other: what has the labels, and what the classes are of, for the error.
+
+    Shapes: (n,), int64, kept. Raises: ValueError for a class that the other has not.
+    """
+    place = places(names, classes)
+    if bool((place < 0).any()):
+        new = names[int((place < 0).int().argmax())]
+        raise ValueError(f"{where} has the class {new!r}, which {other} has not; it has {listed(classes)}")
+    return place[label]
+
+
+def left_out(empty: Sequence[str]) -> list[str]:
+    """What is to be said of classes without images, which are left out."""
+    return [f"classes without images are left out: {listed(empty)}"] if empty else []
+
+
+def former(label: Tensor, classes: Sequence[str]) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
+    """Yield labels and names as versions before 0.2 had them, for data that a run or a cache began with.
+
+    Folders were numbered in the order of their characters ("10" before "2"), and numbers were kept, with a class for
+    each number below the largest.
+    """
+    order = sorted(classes)
+    yield torch.tensor([order.index(name) for name in classes])[label], tuple(order)
+    if all(name.isdecimal() for name in classes):
+        values = torch.tensor([int(name) for name in classes])
+        yield values[label], tuple(str(number) for number in range(int(values.max()) + 1))
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(islice(names, SHOWN)) + (f" and {more:,} more" if more > 0 else "")
+
+
+def described(label: Tensor, classes: Sequence[str]) -> str:
+    """How many images each class has, and what the classes are called."""
+    counts = label.bincount(minlength=len(classes))
+    if len(counts) == 1:
+        return (
+            f"all images are of one class ({classes[0]}): it makes no difference, and training without labels needs "
+            "none"
+        )
+    low, high = int(counts.min()), int(counts.max())
+    size = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"labels: {len(counts):,} classes of {size} images: {listed(classes)}"
