@@ -157,7 +157,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (IMAGES, FILES[IMAGES][:-1], "it holds 139 of 140 values"),
         (IMAGES, FILES[IMAGES] + b"x", "holds more than the 7 items that it states"),
         (IMAGES, packed_images(TRAIN[:0]), "is empty: it states 0 × 4 × 5 values"),
-        (LABELS, packed_labels(CLASSES[0][:6]), r"\(6,\); expected whole numbers from 0 up, one for each of 7 images, or texts"),
+        (LABELS, packed_labels(CLASSES[0][:6]), r"\(6,\); expected whole numbers from 0 up, one for each of 7 images"),
         (LABELS, FILES[LABELS][:-2], "it holds 5 of 7 values"),
         (LABELS, FILES[LABELS] + b"x", "holds more than the 7 items"),
     ],

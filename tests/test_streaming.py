@@ -75,7 +75,7 @@ def test_a_stream_gives_what_the_disk_gives(tmp_path):
     parquet(place, 7, split="test", files=1, seed=1)
     sources, identities, notes = open_streams(f"hf:{place}", View("crop", SIDE))
     assert (
-        notes == []
+        notes[0] == "labels: 2 classes of 11 to 12 images: ant, bee"
         and list(sources) == ["train", "test"]
         and [len(s) for s in sources.values()] == [COUNT, 7]
     )
@@ -108,7 +108,8 @@ def test_labels_that_are_hidden_or_missing_are_none_and_said(tmp_path):
         rows = datasets.Dataset.from_dict(content).cast_column("image", datasets.Image())
         rows.to_parquet(place / f"{split}-00000-of-00001.parquet")
     sources, _, notes = open_streams(f"hf:{place}", View("crop", SIDE))
-    assert list(sources) == ["train", "validation"] and notes == []
+    assert list(sources) == ["train", "validation"]
+    assert notes == ["labels: 2 classes of 1 to 2 images: 0, 1"]
     sources, _, notes = open_streams(f"hf:{place}", View("crop", SIDE), "test")
     assert sources["test"].label is None and "below 0: taken as unlabeled" in notes[0]
     bare = tmp_path / "q"
