@@ -218,6 +218,7 @@ def test_networks_may_be_told_of_the_data_itself() -> None:
     assert bool(read(torch.zeros(2, 2), torch.ones(2), torch.zeros(2)).isfinite().all())
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("steps", [1, 2, 4, 128])
 def test_levels_down_to_0_sample_without_trouble(steps: int) -> None:
     objective = compositions.ect()

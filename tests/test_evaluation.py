@@ -269,7 +269,7 @@ def test_given_times_make_one_row(still, digits, ruler):
         ({"num": 64}, "num=64 samples are too few.*64 pixel features.*at least 65"),
         ({"steps": (1, 0)}, "steps=0: sampling takes at least 1 step"),
         ({"steps": ()}, "no number of steps"),
-        ({"times": (1.0,)}, "at least a start and an end"),
+        ({"times": (1.0,)}, "times 1: falling times from 1"),
         ({"batch": 0}, "batches of 0"),
     ],
 )

@@ -482,6 +482,26 @@ def test_the_design_table_says_what_the_paper_says():
     assert found["sct"]["weight"] == "alpha/(kappa sigma), learned e^{−ℓ(t, r)}"
 
 
+def test_the_design_table_says_how_each_method_is_sampled():
+    rows = ("sampler", "sampled from", "steps")
+    found = {name: [listing.design(methods.get(name))[row] for row in rows] for name in methods.names()}
+    fresh = "maps with fresh noise between steps (γ = 1)"
+    assert {name for name in found if found[name][0] == fresh} == {
+        *(name for name in found if name.startswith("consistency_training")),
+        "ict", "ect", "ect_tuned", "tcm", "sct", "sct_linear",
+    }  # fmt: skip
+    assert found["consistency_training_table1"] == [fresh, "t = 1", "any"]
+    assert found["consistency_distillation"] == ["chain of maps", "t = 1", "1"]
+    assert found["imm"] == ["chain of maps", "t = 0.994", "any"]
+    assert found["tcm"] == [fresh, "t = 80", "any"]
+    assert found["shortcut"][::2] == [
+        "chain of maps; DDIM from 128 steps on",
+        "1, 2, 4, 8, 16, 32, 64, 128",
+    ]
+    assert found["flow_matching"][::2] == ["DDIM", "16 or more"] and found["sid"][1:] == ["t = 0.714286", "1"]
+    assert found["amed"][::2] == ["chain of maps, two evaluations each", "4"]
+
+
 @ALL
 def test_the_design_table_follows_the_values(name):
     """Every cell is words, and a changed part changes the cell that is about it."""

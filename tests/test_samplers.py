@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -11,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from flowleap import FlowMap, oracles, samplers
+from flowleap import FlowMap, methods, oracles, samplers
 from flowleap.guidance import guide
 from flowleap.parameterization import EDM, AverageVelocity, Endpoint, Noise, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
+from flowleap.tensors import like
 
 D = torch.float64
 PATHS = [LinearPath(), LinearPath(noise_scale=0.5), TrigPath(), VPPath(), VEPath()]
@@ -171,18 +174,40 @@ def test_renoising_preserves_the_marginals(path, strength):
 
     At a stop r the correlation with what came before falls by √(1 − γ² κ²σ_r²/s_r²), and by no other cause.
     """
-    start = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(1), dtype=D)
+    start = torch.randn(400, 50, generator=torch.Generator().manual_seed(1), dtype=D)
     a, s = schedules(path, path.t_max)
     exact = (a * MEAN + math.hypot(a * STD, s) * start) / s  # a trace of the data is left where α(t_max) > 0
     found = samplers.gamma(FlowMap.of(oracle(path)), exact, 5, strength=strength, seed=3)
     a, s = schedules(path, path.t_min)
-    assert stats.kstest(found[:, 0].numpy(), stats.norm(a * MEAN, math.hypot(a * STD, s)).cdf).pvalue > 1e-3
+    assert (
+        stats.kstest(found.flatten().numpy(), stats.norm(a * MEAN, math.hypot(a * STD, s)).cdf).pvalue > 1e-3
+    )
     expected = 1.0
     for stop in samplers.grid(path, 5)[1:-1]:
         a, s = schedules(path, stop)
         expected *= math.sqrt(1 - strength**2 * s**2 / (a**2 * STD**2 + s**2))
-    correlation = float(torch.corrcoef(torch.stack([start[:, 0], found[:, 0]]))[0, 1])
+    correlation = float(torch.corrcoef(torch.stack([start.flatten(), found.flatten()]))[0, 1])
     assert correlation == pytest.approx(expected, abs=0.025)
+
+
+@pytest.mark.parametrize("path", [*PATHS, LinearPath(floor=0.01)], ids=repr)
+@pytest.mark.parametrize("strength", [0.3, 0.8, 1.0])
+def test_fresh_noise_makes_up_the_noise_level_of_its_stop(path, strength):
+    """x_r of data that are one point has the standard deviation κσ(r), however near to the data r is."""
+    low = path.t_min if path.t_min else 0.005
+    for stop in (1.02 * low, 2 * low, 10 * low):
+        seen = []
+        flow = FlowMap.of(oracle(path, std=0.0), Velocity())
+
+        def network(x, t, r, label, flow=flow, seen=seen):
+            seen.append(x)
+            return flow.network(x, t, r, label)
+
+        start = torch.randn(1, 40_000, generator=torch.Generator().manual_seed(2), dtype=D)
+        samplers.gamma(flow.with_network(network), start, times=(path.t_max, stop, 0), strength=strength)
+        alpha, sigma = schedules(path, stop)
+        assert float(seen[1].std()) == pytest.approx(sigma, rel=0.015)
+        assert float(seen[1].mean()) == pytest.approx(alpha * MEAN, abs=0.02 * sigma)
 
 
 @EACH
@@ -285,6 +310,39 @@ def test_times_that_do_not_lead_from_noise_to_data_are_refused(times):
         samplers.grid(LinearPath(), times=times)
 
 
+STARTS = {name: methods.get(name).start or methods.get(name).path.t_max for name in methods.names()}
+"""The time that each method is sampled from."""
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_every_method_is_sampled_over_times_from_its_printed_start(name):
+    """The digits that a message prints are enough, the given ones are replaced by the exact, 0 ends on every path."""
+    objective, start = methods.get(name), STARTS[name]
+    printed, middle = float(f"{start:g}"), start / 3
+    stops = samplers.grid(objective.path, times=(printed, middle, 0), start=objective.start)
+    assert stops == [start, middle, objective.path.t_min]
+    flow, asked = objective.flow_map(lambda x, t, r, label: torch.zeros_like(x)), torch.zeros(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert objective.sample(flow, asked, times=(printed, middle, 0)).shape == asked.shape
+
+
+@pytest.mark.parametrize("name", [name for name, start in STARTS.items() if start < 1])
+def test_times_from_above_the_start_of_a_method_are_refused_with_its_start(name):
+    start = f"{STARTS[name]:g}"
+    flow = methods.get(name).flow_map(lambda x, t, r, label: x)
+    for high in (1.0, STARTS[name] + 1e-4, STARTS[name] - 1e-4):
+        with pytest.raises(ValueError) as caught:
+            methods.get(name).sampling.sample(flow, torch.zeros(1, 2), times=(high, 0.5, 0))
+        assert f"falling times from {start} (noise) to 0 (data) are expected, such as {start}," in str(
+            caught.value
+        )
+        assert f"; this method samples from {start}, not from 1" in str(caught.value)
+    assert {name for name, start in STARTS.items() if start < 1} == {
+        "consistency_training_esc", "consistency_training_esc_linear", "imm", "sid", "ect_tuned",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("steps", [0, -3])
 @pytest.mark.parametrize("sampler", ALL, ids=lambda f: f.__name__)
 def test_fewer_than_one_step_is_refused(sampler, steps, noise):
@@ -332,6 +390,101 @@ def test_budgets_choose_their_sampler(noise):
     asked.clear()
     samplers.Sampling(finest=1).sample(FlowMap(network), noise, times=(1, 0.3, 0))
     assert asked == [True, True]
+
+
+@dataclass(frozen=True)
+class Lines(oracles.Gaussian):
+    """The map of a Gaussian, but along straight lines between its two ends, as reflow leaves them."""
+
+    def scale(self, t):
+        return self.path.alpha(t) * self.std + self.path.sigma(t) * self.path.noise_scale
+
+    def velocity(self, x, t, label=None):
+        path = self.path
+        rate = (path.d_alpha(t) * self.std + path.d_sigma(t) * path.noise_scale) / self.scale(t)
+        return like(path.d_alpha(t), x) * self.mean + like(rate, x) * (x - like(path.alpha(t), x) * self.mean)
+
+
+@dataclass(frozen=True)
+class Generator(oracles.Gaussian):
+    """A map of one step from noise of level κσ(start), without any data in it."""
+
+    start: float = 1.0
+
+    def __call__(self, x, t, r, label=None):
+        return self.mean + self.std * x / (
+            self.path.noise_scale * float(self.path.sigma(torch.tensor(self.start)))
+        )
+
+
+def perfect(name: str) -> FlowMap:
+    """What a method learns of N(0.4, 0.6²) when it learns it perfectly, told what its network is told."""
+    objective = methods.get(name)
+    exact = oracles.Gaussian(0.4, 0.6, objective.path)
+    if name in ("reflow", "live_reflow"):
+        exact = Lines(0.4, 0.6, objective.path)
+    if name == "sid":
+        exact = Generator(0.4, 0.6, objective.path, objective.start)
+    known = FlowMap.of(exact, objective.parameterization).network
+
+    class Network:
+        def __call__(self, x, t, r, label):
+            landing = torch.full_like(t, objective.path.t_min) if objective.told == "nothing" else r
+            return known(x, t, landing, label)
+
+    network = Network()
+    if objective.sampling.evaluations == 2:
+        network.leap = lambda flow, x, t, r, label: exact(x, t, r)
+    return objective.flow_map(network)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", methods.names())
+def test_a_method_that_is_learned_perfectly_gives_the_data_in_any_number_of_steps_it_is_made_for(name):
+    """Mean 0.4, standard deviation 0.6; a solver of first order, which has no map, comes to them as 1/steps."""
+    objective, flow = methods.get(name), perfect(name)
+    noise = torch.randn(40, 400, generator=torch.Generator().manual_seed(1), dtype=D)
+    noise = (noise - noise.mean()) / noise.std()
+    made_for = [steps for steps in (1, 2, 3, 4, 7, 16) if not objective.advice(steps)]
+    for steps in made_for:
+        found = objective.sample(flow, noise, steps)
+        left = 2.5 / steps if name in ("flow_matching", "diffusion") else 0.02
+        assert float(found.mean()) == pytest.approx(0.4, abs=0.015), steps
+        assert float(found.std()) == pytest.approx(0.6, rel=left), steps
+    some = {
+        "flow_matching": [16], "diffusion": [16], "amed": [4], "sid": [1], "progressive_distillation": [1],
+        "consistency_distillation": [1],
+    }  # fmt: skip
+    dyadic = [1, 2, 4, 16] if name.startswith("shortcut") else [1, 2, 3, 4, 7, 16]
+    assert made_for == some.get(name, dyadic)
+
+
+@pytest.mark.parametrize(
+    "name", ["consistency_training", "ict", "ect", "sct", "tcm", "consistency_distillation"]
+)
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_a_map_to_the_data_alone_is_not_made_for_a_chain(name, strength):
+    """Learned perfectly, chained in 4 steps, its samples have another spread; fresh noise between steps mends it."""
+    objective = methods.get(name)
+    chained = replace(objective, sampling=replace(objective.sampling, renoise=strength))
+    (said,) = chained.advice(4)
+    assert "trained to go to the data only" in said and "--renoise 1" in said and chained.advice(1) == []
+    noise = torch.randn(20, 400, generator=torch.Generator().manual_seed(1), dtype=D)
+    flow = perfect(name)
+    with pytest.warns(UserWarning, match="go to the data only"):
+        assert not 0.55 < float(chained.sample(flow, noise, 4).std()) < 0.7
+    fresh = replace(objective, sampling=replace(objective.sampling, renoise=1.0))
+    assert fresh.advice(4) == [] and float(fresh.sample(flow, noise, 4).std()) == pytest.approx(0.6, rel=0.03)
+
+
+def test_lines_of_pairs_are_not_made_for_fresh_noise():
+    """What live reflow learns holds on its own lines, where points with other noise do not lie."""
+    objective = methods.live_reflow()
+    fresh = replace(objective, sampling=replace(objective.sampling, renoise=1.0))
+    assert "straight lines, which fresh noise leaves" in fresh.advice(4)[0] and objective.advice(4) == []
+    noise = torch.randn(20, 400, generator=torch.Generator().manual_seed(1), dtype=D)
+    with pytest.warns(UserWarning, match="fresh noise leaves"):
+        assert float(fresh.sample(perfect("live_reflow"), noise, 4).std()) < 0.57
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,9 @@ __all__ = [
 def consistency_distillation(guidance: float | None = None, base_steps: int = 128) -> Objective:
     """Points one teacher step apart lead to the same image (Song et al., 2023), on a fixed grid of 1/128.
 
-    As the baseline of Frans et al. (2024), but without its clipping and its path floor; its teacher is unguided.
+    As the baseline of Frans et al. (2024), but without its clipping and its path floor; its teacher is unguided. Like
+    its code, sampling chains maps, which only one step is made for; `sampling.renoise=1` adds fresh noise between
+    steps, as in Song et al. (2023).
 
     Args:
         guidance: scale of classifier-free guidance of the teacher; None for none.

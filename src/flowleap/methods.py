@@ -149,7 +149,7 @@ def consistency_training(variant: str = "table1", base_steps: int = 128) -> Obje
     Args:
         variant: "table1", the baseline of Frans et al. (2024): whole batches on 1, 2, …, 64 equal steps in equal stages
             of the run, a moving average (0.999) as target network, squared error of the velocity. Without its path
-            floor.
+            floor. Like its code for inference, sampling adds fresh noise between steps.
             "original": noise levels 0.002 … 80, a grid of 2 to 151 of them, an average whose decay follows the grid
             (μ_0 = 0.95) as target network, squared error of the images; fresh noise between steps of sampling. The
             numbers are those of 256 × 256 images; 64 × 64 images end at 201, `times.end=200`. Published with LPIPS:
@@ -167,7 +167,7 @@ def consistency_training(variant: str = "table1", base_steps: int = 128) -> Obje
             target=Consistency(),
             frozen=EMA(0.999),
             label_dropout=0.0,
-            sampling=Sampling(),
+            sampling=Sampling(renoise=1.0),
         )
     original = replace(
         flow_matching(),

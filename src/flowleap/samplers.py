@@ -12,7 +12,7 @@
 Guidance at sampling (`guide(flow, w)`) doubles every count. `noise` is always standard normal; the path scales it.
 
 What papers call them: chain is the pushforward sampler of IMM; gamma with γ = 1 is the multi-step sampling of
-consistency models (CT, iCT, ECT, TCM) and the restart sampler of IMM, at any `times`; 0 < γ < 1 is that of CTM.
+consistency models (CT, iCT, ECT, sCT, TCM) and the restart sampler of IMM, at any `times`; 0 < γ < 1 is that of CTM.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def gamma(
     strength: float = 1.0,
     seed: int = 0,
 ) -> Image:
-    """Jump past r to r', σ/α(r') = √(1 − γ²) σ/α(r), and add γ κ σ(r) ε; γ = 1 is consistency re-noising. NFE N.
+    """Jump past r to r', σ/α(r') = √(1 − γ²) σ/α(r), and add fresh noise κ τ ε; γ = 1 is consistency re-noising. NFE N.
+
+    Scaled to time r, what comes from r' carries noise of level α(r) σ(r')/α(r'), so τ² = σ(r)² − (α(r) σ(r')/α(r'))².
+    That is (γ σ(r))² unless r' would lie before t_min and is t_min: √(σ(r)² − σ(t_min)²) for γ = 1 on `VEPath`.
 
     The fresh noise ε of a row depends on the seed and on the row's own initial noise, not on who shares its batch.
 
@@ -73,12 +76,14 @@ def gamma(
     for t, r in pairwise(grid(path, steps, times, flow.start)):
         if r <= path.t_min:
             return flow(x, t, path.t_min, label)
-        landing = torch.tensor(r, dtype=torch.float64)
+        landing, kept = torch.tensor(r, dtype=torch.float64), math.sqrt(1 - strength**2)
         ratio = path.sigma(landing) / path.alpha(landing)
-        below = path.time_at(ratio * math.sqrt(1 - strength**2))
+        below = path.time_at(ratio * kept)
         x = flow(x, t, float(below), label) * float(path.alpha(landing) / path.alpha(below))
+        # as a share of the noise level at r
+        carried = max(kept, float(path.sigma(below) / path.alpha(below) / ratio))
         fresh = torch.stack([torch.randn(x.shape[1:], generator=own) for own in random]).to(x)
-        x = x + fresh * (strength * path.noise_scale * float(path.sigma(landing)))
+        x = x + fresh * (path.noise_scale * float(path.sigma(landing)) * math.sqrt(max(0.0, 1 - carried**2)))
     return x
 
 
@@ -174,23 +179,32 @@ def grid(
 ) -> list[float]:
     """Return the times of N steps from t_max to t_min: `times` checked, or uniform (Karras' ρ = 7 for noise levels).
 
-    `start` is the first time where that is not t_max.
+    `start` is the first time where that is not t_max. The first and the last of `times` may be rounded to five digits,
+    and the last may be 0; the start and t_min take their place.
 
     Raises: ValueError for fewer than one step, or times that do not fall or leave the path's domain.
     """
     high, low = path.t_max if start is None else start, path.t_min
     if times is not None:
-        stops = [float(t) for t in times]
-        falls = len(stops) >= 2 and all(t > r for t, r in pairwise([*stops[:-1], max(stops[-1], low)]))
-        if not falls or stops[0] != high or not 0 <= stops[-1] <= low:
-            raise ValueError(
-                f"times {', '.join(f'{t:g}' for t in stops)}: falling times from {high:g} (noise) to {low:g} (data) "
-                f"are expected, such as {high:g},{(high + low) / 2:g},{low:g}"
-            )
-        return [*stops[:-1], low]
+        given = [float(t) for t in times]
+        stops = [high, *given[1:-1], low]
+        falls = len(given) > 1 and all(t > r for t, r in pairwise(stops))
+        to_data = falls and (0 <= given[-1] <= low or _rounded(given[-1], low))
+        if to_data and _rounded(given[0], high):
+            return stops
+        lower = "" if high == path.t_max else f"; this method samples from {high:g}, not from {path.t_max:g}"
+        raise ValueError(
+            f"times {', '.join(f'{t:g}' for t in given)}: falling times from {high:g} (noise) to {low:g} (data) "
+            f"are expected, such as {high:g},{(high + low) / 2:g},{low:g}{lower}"
+        )
     if steps < 1:
         raise ValueError(f"steps={steps}: at least one step is expected")
     return spaced(high, low, steps, rho=1 if path.t_max <= 1 else 7)
+
+
+def _rounded(given: float, exact: float) -> bool:
+    """Return whether a number is another one, as far as printed digits tell."""
+    return math.isclose(given, exact, rel_tol=1e-5)
 
 
 def noise(seed: int, indices: Sequence[int] | Tensor, shape: Sequence[int]) -> Tensor:
@@ -257,6 +271,17 @@ class Sampling:
         if self.evaluations == 2:
             return "solver"
         return f"gamma {self.renoise:g}" if self.renoised(steps) else "chain"
+
+    def in_words(self) -> str:
+        """Return what steps between noise and data are, such as "chain of maps; DDIM from 128 steps on"."""
+        if self.finest == 1:
+            return "DDIM"
+        if self.evaluations == 2:
+            return "chain of maps, two evaluations each"
+        maps = "chain of maps"
+        if self.renoise:
+            maps = f"maps with fresh noise between steps (γ = {self.renoise:g})"
+        return maps if self.finest is None else f"{maps}; DDIM from {self.finest} steps on"
 
     def advice(self, steps: int, uniform: bool = True) -> str | None:
         """Return why this budget is outside the method's training, or None."""

@@ -156,6 +156,7 @@ def of_run(
 
     loaded = runs.load_run(target, **about)
     objective = options.renoised(loaded.objective, renoise)
+    planned = evaluation.plan(loaded.flow, steps, sampling["times"])
     dataset = trained_on(loaded, reference)
     shape = loaded.shape if loaded.kind == "image" else ()
     look = like_samples(shape, reference, loaded.config.square)
@@ -166,7 +167,6 @@ def of_run(
     if ruler.features.latents:
         decoder = None
     count = num or standard.num
-    planned = evaluation.plan(steps, sampling["times"])
     total = count * sum(objective.nfe(n, guidance=sampling["guidance"], times=t) for n, t in planned)
     budgets = ", ".join(str(n) for n, _ in planned)
     with counting(f"{count} samples at {budgets} steps", total) as tick:

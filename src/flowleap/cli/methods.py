@@ -149,10 +149,15 @@ DESIGN = (
     "batches",
     "label dropout",
     "guidance in training",
+    "sampler",
+    "sampled from",
+    "steps",
 )
 """The rows of the design table."""
 NARROWEST = 22  # characters of a column of the design table, before columns go into the next block
 BLANK = "–"
+MOST_STEPS = 128
+"""The largest number of sampling steps that the design table asks a method about."""
 
 
 def design(objective: Objective) -> dict[str, str]:
@@ -169,7 +174,18 @@ def design(objective: Objective) -> dict[str, str]:
         "label dropout": f"{objective.label_dropout:g}",
         "guidance in training": BLANK if objective.guidance is None else brief(objective.guidance),
     }
+    told |= sampling_in_words(objective)
     return {label: told.get(label, BLANK) for label in DESIGN}
+
+
+def sampling_in_words(objective: Objective) -> dict[str, str]:
+    """The sampler of a method, the time its samples start at, and the numbers of steps that it gives no advice on."""
+    start = objective.path.t_max if objective.start is None else objective.start
+    counts = objective.trained or [n for n in range(1, MOST_STEPS + 1) if not objective.advice(n)]
+    steps = ", ".join(map(str, counts))
+    if objective.trained is None and MOST_STEPS in counts:
+        steps = "any" if counts[0] == 1 else f"{counts[0]} or more"
+    return {"sampler": objective.sampling.in_words(), "sampled from": f"t = {start:g}", "steps": steps}
 
 
 def loss_in_words(loss: Any) -> dict[str, str]:
@@ -263,6 +279,8 @@ def component_rows(plain: dict[str, dict[str, Any]]) -> list[tuple[str, list[str
         rows.append((WORDS.get(field, field), [written(values[field], tall) for values in plain.values()]))
         if field == "target":
             rows += template_rows(list(plain))
+        if field == "sampling":
+            rows += sampling_rows(list(plain))
     return rows
 
 
@@ -273,6 +291,14 @@ def template_rows(names: list[str]) -> list[tuple[str, list[str]]]:
     told = [in_words(methods.get(name)) for name in names]
     labels = dict.fromkeys(label for template in told for label in template)
     return [(f"  {label}", [template.get(label, "–") for template in told]) for label in labels]
+
+
+def sampling_rows(names: list[str]) -> list[tuple[str, list[str]]]:
+    """How methods are sampled, in words."""
+    from flowleap import methods
+
+    told = [sampling_in_words(methods.get(name)) for name in names]
+    return [(f"  {label}", [words[label] for words in told]) for label in told[0]]
 
 
 def in_words(objective: Objective) -> dict[str, str]:

@@ -78,10 +78,11 @@ def sample(
     options.refuse_to_overwrite(path, overwrite)
 
     from flowleap import processes, runs
-    from flowleap.evaluation import BOUNDS, generate
+    from flowleap.evaluation import BOUNDS, generate, plan
 
     loaded = runs.load_run(run, weights=weights.value, device=options.device(device))
     objective = options.renoised(loaded.objective, renoise)
+    ((budget, _),) = plan(loaded.flow, (steps or 1,), grid)
     decoder = None if latents else loaded.decoder(vae)
     if loaded.kind == "latents" and decoder is None:
         path, write = latents_only(run, out, write), write_arrays
@@ -100,7 +101,7 @@ def sample(
             count,
             seed=seed,
             label=wanted,
-            steps=None if grid else steps or 1,
+            steps=None if grid else budget,
             times=grid,
             guidance=guidance,
             batch=batch,
@@ -112,7 +113,6 @@ def sample(
         return
     seconds = time.perf_counter() - start
     write(path, samples, wanted, replace(loaded, kind="image") if decoder else loaded)
-    budget = len(grid) - 1 if grid else steps or 1
     nfe, fresh = objective.nfe(budget, guidance=guidance, times=grid), objective.sampling.renoised(budget)
     way = f" with fresh noise between them (γ = {fresh:g})" if fresh else ""
     cost = f"{nfe} network evaluation{'s' * (nfe > 1)} each{way}, {seconds:.2f} s"

@@ -48,21 +48,6 @@ def check_label(label: int, num_classes: int | None) -> None:
         raise ValueError(f"label {label} is out of range: this run knows the classes 0 to {num_classes - 1}")
 
 
-def check_times(times: Sequence[float] | None, objective: Objective) -> None:
-    """Refuse times that start anywhere but at pure noise, or end before the data.
-
-    Raises: ValueError.
-    """
-    if times is None:
-        return
-    start, end = objective.path.t_max, objective.path.t_min
-    if not times or times[0] != start or not 0.0 <= times[-1] <= end:
-        raise ValueError(
-            f"times {', '.join(f'{t:g}' for t in times)}: samples start as noise at {start:g}, end as data "
-            f"at {end:g}, so these must be the first and the last time"
-        )
-
-
 def device_of(flow: FlowMap) -> torch.device:
     """The device the network of a flow map lives on; the CPU for a network without parameters."""
     parameters = flow.network.parameters() if isinstance(flow.network, nn.Module) else iter(())
@@ -127,7 +112,6 @@ def stream(
     """
     if batch < 1:
         raise ValueError(f"batches of {batch} samples: at least 1 is needed")
-    check_times(times, objective)
     device = device_of(flow)
     for start in range(rows.start, rows.stop, batch):
         stop = min(start + batch, rows.stop)

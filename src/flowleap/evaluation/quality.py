@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowleap import autoencoders, processes, provenance
+from flowleap import autoencoders, processes, provenance, samplers
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
 from flowleap.evaluation import generation
@@ -29,14 +29,15 @@ BOUNDS = {"image": (-1.0, 1.0)}  # what an image file can hold; points are measu
 Batches = Iterable[tuple[Tensor, Tensor | None]]
 
 
-def plan(steps: Sequence[int], times: Sequence[float] | None) -> list[tuple[int, tuple[float, ...] | None]]:
+def plan(
+    flow: FlowMap, steps: Sequence[int], times: Sequence[float] | None
+) -> list[tuple[int, tuple[float, ...] | None]]:
     """The samplings to be measured, as (steps, times): one for every number of steps, or one for given times.
 
-    Raises: ValueError for a number of steps below 1, or fewer than two times.
+    Raises: ValueError for a number of steps below 1, or times that do not fall from where the map is sampled from.
     """
     if times is not None:
-        if len(times) < 2:
-            raise ValueError(f"times={tuple(times)}: give at least a start and an end, as in 1,0")
+        samplers.grid(flow.path, times=times, start=flow.start)
         return [(len(times) - 1, tuple(times))]
     if not steps:
         raise ValueError("no number of steps was given: name at least one, as in 1,2,4")
@@ -104,7 +105,7 @@ def evaluate(
     Raises: ValueError for too few samples or rows, steps below 1, times that do not fall, or samples of
         another shape than the standard or the features are made for.
     """
-    planned = plan(steps, times)
+    planned = plan(flow, steps, times)
     ruler = ruler or reference(dataset)
     enough(num, ruler)
     decoder = decoder or decoder_for(dataset, ruler, generation.device_of(flow))

@@ -557,12 +557,27 @@ class Objective:
         """Return, in sentences, what about a way of sampling this method was not trained for."""
         count = len(times) - 1 if times is not None else 1 if steps is None else steps
         budget = replace(self.sampling, trained=self.trained).advice(count, uniform=times is None)
+        budget = budget or self._landing_advice(count)
         found = [] if budget is None else [f"{self.name} in {count} step{'s' * (count > 1)}: {budget}"]
         if isinstance(self.target, LearnedSolver):
             return found + self.target.advice(self.name, guidance)
         if guidance is not None and guidance != 1.0:
             found += self._guidance_advice(count, guidance)
         return found
+
+    def _landing_advice(self, steps: int) -> str | None:
+        """Return why a network that is told no landing time gives another distribution in so many steps, or None."""
+        if self.told == "landing" or steps < 2 or self.sampling.instantaneous(steps):
+            return None
+        fresh = self.sampling.renoised(steps)
+        if getattr(self.times, "straight", False):
+            straight = "its map follows straight lines, which fresh noise leaves; chain it, --renoise 0"
+            return straight if fresh else None
+        to_data = (
+            "its map is trained to go to the data only, and shorter jumps change the distribution; add fresh noise "
+            "between steps, --renoise 1 or sampling.renoise=1"
+        )
+        return to_data if fresh < 1 else None
 
     def _guidance_advice(self, steps: int, scale: float) -> list[str]:
         if isinstance(self.guidance, Guidance) and self.guidance.scale != 1.0:

@@ -26,9 +26,10 @@ class TimeLaw(Protocol):
     """A joint law of (t, s, r).
 
     A law may say more of itself, which an objective asks where it is made: `has_step`, False where s = t; `varied`,
-    True where any r below t is drawn; `highest`, the highest time that is drawn, where that is not the end of the path;
-    `group`, how many neighboring rows share their times; `horizon`, the fraction of a run after which it no longer
-    changes; `refusal(path)`, why its times are not those of a path.
+    True where any r below t is drawn; `straight`, True where s = r, so that nothing between t and r is compared;
+    `highest`, the highest time that is drawn, where that is not the end of the path; `group`, how many neighboring rows
+    share their times; `horizon`, the fraction of a run after which it no longer changes; `refusal(path)`, why its times
+    are not those of a path.
     """
 
     @property

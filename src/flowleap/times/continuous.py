@@ -21,6 +21,7 @@ class OneTime:
 
     law: Law = LogitNormal()
     finest: ClassVar[float] = 0.0
+    straight: ClassVar[bool] = True
 
     @property
     def support(self) -> tuple[float, float]:
@@ -120,6 +121,7 @@ class Denoising:
 
     law: Law = NoiseLevels()
     finest: ClassVar[float] = 0.0
+    straight: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("zhou2024score",)
 
     @property

@@ -58,6 +58,7 @@ class ToData:
     law: Law | None = None
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
     finest: ClassVar[float] = 0.0
+    straight: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
 
     def __post_init__(self) -> None:
@@ -101,6 +102,7 @@ class Intervals:
     steps: int = 4
     low: float = 0.0
     high: float = 1.0
+    straight: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("zhou2023fast",)
 
     def __post_init__(self) -> None:
