@@ -110,7 +110,8 @@ def _about(name: str, split: str, splits: Collection[str], text: str) -> Dataset
 def _made(whole: Prepared, about: Dataset) -> Dataset:
     """The data set of images that were prepared, with what is to be said of it."""
     x, left = whole.held()
-    label, classes, empty = left.label, left.classes, ()
+    label, classes = left.label, left.classes
+    empty: tuple[str, ...] = ()
     if label is not None:
         label, classes, empty = occurring(label, classes)  # decoding may have cost the last image of a class
     made = replace(
