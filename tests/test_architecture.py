@@ -14,7 +14,17 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "flowleap"
 
 FLOORS = (
-    ("tensors", "randomness", "citations", "files", "neighbors", "processes", "progress", "provenance"),
+    (
+        "tensors",
+        "randomness",
+        "citations",
+        "files",
+        "neighbors",
+        "processes",
+        "progress",
+        "provenance",
+        "terminal",
+    ),
     ("paths", "derivatives", "networks", "data"),
     ("parameterization", "point", "oracles", "autoencoders"),
     ("flow_map", "times", "losses"),

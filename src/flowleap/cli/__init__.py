@@ -30,7 +30,6 @@ app = typer.Typer(
     cls=OneLine,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train one-step image generators from scratch, sample from them, and measure them.",
 )

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowleap.cli import options
+from flowleap.cli.group import echo
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from flowleap.data.inspection import Findings
+    from flowleap.terminal import FittedTable
 
 WRONG = 1
 SHOWN = 20
@@ -89,62 +91,67 @@ def check(
     else:
         tell(found, source)
         if out is not None:
-            typer.echo(f"contact sheet: {out}")
+            echo(f"contact sheet: {out}")
     if strict and found.problems():
         raise typer.Exit(WRONG)
 
 
 def tell(found: Findings, source: str) -> None:
     """Print what was found as a table, and what is wrong below it."""
-    from rich.console import Console
-    from rich.table import Table
+    from flowleap.terminal import console, print_line
 
-    console = Console()
-    table = Table(title=f"{source}: {len(found):,} images", title_justify="left", show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(justify="right")
-    table.add_column(overflow="fold")
-    table.add_row("usable", f"{found.usable:,}", "")
+    screen = console()
+    print_line(screen, f"{source}: {len(found):,} images")
+    screen.print(table_of(found))
+    for note in found.notes:
+        print_line(screen, note)
+    for problem in found.problems():
+        print_line(screen, f"! {problem}", style="yellow")
+    if not found.problems():
+        print_line(screen, "nothing is wrong", style="green")
+    if found.size and len(found.sizes) > 1:
+        print_line(
+            screen,
+            f"images of several sizes: without --size a run would resize to {found.size} × {found.size}",
+        )
+
+
+def table_of(found: Findings) -> FittedTable:
+    """What was found: faults and duplicates, sizes, kinds of pixels, classes."""
+    from flowleap.terminal import FittedTable
+
+    table = FittedTable(["", "", ""], text=(0, 2))
+    sections = []
+    table.add("usable", f"{found.usable:,}", "")
     for kind, words in FAULT_ROWS.items():
         rows = found.of_fault(kind)
-        table.add_row(
+        table.add(
             words, f"{len(rows):,}", "\n".join(found.messages[row] for row in rows[:NAMED]), style=red(rows)
         )
     for words, groups in (("exact duplicates", found.exact), ("near duplicates", found.near)):
         more = sum(len(group) - 1 for group in groups)
         named = (" = ".join(short(found, row) for row in group[:3]) for group in groups[:NAMED])
-        table.add_row(words, f"{more:,}", "\n".join(named), style=red(groups))
-    table.add_section()
+        table.add(words, f"{more:,}", "\n".join(named), style=red(groups))
+    sections.append(len(table.rows) - 1)
     for index, ((width, height), count) in enumerate(list(found.sizes.items())[:ROWS]):
-        table.add_row("" if index else "sizes", f"{count:,}", f"{width} × {height}")
+        table.add("" if index else "sizes", f"{count:,}", f"{width} × {height}")
     if len(found.sizes) > ROWS:
-        table.add_row(
+        table.add(
             "", f"{sum(list(found.sizes.values())[ROWS:]):,}", f"of {len(found.sizes) - ROWS:,} other sizes"
         )
-    table.add_section()
+    sections.append(len(table.rows) - 1)
     for index, (mode, count) in enumerate(found.names_of_modes.items()):
-        table.add_row("" if index else "pixels", f"{count:,}", mode)
-    table.add_section()
+        table.add("" if index else "pixels", f"{count:,}", mode)
+    sections.append(len(table.rows) - 1)
     for index, (name, count) in enumerate(list(found.classes.items())[:ROWS]):
-        table.add_row("" if index else f"{len(found.classes):,} classes", f"{count:,}", name)
+        table.add("" if index else f"{len(found.classes):,} classes", f"{count:,}", name)
     if len(found.classes) > ROWS:
         counts = list(found.classes.values())
-        table.add_row(
-            "", f"{sum(counts[ROWS:]):,}", f"of other classes; {min(counts):,} to {max(counts):,} each"
-        )
+        table.add("", f"{sum(counts[ROWS:]):,}", f"of other classes; {min(counts):,} to {max(counts):,} each")
     if not found.classes:
-        table.add_row("classes", "0", "trained without labels")
-    console.print(table)
-    for note in found.notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-    for problem in found.problems():
-        console.print(f"! {problem}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    if not found.problems():
-        console.print("nothing is wrong", style="green")
-    if found.size and len(found.sizes) > 1:
-        console.print(
-            f"images of several sizes: without --size a run would resize to {found.size} × {found.size}"
-        )
+        table.add("classes", "0", "trained without labels")
+    table.sections = sections
+    return table
 
 
 FAULT_ROWS = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowleap.cli import check, encode, options
-from flowleap.cli.group import counting, say, waiting
+from flowleap.cli.group import counting, echo, say, waiting
 from flowleap.cli.train import Size, SquarePolicy
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def stats(
     things = "images" if opened.kind == "image" else opened.kind
     which = "all of them" if count == len(opened) else f"a fixed random part of {len(opened):,}"
     split_said = "" if opened.split == "all" else f", split {opened.split}"
-    typer.echo(
+    echo(
         f"{out}: mean and covariance of {len(made.mean):,} {chosen.name} features over {count:,} {things} of "
         f"{opened.name}{split_said} ({which})"
     )
@@ -140,7 +140,7 @@ def classifier(
         made = fit(dataset, seed)
     made.save(out)
     held = "" if made.accuracy is None else f", {made.accuracy:.1%} right on held-out images"
-    typer.echo(f"{out}: {len(made.mean)} features of {dataset.name}{held}; use it with --features {out}")
+    echo(f"{out}: {len(made.mean)} features of {dataset.name}{held}; use it with --features {out}")
 
 
 def refuse_output(out: Path, overwrite: bool) -> None:

@@ -13,12 +13,11 @@ from flowleap.cli import options
 from flowleap.cli.group import say, waiting
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from flowleap.data import Dataset
     from flowleap.evaluation.diagnostics import Curve, Diagnosis
     from flowleap.evaluation.run_findings import RunFacts
     from flowleap.runs import Run
+    from flowleap.terminal import FittedTable
 
 STYLES = {"problem": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -157,24 +156,24 @@ def facts(loaded: Run, dataset: Dataset) -> RunFacts:
 
 def tell(found: Diagnosis, weights: str, folder: Path) -> None:
     """Print the findings, then the numbers behind them."""
-    from rich.console import Console
+    from flowleap.terminal import console, print_line
 
-    console = Console()
-    console.print(f"{found.method} on {found.data}, {weights}", highlight=False, markup=False)
+    screen = console()
+    print_line(screen, f"{found.method} on {found.data}, {weights}")
     for finding in found.findings:
-        console.print()
-        console.print(f"{finding.severity}: {finding.title}", style=STYLES[finding.severity], markup=False)
-        console.print(finding.text, highlight=False, markup=False)
-    console.print()
-    console.print(by_time(found))
+        print_line(screen, "")
+        print_line(screen, f"{finding.severity}: {finding.title}", style=STYLES[finding.severity])
+        print_line(screen, finding.text)
+    print_line(screen, "")
+    screen.print(by_time(found))
     for line in lines(found):
-        console.print(line, style="dim", highlight=False, markup=False)
+        print_line(screen, line, style="dim")
     say(f"written: {folder / 'diagnosis.json'}, {folder / 'diagnosis.png'}")
 
 
-def by_time(found: Diagnosis) -> Table:
-    """The probes that go by departure time, in a table that fits 80 columns."""
-    from rich.table import Table
+def by_time(found: Diagnosis) -> FittedTable:
+    """The probes that go by departure time."""
+    from flowleap.terminal import FittedTable
 
     columns: dict[str, Curve | None] = {
         "error r=t": found.error.diagonal,
@@ -184,14 +183,11 @@ def by_time(found: Diagnosis) -> Table:
         "‖du/dt‖": found.tangent.relative,
     }
     shown = {title: curve for title, curve in columns.items() if curve is not None}
-    table = Table()
-    table.add_column("t", justify="right", no_wrap=True)
-    for title in shown:
-        table.add_column(title, justify="right", no_wrap=True)
+    table = FittedTable(["t", *shown], text=())
     edges = found.error.diagonal.edges
     for row in range(len(edges) - 1):
         cells = [cell(curve, row, title.startswith("error")) for title, curve in shown.items()]
-        table.add_row(f"{edges[row]:.3g}–{edges[row + 1]:.3g}", *cells)
+        table.add(f"{edges[row]:.3g}–{edges[row + 1]:.3g}", *cells)
     return table
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flowleap.cli import options
-from flowleap.cli.group import waiting
+from flowleap.cli.group import echo, waiting
 
 Width = Annotated[
     float,
@@ -36,4 +36,4 @@ def ema(run: options.RunFolder, width: Width, step: Step = None) -> None:
     with waiting(f"averaging weights, width {width:g}"):
         path = runs.write_average(run, width, step)
     name = shlex.quote(str(run))
-    typer.echo(f"{path}; use it with: flowleap sample {name} --weights {path.stem}")
+    echo(f"{path}; use it with: flowleap sample {name} --weights {path.stem}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowleap.cli import options
-from flowleap.cli.group import counting, say, waiting
+from flowleap.cli.group import counting, echo, say, waiting
 from flowleap.cli.train import SquarePolicy
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def conclude(out: Path, cache: Cache, made: int, seconds: float) -> None:
     """Say that a cache is whole, what this process did for it, and how to train on it."""
     size = sum(cache.path(shard).stat().st_size for shard in cache.contents.shards())
     pace = f", {made} images in {seconds:.1f} s" if made else ", nothing was missing"
-    typer.echo(f"{out}: {state(cache)}, {size / 1e6:,.1f} MB{pace}; train with: flowleap train --data {out}")
+    echo(f"{out}: {state(cache)}, {size / 1e6:,.1f} MB{pace}; train with: flowleap train --data {out}")
 
 
 def state(cache: Cache) -> str:

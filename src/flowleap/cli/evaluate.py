@@ -357,9 +357,9 @@ def show(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2, allow_nan=False, ensure_ascii=False))
         return
-    from rich.console import Console
+    from flowleap.terminal import console, print_line
 
-    console = Console()
-    console.print(evaluation.report.table(rows))
+    screen = console()
+    screen.print(evaluation.report.table(rows))
     for line in evaluation.report.notes(rows):
-        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+        print_line(screen, line, style="dim")

@@ -7,12 +7,15 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 
-__all__ = ["OneLine", "counting", "say", "spoken_warnings", "traceback_wanted", "waiting"]
+from flowleap.cli.helping import fit_help
+from flowleap.terminal import width_of, wrapped
+
+__all__ = ["OneLine", "counting", "echo", "say", "spoken_warnings", "traceback_wanted", "waiting"]
 
 TRACEBACK = "FLOWLEAP_TRACEBACK"
 USAGE = 2
@@ -26,7 +29,18 @@ def traceback_wanted() -> bool:
 
 def say(text: str) -> None:
     """One line on standard error, where notes, warnings and errors go: standard output is for results."""
-    typer.echo(" ".join(text.split()), err=True)
+    typer.echo(fitted(" ".join(text.split()), sys.stderr), err=True)
+
+
+def echo(text: str) -> None:
+    """A result in words on standard output."""
+    typer.echo(fitted(text, sys.stdout))
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """A text broken between words where its stream is a terminal."""
+    width = width_of(stream)
+    return text if width is None else wrapped(text, width)
 
 
 @contextmanager
@@ -60,18 +74,28 @@ def counting(text: str, total: int) -> Iterator[Callable[[int], None]]:
 
     Yields what is to be told of each part that is done.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.live import Live
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda done: bar.advance(task, done)
+    from flowleap.terminal import Bar, console
+
+    bar, screen = Bar(total, text=text, counted=False), console(stderr=True)
+
+    def tick(done: int) -> None:
+        bar.done += done
+
+    if not screen.is_terminal:
+        yield tick
+        return
+    with Live(bar, console=screen, transient=True, refresh_per_second=4):
+        yield tick
 
 
 class OneLine(TyperGroup):
     """A group of commands whose errors are one line: what was given, what is expected, what to do."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        fit_help(self)
 
     def main(
         self,

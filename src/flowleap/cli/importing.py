@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flowleap.cli.group import waiting
+from flowleap.cli.group import echo, waiting
 
 
 class Layouts(StrEnum):
@@ -118,7 +118,7 @@ def import_(
             data=data,
             overwrite=overwrite,
         )
-    typer.echo(made.text)
+    echo(made.text)
     options = f" --steps {made.steps}" if made.steps > 1 else ""
     options += " --weights raw" if made.weights == "raw" else ""
-    typer.echo(f"{out}: sample with: flowleap sample {shlex.quote(str(out))}{options}")
+    echo(f"{out}: sample with: flowleap sample {shlex.quote(str(out))}{options}")

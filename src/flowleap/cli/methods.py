@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowleap.cli.group import echo
+
 if TYPE_CHECKING:
     from flowleap.objectives import Objective
+    from flowleap.terminal import FittedTable
 
 app = typer.Typer(
     no_args_is_help=True, help="List the methods, show what they are made of, and where two differ."
@@ -30,7 +32,6 @@ WORDS = {
     "batching": "batches",
     "label_dropout": "label dropout",
 }
-PIPED = 160  # columns where there is no terminal to fit into
 HEADINGS = ("name", "type", "steps")  # what names an objective, or belongs to a run
 
 
@@ -55,7 +56,7 @@ def list_methods(as_json: AsJson = False) -> None:
         return
     table = new_table("method", "what it is")
     for row in rows:
-        table.add_row(hyphens(row["name"]), row["summary"])
+        table.add(hyphens(row["name"]), row["summary"])
     show(table)
 
 
@@ -73,7 +74,7 @@ def show_methods(
         return
     table = new_table("", *(hyphens(name) for name in plain))
     for label, cells in component_rows(plain):
-        table.add_row(label, *cells)
+        table.add(label, *cells)
     show(table)
 
 
@@ -100,12 +101,11 @@ def table_methods(
     elif markdown:
         typer.echo(as_markdown(columns))
     else:
-        for block in blocks(list(columns), new_console().width):
-            table = new_table("", *block)
-            table.show_lines = True
-            for label in DESIGN:
-                table.add_row(label, *(columns[name][label] for name in block))
-            show(table)
+        table = new_table("", *columns)
+        table.ruled = True
+        for label in DESIGN:
+            table.add(label, *(column[label] for column in columns.values()))
+        show(table)
 
 
 @app.command("diff")
@@ -125,11 +125,11 @@ def diff_methods(
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     if not found:
-        typer.echo(f"{hyphens(left)} and {hyphens(right)} are the same")
+        echo(f"{hyphens(left)} and {hyphens(right)} are the same")
         return
     table = new_table("field", hyphens(left), hyphens(right))
     for field, a, b in found:
-        table.add_row(field, written(a), written(b))
+        table.add(field, written(a), written(b))
     show(table)
 
 
@@ -154,7 +154,6 @@ DESIGN = (
     "steps",
 )
 """The rows of the design table."""
-NARROWEST = 22  # characters of a column of the design table, before columns go into the next block
 BLANK = "–"
 MOST_STEPS = 128
 """The largest number of sampling steps that the design table asks a method about."""
@@ -220,14 +219,6 @@ def knob(name: str, value: Any) -> str:
         return ""
     words = name.replace("_", " ")
     return words if value is True else f"{words} {scalar(value)}"
-
-
-def blocks(names: list[str], width: int) -> list[list[str]]:
-    """Methods in as few blocks as fit beside the labels in so many characters, all about as wide."""
-    most = max(1, (width - max(map(len, DESIGN)) - 2) // (NARROWEST + 2))
-    count = -(-len(names) // most)
-    size = -(-len(names) // count)
-    return [names[start : start + size] for start in range(0, len(names), size)]
 
 
 def as_markdown(columns: dict[str, dict[str, str]]) -> str:
@@ -357,27 +348,15 @@ def scalar(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def new_table(*titles: str) -> Any:
-    from rich import box
-    from rich.table import Table
+def new_table(*titles: str) -> FittedTable:
+    """A table of words."""
+    from flowleap.terminal import FittedTable
 
-    table = Table(*titles, box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
-    table.columns[0].style = "bold"
-    return table
+    return FittedTable(titles, text=range(len(titles)))
 
 
-def new_console() -> Any:
-    """A console; where it goes to a file or a pipe, as wide as a table needs to be."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = PIPED
-    return console
-
-
-def show(table: Any) -> None:
+def show(table: FittedTable) -> None:
     """Print a table."""
-    new_console().print(table)
+    from flowleap.terminal import console
+
+    console().print(table)

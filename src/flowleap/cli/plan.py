@@ -34,7 +34,7 @@ def plan(config: TrainConfig, as_json: bool) -> None:
         return
     table = new_table("", "what the run will take")
     for label, text in (*described(config, found), *times(found)):
-        table.add_row(label, text)
+        table.add(label, text)
     show(table)
 
 

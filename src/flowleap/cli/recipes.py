@@ -32,8 +32,9 @@ def recipes(name: Name = None, as_json: AsJson = False) -> None:
         show_one(chosen[0])
     else:
         table = new_table("recipe", "what it is", "steps × batch", "published", "here")
+        table.text = (0, 1, 3, 4)
         for recipe in chosen:
-            table.add_row(
+            table.add(
                 recipe.name,
                 recipe.title,
                 f"{recipe.steps:,} × {recipe.batch}",
@@ -89,7 +90,7 @@ def show_one(recipe: Recipe) -> None:
     }
     for label, text in rows.items():
         if text:
-            table.add_row(label, text)
+            table.add(label, text)
     show(table)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flowleap.cli import options
-from flowleap.cli.group import waiting
+from flowleap.cli.group import echo, waiting
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run folders that `flowleap train` wrote.")]
 Out = Annotated[
@@ -63,4 +63,4 @@ def report(
         vae=vae,
         waiting=waiting,
     )
-    typer.echo(f"{path}: report of {len(run)} run{'s' * (len(run) > 1)}, {path.stat().st_size / 1e6:.2f} MB")
+    echo(f"{path}: report of {len(run)} run{'s' * (len(run) > 1)}, {path.stat().st_size / 1e6:.2f} MB")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowleap.cli import options
-from flowleap.cli.group import waiting
+from flowleap.cli.group import echo, waiting
 from flowleap.cli.launcher import on_all_processes
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def sample(
     cost = f"{nfe} network evaluation{'s' * (nfe > 1)} each{way}, {seconds:.2f} s"
     things = "samples" if decoder or loaded.kind != "latents" else "latents"
     told = decoding(loaded, decoder)
-    typer.echo(f"{path}: {count} {things}, {cost}, seed {seed}, weights {loaded.weights}{told}")
+    echo(f"{path}: {count} {things}, {cost}, seed {seed}, weights {loaded.weights}{told}")
 
 
 def latents_only(run: Path, out: Path | None, write: Writer) -> Path:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowleap.evaluation.numbers import CERTAIN
 from flowleap.evaluation.protocol import same
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from flowleap.terminal import FittedTable
 
 __all__ = ["COLUMNS", "cells", "markdown", "notes", "table"]
 
@@ -74,7 +72,7 @@ NARROW = (
     "nearest_ratio",
     "seconds",
 )
-"""The columns that a terminal has room for."""
+"""The columns that a terminal is shown; files hold all."""
 
 
 def cells(rows: Sequence[Row], names: Sequence[str] = tuple(COLUMNS)) -> tuple[list[str], list[list[str]]]:
@@ -91,19 +89,10 @@ def cells(rows: Sequence[Row], names: Sequence[str] = tuple(COLUMNS)) -> tuple[l
     return [COLUMNS[name][0].format(**named) for name in shown], lines
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Return the table for a terminal, with the columns that there is room for."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
+def table(rows: Sequence[Row]) -> FittedTable:
+    """Return the table for a terminal: the numbers that matter most, in blocks where it is narrow."""
     titles, lines = cells(rows, NARROW)
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for title, column in zip(titles, zip(*lines, strict=True), strict=True):
-        width = max(map(len, column))  # titles take two lines, numbers never do
-        drawn.add_column(title.replace(" ", "\n"), justify="right", min_width=width)
-    for line in lines:
-        drawn.add_row(*line, style="dim" if line is lines[-1] else None)
-    return drawn
+    return FittedTable(titles, list(lines), text=(), styles={len(lines) - 1: "dim"})
 
 
 def markdown(rows: Sequence[Row], remarks: Sequence[str]) -> str:

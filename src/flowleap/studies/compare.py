@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from flowleap import terminal
 from flowleap.evaluation import same
 from flowleap.studies import page, picture, table
 from flowleap.studies.live import Board
@@ -82,7 +83,7 @@ def compare(request: Request, out: str | Path, *, jobs: int = 1, console: Consol
         there, a folder that holds something else or another study, or one that another process writes to;
         Stopped where a signal interrupted it.
     """
-    out, console = Path(out), console or Console()
+    out, console = Path(out), console or terminal.console()
     if jobs < 1:
         raise ValueError(f"jobs={jobs}: at least one run at a time is needed")
     check_place(out)

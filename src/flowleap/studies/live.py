@@ -14,26 +14,14 @@ from rich.console import Console
 from flowleap.studies import table
 from flowleap.studies.outcome import Outcome, Study, known, place_of, progress
 from flowleap.studies.plan import Plan, Row
+from flowleap.terminal import FittedTable, duration, print_line
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
-__all__ = ["Board", "duration"]
+__all__ = ["Board"]
 
 EVERY = 30.0  # seconds between plain lines
-
-
-def duration(seconds: float) -> str:
-    """Return a time for the eye.
-
-    >>> duration(75), duration(3725), duration(200_000)
-    ('1:15', '1:02:05', '2 d 7 h')
-    """
-    whole = int(seconds)
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
 class Board:
@@ -56,7 +44,7 @@ class Board:
 
     def say(self, text: str) -> None:
         """Print a line, taken literally."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_line(self.console, text)
 
     def introduce(self, study: Study) -> None:
         """Say what is compared, on which terms, and where."""
@@ -165,31 +153,40 @@ class Board:
         return f"  [{done} of {len(every)} runs{eta}]"
 
     def murmur(self, ended: threading.Event) -> None:
-        """Print a plain line from time to time."""
+        """Print a plain line from time to time, where a run is further than in the last one."""
+        before: list[str] = []
         while not ended.wait(self.every):
-            assert self.study is not None
-            told = []
-            for method, seed in list(self.running):
-                row = self.study.plan.row(method)
-                done = progress(place_of(self.study.out, method, seed))
-                pairs = f", pair {done.pairs}/{row.pairs}" if 0 < done.pairs < row.pairs else ""
-                told.append(f"{method} seed {seed} at step {done.steps}/{row.steps}{pairs}")
-            if told:
+            told = [self.standing(method, seed) for method, seed in list(self.running)]
+            if told and told != before:
                 self.say(f"{'; '.join(told)}{self.remaining()}")
+            before = told
 
-    def render(self) -> Table:
+    def standing(self, method: str, seed: int) -> str:
+        """Return where a run that is being made stands, in words."""
+        assert self.study is not None
+        row = self.study.plan.row(method)
+        done = progress(place_of(self.study.out, method, seed))
+        if done.steps >= row.steps:
+            return f"{method} seed {seed} is trained and is being measured"
+        pairs = f", pair {done.pairs}/{row.pairs}" if 0 < done.pairs < row.pairs else ""
+        return f"{method} seed {seed} at step {done.steps}/{row.steps}{pairs}"
+
+    def render(self) -> Group:
         """Return the table as it stands, for a terminal."""
+        from rich.console import Group
+        from rich.text import Text
+
         assert self.study is not None
         plan = self.study.plan
         found = {(row.method, seed): self.outcome(row.method, seed) for row, seed in plan.runs()}
         outcomes = [outcome for outcome in found.values() if outcome is not None]
         rows = table.aggregate(plan, outcomes)
-        drawn = frame(plan, rows, "seeds", f"{plan.request.data}{self.remaining()}")
+        drawn = frame(plan, rows, "seeds")
         for row in plan.rows:
             cells = table.distances(plan, rows, row.method)
             states = [self.state(row, seed, found[row.method, seed]) for seed in plan.seeds]
-            drawn.add_row(row.method, *cells, " ".join(states))
-        return drawn
+            drawn.add(row.method, *cells, " ".join(states))
+        return Group(Text(f"{plan.request.data}{self.remaining()}"), drawn)
 
     def state(self, row: Row, seed: int, outcome: Outcome | None) -> str:
         """Return where a run stands, in a word."""
@@ -199,17 +196,17 @@ class Board:
         done = progress(place_of(self.study.out, row.method, seed))
         share = f"{100 * done.spent(row) / row.total:.0f} %"
         if (row.method, seed) in self.running:
-            return "judging" if done.steps >= row.steps else share
+            return "measuring" if done.steps >= row.steps else share
         return f"({share})" if done.steps else "·"
 
     def table(self, plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[dict[str, Any]]) -> None:
         """Print the finished table, and what must be known of it."""
-        drawn = frame(plan, rows, "seconds", None)
+        drawn = frame(plan, rows, "seconds")
         for row in plan.rows:
             own = [one for one in rows if one["method"] == row.method]
             seconds = own[0]["seconds"]
             spent = "–" if seconds is None else table.number(seconds)
-            drawn.add_row(row.method, *table.distances(plan, rows, row.method), spent)
+            drawn.add(row.method, *table.distances(plan, rows, row.method), spent)
         self.console.print(drawn)
         for note in table.notes(plan, outcomes, rows):
             self.say(note)
@@ -225,17 +222,9 @@ def extent_of(row: Row) -> str:
     return f"{row.steps} steps{split}; {spent}{timed} ({row.variant})"
 
 
-def frame(plan: Plan, rows: Sequence[dict[str, Any]], last: str, title: str | None) -> Table:
+def frame(plan: Plan, rows: Sequence[dict[str, Any]], last: str) -> FittedTable:
     """Return an empty table with its columns."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    drawn.add_column("method", no_wrap=True)
-    for heading in table.headings(plan, rows):
-        drawn.add_column(heading, justify="right")
-    drawn.add_column(last, justify="right")
-    return drawn
+    return FittedTable(["method", *table.headings(plan, rows), last])
 
 
 def _planned(plan: Plan) -> float | None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.live import Live
 from torch import Tensor
 
-from flowleap import processes
+from flowleap import processes, terminal
 from flowleap.files import replace_file
 from flowleap.losses import AdaptivePower, LearnedVariance
 from flowleap.objectives import Objective
@@ -141,17 +141,19 @@ class Reporter:
         """Speak on a console, standard output by default; of several processes only the first is heard."""
         if not processes.first():
             console = Console(file=io.StringIO(), quiet=True)
-        self.console = Console() if console is None else console
+        self.console = terminal.console() if console is None else console
         self.every = every
-        self.bar: Progress | None = None
-        self.task = TaskID(0)
-        self.total = 0
+        self.bar = terminal.Bar(0)
+        self.shown = False
         self.spoken = -math.inf
-        self.clock = (0, 0.0)  # step and time at which this sitting began
+        self.said: set[str] = set()
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Print a line, taken literally."""
-        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        """Print a line, taken literally; nothing where it was printed before: two phases may have the same notes."""
+        if text in self.said:
+            return
+        self.said.add(text)
+        terminal.print_line(self.console, text, style)
 
     def warn(self, text: str) -> None:
         """Print a warning."""
@@ -160,44 +162,34 @@ class Reporter:
     @contextmanager
     def progress(self, total: int, done: int) -> Iterator[None]:
         """Show progress from step `done` to `total` for as long as the context lasts."""
-        self.total, self.clock, self.spoken = total, (done, time.perf_counter()), -math.inf
+        self.bar, self.spoken = terminal.Bar(total, done), -math.inf
         if not self.console.is_terminal or os.environ.get("TERM") == "dumb":
             yield
             return
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        self.bar = Progress(*columns, console=self.console, refresh_per_second=2)
-        self.task = self.bar.add_task("", total=total, completed=done)
+        self.shown = True
         try:
-            with self.bar:
+            with Live(self.bar, console=self.console, refresh_per_second=2):
                 yield
         finally:
-            self.bar = None
+            self.shown = False
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""
-        if self.bar is not None:
-            self.bar.update(self.task, completed=step)
+        self.bar.done = step
 
     def row(self, row: dict[str, Any]) -> None:
         """Show the numbers of a log interval."""
-        text = describe(row)
-        if self.bar is not None:
-            self.bar.update(self.task, description=text, completed=row["step"])
-        elif time.perf_counter() - self.spoken >= self.every or row["step"] >= self.total:
+        bar = self.bar
+        bar.parts, bar.done = describe(row), row["step"]
+        if not self.shown and (time.perf_counter() - self.spoken >= self.every or bar.done >= bar.total):
             self.spoken = time.perf_counter()
-            self.say(f"step {row['step']}/{self.total}  {self.remaining(row['step'])}{text}")
-
-    def remaining(self, step: int) -> str:
-        """Return the expected time to the end of the run, from the pace of this sitting."""
-        first, start = self.clock
-        if not first < step < self.total:
-            return ""
-        seconds = (time.perf_counter() - start) / (step - first) * (self.total - step)
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02d} left  "
+            left = bar.left()
+            remaining = [] if left is None else [f"{terminal.duration(left)} left"]
+            self.say("  ".join([f"step {bar.done}/{bar.total}", *remaining, *bar.parts]))
 
 
-def describe(row: dict[str, Any]) -> str:
-    """Return the numbers of a log interval as one short line."""
+def describe(row: dict[str, Any]) -> list[str]:
+    """Return the numbers of a log interval, the most telling first."""
     parts = [
         f"{row['images_per_second']:.0f} images/s",
         *(
@@ -211,5 +203,5 @@ def describe(row: dict[str, Any]) -> str:
         ),
     ]
     if row["skipped"]:
-        parts.append(f"skipped {row['skipped']}")
-    return "  ".join(parts)
+        parts.insert(0, f"skipped {row['skipped']}")
+    return parts

@@ -1,0 +1,83 @@
+"""Help texts that fit a terminal of any width: names of options are never cut, texts break between words."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from flowleap.terminal import width_of, wrapped
+
+__all__ = ["fit_help", "help_text"]
+
+WIDEST = 100
+"""Columns of a help text where there is room for more, or no terminal."""
+DEFAULT = re.compile(r"\[default: \((.*)\)(; [^\]]*)?\]$")
+"""A default in words, which comes in two kinds of brackets."""
+NAMES = 26
+"""Columns that names of options may take beside their help; longer ones have a line of their own."""
+
+
+def fit_help(command: Any) -> None:
+    """Let a command and all commands below it print `help_text` as their help."""
+
+    def write(context: Any, formatter: Any) -> None:
+        formatter.write(help_text(command, context, columns()) + "\n")
+
+    command.format_help = write
+    for below in getattr(command, "commands", {}).values():
+        fit_help(below)
+
+
+def columns() -> int:
+    """Return how many columns a help text may take."""
+    named = os.environ.get("COLUMNS", "")
+    wide = width_of(sys.stdout) or (int(named) if named.isdigit() else WIDEST)
+    return max(20, min(WIDEST, wide))
+
+
+def help_text(command: Any, context: Any, width: int) -> str:
+    """Return the usage of a command, what it does, its arguments, its options, and the commands below it."""
+    pieces = [plain(piece) for piece in command.collect_usage_pieces(context)]
+    usage = f"Usage: {context.command_path} {' '.join(pieces)}"
+    found = [wrapped(usage, width), *paragraphs(command.help or "", width)]
+    records: dict[str, list[tuple[str, str]]] = {"Arguments:": [], "Options:": []}
+    for param in command.get_params(context):
+        record = param.get_help_record(context)
+        if record is not None:
+            name, text = record
+            title = "Arguments:" if param.param_type_name == "argument" else "Options:"
+            records[title].append((plain(name), DEFAULT.sub(r"[default: \1\2]", text)))
+    below = getattr(command, "commands", {})
+    records["Commands:"] = [
+        (name, one.get_short_help_str(1000)) for name, one in below.items() if not one.hidden
+    ]
+    found += ["\n".join([title, *entries(rows, width)]) for title, rows in records.items() if rows]
+    return "\n\n".join(found)
+
+
+def plain(name: str) -> str:
+    """Return the name of an argument in one pair of brackets."""
+    return name.replace("[[", "[").replace("]]", "]")
+
+
+def paragraphs(text: str, width: int) -> list[str]:
+    """Return the paragraphs of a docstring, each broken anew."""
+    return [wrapped(" ".join(part.split()), width, indent="") for part in text.strip().split("\n\n") if part]
+
+
+def entries(rows: Iterable[tuple[str, str]], width: int) -> list[str]:
+    """Return names and what they mean, beside one another where there is room for it."""
+    rows = list(rows)
+    names = min(NAMES, max(len(name) for name, _ in rows), width // 3)
+    lines = []
+    for name, text in rows:
+        told = wrapped(" ".join(text.split()), width - names - 4, indent="").split("\n")
+        if len(name) > names:
+            lines += [f"  {line}" for line in wrapped(name, width - 2).split("\n")]
+        else:
+            lines.append(f"  {name:{names}}  {told.pop(0)}".rstrip())
+        lines += [f"  {'':{names}}  {line}".rstrip() for line in told]
+    return lines
