@@ -21,9 +21,9 @@ from typing import Any
 
 METHODS = ("flow-matching", "shortcut", "meanflow", "esc")
 GOALS = {
-    "ESC: one-step agreement ≥ 0.97": lambda m: min(m["esc", 1, "agreement"]) >= 0.97,
+    "ESC: one-step label accuracy ≥ 0.97": lambda m: min(m["esc", 1, "agreement"]) >= 0.97,
     "ESC: one-step distance ≤ 1.0": lambda m: max(m["esc", 1, "distance"]) <= 1.0,
-    "ESC: nearest-training-image ratio ≥ 0.8": lambda m: min(m["esc", 1, "nearest_ratio"]) >= 0.8,
+    "ESC: memorization ratio ≥ 0.8": lambda m: min(m["esc", 1, "nearest_ratio"]) >= 0.8,
     "ESC at least 6 × better than flow matching at one step": lambda m: gain(m, "esc") >= 6,
     "MeanFlow at least 4 ×": lambda m: gain(m, "meanflow") >= 4,
     "Shortcut at least 2.5 ×": lambda m: gain(m, "shortcut") >= 2.5,
@@ -101,16 +101,16 @@ def report(measured: Measured, shared: dict[str, Any], seeds: list[int], jobs: i
         f"- seeds {', '.join(map(str, seeds))}; mean ± standard deviation over seeds",
         f"- distance: Fréchet distance in pixel space, images in [−1, 1], {row['num']} samples against all real "
         f"images; two halves of the real set differ by {row['floor']:.2f}",
-        f"- agreement: share of samples that an RBF-SVM fitted on 1,000 real images assigns to their label; it scores "
-        f"{row['judge']:.3f} on the other real images",
-        "- nearest: mean distance to the nearest training image over the real images' own; below 0.8 smells of "
-        "memorizing",
+        f"- label accuracy: share of samples that an RBF-SVM fitted on 1,000 real images assigns to their label; it "
+        f"scores {row['judge']:.3f} on the other real images",
+        "- memorization ratio: mean distance to the nearest training image over the real images' own; below 0.8 "
+        "suggests memorizing",
         f"- protocol of the last row: `{row['protocol']}`",
     ]
     for title, name, digits in (
         ("Fréchet distance (FD-pixel)", "distance", 2),
-        ("Class agreement", "agreement", 3),
-        ("Nearest-training-image ratio", "nearest_ratio", 2),
+        ("Label accuracy", "agreement", 3),
+        ("Memorization ratio", "nearest_ratio", 2),
     ):
         lines += ["", f"## {title}", "", "| method | " + " | ".join(f"{n} NFE" for n in budgets) + " |"]
         lines += ["|---|" + "---:|" * len(budgets)]

@@ -154,7 +154,7 @@ def page() -> list[str]:
         *goals(one, tables[BASE][1], about["seconds"] / 60),
         "",
         f"Distance: {one['metric']} of the classifier that ships with flowleap (its checksum is in the protocol), "
-        f"samples against the held-out test images; two halves of these are {one['floor']:.2f} apart. Agreement: "
+        f"samples against the held-out test images; two halves of these are {one['floor']:.2f} apart. Label accuracy: "
         "the share of samples that this classifier calls what they were asked to be; it is right on "
         f"{one['judge']:.1%} of the real ones. Protocol: `{one['protocol']}`.",
         "",
@@ -170,7 +170,8 @@ def page() -> list[str]:
 def numbers(tables: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
     """Return the table of all runs and numbers of steps."""
     lines = [
-        "| run | steps | evaluations | distance | interval | agreement | nearest ratio | precision | recall |",
+        "| run | steps | evaluations | distance | interval | label accuracy | memorization ratio | precision "
+        "| recall |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, rows in tables.items():
@@ -187,7 +188,7 @@ def goals(one: dict[str, Any], other: dict[str, Any], minutes: float) -> list[st
     """Return the table of what was wanted of one step, and whether it was reached."""
     wanted = (
         (f"within {MINUTES} minutes, table and pictures included", minutes <= MINUTES, f"{minutes:.1f} min"),
-        (f"one-step agreement ≥ {AGREEMENT:.2f}", one["agreement"] >= AGREEMENT, f"{one['agreement']:.3f}"),
+        (f"one-step label accuracy ≥ {AGREEMENT:.2f}", one["agreement"] >= AGREEMENT, f"{one['agreement']:.3f}"),
         ("one-step distance ≤ ⅓ of flow matching's", one["distance"] <= PART * other["distance"],
          f"{one['distance']:.1f} to {other['distance']:.1f}"),
     )  # fmt: skip

@@ -47,7 +47,7 @@ def test_clean_images_have_no_duplicates(photos):
         and found.usable == 80
         and not any(found.of_fault(k) for k in ("mode", "small"))
     )
-    assert found.problems() == ["only 80 usable images: a generator may learn them by heart"]
+    assert found.problems() == ["only 80 usable images: a generator may memorize them"]
 
 
 def test_copies_are_found_whatever_file_they_are_in_and_near_ones_as_such(photos):

@@ -323,7 +323,7 @@ def test_one_step_of_flow_matching_is_not_accused():
     found = examine(Perfect(), method("flow_matching"))
     assert found.spread[0].spread < 0.01
     assert titles(found) == []
-    note = next(f for f in found.findings if f.title == "Trained on its diagonal only")
+    note = next(f for f in found.findings if f.title == "Trained on r = t only")
     assert "16 steps" in note.text
     assert found.error.jumps is None and found.sensitivity.landing is None
 
@@ -336,10 +336,10 @@ def test_a_perfect_consistency_model_is_not_accused_of_knowing_one_time():
 
     found = examine(Faulty(to_data), method("consistency_training"))
     assert titles(found) == [] and found.error.share == 0
-    assert "Told one time only" in [finding.title for finding in found.findings]
+    assert "Conditioned on t only" in [finding.title for finding in found.findings]
     told = replace(found, settings={**found.settings, "told": "landing"})
     accused = [finding.title for finding in findings.judge(told)]
-    assert "Landing time r is ignored" in accused and "Told one time only" not in accused
+    assert "Landing time r is ignored" in accused and "Conditioned on t only" not in accused
 
 
 def test_means_of_a_consistency_model_are_not_laid_to_a_second_time():
@@ -383,7 +383,7 @@ def test_a_network_that_multiplies_its_times_by_a_thousand_is_rough_and_told_so(
 
 def test_untrained_networks_are_called_so():
     zero = networks.MLP(DIMS, CLASSES, width=16, depth=1).double()
-    assert titles(examine(zero))[0] == "The network answers zero"
+    assert titles(examine(zero))[0] == "The network outputs zero"
     torch.manual_seed(0)
     nn.init.normal_(zero.final_layer.weight, std=0.1)
     assert titles(examine(zero))[0] == "Nothing learned yet"

@@ -859,7 +859,7 @@ BAKED = {"guidance": Guidance(1.0, 0.5)}
         ("diffusion", {}, {"steps": 4}, "diffusion in 4 steps: .*16 or more"),
         ("progressive_distillation", {}, {"steps": 4}, "in 4 steps: it is trained for 1 uniform step$"),
         ("consistency_training", {}, {"steps": 1, "guidance": 2.0}, "null label was never trained"),
-        ("meanflow", BAKED, {"guidance": 1.5}, "scale 2 was baked in.*1.5"),
+        ("meanflow", BAKED, {"guidance": 1.5}, "scale 2 is part of the trained weights.*1.5"),
         ("meanflow", {"label_dropout": 0.0}, {"guidance": 1.5}, "null label was never trained"),
     ],
     ids=repr,

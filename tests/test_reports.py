@@ -234,7 +234,7 @@ def test_the_numbers_are_on_the_page(written):
     for part in (
         "real data",
         "Two halves of the real data are 0.310 apart",
-        "class agreement",
+        "label accuracy",
         "1.25",
         "3.00",
     ):
@@ -489,7 +489,7 @@ def spoil(place: Path, how: str) -> str:
         (place / "table.json").write_text(
             json.dumps([row(1, math.nan, seconds=math.inf, interval=[1, None])])
         )
-        return "2 of 2 log intervals have no finite raw error"
+        return "2 of 2 log intervals have no finite unweighted error"
     if how == "empty":
         for name in ("table.json", "environment.json", "diagnosis.json", "metrics.jsonl", "quality.jsonl"):
             (place / name).unlink()

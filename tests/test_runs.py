@@ -339,12 +339,12 @@ def test_errors_of_the_first_step_come_before_any_file(tmp_path: Path, quiet: Co
 
 def test_horizons_are_announced_and_warned_about(tmp_path: Path, quiet: Console) -> None:
     train(quiet, config("esc", steps=60), tmp_path / "a")
-    assert "horizon times: 0.03333 of the run, step 2" in said(quiet) and "warning" not in said(quiet)
+    assert "curriculum ends at step 2" in said(quiet) and "warning" not in said(quiet)
     late = runs.configure(
         "esc", cloud(), steps=4, batch=16, eval_num=0, settings=[*TINY, ("times.horizon", "1.5")]
     )
     train(quiet, late, tmp_path / "b")
-    assert "warning: the horizon times ends at step 6, after the run" in said(quiet)
+    assert "warning: curriculum ends at step 6, after the last step 4 of the run" in said(quiet)
 
 
 def test_labels_left_out_train_an_unconditional_network(tmp_path: Path, quiet: Console) -> None:

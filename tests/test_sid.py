@@ -558,7 +558,7 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run(
     ]
     assert rows[0][-1]["rival_error"] > 0 and rows[0][-1]["lr"] < 0.1 * settings.lr
     assert (
-        "two networks in alternation: fake score, then score identity distillation; both at 0.1"
+        "two networks are trained in turn: fake score, then score identity distillation; both at 0.1"
         in quiet.file.getvalue()
     )
 

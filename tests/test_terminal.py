@@ -90,7 +90,7 @@ def test_lines_break_between_words_on_a_terminal_and_nowhere_in_a_pipe(width):
 def test_the_bar_of_training_keeps_what_fits_and_cuts_nothing(width):
     bar = Bar(1_000_000, 0)
     bar.done, bar.start = 50_000, time.perf_counter() - 3600
-    bar.parts = ["12345 images/s", "raw error 0.9713", "grad 1.462", "‖du/dt‖ 0.8013"]
+    bar.parts = ["12345 images/s", "error 0.9713", "grad 1.462", "‖du/dt‖ 0.8013"]
     line = bar.line(width)
     assert len(line) <= width and "50,000/1,000,000  19:00:00 left" in line
     assert [part for part in bar.parts if part in line] == bar.parts[: 1 if width == 60 else 2]

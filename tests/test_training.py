@@ -272,7 +272,7 @@ def test_without_a_terminal_there_are_plain_lines_but_not_too_many() -> None:
             reporter.advance(step)
     lines = text.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == ["10/100", "100/100"]
-    assert "raw error 0.25" in lines[0] and "skipped 3" in lines[0] and "‖du/dt‖" not in lines[0]
+    assert "  error 0.25" in lines[0] and "skipped 3" in lines[0] and "‖du/dt‖" not in lines[0]
 
 
 def test_on_a_terminal_there_is_a_bar_with_the_numbers() -> None:
@@ -281,10 +281,9 @@ def test_on_a_terminal_there_is_a_bar_with_the_numbers() -> None:
     with reporter.progress(100, 0):
         reporter.row(rows_of(50))
         reporter.advance(60)
-        reporter.bar.refresh()
     assert (
         "60/100" in text.getvalue()
-        and "raw error 0.25" in text.getvalue()
+        and "  error 0.25" in text.getvalue()
         and "1234 images/s" in text.getvalue()
     )
 
@@ -294,11 +293,11 @@ def test_the_explanation_is_true_of_the_default_method() -> None:
     rows = []
     state = begin(networks.MLP(2, width=16, depth=1), objective, lr=1e-3)
     fit(state, objective, replace(points(), x=points().x * 3), plan(10), silent(rows))
-    assert "sits at 1" in explanation(methods.meanflow()) and "sits at 1" in explanation(methods.esc())
+    assert "stays near 1" in explanation(methods.meanflow()) and "stays near 1" in explanation(methods.esc())
     assert "follows the error" in explanation(methods.sct())
     for name in ("ict", "imm", "shortcut_esc", "flow_matching"):
-        assert "says" not in explanation(methods.get(name)), name
-    assert "Steps change" in explanation(methods.ict()) and "Steps change" not in explanation(methods.imm())
+        assert "metrics.jsonl" in explanation(methods.get(name)), name
+    assert "step size" in explanation(methods.ict()) and "step size" not in explanation(methods.imm())
     assert all(abs(row["loss"] - 1) < 0.1 for row in rows) and rows[0]["raw_error"] > 2
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Bar", "FittedTable", "console", "duration", "print_line", "width_of", "wrapped"]
+__all__ = ["Bar", "FittedTable", "console", "duration", "print_line", "roughly", "width_of", "wrapped"]
 
 PIPED = 160
 """Columns of a table where there is no terminal to fit into."""
@@ -97,6 +97,17 @@ def duration(seconds: float) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def roughly(seconds: float) -> str:
+    """Return a time in one unit.
+
+    >>> roughly(75), roughly(500), roughly(9000)
+    ('75 s', '8 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 # ---------------------------------------------------------------- tables

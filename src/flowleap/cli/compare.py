@@ -66,10 +66,11 @@ Alike = Annotated[
         show_default="time for a time, else steps",
     ),
 ]
-Steps = Annotated[str, typer.Option(metavar="N,N,…", help="Numbers of network steps to measure.")]
+Steps = Annotated[str, typer.Option(metavar="N,N,…", help="Numbers of sampling steps to measure.")]
 Num = Annotated[int, typer.Option(min=1, help="Samples behind each number.")]
 Jobs = Annotated[
-    int, typer.Option(min=1, help="Runs at a time, each with its share of the cores; seconds suffer.")
+    int,
+    typer.Option(min=1, help="Runs at the same time, each on its share of the cores; times are less exact."),
 ]
 Network = Annotated[
     str | None,

@@ -204,8 +204,8 @@ def lines(found: Diagnosis) -> list[str]:
     s, g, e = found.sensitivity, found.gradient, found.semigroup
     within = "" if s.label is None else " within a class"
     told = [
-        "error: raw, ± its standard error. 2 jumps: how far they are from one, relative to its length, at random and "
-        "all the way to the data. ‖du/dt‖: relative to ‖u‖",
+        "error: unweighted, ± standard error. 2 jumps: distance between one jump and two, relative to its length, to a "
+        "random time and to the data. ‖du/dt‖: relative to ‖u‖",
         f"two jumps against one: {share(e.short)} apart over short spans, {share(e.long)} over long ones",
         f"change of the output with another t {share(s.time)}, another r {share(s.landing)}, "
         f"another label {share(s.label)}",

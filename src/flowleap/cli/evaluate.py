@@ -31,7 +31,7 @@ Steps = Annotated[
     str | None,
     typer.Option(
         metavar="N,N,…",
-        help="Numbers of network steps to measure, each 1 or more.",
+        help="Numbers of sampling steps to measure, each 1 or more.",
         show_default=options.BUDGETS,
     ),
 ]

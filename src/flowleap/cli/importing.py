@@ -77,7 +77,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|PATH",
-        help="What it was trained on, where that is at hand: what samples are held against.",
+        help="The data it was trained on, if available: samples are compared with it.",
     ),
 ]
 Overwrite = Annotated[

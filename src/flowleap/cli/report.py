@@ -28,7 +28,9 @@ def report(
     steps: Annotated[
         str | None,
         typer.Option(
-            metavar="N,N,…", help="Numbers of network steps to show samples of.", show_default=options.BUDGETS
+            metavar="N,N,…",
+            help="Numbers of sampling steps to show samples of.",
+            show_default=options.BUDGETS,
         ),
     ] = None,
     num: Annotated[

@@ -25,7 +25,7 @@ MADE_HERE = re.compile(r"\d{6}\.png|labels\.csv")
 Writer = Callable[[Path, "Tensor", "Tensor | None", Any], None]
 
 Steps = Annotated[
-    int | None, typer.Option(min=1, help="Network steps from noise to image.", show_default="1")
+    int | None, typer.Option(min=1, help="Sampling steps from noise to image.", show_default="1")
 ]
 Num = Annotated[int | None, typer.Option(min=1, help="How many samples.", show_default="100; 2000 points")]
 Label = Annotated[

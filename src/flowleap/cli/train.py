@@ -51,7 +51,7 @@ Flip = Annotated[
     bool | None,
     typer.Option(
         "--flip/--no-flip",
-        help="Mirror images in every other look at them.",
+        help="Mirror images with probability ½.",
         show_default="no; of latents, what is there",
     ),
 ]
@@ -180,7 +180,7 @@ AsJson = Annotated[
 Recipe = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Published or tried settings to begin with; list shows all.", show_default="none"
+        metavar="NAME", help="Start from published or tested settings; list shows all.", show_default="none"
     ),
 ]
 Init = Annotated[

@@ -114,13 +114,13 @@ class Findings:
                 more = sum(len(group) - 1 for group in groups)
                 found.append(f"{more:,} {words} duplicate{'s' * (more != 1)} of other images")
         if self.usable < self.few:
-            found.append(f"only {self.usable:,} usable images: a generator may learn them by heart")
+            found.append(f"only {self.usable:,} usable images: a generator may memorize them")
         counts = [count for count in self.classes.values() if count]
         if len(self.classes) == 1:
             found.append("one class only: the same as none")
         if counts and max(counts) > UNEVEN * min(counts):
             found.append(
-                f"classes of {min(counts):,} to {max(counts):,} images: the small ones will be learned badly"
+                f"classes of {min(counts):,} to {max(counts):,} images: small classes will be learned badly"
             )
         empty = [name for name, count in self.classes.items() if not count]
         if empty:

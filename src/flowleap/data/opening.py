@@ -133,5 +133,5 @@ def introduced(dataset: Dataset) -> Dataset:
     if dataset.label is not None:
         notes.append(described(dataset.label, dataset.class_names))
     if len(dataset) < FEW_IMAGES:
-        notes.append(f"only {len(dataset):,} images: a generator may learn them by heart")
+        notes.append(f"only {len(dataset):,} images: a generator may memorize them")
     return replace(dataset, notes=tuple(notes))

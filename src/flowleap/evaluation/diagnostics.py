@@ -219,7 +219,7 @@ class Diagnosis:
         """Return what `pictures.panels` draws: lines (t, value) by title and name."""
         e, g = self.error, self.semigroup
         lines = {
-            "raw error": {"r = t": e.diagonal} | ({} if e.jumps is None else {"r < t": e.jumps}),
+            "unweighted error": {"r = t": e.diagonal} | ({} if e.jumps is None else {"r < t": e.jumps}),
             "two jumps against one": {"random": g.by_time, "to the data": g.to_data},
             "‖du/dt‖ / ‖u‖": {"": self.tangent.relative},
         }

@@ -212,7 +212,7 @@ def _untrained(d: Diagnosis) -> Iterable[Finding]:
     if d.sensitivity.size == 0:
         yield Finding(
             "problem",
-            "The network answers zero",
+            "The network outputs zero",
             "Its output is exactly zero everywhere: it was not trained at all, or these are the wrong weights.",
         )
     elif explained is not None and explained < EXPLAINED and not (jumps_alone or _one_time(d)):
@@ -220,8 +220,8 @@ def _untrained(d: Diagnosis) -> Iterable[Finding]:
             "problem",
             "Nothing learned yet",
             f"On the rows r = t the network explains {max(0.0, explained):.0%} of the velocity it is to predict, as "
-            "little as one that answers zero. It is untrained, these are the wrong weights (an average that had no "
-            "time to follow?), or the learning rate is far too low or too high.",
+            "little as a network that outputs zero. It is untrained, these are the wrong weights (an EMA too slow for "
+            "so few steps?), or the learning rate is far too low or too high.",
         )
 
 
@@ -316,7 +316,7 @@ def _diagonal(d: Diagnosis) -> Iterable[Finding]:
     elif e.joint is not None and e.joint > JOINED:
         yield Finding(
             "warning",
-            "Too little r = t: the diagonal does not join on",
+            "Too little r = t: short jumps have another velocity",
             f"The velocity asked for at r = t is {e.joint:.2g} times as far from the data as that of the shortest "
             "jumps, which should be the same. Rows r = t are not trained, or the network is told of them in a way of "
             f"their own (a token that is another one in training). {more}",
@@ -326,7 +326,7 @@ def _diagonal(d: Diagnosis) -> Iterable[Finding]:
             "warning",
             "Too little r = t",
             f"{e.share:.0%} of the rows have r = t, and only these tie self-consistent jumps to the data: without them "
-            f"any flow is consistent, even one that does not move. {more}",
+            f"any flow is self-consistent, even one that does not move. {more}",
         )
     elif e.share < RARE and field is not None:
         yield Finding(
@@ -375,12 +375,12 @@ def _samples(d: Diagnosis) -> Iterable[Finding]:
 
 
 TOO_FEW_JUMPS = (
-    "Rows that jump all the way are trained too little or not at all, or r does not reach the network: give rows r < t "
-    "more share or time, and look at the raw error there."
+    "Jumps from noise to data are trained too little or not at all, or r does not reach the network: give rows r < t "
+    "a larger share, train longer, and compare the error there."
 )
 TOO_FEW_STEPS = (
-    "Every row jumps all the way here, and is held to a point a little nearer to the data: while those steps are long, "
-    "this mean is what is learned. Train longer, so that they become short, and draw more of the high times."
+    "Every row jumps to the data, with a target from a point a little nearer to it: while those steps are long, the "
+    "network learns the mean. Train longer, so that the steps become short, and draw more high times."
 )
 
 
@@ -432,17 +432,17 @@ def _scope(d: Diagnosis) -> Iterable[Finding]:
     if not d.jumps:
         yield Finding(
             "note",
-            "Trained on its diagonal only",
+            "Trained on r = t only",
             f"{d.method} learns the instantaneous velocity, r = t, and no jumps: the semigroup residual and one-step "
-            "samples are shown, but were never trained and are not held against it. Sample it in "
+            "samples are shown, but were never trained and do not count. Sample it in "
             f"{max(2, d.settings.get('least_steps', 1))} steps or more.",
         )
     elif _one_time(d):
         yield Finding(
             "note",
-            "Told one time only",
-            f"{d.method} learns where each point leads and is told no second time: two jumps against one, a chain of "
-            "them and the velocity at r = t are shown, but were never trained and are not held against it.",
+            "Conditioned on t only",
+            f"{d.method} predicts the data from (x_t, t) and is not conditioned on r: two jumps against one, chains "
+            "of them and the velocity at r = t are shown, but were never trained and do not count.",
         )
     if d.jumps and not d.one_step:
         yield Finding(
@@ -495,22 +495,22 @@ def _progress(d: Diagnosis) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "Under-trained: the error is still falling",
-            f"Over the last quarter of {t.steps} steps the raw error fell by {t.fall:.0%} against the quarter before: "
-            f"{more}.",
+            f"Over the last quarter of {t.steps} steps the unweighted error fell by {t.fall:.0%} against the quarter "
+            f"before: {more}.",
         )
     elif t.fall > SLOWLY:
         yield Finding(
             "note",
             "The error is still falling a little",
-            f"Over the last quarter of {t.steps} steps the raw error fell by {t.fall:.1%}; to get more out of it, "
-            f"{more}.",
+            f"Over the last quarter of {t.steps} steps the unweighted error fell by {t.fall:.1%}; to get more out of "
+            f"it, {more}.",
         )
     elif t.rise is not None and t.rise > RISING:
         yield Finding(
             "warning",
             "The error rises",
-            f"In the last quarter of {t.steps} steps the raw error is {t.rise:.2g} times that of the best quarter "
-            "before: training became unstable. Lower the learning rate, or go back to an earlier checkpoint.",
+            f"In the last quarter of {t.steps} steps the unweighted error is {t.rise:.2g} times that of the best "
+            "quarter before: training became unstable. Lower the learning rate, or go back to an earlier checkpoint.",
         )
 
 

@@ -12,7 +12,7 @@ from flowleap.terminal import FittedTable
 __all__ = ["COLUMNS", "cells", "markdown", "notes", "table"]
 
 MEMORIZED = 0.8
-"""A nearest-neighbor ratio below this smells of copied training data."""
+"""A memorization ratio below this suggests copied training data."""
 COPIED = 0.1
 """A share of samples nearer to a real row than 99 % of real rows are to another that is worth a warning."""
 Row = Mapping[str, Any]
@@ -52,12 +52,12 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "distance": ("{metric}", ranged),
     "kernel_distance": ("10³ {kernel_metric}", erring),
     "score": ("{score_metric}", number("score", ".2f")),
-    "agreement": ("agreement", number("agreement", ".3f")),
-    "precision": ("prec./ recall", pair("precision", "recall")),
-    "density": ("density / coverage", pair("density", "coverage")),
+    "agreement": ("label accuracy", number("agreement", ".3f")),
+    "precision": ("precision/ recall", pair("precision", "recall")),
+    "density": ("density/ coverage", pair("density", "coverage")),
     "sliced_wasserstein": ("sliced W2", number("sliced_wasserstein", ".4f")),
     "wasserstein2": ("W2", number("wasserstein2", ".4f")),
-    "nearest_ratio": ("nearest", number("nearest_ratio", ".2f")),
+    "nearest_ratio": ("memorization ratio", number("nearest_ratio", ".2f")),
     "copies": ("copies", number("copies", ".3f")),
     "seconds": ("seconds", number("seconds", ".2f")),
 }
@@ -104,33 +104,37 @@ def markdown(rows: Sequence[Row], remarks: Sequence[str]) -> str:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Return what the numbers were held against, how sure they are, warnings, and the protocol."""
+    """Return what the numbers were compared with, how certain they are, warnings, and the protocol."""
     first = rows[0]
     rows_of = "training" if first.get("reference_seen") else "reference"
-    found = [f"NFE: network evaluations; nearest: distance to the nearest {rows_of} row, 1 for real data"]
+    found = ["NFE: network evaluations"]
+    if any(row.get("nearest_ratio") is not None for row in rows):
+        found[0] += (
+            f"; memorization ratio: distance to the nearest {rows_of} row, relative to that between real rows"
+        )
     if first["floor"] is not None:
-        judged = " and before the judge of classes" if first["judge"] is not None else ""
-        found.append(f"real data: its two halves against each other{judged}")
+        judged = "; classifier accuracy" if first["judge"] is not None else ""
+        found.append(f"real data: distance between its halves{judged}")
     if first.get("reference"):
         size = "" if first["reference_size"] is None else f" ({first['reference_size']} rows)"
         seen = ", which it was trained on" if first.get("reference_seen") else ""
         found.append(f"reference: {first['reference']}, split {first['reference_split']}{size}{seen}")
     if any(row.get("interval") is not None for row in rows):
-        found.append(
-            f"fewer than {CERTAIN} samples: in parentheses how far another {first['num']} samples would move the "
-            "distance (95 %)"
-        )
+        found.append("in parentheses: 95 % confidence interval of the distance")
     if any(row.get("interval") is not None and row.get("kernel_distance") is not None for row in rows):
         found.append(
-            f"{first['kernel_metric']} (in thousandths, ± standard error) is free of the bias of few samples: prefer it"
+            f"{first['kernel_metric']} (in thousandths, ± standard error) is unbiased for any number of samples: "
+            f"prefer it below {CERTAIN:,} samples"
         )
     ratios = [row["nearest_ratio"] for row in rows if row["nearest_ratio"] is not None]
     if ratios and min(ratios) < MEMORIZED:
-        found.append(f"warning: nearest ratio below {MEMORIZED}: closer to the {rows_of} data than real data")
+        found.append(
+            f"warning: memorization ratio below {MEMORIZED}: samples are closer to the {rows_of} data than real data"
+        )
     copies = max((row.get("copies") or 0.0 for row in rows), default=0.0)
     if copies > COPIED:
         found.append(
-            f"warning: {copies:.0%} of the samples of a row are nearer to a {rows_of} row than 99 % of real rows are "
-            "to another: copies, or samples on well-trodden paths"
+            f"warning: up to {copies:.0%} of the samples are closer to a {rows_of} row than 99 % of real rows are to "
+            "another: they may be copies"
         )
     return [*found, f"protocol: {first['protocol']}"]

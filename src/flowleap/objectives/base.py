@@ -581,7 +581,7 @@ class Objective:
 
     def _guidance_advice(self, steps: int, scale: float) -> list[str]:
         if isinstance(self.guidance, Guidance) and self.guidance.scale != 1.0:
-            baked = f"guidance of scale {self.guidance.scale:g} was baked in by training"
+            baked = f"guidance of scale {self.guidance.scale:g} is part of the trained weights"
             return [f"{self.name}: {baked}, and {scale:g} at sampling comes on top; sample without"]
         finest = self.sampling.finest
         if finest is not None and steps < finest:

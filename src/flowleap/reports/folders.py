@@ -275,7 +275,7 @@ def progress(config: runs.TrainConfig, metrics: Sequence[dict[str, Any]], missin
     done = max((step for row in metrics if (step := finite(row.get("step"))) is not None), default=0)
     if done < (steps := runs.length(config)):
         missing.append(f"not finished: step {done:,.0f} of {steps:,}")
-    for name, words in (("raw_error", "raw error"), ("grad_norm", "gradient norm")):
+    for name, words in (("raw_error", "unweighted error"), ("grad_norm", "gradient norm")):
         lost = sum(finite(row.get(name)) is None for row in metrics)
         if lost:
             missing.append(f"{lost} of {len(metrics)} log intervals have no finite {words}")

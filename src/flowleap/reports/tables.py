@@ -63,11 +63,11 @@ COLUMNS = (
     Column("wasserstein2", "W₂", ".3g", "Exact Wasserstein-2 distance between points; lower is better."),
     Column("sliced_wasserstein", "sliced W", ".3g", "Sliced Wasserstein distance; lower is better."),
     Column(
-        "agreement", "class agreement", ".3f",
-        "How often a classifier fitted on real data finds the class that was asked for.", real="judge",
+        "agreement", "label accuracy", ".3f",
+        "Share of samples that a classifier fitted on real data assigns to the label that was asked for.", real="judge",
     ),
     Column(
-        "nearest_ratio", "nearest ratio", ".2f",
+        "nearest_ratio", "memorization ratio", ".2f",
         "Distance to the nearest training sample, relative to that between real samples. Well below 1 means copies.",
         real=1.0,
     ),

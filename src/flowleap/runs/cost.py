@@ -29,6 +29,7 @@ from flowleap.flow_map import FlowMap
 from flowleap.objectives import EMA, GridEMA, Objective, Refreshed, Rival
 from flowleap.point import Batch
 from flowleap.runs.phases import PAIRS, TEACHER, needs_pairs, phases, plain, teacher_config
+from flowleap.terminal import roughly
 from flowleap.training.config import TrainConfig
 
 __all__ = ["Bill", "bill", "cost", "report"]
@@ -148,11 +149,20 @@ def bill(config: TrainConfig, rows: int) -> tuple[Bill, ...]:
 
 
 def report(place: Path, config: TrainConfig, rows: int) -> str:
-    """Write cost.json, and return it in words."""
+    """Write cost.json, and return in words on how many images the run was trained, and in which time."""
     found = bill(config, rows)
     total = sum(one.forward_equivalents for one in found)
     trained = sum(one.images for one in found if one.phase != PAIRS)
     content = {"images": trained, "forward_equivalents": total, "phases": [asdict(one) for one in found]}
     replace_file(place / "cost.json", json.dumps(content, indent=2) + "\n")
-    parts = (f"{one.phase} {one.images:,} × {one.per_image:.4g}" for one in found)
-    return f"cost: {total:,.0f} forward-equivalents: {' + '.join(parts)}"
+    seconds = sum(map(_seconds, (place, place / TEACHER)))
+    made = sum(one.images for one in found if one.phase == PAIRS)
+    pairs = f"; its teacher made {made:,} pairs" if made else ""
+    return f"trained on {trained:,} images in {roughly(seconds)}{pairs}"
+
+
+def _seconds(place: Path) -> float:
+    """The time of a training so far, by the last line of its metrics."""
+    path = place / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return float(json.loads(lines[-1])["seconds"]) if lines else 0.0

@@ -30,6 +30,9 @@ from flowleap.training.start import make_ready
 from flowleap.training.state import State, new_player
 from flowleap.training.watch import Watch
 
+HORIZONS = {"times": "curriculum", "target": "tangent warm-up", "frozen": "last refresh of the teacher"}
+"""What ends at a horizon, by the field of the objective."""
+
 __all__ = ["Session", "build_network", "changes", "device_of", "note", "note_config"]
 
 
@@ -167,7 +170,7 @@ class Session:
             say(line)
         if self.usable.mirrors:
             say(
-                "images are mirrored in every other look at them; samples are measured against them as they are"
+                "images are mirrored with probability ½; samples are compared with images that are not mirrored"
             )
         say(networks.describe(self.state.player.network))
         if self.engine.parts > 1 or config.precision != "fp32":
@@ -176,15 +179,16 @@ class Session:
         if self.objective.rival is not None:
             pace, betas = self.state.player.pace, self.state.player.optimizer.defaults["betas"]
             say(
-                f"two networks in alternation: {self.objective.rival.name}, then {self.objective.name}; both at "
-                f"{pace:g} of the learning rate, betas {betas}"
+                f"two networks are trained in turn: {self.objective.rival.name}, then {self.objective.name}; both at "
+                f"{pace:g} times the learning rate, betas {betas}"
             )
         for name, fraction in self.objective.horizons().items():
             step = round(fraction * self.steps)
-            say(f"horizon {name}: {fraction:.4g} of the run, step {step}")
+            words = HORIZONS.get(name, name)
+            say(f"{words} ends at step {step}")
             if fraction > 1:
                 self.reporter.warn(
-                    f"the horizon {name} ends at step {step}, after the run: it is never passed"
+                    f"{words} ends at step {step}, after the last step {self.steps} of the run"
                 )
         say(explanation(self.objective))
 

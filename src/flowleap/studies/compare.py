@@ -95,7 +95,7 @@ def compare(request: Request, out: str | Path, *, jobs: int = 1, console: Consol
         with locked(out) as stale:
             board = Board(console)
             if stale is not None:
-                board.say(f"{stale} ended without a word; going on from what it left")
+                board.say(f"{stale} ended unexpectedly; continuing from what it saved")
             study = Study(out, prepare(request, out, dataset, board.say))
             study.__dict__["dataset"] = dataset
             board.introduce(study)

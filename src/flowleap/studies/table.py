@@ -273,7 +273,7 @@ def lines(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     budgets = plan.request.steps
     judged = any(row["agreement_mean"] is not None for row in rows)
     titles = ["method", *headings(plan, rows)]
-    titles += [f"agreement at {steps}" for steps in budgets] if judged else []
+    titles += [f"label accuracy at {steps}" for steps in budgets] if judged else []
     made = [[*titles, "steps", "forward-equivalents", "seconds"]]
     for row in plan.shown:
         own = [one for one in rows if one["method"] == row.method]
@@ -306,14 +306,14 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
     shape = ", ".join(f"{key} {value}" for key, value in network.items() if value is not None)
     over = f"mean ± standard deviation over seeds 0 to {seeds - 1}" if seeds > 1 else "a single seed, 0"
     found = [
-        f"{over}; in parentheses: outside the regime that an objective is meant for",
+        f"{over}; in parentheses: not a step count this method is made for",
         f"equal {plan.equal}: {_terms(plan)}; the same initial weights and the same data order for all "
         f"methods{_exceptions(plan)}",
-        f"network: {shape}; batches of {batches}; averaged weights are judged (decay {decays})",
+        f"network: {shape}; batches of {batches}; measured with averaged weights (EMA, decay {decays})",
     ]
     found += _teaching(plan)
     found.append(
-        "forward-equivalents: rows through the network in the training of one run, 3 where it is trained through; "
+        "forward-equivalents: forward passes of one image in the training of one run, a backward pass counted as two; "
         "seconds: of that training (and of making the pairs), on one machine"
     )
     if plan.full is None:
@@ -321,19 +321,17 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
     found += _ablated(plan)
     if own := [(name, value) for name, value in plan.request.settings if ":" in name]:
         told = ", ".join(f"{name.replace(':', ' ')}={value}" for name, value in own)
-        found.append(f"with settings of its own: {told}")
+        found.append(f"own settings: {told}")
     measured = [row for row in rows if row["protocol"]]
     if measured:
         first = measured[0]
         if first["floor"] is not None:
-            judged = (
-                "" if first["judge"] is None else f", and its judge scores {number(first['judge'])} on it"
-            )
-            found.append(f"two halves of the real data are {number(first['floor'])} apart{judged}")
+            judged = "" if first["judge"] is None else f"; classifier accuracy {number(first['judge'])}"
+            found.append(f"real data: distance between its halves {number(first['floor'])}{judged}")
         ratios = [row["nearest_ratio_mean"] for row in measured if row["nearest_ratio_mean"] is not None]
         if ratios and min(ratios) < MEMORIZED:
             found.append(
-                f"warning: a nearest ratio below {MEMORIZED}: closer to the training data than real data"
+                f"warning: memorization ratio below {MEMORIZED}: samples are closer to the training data than real data"
             )
         guided = dict.fromkeys(str(one["guidance"]) for o in outcomes for one in o.rows)
         found.append(f"guidance: {', '.join(guided)}; protocol: {first['protocol']}{MEASURED}ema")
@@ -354,10 +352,7 @@ def _ablated(plan: Plan) -> list[str]:
         return []
     row = plan.row(plan.full)
     error = " ± its standard error over seeds" if plan.request.seeds > 1 else ", of a single seed"
-    found = [
-        f"Δ: the distance less that of {plan.full}, which is {row.config['method'].replace('_', '-')} "
-        f"({row.variant}) as it is, seed by seed{error}; above zero: worse than it"
-    ]
+    found = [f"Δ: difference to plain {plan.full} ({row.variant}), per seed{error}; above zero is worse"]
     key, objective = row.config["method"], values.from_dict(row.config["objective"])
     if not plan.request.drop:
         return found
@@ -408,9 +403,11 @@ def _exceptions(plan: Plan) -> str:
     ]
     said = [f", but {', '.join(other)}, whose network is another"] if other else []
     if 0 < len(headed) < len(plan.rows):
-        said += [f"; the network of {', '.join(headed)} has a head for the learned weight more"]
+        said += [f"; the network of {', '.join(headed)} has one more head, for the learned weight"]
     if grouped:
-        said += [f"; not grouped as those of {plan.rows[0].method} are the batches of {', '.join(grouped)}"]
+        said += [
+            f"; batches of {', '.join(grouped)} are grouped in another way than those of {plan.rows[0].method}"
+        ]
     return "".join(said)
 
 
@@ -422,7 +419,7 @@ def _terms(plan: Plan) -> str:
     coin = "forward-equivalents" if plan.equal == "flops" else "training time"
     if plan.equal == "time" and parse(budget).unit == "seconds":
         return f"{budget} of training for every run, turned into steps by measurement before the start"
-    return f"every run has the {coin} that {budget} of {reference} take"
+    return f"every run gets the {coin} of {budget} of {reference}"
 
 
 # ---------------------------------------------------------------- files

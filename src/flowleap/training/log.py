@@ -29,22 +29,14 @@ __all__ = ["Lines", "Recorder", "Reporter", "explanation"]
 def explanation(objective: Objective) -> str:
     """Return what the error that is shown says of a method, and what it does not."""
     losses = [part for part in objective.parts() if isinstance(part, AdaptivePower | LearnedVariance)]
-    shown = "The error shown is raw: the mean squared residual without weights. "
-    logged = "The weighted loss is minimized, and logged in metrics.jsonl."
+    shown = "Shown: unweighted error (mean squared residual); "
+    logged = "the weighted loss is in metrics.jsonl."
     if any(isinstance(part, AdaptivePower) and part.power == 1 for part in losses):
-        logged = (
-            "The weighted loss is minimized and logged but not shown, because it says nothing: an adaptive weight of "
-            "power 1 divides the error by itself, so the loss sits at 1 whatever the network does."
-        )
+        logged = "the loss itself stays near 1 by design."
     elif losses:
-        logged = (
-            "The weighted loss is minimized and logged but not shown, because its value says little: its weight "
-            "follows the error."
-        )
+        logged = "the loss itself hardly changes, because its weight follows the error."
     if getattr(objective.times, "horizon", None) and getattr(objective.target, "asks_step", False):
-        logged += (
-            " Steps change in the course of the run, and the error with them: only samples are comparable."
-        )
+        logged += " The step size of the targets changes during training, and the error with it: compare samples only."
     return shown + logged
 
 
@@ -195,7 +187,7 @@ def describe(row: dict[str, Any]) -> list[str]:
         *(
             f"{title} {row[name]:.4g}"
             for title, name in (
-                ("raw error", "raw_error"),
+                ("error", "raw_error"),
                 ("grad", "grad_norm"),
                 ("‖du/dt‖", "derivative_norm"),
             )

@@ -25,7 +25,7 @@ BUDGETS = evaluation.STEPS
 """The numbers of steps that a finished run is judged at."""
 SHOWN = {"image": 100, "latents": 40, "points": 2000}
 CURVES = {
-    "raw_error": "raw error (mean squared residual)",
+    "raw_error": "unweighted error (mean squared residual)",
     "grad_norm": "gradient norm",
     "derivative_norm": "‖du/dt‖",
     "images_per_second": "images per second",
