@@ -24,6 +24,7 @@ FLOORS = (
         "progress",
         "provenance",
         "terminal",
+        "threads",
     ),
     ("paths", "derivatives", "networks", "data"),
     ("parameterization", "point", "oracles", "autoencoders"),

@@ -22,6 +22,7 @@ from flowleap.cli import (
     train,
 )
 from flowleap.cli.group import OneLine
+from flowleap.threads import bound_spinning
 
 __all__ = ["app", "main"]
 
@@ -70,4 +71,5 @@ app.command("cite")(cite.cite)
 
 def main() -> None:
     """Run the command line; errors of users are one line on standard error and exit code 2."""
+    bound_spinning()
     app()

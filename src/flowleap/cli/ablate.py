@@ -53,6 +53,7 @@ def ablate(
     steps_to_evaluate: compare.Steps = "128,4,1",
     num: compare.Num = 1000,
     jobs: compare.Jobs = 1,
+    threads: compare.Threads = None,
     network: compare.Network = None,
     batch: compare.Batch = None,
     settings: Settings = None,
@@ -93,4 +94,4 @@ def ablate(
         over=tuple(choices(text) for text in over or []),
     )
     name = request.names()[0]
-    compare.carry_out(request, out or Path("runs") / f"ablate-{name}-{data}", jobs)
+    compare.carry_out(request, out or Path("runs") / f"ablate-{name}-{data}", jobs, threads)

@@ -72,6 +72,14 @@ Jobs = Annotated[
     int,
     typer.Option(min=1, help="Runs at the same time, each on its share of the cores; times are less exact."),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="CPU threads of each run.",
+        show_default="OMP_NUM_THREADS, or as many as are fastest in a few trial steps, at most a share of the cores",
+    ),
+]
 Network = Annotated[
     str | None,
     typer.Option(help="The network of all runs, as in `flowleap train`.", show_default="by the data"),
@@ -98,6 +106,7 @@ def compare(
     steps_to_evaluate: Steps = "128,4,1",
     num: Num = 1000,
     jobs: Jobs = 1,
+    threads: Threads = None,
     network: Network = None,
     batch: Batch = None,
     settings: Settings = None,
@@ -126,10 +135,10 @@ def compare(
         settings=tuple(pairs(settings or [])),
         teacher=teacher,
     )
-    carry_out(request, out or Path("runs") / f"compare-{data}", jobs)
+    carry_out(request, out or Path("runs") / f"compare-{data}", jobs, threads)
 
 
-def carry_out(request: Request, out: Path, jobs: int) -> None:
+def carry_out(request: Request, out: Path, jobs: int, threads: int | None) -> None:
     """Make a study; a signal and a run that failed are told by the exit code.
 
     Raises: typer.Exit.
@@ -137,7 +146,7 @@ def carry_out(request: Request, out: Path, jobs: int) -> None:
     from flowleap import studies
 
     try:
-        done = studies.compare(request, out, jobs=jobs)
+        done = studies.compare(request, out, jobs=jobs, count=threads)
     except studies.Stopped as stopped:
         say(str(stopped))
         raise typer.Exit(SIGNALED + stopped.signal) from None

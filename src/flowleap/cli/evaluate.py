@@ -95,6 +95,7 @@ def evaluate(
     vae: options.Vae = None,
     batch: options.BatchSize = CHUNK,
     device: options.Device = "auto",
+    threads: options.Threads = None,
     save: Save = False,
 ) -> None:
     """Measure a trained run, or images, against real data.
@@ -109,6 +110,7 @@ def evaluate(
     counts, grid = options.numbers(steps or options.BUDGETS, "--steps"), options.instants(times)
 
     from flowleap import evaluation, processes
+    from flowleap.threads import limited, most
 
     standard = evaluation.standard(protocol)
     chosen = standard_features(standard, features)
@@ -118,7 +120,7 @@ def evaluate(
         raise FileNotFoundError(
             f"{target} does not exist: give a run folder, a folder of images, or a .npz of them"
         )
-    with processes.together():
+    with processes.together(), limited(threads or most()):
         first = processes.rank() == 0
         if (target / "config.json").is_file() or not target.exists():
             about = {"weights": weights.value, "device": where}

@@ -25,12 +25,13 @@ def on_all_processes(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(*args: Any, **options: Any) -> None:
-        from flowleap import processes
+        from flowleap import processes, threads
 
         code = 0
         try:
             with ExitStack() as held:
                 held.enter_context(processes.together(str(options.get("device") or "auto")))
+                held.enter_context(threads.limited(options.get("threads") or threads.most()))
                 if not processes.first():
                     held.enter_context(redirect_stdout(io.StringIO()))
                     held.enter_context(warnings.catch_warnings())

@@ -103,6 +103,14 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Samples made at a time; cha
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 
 
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="CPU threads of this process.", show_default="one for each core, or OMP_NUM_THREADS"
+    ),
+]
+
+
 def numbers(text: str, option: str) -> tuple[int, ...]:
     """Whole numbers ≥ 1 separated by commas.
 

@@ -63,6 +63,7 @@ def sample(
     latents: Latents = False,
     batch: options.BatchSize = 250,
     device: options.Device = "auto",
+    threads: options.Threads = None,
 ) -> None:
     """Sample images from a trained run.
 

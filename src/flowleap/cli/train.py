@@ -71,6 +71,14 @@ Workers = Annotated[
         show_default="one less than cores, at most 8",
     ),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="CPU threads of each process; the number is kept, and taken again by --resume.",
+        show_default="OMP_NUM_THREADS, or as many as are fastest in a few trial steps",
+    ),
+]
 Steps = Annotated[int | None, typer.Option(help="Optimizer steps of the run.", show_default="by the data")]
 Seed = Annotated[
     int | None, typer.Option(help="Decides every draw and the initial weights.", show_default="0")
@@ -206,6 +214,7 @@ def train(
     flip: Flip = None,
     strict: Strict = None,
     workers: Workers = None,
+    threads: Threads = None,
     lr: Lr = None,
     network: Network = None,
     device: Device = None,
@@ -267,6 +276,7 @@ def train(
         "flip": flip,
         "strict": strict,
         "workers": workers,
+        "threads": threads,
         **spread(precision, per_device, accumulate, shard, compiled, check),
     }
     about = {

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+from flowleap.threads import share
 
 __all__ = ["default_workers", "in_order"]
 
@@ -24,14 +24,7 @@ AHEAD = 2
 
 def default_workers() -> int:
     """How many processes read for this one: a core less than it has, shared with the others on this machine, 1 to 8."""
-    with suppress(AttributeError):  # not on macOS and Windows
-        cores = len(os.sched_getaffinity(0))
-        return _shared(cores)
-    return _shared(os.cpu_count() or 1)
-
-
-def _shared(cores: int) -> int:
-    return max(1, min(MOST, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+    return max(1, min(MOST, share() - 1))
 
 
 @dataclass(frozen=True, eq=False)

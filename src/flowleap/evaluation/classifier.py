@@ -11,8 +11,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from flowleap.data.rows import some
 from flowleap.evaluation.features import Features
 from flowleap.files import replace_file
 from flowleap.randomness import generator
+from flowleap.threads import limited
 
 __all__ = ["SHIPPED", "WEIGHTS", "Classifier", "Network", "fit", "load", "read"]
 
@@ -265,7 +264,7 @@ def fit(dataset: Dataset, seed: int = 0) -> Classifier:
     channels, height, width = dataset.shape
     rows = torch.randperm(len(dataset), generator=generator(seed, "classifier/held out"))
     out = min(HELD_OUT, len(dataset) // 5)
-    with one_thread(), torch.random.fork_rng(devices=[]):
+    with limited(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "classifier/start").initial_seed() % 2**63))
         network = Network(channels, NARROW if min(height, width) < 16 else WIDE, dataset.num_classes)
         _train(network, some(dataset.x, rows[out:]), dataset.label[rows[out:]], seed)
@@ -283,17 +282,6 @@ def fit(dataset: Dataset, seed: int = 0) -> Classifier:
         eight_bit=all(_eight_bit(part) for part in dataset.x.split(500)),
         accuracy=float(right.double().mean()) if out else None,
     )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread, so that sums are made in the same order on every machine of a kind."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _eight_bit(x: Tensor) -> bool:

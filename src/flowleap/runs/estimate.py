@@ -30,7 +30,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowleap import networks, processes
+from flowleap import networks, processes, threads
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import EMA, GridEMA, Objective, Refreshed, Rival
 from flowleap.point import Batch
@@ -245,10 +245,16 @@ def measure(config: TrainConfig, seconds: float = SECONDS, activations: Kept | N
         ]:
             bench = _Bench(replace(config, batch=larger[-1]), device)
             taken = bench.tried()
-    middle, steps = bench.median(0.4 * seconds)
+    limit = threads.most()
+    count = threads.known(config.threads, limit)
+    if count is None:
+        count = threads.fastest(bench.step, limit) if device.type == "cpu" else limit
+    with threads.limited(count):
+        middle, steps = bench.median(0.4 * seconds)
+        name = _name(device)
     rate, peak = bench.flops / middle, _peak(device)
     return Speed(
-        device=_name(device),
+        device=name,
         rows=bench.rows,
         share=bench.flops / bench.rows / whole,
         steps=steps,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from flowleap import data as data_sets
-from flowleap import evaluation, methods, networks, processes, values
+from flowleap import evaluation, methods, networks, processes, threads, values
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
@@ -26,7 +26,7 @@ from flowleap.training.guard import Diverged
 from flowleap.training.interrupt import Interruption
 from flowleap.training.log import Lines, Reporter, explanation
 from flowleap.training.loop import Events, Plan, Reads, draw_batch, fit
-from flowleap.training.start import make_ready
+from flowleap.training.start import make_ready, probe
 from flowleap.training.state import State, new_player
 from flowleap.training.watch import Watch
 
@@ -119,6 +119,18 @@ class Session:
             for player, objective in self.state.players(self.objective):
                 objective(player.flow, player.frozen, batch, 0, player.key(self.plan.seed))
 
+    def fastest_threads(self) -> int:
+        """Return with how many CPU threads a step is fastest; nothing is learned. Beside a GPU all are taken."""
+        if self.engine.device.type != "cpu":
+            return threads.most()
+        losses = self.engine.loss_modules(self.state, self.objective)
+
+        def step() -> None:
+            for player, task in self.state.players(self.objective):
+                probe(losses[player.role], player, task, self.engine, self.usable, self.plan, 0)
+
+        return processes.from_first(lambda: threads.fastest(step, threads.most()))
+
     def open(self) -> None:
         """Open what is measured on the way: metrics.jsonl and quality.jsonl, up to the present step."""
         self.metrics = Lines(self.place / "metrics.jsonl", self.state.step)
@@ -173,6 +185,9 @@ class Session:
                 "images are mirrored with probability ½; samples are compared with images that are not mirrored"
             )
         say(networks.describe(self.state.player.network))
+        if self.engine.device.type == "cpu":
+            count, cores = torch.get_num_threads(), threads.share()
+            say(f"{count} CPU thread{'s' * (count > 1)} on {cores} core{'s' * (cores > 1)}")
         if self.engine.parts > 1 or config.precision != "fp32":
             say(self.spread())
         say(f"run folder: {self.place}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from flowleap import data as data_sets
-from flowleap import processes
+from flowleap import processes, threads
 from flowleap.data import Dataset
 from flowleap.runs import pairs, teachers, warm
 from flowleap.runs.cost import report as report_cost
@@ -63,6 +63,7 @@ def resumed_folder(method: str = METHOD, data: str = DATA, seed: int = 0) -> Pat
     return folder.newest(default_folder(method, data, seed))
 
 
+@threads.limited()
 def train(
     config: TrainConfig | None = None,
     out: str | Path | None = None,
@@ -103,6 +104,8 @@ def train(
         session.restore()
     else:
         session.rehearse()
+    take_threads(config, place, None if resume else session.fastest_threads)
+    if not resume:
         claim(place, overwrite=overwrite)
     note(place, config, dataset)
     signal = sit(session)
@@ -125,6 +128,25 @@ def sit(session: Session) -> int | None:
     return signal
 
 
+def take_threads(config: TrainConfig, place: Path, measure: Callable[[], int] | None) -> None:
+    """Let torch take the CPU threads of a run: those that were asked for, the fastest, or those of its last steps.
+
+    Args:
+        measure: returns the fastest number; None for a run in `place` that is resumed.
+    """
+    limit = threads.most()
+    last = folder.last_threads(place) if measure is None else None
+    count = threads.known(config.threads, limit) or last or (limit if measure is None else measure())
+    if last not in (None, count):
+        warnings.warn(
+            f"{place} was trained with {last} CPU thread{'s' * (last != 1)} and goes on with {count}: its numbers may "
+            f"differ in their last digits; --threads {last} continues it exactly",
+            UserWarning,
+            stacklevel=3,
+        )
+    threads.use(count)
+
+
 def claim(place: Path, *, overwrite: bool = False) -> None:
     """Make the folder of a new run, see `folder.claim`; the first process does it for all."""
     processes.from_first(lambda: folder.claim(place, overwrite=overwrite))
@@ -143,8 +165,8 @@ class Taught:
     def train(self, *, resume: bool, overwrite: bool) -> RunResult:
         """Do one phase after the other, each from where it stopped."""
         place, own = self.place, own_teacher(self.config)
+        take_threads(self.config, place, None if resume else self.rehearse().fastest_threads)
         if not resume:
-            self.rehearse()
             claim(place, overwrite=overwrite)
         note(place, self.config, self.dataset)
         self.introduce()
@@ -171,8 +193,8 @@ class Taught:
             self.reporter.say(report_cost(place, self.config, len(self.dataset)))
         return RunResult(place, session.state.step, signal, session.table)
 
-    def rehearse(self) -> None:
-        """Compute the first step of every phase, with an untrained teacher, before a file is made.
+    def rehearse(self) -> Session:
+        """Compute the first step of every phase, with an untrained teacher, before a file is made; return the last.
 
         Raises: ValueError where something does not fit.
         """
@@ -180,7 +202,7 @@ class Taught:
             self.session_of_teacher().rehearse()
         _, rows = teachers.practice(self.config, self.dataset)
         untrained = teachers.untrained(self.config)
-        Session(
+        session = Session(
             self.place,
             self.config,
             self.dataset,
@@ -188,7 +210,9 @@ class Taught:
             teacher=untrained,
             rows=rows,
             start=self.start,
-        ).rehearse()
+        )
+        session.rehearse()
+        return session
 
     def introduce(self) -> None:
         """Say which phases there are."""

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from flowleap import terminal
+from flowleap import terminal, threads
 from flowleap.evaluation import same
 from flowleap.studies import page, picture, table
 from flowleap.studies.live import Board
@@ -73,11 +73,19 @@ class Finished:
         return [outcome for outcome in self.outcomes if outcome.failed]
 
 
-def compare(request: Request, out: str | Path, *, jobs: int = 1, console: Console | None = None) -> Finished:
+def compare(
+    request: Request,
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    count: int | None = None,
+    console: Console | None = None,
+) -> Finished:
     """Carry out a study, or what is left of it, and write its table, picture and report.
 
     Args:
         jobs: how many runs are made at a time, each in a process of its own with its share of the cores.
+        count: CPU threads of each run, None for as many as are fastest when the study is planned.
 
     Raises: ValueError, before any time is spent, for a budget that is too small, methods or data that are not
         there, a folder that holds something else or another study, or one that another process writes to;
@@ -96,12 +104,14 @@ def compare(request: Request, out: str | Path, *, jobs: int = 1, console: Consol
             board = Board(console)
             if stale is not None:
                 board.say(f"{stale} ended unexpectedly; continuing from what it saved")
-            study = Study(out, prepare(request, out, dataset, board.say))
+            study = Study(out, prepare(request, out, dataset, board.say, jobs, count))
             study.__dict__["dataset"] = dataset
-            board.introduce(study)
-            with board.showing(study, jobs):
-                (one_by_one if jobs == 1 else side_by_side)(study, board, jobs)
-            return finish(study, board)
+            limit = threads.most(jobs)
+            with threads.limited(count or min(study.plan.threads or limit, limit), jobs):
+                board.introduce(study)
+                with board.showing(study, jobs):
+                    (one_by_one if jobs == 1 else side_by_side)(study, board, jobs)
+                return finish(study, board)
     finally:
         if created and not (out / "plan.json").exists():
             with suppress(OSError):  # nothing began: leave nothing behind
@@ -142,7 +152,7 @@ def side_by_side(study: Study, board: Board, jobs: int) -> None:
     Raises: Stopped.
     """
     waiting = left(study)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    count = torch.get_num_threads()
     context = multiprocessing.get_context("spawn")
     alive: dict[Any, tuple[Row, int]] = {}
     with Interruption() as interruption:
@@ -151,7 +161,7 @@ def side_by_side(study: Study, board: Board, jobs: int) -> None:
                 while waiting and len(alive) < jobs and not interruption():
                     row, seed = waiting.pop(0)
                     board.begin(row, seed)
-                    process = context.Process(target=apart, args=(str(study.out), row.method, seed, threads))
+                    process = context.Process(target=apart, args=(str(study.out), row.method, seed, count))
                     process.start()
                     alive[process] = (row, seed)
                 connection.wait([process.sentinel for process in alive], timeout=0.2)
@@ -183,7 +193,7 @@ def settle(study: Study, row: Row, seed: int, code: int | None, *, stopped: bool
         keep(place, failure(row, seed, place, f"its process ended with code {code}", again=True))
 
 
-def apart(out: str, method: str, seed: int, threads: int) -> None:
+def apart(out: str, method: str, seed: int, count: int) -> None:
     """Make one run in a process of its own, which ends when the one that started it does."""
     if hasattr(os, "setsid"):
         with suppress(OSError):  # Ctrl-C in the terminal reaches the parent alone, which passes it on once
@@ -191,7 +201,7 @@ def apart(out: str, method: str, seed: int, threads: int) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=leave_with, args=(parent.sentinel,), daemon=True).start()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(count)
     plan = read(Path(out))
     try:
         number = perform(Study(Path(out), plan), plan.row(method), seed, Console(quiet=True))

@@ -7,11 +7,12 @@ import re
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from flowleap import evaluation, runs
@@ -182,7 +183,7 @@ def train(study: Study, row: Row, seed: int, console: Console) -> int | None:
         for leftover in place.glob(".*.writing"):
             leftover.unlink()
     place.parent.mkdir(parents=True, exist_ok=True)
-    config = row.configured(seed)
+    config = replace(row.configured(seed), threads=torch.get_num_threads())  # the same for all runs
     result = runs.train(config, place, resume=begun, dataset=study.dataset, console=console)
     return result.signal
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from flowleap import data as data_sets
-from flowleap import evaluation, methods, runs, values
+from flowleap import evaluation, methods, runs, threads, values
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
 from flowleap.studies import ablation
-from flowleap.studies.budget import Budget, Pace, parse, rehearse
+from flowleap.studies.budget import Budget, Pace, Trial, parse, rehearse
 from flowleap.studies.lock import LOCK
 
 __all__ = ["EQUAL", "TABLE", "Plan", "Request", "Row", "check_place", "prepare", "read", "resolve"]
@@ -222,6 +222,7 @@ class Plan:
         rows: the methods, or the variants of one.
         teacher: the row of the teacher that was given.
         full: the label of the row that variants are held against, the method as it is; None in a comparison.
+        threads: CPU threads of every run, None in a plan of an earlier version.
     """
 
     request: Request
@@ -229,6 +230,7 @@ class Plan:
     rows: tuple[Row, ...]
     teacher: Row | None = None
     full: str | None = None
+    threads: int | None = None
 
     @property
     def shown(self) -> tuple[Row, ...]:
@@ -252,8 +254,13 @@ class Plan:
 # ---------------------------------------------------------------- making a plan
 
 
-def resolve(request: Request, dataset: Dataset, say: Say = silent) -> Plan:
+def resolve(
+    request: Request, dataset: Dataset, say: Say = silent, jobs: int = 1, given: int | None = None
+) -> Plan:
     """Return the plan of a request; measures what its steps cost, touching no file.
+
+    Args:
+        jobs: runs at a time. given: CPU threads of each, None for as many as are fastest.
 
     Raises: ValueError for what does not fit the data, or a budget that is too small.
     """
@@ -269,15 +276,27 @@ def resolve(request: Request, dataset: Dataset, say: Say = silent) -> Plan:
         teachers = (taught_by(config) for config in configs.values() if runs.own_teacher(config))
         named = dict.fromkeys([REFERENCE, *teachers])
         timing = {**{name: configured(request, name, dataset) for name in named}, **configs}
+    count = thread_count(next(iter(configs.values())), dataset, jobs, given)
     paces: dict[str, Pace] = {}
-    for name, config in timing.items():
-        say(f"{'timing' if timed else 'counting'} the steps of {name}")
-        paces[name] = rehearse(config, dataset, timed=timed)
+    with threads.limited(count, jobs):
+        for name, config in timing.items():
+            say(f"{'timing' if timed else 'counting'} the steps of {name}")
+            paces[name] = rehearse(config, dataset, timed=timed)
     coin = full or REFERENCE
     allowed = spend(budget, equal, paces[coin], timing[coin].batch)
     size = len(dataset)
     rows = [row_of(request, equal, allowed, name, config, paces, size) for name, config in configs.items()]
-    return Plan(request, equal, tuple(rows), teacher, full)
+    return Plan(request, equal, tuple(rows), teacher, full, count)
+
+
+def thread_count(config: runs.TrainConfig, dataset: Dataset, jobs: int, given: int | None) -> int:
+    """Return the CPU threads of every run of a study: the number given, or with which a step of one is fastest."""
+    limit = threads.most(jobs)
+    known = threads.known(given, limit)
+    if known is not None or runs.device_of(config.device).type != "cpu":
+        return known or limit
+    trial = Trial(config, dataset)
+    return threads.fastest(lambda: trial.run(0, lambda times: len(times) > 1), limit)
 
 
 def variants(request: Request, dataset: Dataset) -> tuple[dict[str, runs.TrainConfig], str | None]:
@@ -459,7 +478,14 @@ def variant(key: str) -> str:
 # ---------------------------------------------------------------- keeping it
 
 
-def prepare(request: Request, out: Path, dataset: Dataset | None = None, say: Say = silent) -> Plan:
+def prepare(
+    request: Request,
+    out: Path,
+    dataset: Dataset | None = None,
+    say: Say = silent,
+    jobs: int = 1,
+    given: int | None = None,
+) -> Plan:
     """Return the plan of the study in a folder: the one that is kept there, or a new one, which is written.
 
     Raises: ValueError for a folder that holds something else or another study, and as `resolve`.
@@ -473,7 +499,7 @@ def prepare(request: Request, out: Path, dataset: Dataset | None = None, say: Sa
             write(out, plan)
         return plan
     check_place(out)
-    plan = resolve(request, dataset or request.dataset(), say)
+    plan = resolve(request, dataset or request.dataset(), say, jobs, given)
     out.mkdir(parents=True, exist_ok=True)
     write(out, plan)
     return plan
@@ -515,7 +541,7 @@ def read(out: Path) -> Plan:
         given = content.get("teacher")
         teacher = None if given is None else Row(**given)
         rows = tuple(Row(**row) for row in content["rows"])
-        return Plan(request, content["equal"], rows, teacher, content.get("full"))
+        return Plan(request, content["equal"], rows, teacher, content.get("full"), content.get("threads"))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: truncated, or not the plan of a comparison ({error})") from error
 

@@ -97,6 +97,8 @@ class TrainConfig:
         strict: whether a file that cannot be used stops the run, rather than being left out.
         memory: how many GiB images at a path may take; beyond it they are read from the disk in each step.
         workers: processes that read them ahead, None for one less than there are cores, at most 8.
+        threads: CPU threads of each process; None for the number that is fastest in trial steps of a new run, and in a
+            resumed one for that of its last steps. Other numbers of threads change the last digits of sums.
         precision: "fp32", or "bf16" for autocast of the network; weights and losses stay in float32.
         per_device: the most rows that a process computes at a time, None for its whole share; `accumulate` is the least
             number of parts that it cuts its share into. `batch` is that of all processes together and does not change.
@@ -149,6 +151,7 @@ class TrainConfig:
     strict: bool = False
     memory: NonNegativeFloat = data_sets.Look.memory
     workers: NonNegativeInt | None = None
+    threads: PositiveInt | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     per_device: PositiveInt | None = None
     accumulate: PositiveInt = 1
@@ -177,14 +180,16 @@ FREE = (
     "teacher",
     "strict",
     "workers",
+    "threads",
     "per_device",
     "accumulate",
     "shard",
     "compiled",
     "check",
 )
-"""The fields that may change when a run is resumed; only `steps` and `device` change its numbers, the split of a batch
-beyond rounding none. A teacher may have moved, and data at a path, but their checksums may not have changed."""
+"""The fields that may change when a run is resumed; only `steps` and `device` change its numbers, threads and the split
+of a batch beyond rounding none. A teacher may have moved, and data at a path, but their checksums may not have changed.
+"""
 
 LOOKS = tuple(field.name for field in fields(data_sets.Look))
 """The fields that say how images at a path are taken."""

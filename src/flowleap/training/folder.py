@@ -18,7 +18,7 @@ from flowleap import processes
 from flowleap.files import free_name, replace_file
 from flowleap.provenance import git_state, version
 
-__all__ = ["FORMAT", "claim", "is_run", "newest", "note_environment", "read", "unused"]
+__all__ = ["FORMAT", "claim", "is_run", "last_threads", "newest", "note_environment", "read", "unused"]
 
 FORMAT = 1
 """Of config.json."""
@@ -88,6 +88,13 @@ def note_environment(path: Path) -> None:
     sittings = json.loads(path.read_text(encoding="utf-8"))["sittings"] if path.exists() else []
     content = {"sittings": [*sittings, environment()]}
     replace_file(path, json.dumps(content, indent=2) + "\n")
+
+
+def last_threads(folder: Path) -> int | None:
+    """Return the number of CPU threads with which a run was last trained; None where it was on another machine."""
+    path = folder / "environment.json"
+    last = json.loads(path.read_text(encoding="utf-8"))["sittings"][-1] if path.exists() else {}
+    return last.get("threads") if last.get("cpus") == os.cpu_count() else None
 
 
 def environment() -> dict[str, Any]:
