@@ -190,16 +190,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--window", type=float, default=6.0, help="seconds of each measurement")
-    parser.add_argument("--settings", type=int, default=len(SETTINGS), help="only the first so many settings")
+    parser.add_argument("--spins", default="", help="also these spin counts with all cores, as in 1000,3000")
     parser.add_argument("--fresh", action="store_true", help="forget the measurements that are there")
     args = parser.parse_args()
+    for spins in filter(None, args.spins.split(",")):
+        SETTINGS[f"GOMP_SPINCOUNT={spins}, all cores"] = {"GOMP_SPINCOUNT": spins}, ["--threads", ALL]
     rows = [] if args.fresh or not PLACE.exists() else json.loads(PLACE.read_text())["rows"]
     done = {(row["round"], row["setting"], row["situation"]) for row in rows}
     about = f"{machine()}; {args.window:g} s each; spin count {SPINS}; torch {torch.__version__}, "
     about += f"flowleap {flowleap.__version__}"
     for number in range(args.rounds):
         for situation in SITUATIONS:
-            for setting in list(SETTINGS)[: args.settings]:
+            for setting in SETTINGS:
                 if (number, setting, situation) in done:
                     continue
                 found = measure(setting, situation, args.window)
