@@ -82,6 +82,7 @@ def test_an_npz_holds_images_and_cycling_labels(digits, tmp_path):
     assert abs(found["images"]).max() <= 1.0
     assert found["labels"].dtype == numpy.int64
     assert found["labels"].tolist() == [i % 10 for i in range(23)]
+    assert found["classes"].tolist() == [str(i) for i in range(10)]
 
 
 def test_sample_i_is_that_of_the_library_from_noise_of_seed_and_i(digits, tmp_path):
@@ -112,11 +113,11 @@ def test_weights_steps_and_times_matter(digits, tmp_path):
     numpy.testing.assert_allclose(half, found[2], atol=1e-6)
 
 
-def test_a_png_has_one_column_per_class(digits, tmp_path):
+def test_a_png_has_a_row_with_its_name_for_each_class(digits, tmp_path):
     text = ok("sample", digits, "--num", 30, "--out", tmp_path / "a.png")
     assert "30 samples, 1 network evaluation each" in text and "ema-0.999@4" in text
     with Image.open(tmp_path / "a.png") as picture:
-        assert picture.size == (10 * 54 + 6, 3 * 54 + 6)
+        assert picture.height == 10 * 54 + 6 and 3 * 54 + 6 < picture.width < 4 * 54
 
 
 def test_a_folder_holds_the_images_in_their_own_size(digits, tmp_path):
@@ -125,7 +126,7 @@ def test_a_folder_holds_the_images_in_their_own_size(digits, tmp_path):
     assert len(list(folder.glob("*.png"))) == 12
     with Image.open(folder / "000011.png") as picture:
         assert picture.size == (8, 8) and picture.mode == "L"
-    assert (folder / "labels.csv").read_text(encoding="utf-8").splitlines()[-1] == "000011.png,1"
+    assert (folder / "labels.csv").read_text(encoding="utf-8").splitlines()[-1] == "000011.png,1,1"
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
     assert "exists already" in refused("sample", digits, "--out", folder)
     ok("sample", digits, "--num", 2, "--out", folder, "--overwrite")
@@ -168,9 +169,12 @@ def test_runs_without_labels_take_none(unlabeled, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--label", "10"), "label 10 is out of range: this run knows the classes 0 to 9"),
-        (("--label", "-1"), "out of range"),
-        (("--label", "three"), "expected a class number, or all"),
+        (
+            ("--label", "10"),
+            "there is no class '10'; did you mean 1 or 0? Known: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+        ),
+        (("--label", "-1"), "there is no class '-1'"),
+        (("--label", "three"), "there is no class 'three'; known: 0, 1, 2"),
         (("--steps", "0"), "--steps"),
         (("--steps", "2", "--times", "1,0"), "not both"),
         (("--times", "0,1"), "times 0, 1: falling times from 1 (noise) to 0 (data) are expected"),
@@ -324,7 +328,7 @@ def test_memorizing_is_pointed_out():
 @pytest.fixture(scope="module")
 def made(digits, tmp_path_factory):
     path = tmp_path_factory.mktemp("made") / "made.npz"
-    ok("sample", digits, "--num", 90, "--out", path)
+    ok("sample", digits, "--num", 90, "--label", "data", "--out", path)
     return path
 
 
@@ -334,7 +338,8 @@ def test_images_are_measured_as_the_run_that_made_them(digits, made):
     (filed,) = json.loads(ok("evaluate", made, "--reference", "digits", "--json"))
     for name in ("distance", "interval", "kernel_distance", "agreement", "nearest_ratio"):
         assert filed[name] == pytest.approx(ours[name], rel=1e-6), name
-    assert (filed["nfe"], filed["weights"], filed["labels"]) == (None, "made.npz", "cycle")
+    assert (filed["nfe"], filed["weights"], filed["labels"]) == (None, "made.npz", "data")
+    assert filed["protocol"].partition(";weights=")[0] == ours["protocol"].partition(";weights=")[0]
     assert "made.npz" in ok("evaluate", made, "--reference", "digits")
 
 
@@ -538,9 +543,27 @@ def test_numbers_and_times_are_read():
 
 
 def test_labels_are_read():
-    assert sampling.labels("all", 4, 3).tolist() == [0, 1, 2, 0]
-    assert sampling.labels("2", 2, 3).tolist() == [2, 2]
-    assert sampling.labels("all", 4, None) is None
+    shoes, numbers = ("bag", "sneaker"), ("0", "1", "10", "2")
+    assert sampling.labels("all", 4, shoes, ())[0].tolist() == [0, 1, 0, 1]
+    assert sampling.labels("all", 4, (), ()) == (None, "")
+    for text, names, index, words in (
+        ("sneaker", shoes, 1, " of class sneaker (number 1)"),
+        ("1", shoes, 1, " of class sneaker (number 1)"),
+        ("2", numbers, 3, " of class 2 (number 3)"),
+        ("1", numbers, 1, " of class 1"),
+    ):
+        found, said = sampling.labels(text, 2, names, ())
+        assert found.tolist() == [index, index] and said == words
+    assert sampling.labels("data", 4, shoes, (30, 10))[0].tolist() == [0, 0, 1, 0]
+    for text, message in (
+        ("sneakers", "did you mean sneaker"),
+        ("2", "no class '2'"),
+        ("data", "does not say how many"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sampling.labels(text, 2, shoes, ())
+    with pytest.raises(ValueError, match="no class '3'"):
+        sampling.labels("3", 2, numbers, ())
 
 
 def test_data_given_by_hand_is_drawn_without_the_real_points(moons, tmp_path):

@@ -13,7 +13,7 @@ from scipy import linalg
 from torch import nn
 
 from flowleap import data, evaluation, methods
-from flowleap.evaluation import agreement, distances, features, generation, numbers, quality
+from flowleap.evaluation import agreement, distances, features, generation, labels, numbers, statistics_file
 from flowleap.evaluation.distances import Statistics
 
 
@@ -250,7 +250,7 @@ def test_the_same_evaluation_twice_gives_the_same_numbers(still, digits, ruler):
 def test_the_protocol_states_what_a_number_depends_on(still, digits, ruler):
     (row,) = run(still, digits, ruler, steps=(1,), weights="ema=0.999", seed=3)
     assert row["protocol"] == (
-        f"flowleap/v2;FD-pixel;n=70;ref=digits/all:1797@{ruler.checksum};labels=cycle;"
+        f"flowleap/v2;FD-pixel;n=70;ref=digits/all:1797@{ruler.checksum};labels=data;"
         "weights=ema=0.999;seed=3;guidance=none"
     )
     other = evaluation.reference(replace(digits, x=-digits.x))
@@ -330,7 +330,7 @@ def test_points_are_judged_by_their_coordinates():
 def test_numbers_of_different_protocols_are_refused_in_one_table(still, digits, ruler):
     first = run(still, digits, ruler, steps=(1,))[0]
     assert evaluation.same([first, first | {"protocol": first["protocol"].replace("seed=0", "seed=1")}])
-    for change in ("n=70", "digits/all", "FD-pixel", "cycle", "flowleap/v2"):
+    for change in ("n=70", "digits/all", "FD-pixel", "labels=data", "flowleap/v2"):
         other = first | {"protocol": first["protocol"].replace(change, "another")}
         with pytest.raises(ValueError, match=r"different protocols.*another.* there.*flowleap evaluate"):
             evaluation.report.cells([first, other])
@@ -363,9 +363,101 @@ def test_uniform_labels_follow_the_standard(still, digits, ruler):
     law = replace(evaluation.STANDARDS["flowleap"], labels="uniform")
     (row,) = run(still, digits, ruler, steps=(1,), standard=law)
     assert row["labels"] == "uniform" and ";labels=uniform;" in row["protocol"]
-    drawn = quality.draw_labels(law, 5000, 10, 0)
-    assert drawn.bincount(minlength=10).min() > 400
-    assert not torch.equal(drawn, quality.draw_labels(law, 5000, 10, 1))
+    first, second = (labels.asked("uniform", 5000, digits.class_names, ruler, seed).label for seed in (0, 1))
+    assert first.bincount(minlength=10).min() > 400 and not torch.equal(first, second)
+
+
+class Classwise(torch.nn.Module):
+    """The exact flow, in one step, to a Gaussian of width 0.1 around the mean of each class."""
+
+    means = torch.tensor([[-1.5, 0.0], [1.5, 0.0], [0.0, 9.0]])
+
+    def __init__(self, classes=2):
+        super().__init__()
+        self.num_classes = classes
+
+    def forward(self, x, t, r, label=None):
+        return 0.9 * x - self.means[label]
+
+
+def uneven(names=("many", "few"), swapped=False):
+    """2,000 points, nine in ten of them of the class many."""
+    few = torch.arange(2000) % 10 == 0
+    label = (few ^ swapped).long()
+    noise = torch.randn(2000, 2, generator=torch.Generator().manual_seed(3))
+    return data.Dataset(
+        "uneven", Classwise.means[few.long()] + 0.1 * noise, label, 2, kind="points", classes=names
+    )
+
+
+def of_classes(dataset, ruler=None, law="data", classes=2):
+    objective = methods.flow_matching()
+    standard = replace(evaluation.STANDARDS["flowleap"], labels=law)
+    flow = objective.flow_map(Classwise(classes))
+    options = {"steps": (1,), "num": 1000, "standard": standard, "ruler": ruler}
+    return evaluation.evaluate(flow, objective, dataset, **options)[0]
+
+
+def test_a_perfect_generator_of_uneven_classes_measures_as_real_data_does():
+    row, cycled = of_classes(uneven()), of_classes(uneven(), law="cycle")
+    assert row["distance"] < 0.01 < 1.0 < cycled["distance"]
+    assert (row["labels"], cycled["labels"]) == ("data", "cycle") and ";labels=data;" in row["protocol"]
+    assert row["agreement"] == cycled["agreement"] == 1.0
+    with pytest.raises(ValueError, match="'labels=data' here, 'labels=cycle' there"):
+        evaluation.same([row, cycled])
+
+
+def test_classes_of_the_reference_are_those_of_the_same_name(tmp_path):
+    """Whatever their order there; a class that is not there is not sampled, and known counts of a file are enough."""
+    swapped = evaluation.reference(uneven(("few", "many"), swapped=True))
+    row = of_classes(uneven(), swapped)
+    assert row["distance"] < 0.01 and row["agreement"] == 1.0 and row["labels"] == "data"
+    third = replace(uneven(("many", "few", "none")), num_classes=3)
+    assert of_classes(third, classes=3)["distance"] < 0.01
+    other = evaluation.reference(uneven(("cats", "dogs")))
+    row = of_classes(uneven(), other)
+    assert row["labels"] == "cycle" and row["agreement"] is None
+    about = statistics_file.about_features(features.POINT)
+    for known, law in (({"few": 200, "many": 1800}, "data"), (None, "cycle")):
+        statistics_file.write(
+            tmp_path / "s.npz", swapped.statistics, about | ({"classes": known} if known else {})
+        )
+        row = of_classes(uneven(), evaluation.stored_reference(tmp_path / "s.npz", features.POINT))
+        assert row["labels"] == law and (row["distance"] < 0.01) == (law == "data")
+
+
+def test_shares_are_whole_exact_and_spread():
+    counts = [900, 60, 39, 1]
+    for num in (1, 7, 50, 1000, 1234):
+        label = generation.proportional(num, counts)
+        found = label.bincount(minlength=4)
+        assert len(label) == num
+        assert all(abs(int(n) - num * c / 1000) < 1 for n, c in zip(found, counts, strict=True))
+    seen = (generation.proportional(1000, counts) == 0).cumsum(0) - 0.9 * torch.arange(1, 1001)
+    assert seen.abs().max() <= 2
+    for num, classes in ((10, 10), (1000, 10), (1000, 7), (100, 3), (5, 8)):
+        assert torch.equal(generation.proportional(num, [6000] * classes), generation.cycle(num, classes))
+
+
+def test_labels_of_samples_that_are_there_are_counted_whatever_their_order():
+    ruler, names = evaluation.reference(uneven()), ("many", "few")
+    equal = evaluation.reference(replace(uneven(), label=torch.arange(2000) % 2))
+    for label, judge, law in (
+        ([0] * 9 + [1], ruler, "data"),
+        ([0, 0, 1, 1], ruler, "cycle"),
+        ([0, 0, 1, 1], equal, "cycle"),
+        ([0, 0, 0, 1], equal, "given"),
+        ([0] * 5 + [1] * 5 + [0] * 4, ruler, "given"),
+    ):
+        found = labels.given(torch.tensor(label), names, judge)
+        assert found.law == law and found.there(found.label).tolist() == label
+    found = labels.given(torch.tensor([1, 0]), ("few", "many"), ruler)
+    assert found.there(found.label).tolist() == [0, 1]
+    assert labels.given(None, (), ruler).law == "none"
+    with pytest.raises(
+        ValueError, match="one of these samples has the class 'hat', which uneven has not; it has many, few"
+    ):
+        labels.given(torch.tensor([0]), ("hat",), ruler)
 
 
 def test_many_values_are_shrunk_before_they_are_compared():

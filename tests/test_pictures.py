@@ -38,6 +38,33 @@ def test_a_grid_puts_images_row_by_row():
     assert picture.getpixel((0, 0)) == picture.getpixel((18, 5)) == (31, 36, 43)
 
 
+def test_images_of_several_classes_stand_in_rows_with_their_names():
+    images, label = (
+        torch.linspace(-1, 1, 7).view(7, 1, 1, 1).expand(7, 1, 16, 16),
+        torch.tensor([1, 0, 1, 0, 1, 2, 1]),
+    )
+    plain = pictures.grid(images, columns=3, cell=16, gutter=2)
+    named = pictures.grid(images, 3, 16, 2, label=label, names=("bag", "shoe", "a hat of a very long name"))
+    assert named.height == 4 * 18 + 2  # two lines of shoes
+    margin = named.width - plain.width
+    for row, members in enumerate(([1, 3], [0, 2, 4], [6], [5])):
+        for column, index in enumerate(members):
+            level = int(pictures.pixels(images)[index, 0, 0, 0])
+            assert named.getpixel((margin + 2 + column * 18 + 8, 2 + row * 18 + 8)) == (level,) * 3
+    left = named.crop((0, 0, margin, named.height))
+    assert (
+        left.crop((0, 0, margin, 20)).getcolors() != left.crop((0, 38, margin, 56)).getcolors()
+    )  # one has no name
+    for same in (torch.zeros(7, dtype=torch.int64), None):
+        assert pictures.grid(images, 3, 16, 2, label=same, names=("bag",)).size == plain.size
+    many = torch.arange(42) % 21
+    assert (
+        pictures.grid(images[:1].expand(42, 1, 16, 16), label=many, names=[str(i) for i in range(21)]).width
+        < 500
+    )
+    assert pictures.printable("\udcff" + "x" * 40) == "?" + "x" * 22 + "…"
+
+
 def test_a_grid_is_near_square_and_keeps_colors_and_large_images():
     colors = torch.full((5, 3, 64, 64), -1.0)
     colors[:, 1] = 1.0

@@ -74,6 +74,20 @@ def test_numbers_survive_exactly(share, mean):
     assert values.from_dict(json.loads(json.dumps(values.to_dict(objective)))) == objective
 
 
+def test_a_config_of_a_version_that_drew_classes_uniformly_still_does():
+    from flowleap.training.config import configure, from_dict, to_dict
+
+    content = to_dict(configure("esc"))
+    assert content["objective"]["batching"] == {
+        "type": "ClassGroups",
+        "group": None,
+        "classes": "proportional",
+    }
+    assert from_dict(content).objective == content["objective"]
+    del content["objective"]["batching"]["classes"]
+    assert from_dict(content).objective["batching"]["classes"] == "uniform"
+
+
 def test_a_part_that_holds_a_network_is_no_plain_value():
     teacher = replace(methods.meanflow(), velocity=Teacher(FlowMap(lambda x, t, r, label: x)))
     with pytest.raises(ValueError, match="plain data"):

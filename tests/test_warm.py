@@ -56,10 +56,9 @@ def flow(tmp_path_factory) -> Path:
 def begun(config: runs.TrainConfig, place: Path) -> tuple[runs.Session, str]:
     """A session before its first step, and what it says."""
     text = io.StringIO()
-    config, start = warm.resolve(config, place, resume=False)
-    session = runs.Session(
-        place, config, data.load(config.data), Reporter(Console(file=text, width=200)), start=start
-    )
+    dataset = data.load(config.data)
+    config, start = warm.resolve(config, place, False, dataset)
+    session = runs.Session(place, config, dataset, Reporter(Console(file=text, width=200)), start=start)
     session.introduce()
     return session, text.getvalue()
 
@@ -84,6 +83,21 @@ def test_other_classes_keep_what_no_class_means() -> None:
     assert torch.equal(here.y_embedder.embedding_table.weight[:5], before[:5])  # classes are new
     assert "3 classes there, 5 here" in " ".join(taken.lines)
     assert taken.fresh == taken.left == ("y_embedder.embedding_table.weight",)
+
+
+def test_only_classes_that_are_the_same_are_taken_to_their_places() -> None:
+    there, here = awakened(DiT(IMAGE, 3, **SMALL)), awakened(DiT(IMAGE, 3, **SMALL), 1)
+    before = here.y_embedder.embedding_table.weight.detach().clone()
+    taken = begin_with(here, there, {0: 2})
+    known, found = (net.y_embedder.embedding_table.weight.detach() for net in (there, here))
+    assert torch.equal(found, torch.stack([known[2], before[1], before[2], known[3]]))
+    assert (
+        "'no class' and 1 classes of the same name are taken, the other classes are new" in taken.remarks[0]
+    )
+    assert "y_embedder.embedding_table.weight" in taken.fresh
+    new = awakened(DiT(IMAGE, 3, **SMALL), 1)
+    assert "'no class' is taken, the classes are new" in begin_with(new, there, {}).remarks[0]
+    assert torch.equal(new.y_embedder.embedding_table.weight[:3], before[:3])
 
 
 def test_without_classes_it_begins_as_the_other_without_a_label() -> None:
@@ -168,6 +182,23 @@ def test_a_run_begins_with_the_velocity_and_the_samples_of_the_other(
     assert ("new here: logvar_linear" in said) == (method in ("esc", "sct-linear"))
 
 
+def test_a_class_is_the_same_on_the_same_data_or_by_its_name_but_not_by_its_number(flow: Path) -> None:
+    """A digit 0 does not begin as a bag; a run that does not name its classes has numbers."""
+    run, digits = runs.load_run(flow), data.load("digits")
+    assert run.named and run.classes == digits.class_names and run.class_counts == digits.class_counts
+    config = runs.configure("meanflow", init=flow)
+    each = {number: number for number in range(10)}
+    assert warm.same_classes(config, digits, run) == each
+    assert warm.same_classes(config, digits, replace(run, named=False)) == each
+    bags = replace(digits, path="bags.npz", x=-digits.x)
+    other = replace(config, data="bags.npz")
+    assert warm.same_classes(other, bags, run) == {}
+    assert warm.same_classes(other, bags, replace(run, checksum=bags.checksum)) == each
+    named = replace(bags, classes=("bag", "shoe", *(f"new{i}" for i in range(8))))
+    known = replace(run, classes=("shoe", "hat", "bag", *(f"old{i}" for i in range(7))))
+    assert warm.same_classes(other, named, known) == {0: 2, 1: 0}
+
+
 def test_config_json_says_where_it_began_and_resuming_does_not_need_it(flow: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(flow, source)
@@ -224,18 +255,19 @@ def test_imported_weights_are_begun_with(layout: str, tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(flow: Path, tmp_path: Path) -> None:
     def refused(message: str, method: str = "meanflow", **options) -> None:
         with pytest.raises((ValueError, FileNotFoundError), match=message):
-            warm.resolve(runs.configure(method, **({"init": flow} | options)), tmp_path / "run", resume=False)
+            config = runs.configure(method, **({"init": flow} | options))
+            warm.resolve(config, tmp_path / "run", False, data.load("digits"))
 
     refused("begins with the weights of its teacher: leave it out", "consistency-distillation", teacher=flow)
     refused("begins with the weights of its teacher: give that run as --teacher", "progressive-distillation")
     refused("seen through nothing, and that of this run through NoiseTime", "ect")
     config = runs.configure("meanflow", init=flow, network="dit-tiny")
-    start = warm.resolve(config, tmp_path, resume=False)[1]
+    start = warm.resolve(config, tmp_path, False, data.load("digits"))[1]
     with pytest.raises(ValueError, match=f"--init {flow}: nothing fits"):
         start.into(runs.build_network(config))
     with pytest.raises(FileNotFoundError):
         runs.configure("meanflow", init=tmp_path / "nowhere")
-    curved = warm.resolve(runs.configure("sct", init=flow), tmp_path, resume=False)[1]
+    curved = warm.resolve(runs.configure("sct", init=flow), tmp_path, False, data.load("digits"))[1]
     assert any("path is LinearPath" in line and "first samples are others" in line for line in curved.remarks)
 
 

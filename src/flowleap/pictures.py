@@ -42,6 +42,8 @@ BLUE = "#0969da"
 COLORS = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#9a6700", "#bf3989")
 CELL = 48  # pixels a small image is enlarged to, at least
 GUTTER = 6
+NAMED = 20
+"""So many classes have their names in a grid; of more there are few images each."""
 
 
 def evaluations(nfe: int) -> str:
@@ -76,14 +78,25 @@ def tiles(images: Tensor, cell: int = CELL) -> list[PillowImage.Image]:
 
 
 def grid(
-    images: Tensor, columns: int | None = None, cell: int = CELL, gutter: int = GUTTER
+    images: Tensor,
+    columns: int | None = None,
+    cell: int = CELL,
+    gutter: int = GUTTER,
+    *,
+    label: Tensor | None = None,
+    names: Sequence[str] = (),
 ) -> PillowImage.Image:
-    """Samples in rows of `columns` (a near-square by default), with thin gutters and no text.
+    """Samples in rows of `columns` (a near-square by default), with thin gutters.
 
-    Shapes: (n, 1 or 3, height, width).
+    Of several classes, at most `NAMED`, each has rows of its own, with its name on the left.
+
+    Args:
+        label: the class of each image, None for no names. names: of all classes.
+
+    Shapes: (n, 1 or 3, height, width), label (n,).
     Raises: ValueError without images, with less than one column, or as `pixels`.
     """
-    from PIL import Image
+    from PIL import Image, ImageDraw, ImageFont
 
     if len(images) == 0:
         raise ValueError("a grid needs at least one image, got none")
@@ -92,18 +105,53 @@ def grid(
         raise ValueError(f"columns={columns}: a grid needs at least one column")
     made = tiles(images, cell)
     width, height = made[0].size
-    columns, rows = min(columns, len(made)), math.ceil(len(made) / columns)
-    canvas = Image.new("RGB", (columns * (width + gutter) + gutter, rows * (height + gutter) + gutter), LINE)
-    for index, tile in enumerate(made):
-        row, column = divmod(index, columns)
-        canvas.paste(tile, (gutter + column * (width + gutter), gutter + row * (height + gutter)))
+    lines = _lines(len(made), columns, label, names)
+    font = ImageFont.load_default(size=max(8, min(16, height // 2)))
+    margin = max(int(font.getlength(name)) for name, _ in lines)
+    left, columns = gutter + (margin + gutter if margin else 0), max(len(members) for _, members in lines)
+    size = (left + columns * (width + gutter), len(lines) * (height + gutter) + gutter)
+    canvas = Image.new("RGB", size, LINE)
+    draw = ImageDraw.Draw(canvas)
+    for row, (name, members) in enumerate(lines):
+        top = gutter + row * (height + gutter)
+        draw.text((gutter, top + height // 2), name, fill=RULE, font=font, anchor="lm")
+        for column, index in enumerate(members):
+            canvas.paste(made[index], (left + column * (width + gutter), top))
     return canvas
 
 
+def _lines(
+    count: int, columns: int, label: Tensor | None, names: Sequence[str]
+) -> list[tuple[str, list[int]]]:
+    """The images of each line of a grid, with the name of a class where it is the first of that class."""
+    found = [] if label is None or not names else label.unique(sorted=True).tolist()
+    if label is None or not 2 <= len(found) <= NAMED:
+        return [("", list(range(start, min(start + columns, count)))) for start in range(0, count, columns)]
+    lines = []
+    for number in found:
+        members = (label == number).nonzero().flatten().tolist()
+        for start in range(0, len(members), columns):
+            name = "" if start else printable(names[number])
+            lines.append((name, members[start : start + columns]))
+    return lines
+
+
+def printable(name: str, most: int = 24) -> str:
+    """A name of at most some characters, of which none is half of one."""
+    text = name.encode("utf-8", "replace").decode()
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def figure(
-    panels: Mapping[int, Tensor], columns: int = 10, abreast: int | None = None, cell: int = CELL
+    panels: Mapping[int, Tensor],
+    columns: int = 10,
+    abreast: int | None = None,
+    cell: int = CELL,
+    *,
+    label: Tensor | None = None,
+    names: Sequence[str] = (),
 ) -> PillowImage.Image:
-    """One titled grid for each number of network evaluations, made for samples from the same noise.
+    """One titled grid for each number of network evaluations, made for samples from the same noise; see `grid`.
 
     Shapes: panels maps the number of evaluations to images (n, 1 or 3, height, width). `abreast` panels
     stand in a row, by default two where there are four, else up to three.
@@ -113,7 +161,10 @@ def figure(
 
     if not panels:
         raise ValueError("a figure needs at least one panel, got none")
-    grids = {evaluations(nfe): grid(images, columns, cell) for nfe, images in panels.items()}
+    grids = {
+        evaluations(nfe): grid(images, columns, cell, label=label, names=names)
+        for nfe, images in panels.items()
+    }
     abreast = (2 if len(grids) == 4 else min(3, len(grids))) if abreast is None else abreast
     text, space = 22, 32
     width = max(picture.width for picture in grids.values())

@@ -202,7 +202,8 @@ def like(source: Source) -> Any:
 
 
 def gather(source: Source, features: Any, count: int, tick: Any) -> tuple[Any, dict[str, Any]]:
-    """The statistics of the features of `count` images, the checksum of the images and the distance of their halves.
+    """The statistics of the features of `count` images, their checksum, the distance of their halves, and how many
+    there are of each class.
 
     Raises: ValueError where the images cannot be read, do not fit the features or are too few.
     """
@@ -223,9 +224,13 @@ def gather(source: Source, features: Any, count: int, tick: Any) -> tuple[Any, d
             halves[1].add(rows[~member])
             done += len(rows)
             tick(len(rows))
+    classes: dict[str, int] = {}
     if source.label is not None:
-        digest.update(source.label[source.chosen(count)].contiguous().numpy().tobytes())
+        label = source.label[source.chosen(count)]
+        digest.update(label.contiguous().numpy().tobytes())
+        found = label.bincount(minlength=len(source.classes)).tolist()
+        classes = {name: many for name, many in zip(source.classes, found, strict=True) if many}
     made = halves[0].merge(halves[1]).statistics()
     enough = count // 2 > len(made.mean)
     floor = frechet(*(half.statistics() for half in halves)) if enough else None
-    return made, {"data_checksum": digest.hexdigest()[:12], "floor": floor}
+    return made, {"data_checksum": digest.hexdigest()[:12], "floor": floor, "classes": classes}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,15 @@ if TYPE_CHECKING:
     from flowleap.runs import Run
 
 CHUNK = 250
+
+
+class LabelLaw(StrEnum):
+    """Laws of labels, see `evaluation.labels`."""
+
+    data = "data"
+    cycle = "cycle"
+    uniform = "uniform"
+
 
 Target = Annotated[
     Path,
@@ -68,6 +79,15 @@ ReferenceName = Annotated[
         show_default="what the run was trained on",
     ),
 ]
+Labels = Annotated[
+    LabelLaw | None,
+    typer.Option(
+        "--labels",
+        help="How classes are asked for: data gives each its share of the reference, cycle every class equally often, "
+        "uniform draws them.",
+        show_default="what the protocol asks for; data",
+    ),
+]
 Save = Annotated[
     bool,
     typer.Option(
@@ -91,6 +111,7 @@ def evaluate(
     reference: ReferenceName = None,
     weights: options.WeightsOption = options.Weights.ema,
     guidance: options.Guidance = None,
+    labels: Labels = None,
     renoise: options.Renoise = None,
     vae: options.Vae = None,
     batch: options.BatchSize = CHUNK,
@@ -112,7 +133,7 @@ def evaluate(
     from flowleap import evaluation, processes
     from flowleap.threads import limited, most
 
-    standard = evaluation.standard(protocol)
+    standard = lawful(evaluation.standard(protocol), labels)
     chosen = standard_features(standard, features)
     where = options.device(device)
     given: dict[str, Any]
@@ -129,7 +150,7 @@ def evaluate(
         else:
             changed = {"seed": seed != 0, "batch": batch != CHUNK, "weights": weights.value != "ema"}
             given = {"steps": steps, "times": times, "guidance": guidance, "renoise": renoise}
-            given |= {"save": save or None, "vae": vae}
+            given |= {"save": save or None, "vae": vae, "labels": labels}
             refuse_sampling(**given, **{name: told or None for name, told in changed.items()})
             rows = of_images(target, standard, chosen, reference, num, where) if first else []
     if not first:
@@ -210,7 +231,14 @@ def trained_on(loaded: Any, reference: str | None) -> Any:
 
     from flowleap.data import Dataset
 
-    return Dataset("unknown", torch.empty(0, *loaded.shape), kind=loaded.kind, codec=loaded.codec)
+    return Dataset(
+        "unknown",
+        torch.empty(0, *loaded.shape),
+        num_classes=loaded.num_classes,
+        classes=loaded.classes,
+        kind=loaded.kind,
+        codec=loaded.codec,
+    )
 
 
 def latent_features(
@@ -269,22 +297,29 @@ def of_images(
     ruler = ruler_of(standard, features, reference, None, device, look)
     with counting(f"{count} images of {target}", count) as tick:
         label = None if source.label is None else source.label[source.chosen(count)]
-        parts = [None] * count if label is None else label.split(CHUNK)
+        found = evaluation.labels.given(label, source.classes, ruler)
+        judged = found.there(label)
+        parts = [None] * count if judged is None else judged.split(CHUNK)
         batches = zip(source.batches(CHUNK, count), parts, strict=False)
         row = evaluation.evaluate_set(
-            batches, count, ruler, standard=standard, source=target.name, labels=law(label), tick=tick
+            batches, count, ruler, standard=standard, source=target.name, law=found.law, tick=tick
         )
     return [row]
 
 
-def law(label: Any) -> str:
-    """What a protocol says of the labels of samples that are there already: none, cycle, or given."""
-    if label is None:
-        return "none"
-    from flowleap import evaluation
+def lawful(standard: Standard, labels: LabelLaw | None) -> Standard:
+    """The standard with another law of labels, where one is asked for and it fixes none.
 
-    cycling = evaluation.cycle(len(label), int(label.max()) + 1)
-    return "cycle" if bool((label == cycling).all()) else "given"
+    Raises: typer.BadParameter for a published protocol, which fixes it.
+    """
+    if labels is None or labels.value == standard.labels:
+        return standard
+    if standard.name != "flowleap":
+        raise typer.BadParameter(
+            f"protocol {standard} is defined with labels drawn by {standard.labels}: leave --labels out, or --protocol",
+            param_hint="--labels",
+        )
+    return replace(standard, labels=labels.value)
 
 
 def like_samples(shape: Sequence[int], reference: str | None, square: Any) -> Any:

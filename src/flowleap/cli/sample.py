@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,13 +30,19 @@ Steps = Annotated[
 ]
 Num = Annotated[int | None, typer.Option(min=1, help="How many samples.", show_default="100; 2000 points")]
 Label = Annotated[
-    str, typer.Option(metavar="N|all", help="One class, or all in turn: 0, 1, 2, …, and again.")
+    str,
+    typer.Option(
+        metavar="NAME|all|data",
+        help="One class, by its name (or number, where no name is one); all in turn; or data: as often as in the "
+        "training data.",
+    ),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
         help="A .png grid (a scatter plot for points); a .npz with `images` float32 (N, C, H, W) in [-1, 1] and "
-        "`labels` (`points` (N, 2) for points; labels are -1 where the run has none); or a folder of one PNG "
+        "`labels`, with the names of their `classes` (`points` (N, 2) for points; labels are -1 where the run has "
+        "none); or a folder of one PNG "
         "each. Latents that are not decoded are a .npz with `latents` (N, C, H, W).",
         show_default="samples.png in the run folder, samples.npz for latents that are not decoded",
     ),
@@ -67,7 +74,7 @@ def sample(
 ) -> None:
     """Sample images from a trained run.
 
-    Runs with labels cycle through their classes unless --label names one. Image i depends on the seed and on
+    Runs with labels cycle through their classes unless --label says otherwise. Image i depends on the seed and on
     i only. Latents are decoded by the autoencoder that they were made with, where it is at hand. Started by torchrun,
     all processes make their share.
     """
@@ -92,7 +99,7 @@ def sample(
     if points and write is write_folder:
         raise ValueError(f"{path}: points are written as a .png scatter plot or a .npz, not as a folder")
     count = num or (2000 if points else 100)
-    wanted = labels(label, count, loaded.flow.num_classes)
+    wanted, which = labels(label, count, loaded.classes, loaded.class_counts)
     start = time.perf_counter()
     with waiting(f"making {count} samples"):
         samples = generate(
@@ -119,7 +126,7 @@ def sample(
     cost = f"{nfe} network evaluation{'s' * (nfe > 1)} each{way}, {seconds:.2f} s"
     things = "samples" if decoder or loaded.kind != "latents" else "latents"
     told = decoding(loaded, decoder)
-    echo(f"{path}: {count} {things}, {cost}, seed {seed}, weights {loaded.weights}{told}")
+    echo(f"{path}: {count} {things}{which}, {cost}, seed {seed}, weights {loaded.weights}{told}")
 
 
 def latents_only(run: Path, out: Path | None, write: Writer) -> Path:
@@ -149,21 +156,31 @@ def way(codec: Codec) -> str:
     return f"/ {codec.scaling:g}" + (f" + {codec.shift:g}" if codec.shift else "")
 
 
-def labels(text: str, num: int, num_classes: int | None) -> Tensor | None:
-    """The labels to sample with: "all" cycles through the classes, a number repeats one.
+def labels(text: str, num: int, names: Sequence[str], counts: Sequence[int]) -> tuple[Tensor | None, str]:
+    """The labels to sample with, and which they are, in words: all classes in turn, in proportion to counts, or one.
 
-    Raises: ValueError for a class the run does not know; typer.BadParameter for neither a number nor "all".
+    Raises: ValueError for a class that the run does not know, and for counts that it does not.
     """
     import torch
 
-    from flowleap.evaluation import check_label, cycle
+    from flowleap.data.classes import find
+    from flowleap.evaluation import cycle, proportional
 
     if text == "all":
-        return cycle(num, num_classes)
-    if not re.fullmatch(r"-?\d+", text):
-        raise typer.BadParameter(f"{text!r}: expected a class number, or all", param_hint="--label")
-    check_label(int(text), num_classes)
-    return torch.full((num,), int(text))
+        return cycle(num, len(names) or None), ""
+    if not names:
+        raise ValueError(
+            f"--label {text} was asked for, but this run was trained without labels: leave the label out"
+        )
+    if text == "data" and not counts:
+        raise ValueError(
+            "--label data: this run does not say how many images of each class it was trained on; give a class, or all"
+        )
+    if text == "data":
+        return proportional(num, counts), " with classes as often as in the training data"
+    index = find(text, names)
+    number = "" if names[index] == str(index) else f" (number {index})"
+    return torch.full((num,), index), f" of class {names[index]}{number}"
 
 
 def writer(path: Path) -> Writer:
@@ -179,20 +196,18 @@ def writer(path: Path) -> Writer:
 
 
 def write_picture(path: Path, samples: Tensor, label: Tensor | None, run: Any) -> None:
-    """A grid of images with a column for each class where all are shown, or points beside the real data."""
+    """A grid of images with a row for each class where several are shown, or points beside the real data."""
     from flowleap import data, pictures
 
     if samples.ndim == 2:
         real = data.load(run.config.data).x[:] if run.config.data in data.names else None
         pictures.scatter({f"{len(samples)} samples": samples}, path, real=real)
         return
-    several = label is not None and bool((label != label[0]).any())
-    columns = run.flow.num_classes if several and run.flow.num_classes <= 20 else None
-    pictures.save(pictures.grid(samples, columns), path)
+    pictures.save(pictures.grid(samples, label=label, names=run.classes), path)
 
 
 def write_arrays(path: Path, samples: Tensor, label: Tensor | None, run: Any) -> None:
-    """images, points or latents in float32, labels in int64 (−1 where there are none)."""
+    """images, points or latents in float32, labels in int64 (−1 where there are none), and the names of the classes."""
     import numpy
 
     from flowleap.files import replace_file
@@ -201,6 +216,8 @@ def write_arrays(path: Path, samples: Tensor, label: Tensor | None, run: Any) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     name = {"points": "points", "latents": "latents"}.get(run.kind, "images")
     arrays: dict[str, Any] = {name: samples.numpy()}
+    if label is not None:
+        arrays["classes"] = numpy.array(run.classes)
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:
@@ -223,5 +240,9 @@ def write_folder(path: Path, samples: Tensor, label: Tensor | None, run: Any) ->
         gray = colors[..., 0] if samples.shape[1] == 1 else colors
         Image.fromarray(gray).save(path / f"{index:06d}.png")
     if label is not None:
-        lines = [f"{index:06d}.png,{value}" for index, value in enumerate(label.tolist())]
-        (path / "labels.csv").write_text("\n".join(["file,label", *lines]) + "\n", encoding="utf-8")
+        with (path / "labels.csv").open("w", encoding="utf-8", errors="replace", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(("file", "label", "class"))
+            table.writerows(
+                (f"{i:06d}.png", value, run.classes[value]) for i, value in enumerate(label.tolist())
+            )

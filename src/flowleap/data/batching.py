@@ -1,13 +1,18 @@
 """Which rows make a batch: a pure function of (key, step), so that a run resumes exactly where it stopped."""
 
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from flowleap.randomness import generator
+
+LEAST = 4
+"""Rows of a group below which a velocity that is averaged over it is that of its own row."""
 
 
 @lru_cache(maxsize=4)
@@ -23,6 +28,10 @@ class Shuffled:
     Shapes: indices → (batch,) int64 rows of the data set.
     """
 
+    def notes(self, label: Tensor | None, names: Sequence[str], batch: int) -> list[str]:
+        """What is to be said of the batches of some data: nothing."""
+        return []
+
     def indices(self, label: Tensor | None, size: int, batch: int, step: int, key: int) -> Tensor:
         """Rows of the batch of this step; `label` plays no part."""
         _check(size, batch)
@@ -36,9 +45,12 @@ class Shuffled:
 class ClassGroups:
     """Batches made of groups of one class, contiguous in the batch; the classes take turns.
 
-    Classes: each round deals every class once, in a new order, so each is drawn uniformly. Rows: a class is
-    gone through in passes, each in a new order; no row returns before all have been seen, and no group holds
-    a row twice (the last group of a pass is filled up with the pass's own first rows).
+    Classes: turns are dealt in rounds, each in a new order. In round ρ a class of n rows, where the largest has N, has
+    a turn if ⌊((ρ + 1) n + o)/N⌋ > ⌊(ρ n + o)/N⌋, with 0 ≤ o < N drawn for each class: it is drawn in proportion to
+    its size. With `classes="uniform"`, and with equal sizes, every class has a turn in every round, as in the published
+    runs, whose data are balanced.
+    Rows: a class is gone through in passes, each in a new order; no row returns before all have been seen, and no
+    group holds a row twice (the last group of a pass is filled up with the pass's own first rows).
     `group=None` takes the largest divisor of the batch that the smallest class can fill and that leaves room
     for eight classes (all of them where there are fewer): the published runs give each of eight processes one
     class. Without labels the whole set is one class, and this is `Shuffled`.
@@ -47,6 +59,7 @@ class ClassGroups:
     """
 
     group: int | None = None
+    classes: Literal["proportional", "uniform"] = "proportional"
     cites: ClassVar[tuple[str, ...]] = ("lin2025design",)
 
     def indices(self, label: Tensor | None, size: int, batch: int, step: int, key: int) -> Tensor:
@@ -55,14 +68,30 @@ class ClassGroups:
             return Shuffled().indices(None, size, batch, step, key)
         _check(size, batch)
         count = label.bincount()
-        classes = count.nonzero().flatten()
-        group = self.size(count[classes], batch)
-        rows = []
-        for turn in range(step * batch // group, (step + 1) * batch // group):
-            round_, place = divmod(turn, len(classes))
-            chosen = int(classes[_order(key, "batching/classes", round_, len(classes))[place]])
-            rows.append(_group_of_class(label, chosen, group, round_, key))
-        return torch.cat(rows)
+        there = count.nonzero().flatten()
+        group = self.size(count[there], batch)
+        weight = count[there] if self.classes == "proportional" else torch.ones_like(there)
+        turns = _turns(weight, range(step * batch // group, (step + 1) * batch // group), key)
+        return torch.cat(
+            [_group_of_class(label, int(there[chosen]), group, turn, key) for chosen, turn in turns]
+        )
+
+    def notes(self, label: Tensor | None, names: Sequence[str], batch: int) -> list[str]:
+        """Say where groups are too small for a velocity that averages over them."""
+        if label is None:
+            return []
+        count = label.bincount(minlength=len(names))
+        there = count.nonzero().flatten()
+        group = self.size(count[there], batch)
+        if group >= LEAST:
+            return []
+        smallest = int(there[count[there].argmin()])
+        return [
+            f"batches of {batch} are made of groups of {group} from one class, since the smallest class "
+            f"({names[smallest]}) has {int(count[smallest]):,} rows and a batch holds up to 8 classes: the plug-in "
+            f"velocity averages over a group, and does nothing below {LEAST} rows. Leave small classes out, or take "
+            "larger batches"
+        ]
 
     def size(self, counts: Tensor, batch: int) -> int:
         """Rows of a group, given how many rows each class has."""
@@ -79,6 +108,30 @@ class ClassGroups:
                 f"the smallest class has {smallest} rows and cannot fill a group of {self.group}"
             )
         return self.group
+
+
+def _turns(weight: Tensor, wanted: range, key: int) -> Iterator[tuple[int, int]]:
+    """Yield, for some turns of all, which class has it and how many turns that class has had before.
+
+    Shapes: weight (classes,), int64, above 0.
+    """
+    most = int(weight.max())
+    offset = torch.randint(most, weight.shape, generator=generator(key, "batching/offset"))
+
+    def had(round_: int) -> Tensor:
+        return (round_ * weight + offset) // most
+
+    bound = (wanted.start + len(weight)) * most // int(weight.sum()) + 2
+    round_ = bisect_right(range(bound), wanted.start, key=lambda place: int(had(place).sum())) - 1
+    turn = int(had(round_).sum())
+    while turn < wanted.stop:
+        before = had(round_)
+        members = (had(round_ + 1) > before).nonzero().flatten()
+        for place in _order(key, "batching/classes", round_, len(members)).tolist():
+            if turn in wanted:
+                yield int(members[place]), int(before[members[place]])
+            turn += 1
+        round_ += 1
 
 
 def _group_of_class(label: Tensor, chosen: int, group: int, turn: int, key: int) -> Tensor:

@@ -30,8 +30,8 @@ __all__ = [
     "places",
 ]
 
-SHOWN = 12
-"""So many names stand in a line."""
+SHOWN, MANY = 12, 50
+"""So many names stand in a line, and are all listed where one is wrong."""
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
@@ -89,7 +89,8 @@ def find(name: str, classes: Sequence[str]) -> int:
         return list(classes).index(name)
     if name.isdecimal() and int(name) < len(classes) and not any(known.isdecimal() for known in classes):
         return int(name)
-    raise ValueError(f"there is no class {name!r}{neighbors(name, classes)}")
+    known = neighbors(name, classes) if len(classes) <= MANY else f"; known: {listed(classes)}"
+    raise ValueError(f"there is no class {name!r}{known}")
 
 
 def places(names: Sequence[str], classes: Sequence[str]) -> Tensor:

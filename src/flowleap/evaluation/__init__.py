@@ -1,10 +1,10 @@
 """How good samples are: features, distances, class agreement, and the protocol behind each number."""
 
-from flowleap.evaluation import report
+from flowleap.evaluation import labels, report
 from flowleap.evaluation.agreement import Judge, fit
 from flowleap.evaluation.distances import Statistics, frechet, statistics
 from flowleap.evaluation.features import PIXEL, POINT, Features
-from flowleap.evaluation.generation import NotFinite, check_label, cycle, device_of, generate
+from flowleap.evaluation.generation import NotFinite, check_label, cycle, device_of, generate, proportional
 from flowleap.evaluation.library import named
 from flowleap.evaluation.numbers import enough, measure
 from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, same, standard
@@ -37,10 +37,12 @@ __all__ = [
     "generate",
     "held_out",
     "is_statistics",
+    "labels",
     "measure",
     "named",
     "originals",
     "plan",
+    "proportional",
     "reference",
     "report",
     "same",

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from flowleap import processes, samplers
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
-from flowleap.randomness import generator
 
 Decode = Callable[[Tensor], Tensor]
 """(n, *shape of a latent) -> images (n, channels, height, width) in [-1, 1], float32, on the CPU."""
@@ -33,6 +32,31 @@ def cycle(num: int, num_classes: int | None) -> Tensor | None:
     Shapes: (num,), int64.
     """
     return None if num_classes is None else torch.arange(num) % num_classes
+
+
+def shares(num: int, counts: Sequence[int]) -> list[int]:
+    """How many of `num` samples each class has, in the proportions of counts, by largest remainders.
+
+    >>> shares(10, [900, 100]), shares(10, [1, 1, 1])
+    ([9, 1], [4, 3, 3])
+    """
+    total = sum(counts)
+    whole = [num * count // total for count in counts]
+    first = sorted(range(len(counts)), key=lambda index: -(num * counts[index] % total))
+    for index in first[: num - sum(whole)]:
+        whole[index] += 1
+    return whole
+
+
+def proportional(num: int, counts: Sequence[int]) -> Tensor:
+    """Labels in the proportions of counts, each class spread evenly over them; with equal counts this is `cycle`.
+
+    Label k of the n of a class stands at (k + ½)/n, and the labels are sorted by that. Shapes: (num,), int64.
+    """
+    share = torch.tensor(shares(num, counts))
+    label = torch.arange(len(counts)).repeat_interleave(share)
+    place = torch.cat([torch.arange(many) for many in share.tolist()])
+    return label[((place + 0.5).double() / share[label]).argsort(stable=True)]
 
 
 def check_label(label: int, num_classes: int | None) -> None:
@@ -77,16 +101,6 @@ def warm_up(flow: FlowMap, shape: Sequence[int], label: Tensor | None, rows: int
     t = torch.full((rows,), flow.path.t_max, device=device)
     with evaluating(flow):
         flow.output(x, t, t, None if label is None else label[:rows].to(device))
-
-
-def uniform(num: int, num_classes: int | None, seed: int) -> Tensor | None:
-    """Labels drawn uniformly and independently, as the published protocols of ImageNet do. None without classes.
-
-    Shapes: (num,), int64.
-    """
-    if num_classes is None:
-        return None
-    return torch.randint(num_classes, (num,), generator=generator(seed, "labels"))
 
 
 def stream(

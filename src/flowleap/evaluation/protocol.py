@@ -1,7 +1,7 @@
 """Protocols: all that a number depends on besides the model, named, versioned and written beside the number.
 
-    flowleap/v2;FD-pixel;n=1000;ref=digits/all:1797@314b97e8b73b;labels=cycle;weights=ema-0.999@3600;seed=0;guidance=none
-    └────────────────────── the ruler ────────────────────────────────────┘ └────────── what was measured ───────┘
+    flowleap/v2;FD-pixel;n=1000;ref=digits/all:1797@314b97e8b73b;labels=data;weights=ema-0.999@3600;seed=0;guidance=none
+    └────────────────────── the ruler ───────────────────────────────────┘ └────────── what was measured ───────┘
 
 Numbers may stand in one table where their rulers are the same.
 """
@@ -27,7 +27,8 @@ class Standard:
     Args:
         features: their name, None where they follow from the data.
         num: how many samples it asks for.
-        labels: "cycle" gives every class equally often, "uniform" draws each label.
+        labels: "data" gives classes their shares of the reference, "cycle" every class equally often, "uniform" draws
+            each label.
         reference: what the real statistics must be, in words; empty where the data set itself is the reference.
         shape: of one sample, None for any.
     """
@@ -36,7 +37,7 @@ class Standard:
     version: int = 1
     features: str | None = None
     num: int = 50_000
-    labels: Literal["cycle", "uniform"] = "uniform"
+    labels: Literal["data", "cycle", "uniform"] = "uniform"
     reference: str = ""
     shape: tuple[int, int, int] | None = None
 
@@ -51,7 +52,7 @@ STANDARDS: dict[str, Standard] = {
             "flowleap",
             version=2,
             num=1000,
-            labels="cycle",
+            labels="data",
         ),
         Standard(
             "adm-in256",
@@ -98,7 +99,7 @@ class Protocol:
         metric: the distance, named after its features: FID, FD-pixel, ….
         features_checksum: of the weights of the features, None where they have none.
         reference: what the samples are compared with, as Reference.described gives it.
-        labels: the law of the labels: none, cycle or uniform.
+        labels: the law of the labels: none, data, cycle, uniform, or given.
         weights: which weights, of which step.
         renoise: γ of the fresh noise between steps; named in the id where there is any.
         decoder: the autoencoder that made images of latents, with the start of its checksum; empty without.

@@ -15,7 +15,7 @@ from torch import Tensor
 from flowleap import autoencoders, processes, provenance, samplers
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
-from flowleap.evaluation import generation
+from flowleap.evaluation import generation, labels
 from flowleap.evaluation.numbers import Tally, enough
 from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, effective_guidance
 from flowleap.evaluation.rulers import Reference, reference
@@ -98,7 +98,7 @@ def evaluate(
         dataset: what the map was trained on: the shape of a sample, and the ruler unless one is given.
         weights: the name of the weights in the protocol id.
         ruler: what to hold the samples against, `reference(dataset)` by default.
-        standard: fixes the law of the labels, and what the ruler must be.
+        standard: fixes the law of the labels, see `evaluation.labels`, and what the ruler must be.
         tick: told how many network evaluations were done.
         decoder: makes images of latents where the ruler is one of images; by default that of the data.
 
@@ -110,15 +110,15 @@ def evaluate(
     enough(num, ruler)
     decoder = decoder or decoder_for(dataset, ruler, generation.device_of(flow))
     fitting(dataset.shape if decoder is None else decoder.shape(dataset.shape), ruler, standard)
-    label = draw_labels(standard, num, flow.num_classes, seed)
+    asked = labels.asked(standard.labels, num, labels.names_of(dataset, flow.num_classes), ruler, seed)
     protocol = replace(
-        conditions(standard, ruler, num, "none" if label is None else standard.labels, weights),
+        conditions(standard, ruler, num, asked.law, weights),
         seed=seed,
         guidance=effective_guidance(objective, guidance),
         renoise=objective.sampling.renoise,
         decoder="" if decoder is None else decoder.autoencoder.codec().name,
     )
-    generation.warm_up(flow, dataset.shape, label, max(1, min(batch, num)))
+    generation.warm_up(flow, dataset.shape, asked.label, max(1, min(batch, num)))
     make = partial(
         generation.stream,
         flow,
@@ -126,7 +126,7 @@ def evaluate(
         dataset.shape,
         processes.share(num),
         seed=seed,
-        label=label,
+        label=asked.label,
         guidance=guidance,
         batch=batch,
         bounds=BOUNDS.get(dataset.kind),
@@ -137,8 +137,8 @@ def evaluate(
         budget = spent(objective, count, grid, guidance)
         clock, tally = Clock(generation.device_of(flow)), Tally(ruler)
         made = make(times=grid) if grid else make(steps=count)
-        for samples, wanted in clock.around(made):
-            tally.add(samples, wanted)
+        for samples, label in clock.around(made):
+            tally.add(samples, asked.there(label))
             tick(len(samples) * budget["nfe"])
         numbers = tally.numbers()
         if tally.broken:
@@ -170,12 +170,15 @@ def evaluate_set(
     ruler: Reference,
     standard: Standard = STANDARDS["flowleap"],
     source: str = "given",
-    labels: str = "none",
+    law: str = "none",
     tick: Callable[[int], None] = lambda samples: None,
 ) -> dict[str, Any]:
     """Quality of samples that are there already, as the one row of a table.
 
-    Shapes: batches yield samples (n, ...) and labels (n,) or None, `num` samples in all.
+    Args:
+        law: that of the labels, see `labels.given`.
+
+    Shapes: batches yield samples (n, ...) and labels (n,) as the ruler numbers its classes, or None; `num` in all.
     Raises: ValueError for too few samples, samples that are not finite, or that do not fit the features.
     """
     enough(num, ruler)
@@ -186,12 +189,12 @@ def evaluate_set(
         tick(len(samples))
     if tally.broken:
         raise ValueError(f"{tally.broken} of {num} samples of {source} are not finite: nothing was measured")
-    protocol = conditions(standard, ruler, num, labels, source)
+    protocol = conditions(standard, ruler, num, law, source)
     unknown = dict.fromkeys(("nfe", "steps", "times", "sampler", "seconds"))
     return unknown | tally.numbers() | stated(protocol, ruler, seen=None)
 
 
-def conditions(standard: Standard, ruler: Reference, num: int, labels: str, weights: str) -> Protocol:
+def conditions(standard: Standard, ruler: Reference, num: int, law: str, weights: str) -> Protocol:
     """The protocol of numbers that are held against a ruler."""
     return Protocol(
         standard=str(standard),
@@ -199,19 +202,9 @@ def conditions(standard: Standard, ruler: Reference, num: int, labels: str, weig
         num=num,
         reference=ruler.described,
         features_checksum=ruler.features.checksum,
-        labels=labels,
+        labels=law,
         weights=weights,
     )
-
-
-def draw_labels(standard: Standard, num: int, num_classes: int | None, seed: int) -> Tensor | None:
-    """The labels to sample with, by the law of a standard.
-
-    Shapes: (num,), int64, or None without classes.
-    """
-    if standard.labels == "cycle":
-        return generation.cycle(num, num_classes)
-    return generation.uniform(num, num_classes, seed)
 
 
 def same_rows(ruler: Reference, dataset: Dataset) -> bool | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +39,7 @@ class Reference:
         fingerprint: of the data behind stored statistics, or of these where that is not known.
         stored_floor: the distance between two halves of the data behind stored statistics.
         stored_shape: of one sample behind stored statistics.
+        stored_classes: how many rows of each class are behind them, by name; empty where that is not known.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Reference:
     fingerprint: str = ""
     stored_floor: float | None = None
     stored_shape: tuple[int, ...] | None = None
+    stored_classes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int | None:
@@ -62,6 +66,13 @@ class Reference:
     def shape(self) -> tuple[int, ...] | None:
         """Of one real sample; None where a file does not say."""
         return self.stored_shape if self.dataset is None else self.dataset.shape
+
+    @property
+    def class_counts(self) -> Mapping[str, int]:
+        """How many rows each class has, by name, in the order of the labels; empty where there are none, or unknown."""
+        if self.dataset is None:
+            return self.stored_classes
+        return dict(zip(self.dataset.class_names, self.dataset.class_counts, strict=False))
 
     @property
     def described(self) -> str:
@@ -232,4 +243,15 @@ def stored_reference(path: Path, kind: features.Features | None = None) -> Refer
         fingerprint=str(about.get("data_checksum") or stored.checksum),
         stored_floor=about.get("floor"),
         stored_shape=tuple(shape) if isinstance(shape, list) else None,
+        stored_classes=counts_of(about),
     )
+
+
+def counts_of(about: Mapping[str, Any]) -> dict[str, int]:
+    """How many rows of each class are behind stored statistics; empty for a file that does not say."""
+    found = about.get("classes")
+    if not isinstance(found, dict) or not all(
+        isinstance(count, int) and count > 0 for count in found.values()
+    ):
+        return {}
+    return {str(name): count for name, count in found.items()}

@@ -140,6 +140,8 @@ def import_weights(
         "kind": sort,
         "shape": [g.channels, g.side, g.side],
         "classes": g.classes if labels else None,
+        "class_names": [] if dataset is None or not labels else list(dataset.class_names),
+        "class_counts": [] if dataset is None or not labels else list(dataset.class_counts),
         "rows": None if dataset is None else len(dataset),
         "checksum": None if dataset is None or not dataset.path else dataset.checksum,
     }

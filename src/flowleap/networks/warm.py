@@ -3,7 +3,7 @@
 | the other network has           | what is taken                                                                     |
 |---------------------------------|-----------------------------------------------------------------------------------|
 | a weight of this name and shape | it                                                                                |
-| other classes                   | the row of "no class"; rows of classes are new                                    |
+| other classes                   | the row of "no class", and those of classes that are the same; others are new     |
 | classes, and this one none      | the row of "no class", as a part of the embedded time                             |
 | no classes, and this one some   | "no class" adds nothing, so that without a label both say the same                |
 | a span t − r to read, and this  | what it adds on the diagonal, r = t, which is a constant                          |
@@ -14,6 +14,7 @@ Everything else that does not fit is new here and left there, and said.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +71,12 @@ def innermost(network: Any) -> nn.Module:
     return network
 
 
-def begin_with(network: nn.Module, other: nn.Module) -> Taken:
+def begin_with(network: nn.Module, other: nn.Module, same: Mapping[int, int] | None = None) -> Taken:
     """Let a network begin with the weights of another, both as they are inside of adapters, and say what was taken.
+
+    Args:
+        same: which class of the other network each class of this one is, where it is one of them; None where classes
+            are the same if there are as many.
 
     Raises: ValueError where they share nothing of what was learned.
     """
@@ -79,6 +84,12 @@ def begin_with(network: nn.Module, other: nn.Module) -> Taken:
     there: Any = innermost(other)
     own, given = _weights(here), _weights(there)
     fit = {n for n, weight in own.items() if n in given and given[n].shape == weight.shape}
+    counts = here.num_classes, there.num_classes
+    each = {number: number for number in range(counts[0] or 0)} if counts[0] == counts[1] else {}
+    same = each if same is None else same
+    alike = counts[0] == counts[1] and same == each
+    if not alike:
+        fit.discard(TABLE)
     if here.config["kind"] != there.config["kind"] or not any(n.startswith(BODY) for n in fit):
         raise ValueError(
             f"nothing fits: a {_text(there.config)} there, a {_text(here.config)} here; leave the network out and it "
@@ -92,8 +103,8 @@ def begin_with(network: nn.Module, other: nn.Module) -> Taken:
             own[name].copy_(given[name])
         if here.second != there.second:
             remarks.append(_second_time(here, there))
-        if here.num_classes != there.num_classes:
-            remarks.append(_classes(here, there, own, given))
+        if not alike:
+            remarks.append(_classes(here, there, own, given, same))
     count = sum(weight.numel() for weight in own.values())
     return Taken(
         taken=tuple(sorted(fit)),
@@ -119,8 +130,10 @@ def _second_time(here: Any, there: Any) -> str:
     return "its second time is the span there and the landing here: on the diagonal both say the same"
 
 
-def _classes(here: Any, there: Any, own: dict[str, Tensor], given: dict[str, Tensor]) -> str:
-    """Let "no class" mean what it means to the other network."""
+def _classes(
+    here: Any, there: Any, own: dict[str, Tensor], given: dict[str, Tensor], same: Mapping[int, int]
+) -> str:
+    """Let "no class", and each class that is one of the other network's, mean what it means there."""
     if there.num_classes is None:
         own[TABLE][-1] = 0
         return f"no classes there, {here.num_classes} here: without a label it begins as the other"
@@ -131,7 +144,13 @@ def _classes(here: Any, there: Any, own: dict[str, Tensor], given: dict[str, Ten
             own[f"{HEAD}bias"] -= own[f"{HEAD}weight"] @ null.to(own[BIAS])
         return f"{there.num_classes} classes there, none here: it begins as the other without a label"
     own[TABLE][-1] = null.to(own[TABLE])
-    return f"{there.num_classes} classes there, {here.num_classes} here: 'no class' is taken, the classes are new"
+    for number, known in same.items():
+        own[TABLE][number] = given[TABLE][known].to(own[TABLE])
+    some = f" and {len(same)} classes of the same name are" if same else " is"
+    rest = "the other classes" if same else "the classes"
+    return (
+        f"{there.num_classes} classes there, {here.num_classes} here: 'no class'{some} taken, {rest} are new"
+    )
 
 
 def _other_options(here: dict[str, Any], there: dict[str, Any]) -> list[str]:

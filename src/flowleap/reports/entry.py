@@ -47,7 +47,7 @@ class Entry:
         metrics, quality: the lines of metrics.jsonl and of quality.jsonl.
         samples: for each number of evaluations, images (n, channels, height, width) in [−1, 1] or points (n, 2);
             sample i from the same noise in all of them and in all entries.
-        classes: the class of each sample.
+        classes: the class of each sample. names: those of all classes; empty where they are numbers.
         real: real samples of the same kind, images in the order of `classes`.
         neighbors: samples beside their nearest training samples.
         diagnosis: what `flowleap diagnose` found, as in diagnosis.json.
@@ -67,6 +67,7 @@ class Entry:
     quality: Sequence[Mapping[str, Any]] = ()
     samples: Mapping[int, Tensor] = field(default_factory=dict)
     classes: Tensor | None = None
+    names: Sequence[str] = ()
     real: Tensor | None = None
     neighbors: Neighbors | None = None
     diagnosis: Mapping[str, Any] | None = None

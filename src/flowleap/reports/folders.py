@@ -326,6 +326,7 @@ def picture(
         entry,
         samples=samples if drawable else {},
         classes=None if run.kind == "points" else classes,
+        names=run.classes,
         real=real_samples(data, classes, count, decoder) if data is not None and drawable else None,
         neighbors=neighbors(samples, data) if data is not None and drawable else None,
         missing=missing,

@@ -70,7 +70,9 @@ def shown_as(group: Group, entry: Entry) -> str:
 
 def _head(entry: Entry) -> list[str]:
     count = len(next(iter(entry.samples.values())))
-    return [str(i) for i in range(count)] if entry.classes is None else [str(int(c)) for c in entry.classes]
+    if entry.classes is None:
+        return [str(i) for i in range(count)]
+    return [pictures.printable(entry.names[c]) if entry.names else str(c) for c in entry.classes.tolist()]
 
 
 def _depicted(entry: Entry, nfe: int) -> str:

@@ -246,6 +246,7 @@ def _floor(group: Group, nfe: int) -> str:
 
 
 LABELS = {
+    "data": "in the proportions of the classes of the reference",
     "cycle": "0, 1, 2, … in turn, every class equally often",
     "uniform": "drawn, every class equally likely",
 }

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flowleap import methods
+from flowleap.data.batching import ClassGroups
 from flowleap.distillation import progressive_distillation
 from flowleap.guidance import Guidance
 from flowleap.losses import AdaptivePower
@@ -125,6 +126,7 @@ def _latents(
 def _esc() -> list[Recipe]:
     """ESC, and the baselines of its paper on the same network."""
     base, code = methods.esc(), f"{ESC}; {ESC_CODE}, scripts/README.md"
+    base = replace(base, batching=ClassGroups(classes="uniform"))
     pair = SortedPair(LogitNormal(mean=-0.4, std=1.0), diagonal=0.75)
     large = replace(
         base,

@@ -51,7 +51,8 @@ class Run:
     Shapes: `shape` is that of one sample. `weights` names the weights and their step, as in "ema-0.999@2200".
     `kind` is that of its samples: image, points, or latents, which a decoder of its own makes images of. `imported`
     says which file the weights are from where they were not trained here, see `flowleap.foreign`. `codec` is the
-    autoencoder of latents.
+    autoencoder of latents. `classes` are the names of the classes that the network knows, their numbers where the run
+    does not say; `named` whether it says. `class_counts` are the rows that each had in training, where it says so.
     """
 
     folder: Path
@@ -67,6 +68,9 @@ class Run:
     checksum: str | None = None
     imported: Mapping[str, Any] | None = None
     codec: Codec | None = None
+    classes: tuple[str, ...] = ()
+    named: bool = False
+    class_counts: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:
@@ -150,6 +154,8 @@ def describe(config: TrainConfig, dataset: Dataset, place: Path) -> str:
         "kind": dataset.kind,
         "shape": list(dataset.shape),
         "classes": dataset.num_classes,
+        "class_names": list(dataset.class_names),
+        "class_counts": list(dataset.class_counts),
         "rows": len(dataset),
         "checksum": dataset.checksum if dataset.path else None,
     } | ({} if dataset.codec is None else {"codec": dataset.codec.to_dict()})
@@ -217,6 +223,9 @@ def load_run(place: str | Path, weights: str = "ema", device: str | torch.device
     checkpoint.load_weights(path, network)
     network.to(device_of(device)).eval().requires_grad_(False)
     objective = values.from_dict(config.objective).for_run(length(config))
+    count: int | None = network.num_classes  # type: ignore[assignment]
+    names = tuple(known.get("class_names") or ())
+    named = count is not None and len(names) == count
     return Run(
         folder=place,
         config=config,
@@ -227,10 +236,13 @@ def load_run(place: str | Path, weights: str = "ema", device: str | torch.device
         step=step,
         kind=known["kind"],
         shape=tuple(known["shape"]),
-        num_classes=network.num_classes,  # type: ignore[arg-type]
+        num_classes=count,
         checksum=known.get("checksum"),
         imported=imported,
         codec=codec_of(known, imported),
+        classes=names if named else tuple(str(number) for number in range(count or 0)),
+        named=named,
+        class_counts=tuple(known.get("class_counts") or ()) if named else (),
     )
 
 

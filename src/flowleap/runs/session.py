@@ -134,10 +134,11 @@ class Session:
     def open(self) -> None:
         """Open what is measured on the way: metrics.jsonl and quality.jsonl, up to the present step."""
         self.metrics = Lines(self.place / "metrics.jsonl", self.state.step)
+        conditional = self.usable.num_classes is not None
         self.watch = Watch(
             self.place,
             self.objective,
-            self.dataset,
+            self.dataset if conditional else replace(self.dataset, label=None, num_classes=None),
             self.own_ruler,
             share=self.config.watch_share if self.measurable() else 0.0,
             last=self.steps,
@@ -180,6 +181,11 @@ class Session:
             say(line)
         for line in self.dataset.notes:
             say(line)
+        if self.objective.averages_rows:
+            for line in self.objective.batching.notes(
+                self.usable.label, self.usable.class_names, config.batch
+            ):
+                self.reporter.warn(line)
         if self.usable.mirrors:
             say(
                 "images are mirrored with probability ½; samples are compared with images that are not mirrored"

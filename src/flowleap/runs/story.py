@@ -94,7 +94,7 @@ def train(
         dataset = load_data(config, checksum=began)
     else:
         dataset = data_sets.unchanged(data_sets.check(dataset), began)
-    config, start = warm.resolve(teachers.resolve(config, dataset), place, resume)
+    config, start = warm.resolve(teachers.resolve(config, dataset), place, resume, dataset)
     if resume:
         not_shorter(place, config)
     if plain(config).needs_run:

@@ -13,6 +13,7 @@ from torch import nn
 
 from flowleap import networks
 from flowleap.data import Dataset
+from flowleap.data.classes import listed
 from flowleap.data.pairs import checksum
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import FirstStage, Objective
@@ -113,6 +114,12 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
         raise ValueError(
             f"{name} knows {run.num_classes or 'no'} classes, but its student {classes or 'none'}: give both the same "
             "(--set network.classes=none trains without labels)"
+        )
+    named = [names for names in (run.classes, dataset.class_names) if not all(map(str.isdecimal, names))]
+    if classes is not None and len(named) == 2 and named[0] != named[1]:
+        raise ValueError(
+            f"{name} knows the classes {listed(named[0])}, and {dataset.name} has {listed(named[1])}: give a teacher "
+            "that was trained on the same classes"
         )
     try:
         student.with_teacher(run.flow)

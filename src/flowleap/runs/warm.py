@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from flowleap import networks
+from flowleap.data import Dataset
 from flowleap.data.pairs import checksum
 from flowleap.networks.warm import begin_with
 from flowleap.objectives import Objective
@@ -25,10 +27,14 @@ IGNORED = ("DiT", "MLP", "UNet", "WithLogVariance", *networks.TAUGHT)
 
 @dataclass(frozen=True)
 class Start:
-    """The run whose averaged weights another one begins with, and what is to be said about it."""
+    """The run whose averaged weights another one begins with, and what is to be said about it.
+
+    `same` says which class of that run each class is, where it is one of them, see `same_classes`.
+    """
 
     run: Run
     remarks: tuple[str, ...] = ()
+    same: Mapping[int, int] | None = None
 
     def into(self, network: nn.Module) -> list[str]:
         """Put the weights into a network, and say which.
@@ -36,13 +42,15 @@ class Start:
         Raises: ValueError where they share nothing.
         """
         try:
-            taken = begin_with(network, self.run.network)
+            taken = begin_with(network, self.run.network, self.same)
         except ValueError as error:
             raise ValueError(f"--init {self.run.folder}: {error}") from error
         return [f"begins with {self.run.folder}, {self.run.weights}", *taken.lines, *self.remarks]
 
 
-def resolve(config: TrainConfig, place: Path, resume: bool) -> tuple[TrainConfig, Start | None]:
+def resolve(
+    config: TrainConfig, place: Path, resume: bool, dataset: Dataset
+) -> tuple[TrainConfig, Start | None]:
     """Return the config of a run with the name and checksum of the weights it begins with, and these.
 
     A resumed run has weights of its own: what it began with is not read again, unless it stopped before its first
@@ -73,9 +81,29 @@ def resolve(config: TrainConfig, place: Path, resume: bool) -> tuple[TrainConfig
             f"--init {run.folder}: its weights ({run.weights}) are not those that this run began with; put the former "
             "ones back, or start a new run"
         )
-    return replace(config, init_weights=run.weights, init_checksum=found), Start(
-        run, tuple(_meaning(objective, run))
-    )
+    same = same_classes(config, dataset, run)
+    remarks = _meaning(objective, run)
+    if not same and run.num_classes and dataset.num_classes:
+        remarks.append(
+            "its data are others, and none of its classes is known to be one of these: classes are the same that have "
+            "the same name, and numbers are no names"
+        )
+    return replace(config, init_weights=run.weights, init_checksum=found), Start(run, tuple(remarks), same)
+
+
+def same_classes(config: TrainConfig, dataset: Dataset, run: Run) -> dict[int, int]:
+    """Which class of a run each class of some data is: all of them on the data it was trained on, else those that have
+    the same name. Numbers are no names across data: a 0 may be a digit here and a bag there.
+    """
+    checksum = dataset.checksum if dataset.path else None
+    alike = run.num_classes == dataset.num_classes and run.checksum == checksum
+    if alike and (checksum is not None or run.config.data == config.data):
+        return {number: number for number in range(dataset.num_classes or 0)}
+    return {
+        number: run.classes.index(name)
+        for number, name in enumerate(dataset.class_names)
+        if name in run.classes and not name.isdecimal()
+    }
 
 
 def _meaning(objective: Objective, run: Run) -> list[str]:

@@ -28,6 +28,7 @@ from pydantic.dataclasses import dataclass
 from flowleap import data as data_sets
 from flowleap import methods, networks, values
 from flowleap.data import Dataset, Look
+from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import ExactJVP
 from flowleap.losses import LearnedVariance
 from flowleap.neighbors import neighbors
@@ -535,13 +536,26 @@ def from_dict(content: Mapping[str, Any]) -> TrainConfig:
         if name not in FIELDS:
             raise ValueError(f"unknown field {name!r}{neighbors(name, FIELDS)}")
     try:
-        return TrainConfig(**content)
+        return TrainConfig(**_completed(content))
     except ValidationError as error:
         problems = [
             f"{'.'.join(map(str, p['loc']))}={p['input']!r}: {p['msg'][:1].lower()}{p['msg'][1:]}"
             for p in error.errors()
         ]
         raise ValueError("; ".join(problems)) from error
+
+
+def _completed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of a config with what an earlier version did that did not know a field: draw classes uniformly."""
+    objective = content.get("objective")
+    batching = objective.get("batching") if isinstance(objective, dict) else None
+    if (
+        not isinstance(batching, dict)
+        or batching.get("type") != ClassGroups.__name__
+        or "classes" in batching
+    ):
+        return dict(content)
+    return {**content, "objective": {**objective, "batching": {**batching, "classes": "uniform"}}}
 
 
 def parse(value: Any) -> Any:

@@ -46,13 +46,18 @@ def shown(flow: FlowMap, objective: Objective, data: Dataset, steps: int) -> Ten
 
     Raises: Undecoded for latents whose autoencoder cannot be had.
     """
-    num = SHOWN[data.kind]
-    label = evaluation.cycle(num, flow.num_classes)
+    num, label = SHOWN[data.kind], named(flow, data)["label"]
     decode = autoencoders.decoder_or_none(data.codec, evaluation.device_of(flow))
     if data.kind == "latents" and decode is None:
         raise Undecoded("the autoencoder behind its latents is not at hand")
     make = partial(evaluation.generate, flow, objective, data.shape, num, label=label, steps=steps)
     return make(bounds=evaluation.BOUNDS.get(data.kind), decode=decode)
+
+
+def named(flow: FlowMap, data: Dataset) -> dict[str, Any]:
+    """Return the classes of `shown` samples and their names, as `pictures.grid` takes them."""
+    label = evaluation.cycle(SHOWN[data.kind], flow.num_classes)
+    return {"label": label, "names": evaluation.labels.names_of(data, flow.num_classes)}
 
 
 def draw_samples(flow: FlowMap, objective: Objective, data: Dataset, path: Path, reporter: Reporter) -> None:
@@ -63,7 +68,7 @@ def draw_samples(flow: FlowMap, objective: Objective, data: Dataset, path: Path,
         reporter.warn(f"no picture {path.name}: {error}")
         return
     if data.kind != "points":
-        pictures.save(pictures.grid(samples, columns=10), path)
+        pictures.save(pictures.grid(samples, columns=10, **named(flow, data)), path)
     else:
         pictures.scatter({path.stem: samples}, path, real=data.x[: len(samples)])
 
@@ -86,7 +91,7 @@ def draw_budgets(flow: FlowMap, objective: Objective, data: Dataset, path: Path,
         reporter.warn(f"no picture {path.name}: {error}")
         return
     if data.kind != "points":
-        pictures.save(pictures.figure(panels, columns=10), path)
+        pictures.save(pictures.figure(panels, columns=10, **named(flow, data)), path)
     else:
         titled = {pictures.evaluations(nfe): points for nfe, points in panels.items()}
         pictures.scatter(titled, path, real=data.x[: SHOWN["points"]])

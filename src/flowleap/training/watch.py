@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flowleap import evaluation, processes
 from flowleap.data import Dataset
-from flowleap.evaluation import distances, generation
+from flowleap.evaluation import distances, generation, labels
 from flowleap.evaluation.protocol import same
 from flowleap.evaluation.quality import conditions
 from flowleap.files import replace_file
@@ -31,6 +31,7 @@ __all__ = ["BEST", "Watch", "chosen_budget"]
 
 SEED = 1_000_003
 """The noise of these samples is not that of pictures and tables: the best is not chosen by what judges it."""
+STANDARD = evaluation.STANDARDS["flowleap"]
 BEST = "best"
 BATCH = 250
 
@@ -59,6 +60,7 @@ class Watch:
 
     Args:
         place: the run folder; quality.jsonl, best.safetensors and best.json are written there.
+        data: what the network learns from, without labels where it has no classes.
         ruler: what to hold the samples against, with the features of the distance.
         share: of the time of the run, 0 to measure never.
         last: the last step of the run.
@@ -81,6 +83,7 @@ class Watch:
         """Read what earlier sittings measured up to `step`; later lines, which may be made again, go."""
         self.lines = Lines(self.place / "quality.jsonl", self.step)
         self.budget = chosen_budget(self.objective, self.steps)
+        self.asked = labels.asked(STANDARD.labels, self.num, self.data.class_names, self.ruler, SEED)
         self.predicted: float | None = None
         self.costs: list[float] = []
         self.spent = sum(row["cost"] for row in self.lines.rows())
@@ -158,20 +161,18 @@ class Watch:
 
     def protocol(self, weights: str) -> str:
         """The protocol id of a number measured of some weights."""
-        law = "none" if self.data.num_classes is None else "cycle"
-        made = conditions(evaluation.STANDARDS["flowleap"], self.ruler, self.num, law, weights)
+        made = conditions(STANDARD, self.ruler, self.num, self.asked.law, weights)
         return str(replace(made, seed=SEED))
 
     def distance(self, flow: Any, steps: int) -> float | None:
         """The Fréchet distance of samples at a number of steps, over all processes; None where some are not finite."""
-        label = generation.cycle(self.num, flow.num_classes)
         batches = generation.stream(
             flow,
             self.objective,
             self.data.shape,
             processes.share(self.num),
             seed=SEED,
-            label=label,
+            label=self.asked.label,
             steps=steps,
             batch=BATCH,
             bounds=evaluation.BOUNDS.get(self.data.kind),

@@ -1,0 +1,99 @@
+"""The labels that samples are asked for with: in the proportions of the reference, in turn, or drawn.
+
+| law     | label i                                                                                           |
+|---------|---------------------------------------------------------------------------------------------------|
+| data    | classes have their shares of the reference, by largest remainders, spread evenly over the samples |
+| cycle   | 0, 1, 2, … in turn: what `data` gives where the reference has equally many rows of all classes    |
+| uniform | drawn independently, every class equally likely                                                   |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from flowleap.data import Dataset, classes
+from flowleap.evaluation import generation
+from flowleap.evaluation.rulers import Reference
+from flowleap.randomness import generator
+
+__all__ = ["Asked", "Law", "asked", "given", "names_of"]
+
+Law = Literal["data", "cycle", "uniform"]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Labels to sample with, and the law that gave them.
+
+    Args:
+        label: for the network, None without classes.
+        place: the number that each class has in the reference, None where it does not have all that are asked for.
+        law: what the protocol says of them: none, data, cycle, uniform, or given.
+
+    Shapes: label (n,), place (classes,), int64.
+    """
+
+    label: Tensor | None = None
+    place: Tensor | None = None
+    law: str = "none"
+
+    def there(self, label: Tensor | None) -> Tensor | None:
+        """Some of these labels as the reference numbers its classes; None where it does not have them all.
+
+        Shapes: (n,), int64, kept.
+        """
+        return None if label is None or self.place is None else self.place[label]
+
+
+def names_of(dataset: Dataset, num_classes: int | None) -> tuple[str, ...]:
+    """The names of the classes that a network knows; their numbers where the data have others, or none."""
+    if num_classes is None:
+        return ()
+    named = dataset.class_names
+    return named if len(named) == num_classes else tuple(str(number) for number in range(num_classes))
+
+
+def asked(law: Law, num: int, names: tuple[str, ...], ruler: Reference, seed: int) -> Asked:
+    """Return the labels of `num` samples of a network that knows classes of some names; none for one without.
+
+    `data` is `cycle` where all counts of the reference are equal, where they are not known, and where it has none of
+    these classes.
+    """
+    if not names:
+        return Asked()
+    known = ruler.class_counts
+    place = classes.places(names, tuple(known))
+    counts = [list(known.values())[there] if there >= 0 else 0 for there in place.tolist()]
+    if law == "data" and len(set(counts)) == 1:
+        law = "cycle"
+    if law == "data":
+        label = generation.proportional(num, counts)
+    elif law == "cycle":
+        label = torch.arange(num) % len(names)
+    else:
+        label = torch.randint(len(names), (num,), generator=generator(seed, "labels"))
+    return Asked(label, None if bool((place[label] < 0).any()) else place, law)
+
+
+def given(label: Tensor | None, names: tuple[str, ...], ruler: Reference) -> Asked:
+    """Return the labels of samples that are there already, and the law that they follow whatever their order.
+
+    Shapes: label (n,), int64, or None. Raises: ValueError for a class that the reference does not have.
+    """
+    if label is None:
+        return Asked()
+    known = ruler.class_counts
+    found = label.bincount(minlength=len(names))
+    law = "cycle" if int(found.max() - found.min()) <= 1 else "given"
+    if not known:
+        return Asked(label, None, law)
+    judged = classes.aligned(label, names, tuple(known), "one of these samples", ruler.name)
+    place = classes.places(names, tuple(known))
+    shares = generation.shares(len(label), list(known.values()))
+    if len(set(known.values())) > 1 and judged.bincount(minlength=len(known)).tolist() == shares:
+        law = "data"
+    return Asked(label, place, law)
