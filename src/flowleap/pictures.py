@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from flowleap.data.pixels import DRAWN
 from flowleap.files import replace_file
 
 if TYPE_CHECKING:
@@ -220,9 +221,12 @@ def sheet(
 
 def save(picture: PillowImage.Image, path: str | Path) -> Path:
     """Write a picture so that the file is either complete or the one that was there before."""
-    path = Path(path)
+    from PIL.PngImagePlugin import PngInfo
+
+    path, about = Path(path), PngInfo()
+    about.add_text(*DRAWN)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda partial: picture.save(partial, format="PNG", optimize=True))
+    replace_file(path, lambda partial: picture.save(partial, format="PNG", optimize=True, pnginfo=about))
     return path
 
 
@@ -239,7 +243,7 @@ def _axes(width: float, height: float, panels: int = 1) -> tuple[Any, list[Any]]
 def _write(drawing: Any, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda partial: drawing.savefig(partial, format="png", metadata={"Software": None}))
+    replace_file(path, lambda partial: drawing.savefig(partial, format="png", metadata=dict([DRAWN])))
     return path
 
 

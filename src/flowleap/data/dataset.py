@@ -13,12 +13,11 @@ from torch import Tensor
 
 from flowleap.data.ahead import Ahead
 from flowleap.data.codec import Codec
+from flowleap.data.parts import HELD_OUT
 from flowleap.data.prepare import Look
 from flowleap.data.rows import Rows, Samples, chosen, some
 from flowleap.randomness import generator
 
-HELD_OUT = ("validation", "valid", "val", "test")
-"""What parts are called that samples are measured against, the first that is there: labels of a test may be hidden."""
 LOOKED_AT = 1000
 """So many images go into the checksum of those that stay on the disk, a fixed random part."""
 

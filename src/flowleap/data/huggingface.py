@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from flowleap.data.classes import numbered
-from flowleap.data.dataset import HELD_OUT
+from flowleap.data.parts import HELD_OUT
 from flowleap.data.pixels import Encoded, Faulty
 
 __all__ = [
@@ -120,6 +120,11 @@ class Table:
         if found is None or (found["bytes"] is None and not found["path"]):
             raise Faulty("unreadable", f"{self.name(index)} is empty")
         return found["bytes"] if found["bytes"] is not None else found["path"]
+
+    def only(self, rows: np.ndarray) -> Table:
+        """Some of these images, by their numbers."""
+        label = None if self.label is None else self.label[torch.from_numpy(rows)]
+        return replace(self, rows=self.rows.select(rows), label=label)
 
     @property
     def stamp(self) -> str:

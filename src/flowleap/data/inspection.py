@@ -29,13 +29,14 @@ from flowleap.data.pixels import (
     GREY,
     SEE_THROUGH,
     Faulty,
+    drawn,
     fault_of,
     frames,
     opened,
     transparent,
     upright,
 )
-from flowleap.data.prepare import FEW_IMAGES, Look, first_frames
+from flowleap.data.prepare import FEW_IMAGES, Look, drawn_by_flowleap, first_frames
 from flowleap.data.store import Store
 from flowleap.data.view import suggested
 from flowleap.data.workers import default_workers, in_order
@@ -167,6 +168,7 @@ RECORD = np.dtype(
         ("fault", np.uint8),
         ("flat", bool),
         ("frames", bool),
+        ("drawn", bool),
         ("digest", "V16"),
         ("hash", np.uint16, (PARTS,)),
         ("thumb", np.uint8, (THUMB, THUMB)),
@@ -197,7 +199,7 @@ class _Seen:
             if image.mode not in MODES:
                 raise Faulty("mode", f"{name} has pixels of mode {image.mode!r}")
             record["mode"] = 1 + MODES.index(image.mode)
-            record["frames"] = frames(image)
+            record["frames"], record["drawn"] = frames(image), drawn(image)
             image.load()
             turned = upright(image)
             record["width"], record["height"] = turned.size
@@ -225,6 +227,11 @@ def examine(
         look: where it names a size, images smaller than that are a fault.
     """
     whole, messages = _records(store, default_workers() + 1 if workers is None else workers)
+    notes = [*store.notes, *drawn_by_flowleap(store, whole["drawn"].nonzero()[0])]
+    rest = (~whole["drawn"]).nonzero()[0]
+    store, whole = store.only(rest), whole[rest]
+    label = None if label is None else np.asarray(label)[rest]
+    messages = {place: messages[row] for place, row in enumerate(rest.tolist()) if row in messages}
     fine = whole["fault"] == 0
     short = np.minimum(whole["width"], whole["height"])
     size = look.size if look is not None and look.size is not None else None
@@ -234,10 +241,10 @@ def examine(
             whole["fault"][row] = 1 + list(FAULTS).index("small")
             messages[row] = f"{store.name(row)} has {whole['width'][row]} × {whole['height'][row]} pixels"
     fine = (whole["fault"] == 0).nonzero()[0]
-    notes = first_frames(store, fine[whole["frames"][fine]])
+    notes += first_frames(store, fine[whole["frames"][fine]])
     exact = _same(whole, fine)
     first = np.setdiff1d(fine, [row for group in exact for row in group[1:]])
-    counts = {} if label is None else _counted(np.asarray(label), classes, fine)
+    counts = {} if label is None else _counted(label, classes, fine)
     return Findings(
         store,
         whole["width"].copy(),

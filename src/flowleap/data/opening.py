@@ -12,12 +12,14 @@ from torch import Tensor
 from flowleap.data import idx
 from flowleap.data.check import check
 from flowleap.data.classes import described, left_out, occurring
+from flowleap.data.classes import listed as listed_names
 from flowleap.data.dataset import Dataset, kept_apart
 from flowleap.data.huggingface import is_address, open_table
 from flowleap.data.known import recognized
+from flowleap.data.parts import TRAIN, parts_of
 from flowleap.data.prepare import FEW_IMAGES, Look, Prepared, prepare
-from flowleap.data.source import has_parts, listed, open_images
-from flowleap.data.store import EXTENSIONS, Arrays, Store, files_below
+from flowleap.data.source import has_parts, listed, no_images, open_images
+from flowleap.data.store import Arrays, Files, Store, files_below
 
 __all__ = ["from_path", "present", "store_of"]
 
@@ -44,15 +46,15 @@ def from_path(text: str | Path, split: str | None = None, look: Look | None = No
     if is_address(text):
         return _table(str(text), split, look)
     path = Path(text)
-    split = split or ("train" if path.is_dir() and has_parts(path) else None)
+    split = split or (TRAIN if path.is_dir() and has_parts(path) else None)
     if path.is_dir() and not idx.is_idx(path):
         return _folder(path, str(text), split, look)
     source = open_images(path, split)
     alike = source.shape[1:] == (look.size, look.size) or (look.size is None and look.square is None)
     if alike:
         return introduced(replace(source.dataset(memory=look.memory), look=look, path=str(text)))
-    whole = prepare(Arrays(source.levels(), str(path)), look, source.label, source.classes, str(path))
-    whole = replace(whole, notes=(*source.notes, *whole.notes))
+    store = Arrays(source.levels(), str(path), source.notes)
+    whole = prepare(store, look, source.label, source.classes, str(path))
     return _made(whole, _about(source.name, source.split, source.splits, str(text)))
 
 
@@ -68,21 +70,39 @@ def store_of(text: str | Path, split: str | None = None) -> tuple[Store, Tensor 
         return table, table.label, table.classes
     path = Path(text)
     if path.is_dir() and not idx.is_idx(path):
-        files = files_below(path) if split is None else listed(path, split)[0]
+        if split is not None:
+            files = listed(path, split)[0]
+        else:
+            files = files_below(path)
+            files = replace(files, doubt="; ".join(filter(None, [files.doubt, _about_parts(files)])))
         if not len(files):
-            raise ValueError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
+            raise ValueError(no_images(files))
         return files, files.label, files.classes
     source = open_images(path, split)
-    return Arrays(source.levels(), str(path)), source.label, source.classes
+    return Arrays(source.levels(), str(path), source.notes), source.label, source.classes
+
+
+def _about_parts(files: Files) -> str:
+    """Say that some sub-folders are parts of the data, or may be, where they are taken as classes."""
+    found = parts_of(files.folders)
+    if found.whole:
+        return (
+            f"{listed_names([*found.folders.values()])} are parts of the data, counted as classes here; --split looks at "
+            "one of them"
+        )
+    doubt = found.doubt(files.names)
+    return f"{doubt}: a run would ask which is meant" if doubt else ""
 
 
 def _folder(path: Path, text: str, split: str | None, look: Look) -> Dataset:
-    files, parts = listed(path, split)
-    key = ("folder", str(path.resolve()), split, look, files.stamp, files.changed)
+    files, part, parts = listed(path, split)
+    if look.strict and files.unclear:
+        raise ValueError(f"{files.unclear}; leave out --strict to go on")
+    key = ("folder", str(path.resolve()), split, look, files.stamp, files.changed, files.notes)
     if key not in _RECENT:
         whole = prepare(files, look, files.label, files.classes, text)
         name = path.name or path.resolve().name
-        _remember(key, _made(whole, _about(name, split or "all", parts, text)))
+        _remember(key, _made(whole, _about(name, part, parts, text)))
     return replace(_RECENT[key], path=text)
 
 
@@ -91,7 +111,6 @@ def _table(text: str, split: str | None, look: Look) -> Dataset:
     key = ("table", text, table.split, look, table.rows._fingerprint)
     if key not in _RECENT:
         whole = prepare(table, look, table.label, table.classes, text)
-        whole = replace(whole, notes=(*table.notes, *whole.notes))
         _remember(key, _made(whole, _about(table.called, table.split, table.splits, text)))
     return _RECENT[key]
 

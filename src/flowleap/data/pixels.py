@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLOR",
+    "DRAWN",
     "FAULTS",
     "GREY",
     "SEE_THROUGH",
@@ -24,6 +25,8 @@ __all__ = [
     "Faulty",
     "Header",
     "decode",
+    "drawn",
+    "drawn_here",
     "fault_of",
     "frames",
     "opened",
@@ -45,6 +48,8 @@ FAULTS: dict[str, str] = {
 }
 """Why an image cannot be trained on, and how that is said of several."""
 SINGULAR = {"have": "has", "are": "is"}
+DRAWN = ("Software", "flowleap")
+"""The text in the PNG files of pictures that flowleap draws of several images, which are no images of a data set."""
 ORIENTATION = 0x0112
 """The EXIF tag that says how a picture is to be turned: 2 to 8 as the standard says; all other values turn nothing."""
 TURNS = range(2, 9)
@@ -81,8 +86,8 @@ class Faulty(ValueError):
 
 
 class Header(NamedTuple):
-    """What is known of an image before its pixels are: its size as it is seen, whether it is colored, and whether it
-    is the first of several frames or pages.
+    """What is known of an image before its pixels are: its size as it is seen, whether it is colored, whether it is the
+    first of several frames or pages, and whether flowleap drew it.
     """
 
     width: int
@@ -91,6 +96,7 @@ class Header(NamedTuple):
     mode: str
     alpha: bool
     frames: bool = False
+    drawn: bool = False
 
 
 @contextmanager
@@ -198,7 +204,25 @@ def _header(image: Image) -> Header:
     else:
         width, height = image.size
     alpha = image.mode in SEE_THROUGH or "transparency" in image.info
-    return Header(width, height, image.mode not in (*GREY, "LA", "La"), image.mode, alpha, frames(image))
+    colored = image.mode not in (*GREY, "LA", "La")
+    return Header(width, height, colored, image.mode, alpha, frames(image), drawn(image))
+
+
+def drawn(image: Image) -> bool:
+    """Whether an opened image is a picture that flowleap drew, see `DRAWN`."""
+    key, text = DRAWN
+    return image.format == "PNG" and image.info.get(key) == text
+
+
+def drawn_here(file: str) -> bool:
+    """Whether a file is a picture that flowleap drew."""
+    if not file.lower().endswith(".png"):
+        return False
+    try:
+        with opened(file, file) as image:
+            return drawn(image)
+    except Faulty:
+        return False
 
 
 def _orientation(image: Image) -> object:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowleap.data.classes import left_out, occurring
+from flowleap.data.classes import left_out, listed, occurring
 from flowleap.data.pixels import FAULTS, Faulty, decode, fault_of, probe
 from flowleap.data.rows import Held, Rows, Samples, scaled
 from flowleap.data.store import Store
@@ -26,7 +26,18 @@ from flowleap.data.view import AS_THEY_ARE, Square, View, suggested
 from flowleap.data.workers import default_workers, in_order
 from flowleap.progress import counted
 
-__all__ = ["FEW_IMAGES", "GIB", "Headers", "Images", "Look", "Prepared", "first_frames", "prepare", "scan"]
+__all__ = [
+    "FEW_IMAGES",
+    "GIB",
+    "Headers",
+    "Images",
+    "Look",
+    "Prepared",
+    "drawn_by_flowleap",
+    "first_frames",
+    "prepare",
+    "scan",
+]
 
 GIB = 2**30
 CHUNK = 250
@@ -68,7 +79,8 @@ class Look:
 class Headers:
     """What the headers of all images say.
 
-    Shapes: (n,) each; `fault` is 0, or 1 + the place in `FAULTS`; `frames`: whether an image is the first of several.
+    Shapes: (n,) each; `fault` is 0, or 1 + the place in `FAULTS`; `frames`: whether an image is the first of several;
+    `drawn`: whether flowleap drew it.
     """
 
     width: np.ndarray
@@ -76,6 +88,7 @@ class Headers:
     colored: np.ndarray
     fault: np.ndarray
     frames: np.ndarray
+    drawn: np.ndarray
     first: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -92,6 +105,18 @@ class Headers:
         fault[rows] = 1 + list(FAULTS).index(kind)
         return replace(self, fault=fault, first={kind: message, **self.first})
 
+    def only(self, rows: np.ndarray) -> Headers:
+        """Those of some images, by their numbers."""
+        return Headers(
+            self.width[rows],
+            self.height[rows],
+            self.colored[rows],
+            self.fault[rows],
+            self.frames[rows],
+            self.drawn[rows],
+            self.first,
+        )
+
     def faults(self) -> dict[str, int]:
         """How many images have each fault, of those that occur."""
         counts = {kind: int((self.fault == 1 + index).sum()) for index, kind in enumerate(FAULTS)}
@@ -103,7 +128,7 @@ class _Probed:
     store: Store
 
     def __call__(self, rows: range) -> tuple[np.ndarray, dict[str, str]]:
-        found = np.zeros((len(rows), 5), dtype=np.int32)
+        found = np.zeros((len(rows), 6), dtype=np.int32)
         first: dict[str, str] = {}
         for place, index in enumerate(rows):
             try:
@@ -113,14 +138,14 @@ class _Probed:
                 first.setdefault(error.kind, str(error))
                 continue
             found[place, :3] = header.width, header.height, header.colored
-            found[place, 4] = header.frames
+            found[place, 4:] = header.frames, header.drawn
         return found, first
 
 
 def scan(store: Store, workers: int | None = None) -> Headers:
     """Look at the header of every image; only what is see-through or seems to be cut off is decoded."""
     chunks = [range(start, min(start + CHUNK, len(store))) for start in range(0, len(store), CHUNK)]
-    parts = [np.zeros((0, 5), np.int32)]
+    parts = [np.zeros((0, 6), np.int32)]
     first: dict[str, str] = {}
     with counted(f"looking at {len(store):,} images", len(store)) as tick:
         for rows, (found, said) in zip(
@@ -130,8 +155,9 @@ def scan(store: Store, workers: int | None = None) -> Headers:
             first = {**said, **first}
             tick(len(rows))
     whole = np.concatenate(parts)
-    width, height, colored, fault, several = whole.T
-    return Headers(width, height, colored.astype(bool), fault.astype(np.uint8), several.astype(bool), first)
+    width, height, colored, fault, several, drawn = whole.T
+    flags = (several.astype(bool), drawn.astype(bool))
+    return Headers(width, height, colored.astype(bool), fault.astype(np.uint8), *flags, first)
 
 
 def _of(workers: int | None, store: Store) -> int:
@@ -303,6 +329,13 @@ def prepare(
     Raises: ValueError where no image is left, or one is left out and the look is strict.
     """
     headers = scan(store)
+    notes = [*store.notes, *drawn_by_flowleap(store, headers.drawn.nonzero()[0])]
+    if headers.drawn.any():
+        rest = (~headers.drawn).nonzero()[0]
+        if not len(rest):
+            raise ValueError(f"{name} holds no images but pictures that flowleap drew: give it images")
+        store, headers = store.only(rest), headers.only(rest)
+        label = None if label is None else label[torch.from_numpy(rest)]
     if not headers.fine.any():
         raise ValueError(_left_out(headers.faults(), headers.first, len(headers), False, name))
     view = _view(headers, look)
@@ -316,7 +349,7 @@ def prepare(
             )
             headers = headers.marked(small, "small", message)
     kept = headers.fine.nonzero()[0]
-    notes = first_frames(store, kept[headers.frames[kept]])
+    notes += first_frames(store, kept[headers.frames[kept]])
     if len(kept) < len(headers):
         words = _left_out(headers.faults(), headers.first, len(headers), look.strict, name)
         if not len(kept):
@@ -338,6 +371,13 @@ def prepare(
     return Prepared(
         Images(store, kept, one, view, label, look.strict), label, classes, resolved, tuple(notes), name
     )
+
+
+def drawn_by_flowleap(store: Store, rows: np.ndarray) -> list[str]:
+    """Say which pictures are left out because flowleap drew them, by their numbers."""
+    if not len(rows):
+        return []
+    return [f"skipped: pictures that flowleap drew ({listed([store.name(row) for row in rows.tolist()])})"]
 
 
 def first_frames(store: Store, rows: np.ndarray) -> list[str]:

@@ -17,18 +17,19 @@ from torch import Tensor
 from flowleap.data import idx, pixels, scans
 from flowleap.data.check import check
 from flowleap.data.classes import left_out, numbered, occurring
-from flowleap.data.dataset import HELD_OUT, Dataset, kept_apart
+from flowleap.data.dataset import Dataset, kept_apart
 from flowleap.data.known import recognized
 from flowleap.data.npz import Archive
+from flowleap.data.parts import TRAIN, Parts, parts_of
 from flowleap.data.prepare import GIB, Look
 from flowleap.data.rows import Held, Rows, Samples, chosen, levels_of, scaled
-from flowleap.data.store import EXTENSIONS, Files, files_below
+from flowleap.data.skipped import hidden
+from flowleap.data.store import Files, files_below
 
-__all__ = ["EXTENSIONS", "Source", "has_parts", "listed", "load_any", "of_dataset", "open_images"]
+__all__ = ["Source", "has_parts", "listed", "load_any", "no_images", "of_dataset", "open_images"]
 
 LABELS = {"images": ("label", "labels"), "arr_0": ("arr_1",), "train_x": ("train_y",), "test_x": ("test_y",)}
 UNIT = "no value of {} is below 0: floats are taken to lie in [-1, 1]; if these lie in [0, 1], store 2 x − 1"
-PARTS = {"train", *HELD_OUT}
 SLACK = 1e-3  # how far beyond [-1, 1] a value may lie before it is an error rather than rounding
 
 Reader = Callable[[Tensor, int], Iterator[Tensor]]
@@ -225,37 +226,54 @@ def open_images(path: Path | str, split: str | None = None) -> Source:
 
 
 def has_parts(path: Path) -> bool:
-    """Whether a path is a folder of images whose sub-folders are train, test or the like, and one of them is train."""
-    if not (path / "train").is_dir() or idx.is_idx(path):
+    """Whether a path is a folder of images whose sub-folders are parts, and one of them is for training."""
+    if idx.is_idx(path) or TRAIN not in _parts_in(path).folders:
         return False
-    return PARTS.issuperset(files_below(path).classes)
+    return parts_of(files_below(path).folders).whole
 
 
-def listed(path: Path, split: str | None) -> tuple[Files, tuple[str, ...]]:
-    """The files of a folder of images, or of one of its parts, and all the parts that it has.
+def _parts_in(path: Path) -> Parts:
+    """The parts among the sub-folders of a folder, with images or without."""
+    return parts_of(sorted(part.name for part in path.iterdir() if part.is_dir() and not hidden(part.name)))
 
-    Raises: ValueError without images, for parts of which none is chosen, and for a part that is not there.
+
+def listed(path: Path, split: str | None) -> tuple[Files, str, tuple[str, ...]]:
+    """The files of a folder of images, or of one of its parts; the name of that, and all the parts that it has.
+
+    Raises: ValueError without images, for parts of which none is chosen, for a part that is not there, and where
+        folders may be parts or classes.
     """
-    parts: tuple[str, ...] = ()
+    parts, within = Parts({}), path
     if split is not None:
-        if not (path / split).is_dir():
-            raise ValueError(
-                f"{path} has no folder {split!r}: leave --split out, or choose one that is there"
-            )
-        parts = tuple(sorted({part.name for part in path.iterdir() if part.is_dir()} & PARTS))
-        path = path / split
-    files = files_below(path)
+        parts = _parts_in(path)
+        within = path / parts.folders.get(split, split)
+        if not within.is_dir():
+            there = f"choose {' or '.join(parts.folders)}, or leave" if parts else "leave"
+            raise ValueError(f"{path} has no folder {split!r}: {there} --split out")
+    files = files_below(within)
     if not len(files):
-        raise ValueError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
-    if files.classes and PARTS.issuperset(files.classes):
+        raise ValueError(no_images(files))
+    found = parts_of(files.folders)
+    if files.classes and found.whole:
         raise ValueError(
-            f"{path} has the parts {', '.join(files.classes)}: choose one with --split, as in --split train"
+            f"{within} has the parts {', '.join(sorted(found.folders.values()))}: choose one with --split, as in "
+            f"--split {next(iter(found.folders))}, or give its own path"
         )
-    return files, parts
+    if doubt := found.doubt(files.names):
+        raise ValueError(
+            f"{within}: {doubt}. Give the path of one folder, as in {within / next(iter(found.folders.values()))}, or "
+            "move what does not belong here elsewhere; a class of such a name needs another"
+        )
+    return files, "all" if split is None else parts.name(split), tuple(sorted(parts.folders))
+
+
+def no_images(files: Files) -> str:
+    """What is to be said of a folder without images: what else it holds."""
+    return "; ".join([f"{files.root} holds no images that Pillow reads", *files.notes])
 
 
 def _folder(path: Path, split: str | None) -> Source:
-    files, parts = listed(path, split)
+    files, name, parts = listed(path, split)
     first = _decode(files.name(0))
 
     def read(index: Tensor, n: int) -> Iterator[Tensor]:
@@ -270,9 +288,10 @@ def _folder(path: Path, split: str | None) -> Source:
         read,
         files.label,
         files.classes,
-        split or "all",
+        name,
         splits=parts,
         eight_bit=True,
+        notes=files.notes,
     )
 
 

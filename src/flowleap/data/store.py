@@ -6,7 +6,7 @@ import hashlib
 import os
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -15,12 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowleap.data.classes import ordered
-from flowleap.data.pixels import Encoded
+from flowleap.data.classes import listed, natural, ordered
+from flowleap.data.parts import parts_of
+from flowleap.data.pixels import Encoded, drawn_here
+from flowleap.data.skipped import Skipped, hidden, kinds, made, suffix
 
-__all__ = ["EXTENSIONS", "Arrays", "Files", "Names", "Store", "files_below"]
+__all__ = ["Arrays", "Files", "Names", "Store", "files_below"]
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+FEW_LOOSE = 0.1
+"""Beside the images in sub-folders, up to this share of them may lie in none, and is left out; a single one always."""
+LOOKED_AT = 1000
+"""Up to so many images beside sub-folders are looked at for pictures that flowleap drew."""
 
 
 class Store(Protocol):
@@ -39,6 +44,15 @@ class Store(Protocol):
     @property
     def stamp(self) -> str:
         """Tells these images from others without reading them."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of how they were found."""
+        ...
+
+    def only(self, rows: np.ndarray) -> Store:
+        """Some of these images, by their numbers."""
         ...
 
 
@@ -76,8 +90,9 @@ class Names:
 class Files:
     """The images below a folder, in the order of their paths.
 
-    `classes` are the sub-folders that all of them lie in, none where some lie in none; `label` is int64 (n,) then.
-    `changed` is the last time that one of them was.
+    `classes` are the sub-folders that they lie in, none where some lie in none; `label` is int64 (n,) then. `folders`
+    are the sub-folders with images in any case. `changed` is the last time that an image was. `skipped` is what lies
+    there and was not taken, `doubt` says why sub-folders are no classes, or may be none.
     """
 
     root: Path
@@ -86,6 +101,9 @@ class Files:
     changed: float
     classes: tuple[str, ...]
     label: Tensor | None
+    folders: tuple[str, ...] = ()
+    skipped: Skipped = field(default_factory=Skipped)
+    doubt: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -106,18 +124,58 @@ class Files:
         digest.update(self.sizes.tobytes())
         return digest.hexdigest()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of what was taken, and what was not."""
+        return (*filter(None, [self.unclear, self._nested()]), *self.skipped.notes(self.folders))
+
+    @property
+    def unclear(self) -> str:
+        """Say what is not clear of the classes; empty where all images lie in sub-folders, or none does."""
+        many = len(self.skipped.loose)
+        loose = f"left out: {many:,} image{'s' * (many > 1)} beside the sub-folders ({listed(self.skipped.loose)})"
+        return "; ".join(filter(None, [loose if many else "", self.doubt]))
+
+    def _nested(self) -> str:
+        """Say that the only class has sub-folders that may be classes."""
+        if len(self.classes) != 1:
+            return ""
+        inner = {name.split("/")[1] if name.count("/") > 1 else "" for name in self.names}
+        if "" in inner or len(inner) < 2:
+            return ""
+        return (
+            f"all images lie in {self.root / self.classes[0]}, whose sub-folders ({listed(sorted(inner, key=natural))}) "
+            "are no classes; give its path where they are"
+        )
+
+    def only(self, rows: np.ndarray) -> Files:
+        """Some of these images, by their numbers."""
+        label = None if self.label is None else self.label[torch.from_numpy(rows)]
+        names = Names([self.names[index] for index in rows.tolist()])
+        return replace(self, names=names, sizes=self.sizes[rows], label=label)
+
 
 def files_below(root: Path) -> Files:
-    """List the images below a folder; nothing of them is read.
+    """List the images below a folder, and what else lies there; nothing of them is read.
 
-    Raises: OSError for folders that cannot be read.
+    The first sub-folder is the class. A few images beside such folders are left out (`FEW_LOOSE`); where there are more
+    of them, there are no classes. Parts of a data set count as classes here.
+
+    Raises: OSError for folders that cannot be read; ValueError for one that flowleap made.
     """
+    kind = made(root, os.listdir(root))
+    if kind is not None:
+        raise ValueError(
+            f"{root} is a {kind} that flowleap made, no data set: name a folder of images. A run goes on with --resume, "
+            "and another begins with its weights with --init"
+        )
     sizes, heads, changed = array("q"), array("q"), 0.0
     number: dict[str, int] = {}
+    skipped = Skipped()
 
-    def listed() -> Iterator[str]:
+    def listing() -> Iterator[str]:
         nonlocal changed
-        for name, entry in _walk(root, "", frozenset()):
+        for name, entry in _walk(root, "", frozenset(), skipped):
             about = entry.stat()
             sizes.append(about.st_size)
             changed = max(changed, about.st_mtime)
@@ -125,25 +183,65 @@ def files_below(root: Path) -> Files:
             heads.append(number.setdefault(head, len(number)) if slash else -1)
             yield name
 
-    names = Names(listed())
+    names = Names(listing())
     held = np.frombuffer(heads, dtype=np.int64) if heads else np.zeros(0, np.int64)
-    inside = bool(len(held)) and bool((held >= 0).all())
-    label, classes = ordered(torch.from_numpy(held.copy()), list(number)) if inside else (None, ())
-    return Files(root, names, np.array(sizes, dtype=np.int64), changed, classes, label)
+    whole = Files(root, names, np.array(sizes, dtype=np.int64), changed, (), None, tuple(number), skipped)
+    if not number:
+        return whole
+    inside, doubt = _inside(whole, held)
+    whole = whole.only(inside) if len(inside) < len(held) else whole
+    if doubt:
+        return replace(whole, doubt=doubt)
+    label, classes = ordered(torch.from_numpy(held[inside].copy()), list(number))
+    return replace(whole, classes=classes, label=label)
 
 
-def _walk(folder: Path, below: str, above: frozenset[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _inside(files: Files, held: np.ndarray) -> tuple[np.ndarray, str]:
+    """The images that are taken where some lie in sub-folders, and why these are no classes, where they are none.
+
+    Shapes: held (n,), the number of the folder of each image, -1 for none.
+    """
+    loose = (held < 0).nonzero()[0]
+    drawn = [row for row in loose.tolist() if drawn_here(files.name(row))] if len(loose) <= LOOKED_AT else []
+    files.skipped.drawn += [files.names[row] for row in drawn]
+    left, loose = np.setdiff1d(np.arange(len(held)), drawn), np.setdiff1d(loose, drawn)
+    many, inside = len(loose), len(left) - len(loose)
+    few = len(files.folders) > 1 and many <= max(1, FEW_LOOSE * inside)
+    if many and not few and not parts_of(files.folders).whole:
+        return left, (
+            f"no labels: {many:,} image{'s' * (many > 1)} of {files.root} lie in no sub-folder and {inside:,} in "
+            f"{listed(files.folders)}; sub-folders are classes where all images lie in them"
+        )
+    files.skipped.loose += [files.names[row] for row in loose.tolist()]
+    return np.setdiff1d(left, loose), ""
+
+
+def _walk(
+    folder: Path, below: str, above: frozenset[str], skipped: Skipped
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Image files in the order of their paths, folders at the place of their names; links to folders above end."""
     real = os.path.realpath(folder)
     if real in above:
         return
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
+    kind = made(folder, {entry.name for entry in found}) if below else None
+    if kind is not None:
+        skipped.made[below.rstrip("/")] = kind
+        return
     for entry in found:
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), f"{below}{entry.name}/", above | {real})
-        elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
+        if hidden(entry.name):
+            skipped.hide(entry.name, folder=entry.is_dir())
+        elif entry.is_dir():
+            if not below:
+                skipped.folders.append(entry.name)
+            yield from _walk(Path(entry.path), f"{below}{entry.name}/", above | {real}, skipped)
+        elif suffix(entry.name) not in kinds():
+            skipped.kinds[suffix(entry.name)] += 1
+        elif entry.is_file():
             yield below + entry.name, entry
+        else:
+            skipped.broken.append(below + entry.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +250,7 @@ class Arrays:
 
     levels: Tensor
     called: str
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.levels)
@@ -164,6 +263,10 @@ class Arrays:
         """The pixels of an image, channels last where there are several."""
         levels = self.levels[index].numpy()
         return levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0))
+
+    def only(self, rows: np.ndarray) -> Arrays:
+        """Some of these images, by their numbers."""
+        return replace(self, levels=self.levels[torch.from_numpy(rows)])
 
     @property
     def stamp(self) -> str:

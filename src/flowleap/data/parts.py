@@ -1,0 +1,107 @@
+"""Which sub-folders of a data set are its parts for training, validation and test, however they are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flowleap.data.classes import listed
+
+__all__ = ["HELD_OUT", "TRAIN", "Parts", "part_of", "parts_of"]
+
+HELD_OUT = ("validation", "valid", "val", "test")
+"""What parts are called that samples are measured against, the first that is there: labels of a test may be hidden."""
+TRAIN = "train"
+FORMS = {
+    TRAIN: ("train", "training", "trn", "trainset", "trainval", "traindata"),
+    "validation": ("val", "valid", "validation", "validate", "dev", "valset", "valdata"),
+    "test": ("test", "testing", "tst", "testset", "testdata", "eval", "evaluation", "holdout", "heldout"),
+}
+BESIDE = ("data", "dataset", "folder", "image", "images", "img", "imgs", "photos", "set", "split", "x")
+"""Words that may stand beside the name of a part."""
+THINGS = ("dev", "eval", "train", "valid")
+"""Words that a class may go by, where no other folder is called after a part."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a data set by their names, as in {"train": "Training"}, and the other folders beside them.
+
+    `twice` names two folders that are the same part.
+    """
+
+    folders: dict[str, str]
+    others: tuple[str, ...] = ()
+    twice: tuple[str, str] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.folders)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every folder is a part, and each part is there once."""
+        return bool(self.folders) and not self.others and self.twice is None
+
+    def doubt(self, names: Iterable[str]) -> str:
+        """Say why folders might be parts and might be classes; nothing where that is clear.
+
+        Args:
+            names: the paths of the images, beginning with the folders.
+        """
+        if self.twice is not None and not self.others:
+            return f"{self.twice[0]} and {self.twice[1]} seem to be the same part"
+        only = next(iter(self.folders.values())) if len(self.folders) == 1 and self.twice is None else ""
+        if only.casefold() in THINGS and not any(
+            name.startswith(f"{only}/") and name.count("/") > 1 for name in names
+        ):
+            return ""
+        if not self.folders or not self.others:
+            return ""
+        return f"{listed([*self.folders.values()])} seem to be parts, and {listed(self.others)} beside them are none"
+
+    def name(self, asked: str) -> str:
+        """The name of a part, which is asked for by it or by its folder."""
+        return next((name for name, folder in self.folders.items() if folder == asked), asked)
+
+
+def part_of(name: str) -> str | None:
+    """The part that a folder is called after; None for any other name.
+
+    >>> [part_of(name) for name in ("Training", "test_images", "val2017", "valid", "cats", "train_station")]
+    ['train', 'test', 'validation', 'valid', None, None]
+    """
+    if name in HELD_OUT:
+        return name
+    word = "".join(word for word in _words(name) if word not in BESIDE)
+    return next((part for part, forms in FORMS.items() if word in forms), None)
+
+
+def parts_of(names: Sequence[str]) -> Parts:
+    """Find the parts among the folders of a data set; a word that all begin with is left aside.
+
+    >>> parts_of(["seg_train", "seg_test"]).folders
+    {'train': 'seg_train', 'test': 'seg_test'}
+    """
+    folders: dict[str, str] = {}
+    others, twice = [], None
+    for name, bare in zip(names, _bare(names), strict=True):
+        part = part_of(name) or part_of(bare)
+        if part is None:
+            others.append(name)
+        elif part in folders:
+            twice = (folders[part], name)
+        else:
+            folders[part] = name
+    return Parts(folders, tuple(others), twice)
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[\W_\d]+", name.casefold()) if word]
+
+
+def _bare(names: Sequence[str]) -> list[str]:
+    """The names without a word that all of them begin with."""
+    words = [_words(name) for name in names]
+    shared = len(words) > 1 and all(len(word) > 1 and word[0] == words[0][0] for word in words)
+    return ["_".join(word[1:]) for word in words] if shared else list(names)
