@@ -18,7 +18,7 @@ from flowleap.data.parts import part_of, parts_of
 from flowleap.data.prepare import Look
 from flowleap.data.source import open_images
 from flowleap.data.store import files_below
-from test_folder_data import draw, folder
+from test_folder_data import draw
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +46,19 @@ def note(dataset: data.Dataset, begin: str) -> str:
 
 def test_hidden_folders_and_files_and_those_of_systems_are_no_classes_and_no_images(tmp_path):
     put(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png")
-    left = [".ipynb_checkpoints/1.png", ".thumbnails/2.png", "__MACOSX/cat/1.png", "@eaDir/1.png", ".git/a.png"]
-    left += ["$RECYCLE.BIN/1.png", "System Volume Information/1.png", "cat/@eaDir/1.png", "cat/.hidden/a/1.png"]
+    left = [
+        ".ipynb_checkpoints/1.png",
+        ".thumbnails/2.png",
+        "__MACOSX/cat/1.png",
+        "@eaDir/1.png",
+        ".git/a.png",
+    ]
+    left += [
+        "$RECYCLE.BIN/1.png",
+        "System Volume Information/1.png",
+        "cat/@eaDir/1.png",
+        "cat/.hidden/a/1.png",
+    ]
     put(tmp_path, *left, "cat/._1.png", ".cover.png")
     for name in ("Thumbs.db", "cat/.DS_Store", "desktop.ini"):
         (tmp_path / name).write_text("")
@@ -57,11 +68,20 @@ def test_hidden_folders_and_files_and_those_of_systems_are_no_classes_and_no_ima
     for name in (".ipynb_checkpoints", ".thumbnails", "__MACOSX", "@eaDir", "._1.png", ".cover.png"):
         assert name in said
     assert "Thumbs.db" not in " ".join(found.notes) and ".DS_Store" not in " ".join(found.notes)
-    assert not files_below(put(tmp_path / ".photos", "a.png")).skipped.hidden  # named by the user, it is taken
+    assert not files_below(
+        put(tmp_path / ".photos", "a.png")
+    ).skipped.hidden  # named by the user, it is taken
 
 
 def test_a_hidden_folder_beside_the_parts_leaves_them_parts(tmp_path):
-    put(tmp_path, "train/cat/1.png", "train/dog/1.png", "val/cat/1.png", "val/dog/2.png", ".ipynb_checkpoints/a.png")
+    put(
+        tmp_path,
+        "train/cat/1.png",
+        "train/dog/1.png",
+        "val/cat/1.png",
+        "val/dog/2.png",
+        ".ipynb_checkpoints/a.png",
+    )
     found = data.load(tmp_path)
     assert (found.split, found.held_out, found.classes, len(found)) == ("train", "val", ("cat", "dog"), 2)
 
@@ -84,14 +104,16 @@ def test_parts_are_known_in_any_case_and_usual_form(name, part):
 
 
 def test_parts_of_usual_forms_are_trained_on_and_held_out(tmp_path):
-    put(tmp_path, "Training/cat/1.png", "Training/dog/1.png", "Testing/cat/1.png", "Testing/dog/2.png", seed=1)
+    put(
+        tmp_path, "Training/cat/1.png", "Training/dog/1.png", "Testing/cat/1.png", "Testing/dog/2.png", seed=1
+    )
     found = data.load(tmp_path)
     assert (found.split, found.held_out, found.classes) == ("train", "test", ("cat", "dog"))
     part = data.held_out(found)
     assert len(part) == 2 and part.split == "test"
     for split in ("Testing", "test"):
         assert data.load(tmp_path, split=split).split == "test"
-    with pytest.raises(ValueError, match="no folder 'valid': choose train or test"):
+    with pytest.raises(ValueError, match="no folder 'valid': choose test or train"):
         data.load(tmp_path, split="valid")
 
 
@@ -112,7 +134,9 @@ def test_parts_that_begin_with_the_name_of_the_set(tmp_path):
 )
 def test_parts_beside_something_else_are_asked_about(tmp_path, names):
     first = names[0].partition("/")[0]
-    with pytest.raises(ValueError, match=r"(seem to be parts|seem to be the same part).*Give the path of one folder"):
+    with pytest.raises(
+        ValueError, match=r"(seem to be parts|seem to be the same part).*Give the path of one folder"
+    ):
         data.load(put(tmp_path, *names))
     assert len(data.load(tmp_path / first)) == 1
     found = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--workers", "0"])
@@ -127,7 +151,7 @@ def test_classes_that_are_called_as_a_part_may_be_are_classes(tmp_path, classes)
 
 def test_the_words_that_all_folders_begin_with_are_no_part_of_the_name():
     assert parts_of(["train_a", "train_b"]).folders == {}
-    assert parts_of(["afhq_train", "afhq_val"]).folders == {"train": "afhq_train", "validation": "afhq_val"}
+    assert parts_of(["afhq_train", "afhq_val"]).folders == {"train": "afhq_train", "val": "afhq_val"}
 
 
 def test_classes_one_folder_below_are_pointed_out(tmp_path):
@@ -153,7 +177,7 @@ def test_many_images_beside_folders_have_no_labels_and_that_is_said(tmp_path):
     found = data.load(tmp_path)
     assert found.label is None and len(found) == 6
     assert "3 images" in note(found, "no labels: ") and "cat, dog" in note(found, "no labels: ")
-    with pytest.raises(ValueError, match="no labels: .*leave out --strict"):
+    with pytest.raises(ValueError, match=r"no labels: .*leave out --strict"):
         data.load(tmp_path, look=Look(strict=True))
 
 
@@ -175,14 +199,22 @@ def test_pictures_that_flowleap_drew_change_no_data(tmp_path, memory):
         found = data.load(path, look=look, checksum=old.checksum)
         assert len(found) == 2 and found.classes == old.classes
         assert "sheet.png" in note(found, "skipped: pictures that flowleap drew")
-    assert CliRunner().invoke(app, ["data", "check", str(flat), "--workers", "0", "--json"]).output.count("sheet") == 1
+    assert (
+        CliRunner()
+        .invoke(app, ["data", "check", str(flat), "--workers", "0", "--json"])
+        .output.count("sheet")
+        == 1
+    )
 
 
 # ---------------------------------------------------------------- other files
 
 
 def test_what_pillow_reads_is_read_and_the_rest_is_counted_by_its_ending(tmp_path):
-    image, kinds = draw(np.random.default_rng(0), 8, 8), {"jfif": "JPEG", "jp2": "JPEG2000", "tga": "TGA", "AVIF": "AVIF"}
+    image, kinds = (
+        draw(np.random.default_rng(0), 8, 8),
+        {"jfif": "JPEG", "jp2": "JPEG2000", "tga": "TGA", "AVIF": "AVIF"},
+    )
     kinds |= {"jpe": "JPEG", "qoi": "QOI", "pbm": "PPM", "ico": "ICO"}
     kinds = {ending: kind for ending, kind in kinds.items() if kind in Image.SAVE}
     for ending, kind in kinds.items():
@@ -224,7 +256,14 @@ def test_images_that_are_only_measured_say_the_same(tmp_path):
 
 def made_by_flowleap(root: Path) -> None:
     """Folders as runs, comparisons and caches leave them, with images in each."""
-    put(root, "runs/esc/samples/step-1.png", "runs/esc/grid.png", "study/runs/a/grid.png", "study/picture.png", "z/a.png")
+    put(
+        root,
+        "runs/esc/samples/step-1.png",
+        "runs/esc/grid.png",
+        "study/runs/a/grid.png",
+        "study/picture.png",
+        "z/a.png",
+    )
     about = {"format": 1, "config": {}, "dataset": {}}
     (root / "runs" / "esc" / "config.json").write_text(json.dumps(about))
     (root / "study" / "plan.json").write_text(json.dumps({"format": 1, "request": {}, "rows": []}))
@@ -237,7 +276,10 @@ def test_what_flowleap_made_below_a_folder_is_no_part_of_its_images(tmp_path, na
     made_by_flowleap(tmp_path)
     found = data.load(tmp_path, look=Look(memory=0.0), checksum=before.checksum)
     assert len(found) == 2 and found.classes == before.classes
-    assert note(found, "skipped: folders that flowleap made (runs/esc, a run, study, a comparison, z, a cache of latents)")
+    assert note(
+        found,
+        "skipped: folders that flowleap made (runs/esc, a run, study, a comparison, z, a cache of latents)",
+    )
     assert not note(found, "sub-folders without")
 
 

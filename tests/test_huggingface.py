@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -107,6 +108,62 @@ def test_whole_numbers_of_the_usual_name_are_labels(tmp_path):
     found = data.load(f"hf:{tmp_path / 'd'}")
     assert found.label.tolist() == [1, 0] * 6 and found.classes == ("0", "4")
     assert any("labels: 2 classes of 6 images: 0, 4" in note for note in found.notes)
+
+
+def loaded(tmp_path, name, values, kind, count=12):
+    rows, _ = table(count)
+    rows.remove_columns("kind").add_column(name, values).cast_column(name, kind).save_to_disk(tmp_path / "d")
+    return data.load(f"hf:{tmp_path / 'd'}")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "values", "classes"),
+    [
+        ("label", "string", ["img10", "img2", "cat"] * 4, ("cat", "img2", "img10")),
+        ("Target", "int32", [7, 0, 7] * 4, ("0", "7")),
+        ("class", "bool", [True, False, True] * 4, ("False", "True")),
+        ("category", "large_string", ["b", "a", "a"] * 4, ("a", "b")),
+    ],
+)
+def test_texts_truth_values_and_numbers_of_a_usual_name_are_classes(tmp_path, name, kind, values, classes):
+    found = loaded(tmp_path, name, values, datasets.Value(kind))
+    assert found.classes == classes and [found.classes[row] for row in found.label.tolist()] == [
+        str(v) for v in values
+    ]
+    assert f"labels are those of column {name} ({kind})" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "values", "said"),
+    [
+        ("label", "float32", [0.5] * 12, "column label holds float32, and classes are whole numbers"),
+        ("caption", "string", ["a"] * 12, "called label, .*; passed over: caption (string)"),
+        (
+            "label",
+            "string",
+            [None, *["a"] * 11],
+            "column label of .* has no value in 1 of 12 rows: taken as unlabeled",
+        ),
+        (
+            "label",
+            "int64",
+            [None, *[1] * 11],
+            "column label of .* has no value in 1 of 12 rows: taken as unlabeled",
+        ),
+    ],
+)
+def test_columns_that_hold_no_classes_are_named_with_the_reason(tmp_path, name, kind, values, said):
+    found = loaded(tmp_path, name, values, datasets.Value(kind))
+    assert found.label is None
+    assert any(re.search(said.replace("(", r"\(").replace(")", r"\)"), line) for line in found.notes), (
+        found.notes
+    )
+
+
+def test_a_text_of_its_own_for_each_image_is_no_class(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface, "FEW_TEXTS", 3)
+    found = loaded(tmp_path, "label", [f"photo {n}" for n in range(12)], datasets.Value("string"))
+    assert found.label is None and any("12 different texts in 12 rows" in line for line in found.notes)
 
 
 def test_images_of_several_sizes_and_damaged_ones(tmp_path):

@@ -7,7 +7,7 @@ of Parquet or Arrow files. Tables stay on the disk, mapped into memory; images a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,21 @@ __all__ = [
     "image_column",
     "is_address",
     "label_column",
+    "labels_of",
     "library",
     "loaded",
-    "named_labels",
     "open_table",
     "saved",
-    "shown_labels",
 ]
 
 PREFIX = "hf:"
 SPLITS = ("train", *HELD_OUT)
-LABELS = ("label", "labels")
+LABELS = ("label", "labels", "target", "targets", "class", "classes", "category", "cls", "y")
+"""What columns of classes are called that have another type than ClassLabel, the first that is there."""
+WHOLE = ("int", "uint", "bool", "string", "large_string")
+"""How the names of the types of values begin that may be classes."""
+FEW_TEXTS = 50
+"""So many different texts may be classes in any case, more than that if they are less than half of the rows."""
 FILES = ("parquet", "arrow")
 
 
@@ -215,10 +219,9 @@ def _table(rows: Any, address: Address, text: str, split: str, splits: tuple[str
     named, classes, said = label_column(rows.features)
     label = None
     if named is not None:
-        held = rows.with_format("numpy").select_columns([named])[:][named]
-        label, hidden = shown_labels(np.asarray(held), named, text)
-        said = [*hidden, *(said if label is not None else [])]
-    label, classes = named_labels(label, classes)
+        held = rows.with_format(None).select_columns([named])[:][named]
+        label, classes, hidden = labels_of(held, named, classes, text)
+        said = hidden or said
     rows = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     return Table(rows, column, address.short, split, splits, label, classes, (*notes, *said))
 
@@ -242,40 +245,64 @@ def image_column(features: Mapping[str, Any], text: str) -> tuple[str, list[str]
 
 
 def label_column(features: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...], list[str]]:
-    """Return the column of classes by its type, or else whole numbers of the usual name; the names of the classes; and
-    what is to be said where it could have been another.
+    """Return the column of classes: the one of type ClassLabel, or else whole numbers, truth values or texts under a
+    usual name, `LABELS`; the names of its classes where it has them; and what is to be said of it and of the others.
     """
     import datasets
 
-    named = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    plain = [
-        name
+    kinds = {
+        name: kind.dtype if isinstance(kind, datasets.Value) else type(kind).__name__
         for name, kind in features.items()
-        if name in LABELS and isinstance(kind, datasets.Value) and "int" in kind.dtype
+        if not isinstance(kind, datasets.Image)
+    }
+    usual = sorted(
+        (name for name in kinds if name.lower() in LABELS), key=lambda name: LABELS.index(name.lower())
+    )
+    named = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    fitting = [
+        *sorted(named, key=lambda name: name.lower() not in LABELS),
+        *(name for name in usual if kinds[name].startswith(WHOLE)),
     ]
-    columns = sorted(named, key=lambda name: name not in LABELS) or plain
-    if not columns:
-        return None, (), []
-    notes = [f"of the columns of classes {', '.join(named)}, {columns[0]} is taken"] if len(named) > 1 else []
-    return columns[0], tuple(features[columns[0]].names) if named else (), notes
+    odd = [
+        f"column {name} holds {kinds[name]}, and classes are whole numbers, truth values or texts: passed over"
+        for name in usual
+        if name not in fitting
+    ]
+    if not fitting:
+        others = ", ".join(f"{name} ({kind})" for name, kind in kinds.items() if name not in usual)
+        missing = f"no labels: no column is a ClassLabel or called {', '.join(LABELS[:-1])} or {LABELS[-1]}"
+        return None, (), [*odd, f"{missing}; passed over: {others}"] if others else odd
+    taken = fitting[0]
+    if len(fitting) > 1:
+        odd.append(f"of the columns of classes {', '.join(fitting)}, {taken} is taken")
+    if taken not in named:
+        odd.append(f"labels are those of column {taken} ({kinds[taken]})")
+    return taken, tuple(features[taken].names) if taken in named else (), odd
 
 
-def named_labels(label: Tensor | None, classes: tuple[str, ...]) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Return labels with the names of all classes; numbers without names are numbered from 0 up, and are the names.
+def labels_of(
+    held: Sequence[Any], column: str, classes: tuple[str, ...], text: str
+) -> tuple[Tensor | None, tuple[str, ...], list[str]]:
+    """Return the labels of a column and the names of all classes, or None and what is to be said of why there are none:
+    some are missing or hidden, as those of a test split may be, or nearly every row has a text of its own.
 
-    Shapes: (n,), int64, kept.
+    Args:
+        held: whole numbers, truth values or texts, None where one is missing.
+        classes: the names of numbered classes; empty where the values are the names.
+
+    Shapes: -> int64 (n,).
     """
-    if label is None:
-        return None, ()
-    return (label, classes) if classes else numbered(label.numpy())
-
-
-def shown_labels(held: np.ndarray, column: str, text: str) -> tuple[Tensor | None, list[str]]:
-    """Return labels, or None and what is to be said where they are hidden, as those of a test split may be.
-
-    Shapes: (n,), whole numbers -> int64 (n,).
-    """
-    label = torch.from_numpy(held.astype(np.int64))
-    if bool((label < 0).any()):
-        return None, [f"column {column} of {text} has labels below 0: taken as unlabeled"]
-    return label, []
+    where = f"column {column} of {text}"
+    missing = sum(value is None for value in held)
+    if missing:
+        return None, (), [f"{where} has no value in {missing:,} of {len(held):,} rows: taken as unlabeled"]
+    values = np.asarray(held)
+    if values.dtype.kind in "iu" and bool((values < 0).any()):
+        return None, (), [f"{where} has labels below 0: taken as unlabeled"]
+    if classes:
+        return torch.from_numpy(values.astype(np.int64)), classes, []
+    label, names = numbered(values)
+    if values.dtype.kind == "U" and len(names) > max(FEW_TEXTS, len(held) // 2):
+        told = f"{where} holds {len(names):,} different texts in {len(held):,} rows"
+        return None, (), [f"{told}, too many for classes: taken as unlabeled"]
+    return label, names, []

@@ -87,8 +87,8 @@ def _about_parts(files: Files) -> str:
     found = parts_of(files.folders)
     if found.whole:
         return (
-            f"{listed_names([*found.folders.values()])} are parts of the data, counted as classes here; --split looks at "
-            "one of them"
+            f"{listed_names([*found.folders.values()])} are parts of the data, counted as classes here; --split looks "
+            "at one of them"
         )
     doubt = found.doubt(files.names)
     return f"{doubt}: a run would ask which is meant" if doubt else ""

@@ -124,32 +124,27 @@ class Skipped:
         """
         said = []
         if self.hidden:
-            total = self.hidden.total()
             said.append(
-                f"skipped: {total:,} hidden or system name{'s' * (total > 1)} ({listed(list(self.hidden))})"
+                f"skipped: {_many(self.hidden.total(), 'hidden or system name')} ({listed([*self.hidden])})"
             )
         if self.made:
-            said.append(
-                "skipped: folders that flowleap made "
-                f"({listed([f'{name}, a {kind}' for name, kind in self.made.items()])})"
-            )
+            folders = [f"{name}, a {kind}" for name, kind in self.made.items()]
+            said.append(f"skipped: folders that flowleap made ({listed(folders)})")
         if self.drawn:
             said.append(f"skipped: pictures that flowleap drew ({listed(self.drawn)})")
         if self.kinds:
-            total = self.kinds.total()
-            each = ", ".join(f"{n:,} {kind or 'without ending'}" for kind, n in self.kinds.most_common(8))
-            more = "" if len(self.kinds) <= 8 else ", …"
+            each = [f"{n:,} {kind or 'without ending'}" for kind, n in self.kinds.most_common()]
             said.append(
-                f"skipped: {total:,} file{'s' * (total > 1)} of kinds that are not read as images ({each}{more}); "
+                f"skipped: {_many(self.kinds.total(), 'file')} of kinds that are not read as images ({listed(each)}); "
                 "convert images among them to PNG or JPEG"
             )
         if self.broken:
-            said.append(f"skipped: {len(self.broken):,} names without a file ({listed(self.broken)})")
-        empty = [
-            name
-            for name in self.folders
-            if name not in {*taken, *(path.partition("/")[0] for path in self.made)}
-        ]
-        if empty:
+            said.append(f"skipped: {_many(len(self.broken), 'name')} without a file ({listed(self.broken)})")
+        used = {*taken, *(path.partition("/")[0] for path in self.made)}
+        if empty := [name for name in self.folders if name not in used]:
             said.append(f"sub-folders without images: {listed(empty)}")
         return said
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"

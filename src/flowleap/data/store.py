@@ -144,8 +144,8 @@ class Files:
         if "" in inner or len(inner) < 2:
             return ""
         return (
-            f"all images lie in {self.root / self.classes[0]}, whose sub-folders ({listed(sorted(inner, key=natural))}) "
-            "are no classes; give its path where they are"
+            f"all images lie in {self.root / self.classes[0]}, whose sub-folders are no classes "
+            f"({listed(sorted(inner, key=natural))}); give its path where they are"
         )
 
     def only(self, rows: np.ndarray) -> Files:
@@ -166,8 +166,8 @@ def files_below(root: Path) -> Files:
     kind = made(root, os.listdir(root))
     if kind is not None:
         raise ValueError(
-            f"{root} is a {kind} that flowleap made, no data set: name a folder of images. A run goes on with --resume, "
-            "and another begins with its weights with --init"
+            f"{root} is a {kind} that flowleap made, no data set: name a folder of images. A run goes on with "
+            "--resume, and another begins with its weights with --init"
         )
     sizes, heads, changed = array("q"), array("q"), 0.0
     number: dict[str, int] = {}

@@ -175,12 +175,12 @@ def _opened(rows: Any, address: Address, text: str, split: str, view: View) -> t
         held = _column(address, rows, split, named or column, count)
         count = len(held)
         if named is not None:
-            label, hidden = huggingface.shown_labels(np.asarray(held), named, text)
-            label, classes = huggingface.named_labels(label, classes)
-            notes = [*notes, *(said if label is not None else hidden)]
+            label, classes, hidden = huggingface.labels_of(held, named, classes, text)
+            said = hidden or said
         if label is not None:
             label, classes, empty = occurring(label, classes)
-            notes += [*left_out(empty), described(label, classes)]
+            said = [*said, *left_out(empty), described(label, classes)]
+    notes = [*notes, *said]
     if not count:
         raise ValueError(f"{text}, split {split}, is empty")
     images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
@@ -200,9 +200,7 @@ def _opened(rows: Any, address: Address, text: str, split: str, view: View) -> t
 
 
 def _column(address: Address, rows: Any, split: str, name: str, count: int) -> list[Any]:
-    """Read one column of a split: of Parquet files alone, else with everything beside it. Images are but counted, and a
-    label that is missing is -1.
-    """
+    """Read one column of a split: of Parquet files alone, else with everything beside it. Images are but counted."""
     import datasets
 
     try:
@@ -217,6 +215,6 @@ def _column(address: Address, rows: Any, split: str, name: str, count: int) -> l
     with counted(f"reading the column {name} of {address.short} ({split})", count) as tick:
         for row in alone:
             value = row[name]
-            held.append(-1 if value is None else 0 if isinstance(value, dict) else value)
+            held.append(0 if isinstance(value, dict) else value)
             tick(1)
     return held
