@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from flowleap import data, pictures
+from flowleap import data, pictures, runs
 from flowleap.cli import app
 from flowleap.data import opening
 from flowleap.data.parts import part_of, parts_of
 from flowleap.data.prepare import Look
 from flowleap.data.source import open_images
 from flowleap.data.store import files_below
-from test_folder_data import draw
+from test_folder_data import TINY, draw
 
 
 @pytest.fixture(autouse=True)
@@ -295,3 +295,67 @@ def test_a_run_folder_is_no_data(tmp_path):
     made_by_flowleap(tmp_path)
     with pytest.raises(ValueError, match=r"is a run that flowleap made, no data set.*--resume"):
         data.load(tmp_path / "runs" / "esc")
+
+
+# ---------------------------------------------------------------- runs on such folders
+
+
+def trained(data_path: str, out: str, steps: int = 2) -> list[str]:
+    """The command of a tiny run."""
+    command = [
+        "train",
+        "flow-matching",
+        "--data",
+        data_path,
+        "--out",
+        out,
+        "--steps",
+        str(steps),
+        "--batch",
+        "4",
+    ]
+    command += ["--no-eval", "--device", "cpu"]
+    for name, value in [*TINY, ("watch_share", "0")]:
+        command += ["--set", f"{name}={value}"]
+    return command
+
+
+def invoked(*command: str) -> str:
+    done = CliRunner().invoke(app, list(command))
+    assert done.exit_code == 0, done.output
+    return " ".join(done.output.split())
+
+
+def test_a_run_inside_of_its_data_goes_on_and_is_measured_from_any_folder(tmp_path, monkeypatch):
+    photos = put(tmp_path / "photos", *(f"{name}/{n}.png" for name in ("cat", "dog") for n in range(100)))
+    monkeypatch.chdir(photos)
+    invoked(*trained(".", "runs/a"))
+    invoked("sample", "runs/a", "--num", "4", "--out", "sheet.png")
+    said = invoked("train", "--resume", "--out", "runs/a", "--steps", "3")
+    assert (
+        "runs/a, a run" in said and "pictures that flowleap drew (sheet.png)" in said and "cat, dog" in said
+    )
+    config = json.loads((photos / "runs" / "a" / "config.json").read_text())
+    assert config["config"]["data"] == "." and config["dataset"]["place"] == str(photos)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (photos / "runs" / "a").rename(tmp_path / "runs" / "b")
+    run = runs.load_run("runs/b")
+    assert run.config.data == str(photos) and len(run.dataset()) == 200
+    assert runs.configure("flow-matching", init="runs/b").data == str(photos)
+    photos.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    assert runs.read_config("../runs/b").data == "." and len(runs.load_run("../runs/b").dataset()) == 200
+    monkeypatch.chdir(tmp_path)
+    evaluate = ["evaluate", "runs/b", "--steps", "1", "--num", "200", "--device", "cpu"]
+    assert CliRunner().invoke(app, evaluate).exit_code != 0
+    other = put(tmp_path / "other", *(f"{n}.png" for n in range(200)))
+    said = invoked(*evaluate, "--reference", str(other))
+    assert "no distance to training images is measured" in said
+
+
+def test_the_place_of_data_is_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert data.place("digits") == "digits" and data.place("hf:mnist:train") == "hf:mnist:train"
+    assert data.place("a") == str(tmp_path / "a") and data.place("hf:a:train") == f"hf:{tmp_path / 'a'}:train"

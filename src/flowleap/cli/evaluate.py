@@ -209,19 +209,25 @@ def of_run(
 
 
 def trained_on(loaded: Any, reference: str | None) -> Any:
-    """The data set of a run; without rows where an imported run does not know it, and a reference is named.
+    """The data set of a run; without rows where it is not to be had, or not known to an imported run, and a reference
+    is named.
 
-    Raises: typer.BadParameter where there is nothing to hold samples against.
+    Raises: ValueError where it is needed and not to be had; typer.BadParameter where there is nothing to compare with.
     """
     if loaded.config.data:
-        return loaded.dataset()
-    if reference is None and loaded.kind == "latents":
+        try:
+            return loaded.dataset()
+        except (OSError, ValueError) as error:
+            if reference is None:
+                raise
+            say(f"no distance to training images is measured: {error}")
+    elif reference is None and loaded.kind == "latents":
         raise typer.BadParameter(
             f"the samples of {loaded.folder} are latents, which are not measured as they are: say what to compare the "
             "decoded ones with, and name the autoencoder that decodes them with --vae",
             param_hint="--reference",
         )
-    if reference is None:
+    elif reference is None:
         raise typer.BadParameter(
             f"{loaded.folder} was imported, and does not say what it was trained on: say what to compare it with, as "
             "in --reference digits",

@@ -29,6 +29,7 @@ __all__ = [
     "is_name",
     "load",
     "names",
+    "place",
     "present",
     "reading_ahead",
     "short",
@@ -169,6 +170,16 @@ def is_name(text: str | Path) -> bool:
 def present(text: str | Path) -> bool:
     """Whether there is something by this name or at this path; an address of a table is not looked up."""
     return is_name(text) or opening.present(text)
+
+
+def place(text: str | Path) -> str:
+    """Return a path, or the address of a folder, so that it is found from anywhere; names and hub addresses stay."""
+    if is_name(text):
+        return str(text)
+    if not is_address(text):
+        return str(Path(text).resolve())
+    name = Address.of(str(text)).name
+    return str(text).replace(name, str(Path(name).resolve()), 1) if Path(name).exists() else str(text)
 
 
 def short(text: str | Path) -> str:

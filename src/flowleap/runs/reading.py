@@ -158,6 +158,7 @@ def describe(config: TrainConfig, dataset: Dataset, place: Path) -> str:
         "class_counts": list(dataset.class_counts),
         "rows": len(dataset),
         "checksum": dataset.checksum if dataset.path else None,
+        "place": data_sets.place(dataset.path) if dataset.path else None,
     } | ({} if dataset.codec is None else {"codec": dataset.codec.to_dict()})
     return _text({"format": folder.FORMAT, "config": to_dict(stored(config, place)), "dataset": known})
 

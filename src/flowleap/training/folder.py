@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from flowleap import data as data_sets
 from flowleap import processes
 from flowleap.files import free_name, replace_file
 from flowleap.provenance import git_state, version
@@ -46,10 +47,25 @@ def read(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']} of another version of flowleap, expected {FORMAT}")
-        known = {"config": content["config"], "dataset": content["dataset"]}
+        known = {
+            "config": found_from_here(content["config"], content["dataset"]),
+            "dataset": content["dataset"],
+        }
         return {**known, "imported": content.get("imported")}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: truncated or not the config of a run ({error})") from error
+
+
+def found_from_here(config: dict[str, Any], dataset: dict[str, Any]) -> dict[str, Any]:
+    """Return a config whose data are named so that they are found from the present folder.
+
+    A relative path is kept where it leads to where the data were when the run began, or where nothing is there any
+    more; otherwise that place is named.
+    """
+    data, began = config.get("data"), dataset.get("place")
+    if not data or not began or data_sets.place(data) == began or not data_sets.present(began):
+        return config
+    return {**config, "data": began}
 
 
 def claim(folder: Path, *, overwrite: bool = False) -> Path:
