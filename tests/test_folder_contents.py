@@ -185,6 +185,7 @@ def test_images_beside_parts_leave_them_parts(tmp_path):
     put(tmp_path, *(f"{n}.png" for n in range(5)), "train/cat/1.png", "train/dog/1.png", "test/cat/2.png")
     found = data.load(tmp_path)
     assert (found.split, found.held_out, len(found)) == ("train", "test", 2)
+    assert note(found, "left out: 5 images beside the sub-folders (0.png, 1.png")
 
 
 @pytest.mark.parametrize("memory", [1.0, 0.0])

@@ -184,7 +184,10 @@ def open_source(text: str, split: str | None, square: Any = None, size: int | No
             source.listed(path, split)  # here all parts are meant, or the one that is named
         dataset = opening.from_path(text, split, look(square, size, memory=0.0))
     elif square is None and size is None:
-        return source.open_images(text, split)
+        images = source.open_images(text, split)
+        for note in images.notes:
+            say(note)
+        return images
     else:
         dataset = opening.from_path(text, split, look(square, size))
     for note in dataset.notes:

@@ -296,6 +296,8 @@ def of_images(
             param_hint="--reference",
         )
     source = open_images(target)
+    for line in source.notes:
+        say(line)
     count = len(source) if num is None else num
     if count > len(source):
         raise ValueError(f"{target} holds {len(source)} images, and {count} were asked for with --num")

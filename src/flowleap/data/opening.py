@@ -16,9 +16,9 @@ from flowleap.data.classes import listed as listed_names
 from flowleap.data.dataset import Dataset, kept_apart
 from flowleap.data.huggingface import is_address, open_table
 from flowleap.data.known import recognized
-from flowleap.data.parts import TRAIN, parts_of
+from flowleap.data.parts import parts_of
 from flowleap.data.prepare import FEW_IMAGES, Look, Prepared, prepare
-from flowleap.data.source import has_parts, listed, no_images, open_images
+from flowleap.data.source import listed, no_images, open_images, training_part
 from flowleap.data.store import Arrays, Files, Store, files_below
 
 __all__ = ["from_path", "present", "store_of"]
@@ -46,9 +46,9 @@ def from_path(text: str | Path, split: str | None = None, look: Look | None = No
     if is_address(text):
         return _table(str(text), split, look)
     path = Path(text)
-    split = split or (TRAIN if path.is_dir() and has_parts(path) else None)
     if path.is_dir() and not idx.is_idx(path):
-        return _folder(path, str(text), split, look)
+        part, beside = (split, "") if split else training_part(path)
+        return _folder(path, str(text), part, look, beside)
     source = open_images(path, split)
     alike = source.shape[1:] == (look.size, look.size) or (look.size is None and look.square is None)
     if alike:
@@ -94,8 +94,10 @@ def _about_parts(files: Files) -> str:
     return f"{doubt}: a run would ask which is meant" if doubt else ""
 
 
-def _folder(path: Path, text: str, split: str | None, look: Look) -> Dataset:
+def _folder(path: Path, text: str, split: str | None, look: Look, beside: str = "") -> Dataset:
+    """The images of a folder or a part of it; `beside` is what is to be said of what lies beside the parts."""
     files, part, parts = listed(path, split)
+    files = replace(files, doubt="; ".join(filter(None, [beside, files.doubt])))
     if look.strict and files.unclear:
         raise ValueError(f"{files.unclear}; leave out --strict to go on")
     key = ("folder", str(path.resolve()), split, look, files.stamp, files.changed, files.notes)

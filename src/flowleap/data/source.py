@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -26,7 +27,7 @@ from flowleap.data.rows import Held, Rows, Samples, chosen, levels_of, scaled
 from flowleap.data.skipped import hidden
 from flowleap.data.store import Files, files_below
 
-__all__ = ["Source", "has_parts", "listed", "load_any", "no_images", "of_dataset", "open_images"]
+__all__ = ["Source", "listed", "load_any", "no_images", "of_dataset", "open_images", "training_part"]
 
 LABELS = {"images": ("label", "labels"), "arr_0": ("arr_1",), "train_x": ("train_y",), "test_x": ("test_y",)}
 UNIT = "no value of {} is below 0: floats are taken to lie in [-1, 1]; if these lie in [0, 1], store 2 x − 1"
@@ -225,16 +226,21 @@ def open_images(path: Path | str, split: str | None = None) -> Source:
     return replace(source, path=str(path))
 
 
-def has_parts(path: Path) -> bool:
-    """Whether a path is a folder of images whose sub-folders are parts, and one of them is for training."""
+def training_part(path: Path) -> tuple[str | None, str]:
+    """The part of a folder of images for training where all its sub-folders are parts, and what lies beside them.
+
+    Returns: its name, None where the folder has no parts; what is to be said of images beside them, empty without any.
+    """
     if idx.is_idx(path) or TRAIN not in _parts_in(path).folders:
-        return False
-    return parts_of(files_below(path).folders).whole
+        return None, ""
+    files = files_below(path)
+    return (TRAIN, files.unclear) if parts_of(files.folders).whole else (None, "")
 
 
 def _parts_in(path: Path) -> Parts:
     """The parts among the sub-folders of a folder, with images or without."""
-    return parts_of(sorted(part.name for part in path.iterdir() if part.is_dir() and not hidden(part.name)))
+    with os.scandir(path) as entries:
+        return parts_of(sorted(entry.name for entry in entries if entry.is_dir() and not hidden(entry.name)))
 
 
 def listed(path: Path, split: str | None) -> tuple[Files, str, tuple[str, ...]]:
