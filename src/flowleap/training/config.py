@@ -547,7 +547,7 @@ def from_dict(content: Mapping[str, Any]) -> TrainConfig:
 
 def _completed(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return values of a config with what an earlier version did that did not know a field: draw classes uniformly."""
-    objective = content.get("objective")
+    objective: Any = content.get("objective")
     batching = objective.get("batching") if isinstance(objective, dict) else None
     if (
         not isinstance(batching, dict)
