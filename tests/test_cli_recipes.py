@@ -45,11 +45,11 @@ def test_a_plan_needs_no_data_and_writes_nothing(tmp_path: Path, monkeypatch, qu
     monkeypatch.setenv("COLUMNS", "200")
     done = flowleap("train", "--recipe", "fashion-mnist", "--dry-run", "--batch", "32", *SMALL)
     assert done.exit_code == 0, done.output
-    assert "recipe fashion-mnist: batch is 32 here, 128 there" in done.stderr
+    assert "recipe fashion-mnist: batch is 32 instead of 128" in done.stderr
     for part in (
         "parameters",
         "activations of 32 rows",
-        "GFLOP forward an image",
+        "GFLOP per image forward",
         "images/s",
         "so the run takes",
     ):

@@ -693,6 +693,17 @@ def test_the_live_table_shows_every_run(done) -> None:
     assert "[4 of 4 runs]" in shown and shown.count("✓") >= 4 and "shortcut" in shown
 
 
+def test_a_pipe_gets_a_line_only_where_a_run_is_further(done) -> None:
+    finished, _ = done
+    console = Console(file=io.StringIO(), width=140)
+    board = live.Board(console, every=0.001)
+    board.running["shortcut", 0] = (time.perf_counter(), 0.0)
+    with board.showing(outcome.Study(finished.out, finished.plan), jobs=1):
+        time.sleep(0.3)
+    assert said(console).startswith("shortcut seed 0 is trained and is being measured")
+    assert len(said(console).splitlines()) == 1
+
+
 def test_picture_and_page_are_there(done) -> None:
     finished, _ = done
     assert [path.name for path in finished.files] == [

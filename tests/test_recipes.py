@@ -110,13 +110,13 @@ def test_what_is_changed_is_said() -> None:
     )
     assert config.batch == 64 and config.lr == 3e-4 and config.network["depth"] == 2
     assert sorted(changed) == [
-        "recipe esc-b2: batch is 64 here, 512 there",
-        "recipe esc-b2: lr is 0.0003 here, 0.0001 there",
+        "recipe esc-b2: batch is 64 instead of 512",
+        "recipe esc-b2: lr is 0.0003 instead of 0.0001",
         "recipe esc-b2: the network is another, depth 2 (there 12)",
-        "recipe esc-b2: velocity is Conditional here, PlugIn there",
+        "recipe esc-b2: velocity is Conditional instead of PlugIn",
     ]
     _, changed = recipes.configure("esc-xl2", steps=2_400_000, network="dit-base-4")
-    assert any("horizons are fractions" in line for line in changed)
+    assert any("scale with --steps" in line for line in changed)
     assert any("patch 4 (there 2)" in line for line in changed)
     assert recipes.configure("esc-b2", seed=3, eval_num=50_000)[1] == []
 

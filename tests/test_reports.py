@@ -240,7 +240,7 @@ def test_the_numbers_are_on_the_page(written):
     ):
         assert part in text
     for title in (
-        "Raw error",
+        "Unweighted error",
         "Gradient norm",
         "Throughput",
         "‖du/dt‖",

@@ -245,7 +245,7 @@ WIDER = Dataset("wide", torch.randn(40, 3), kind="points")
         (
             lambda *a: other(*a, "flow_matching", cloud(True)),
             {"settings": [("velocity.guidance", "2.0")]},
-            "null label.*means nothing",
+            "null label.*was never trained",
         ),
     ],
 )  # fmt: skip

@@ -68,12 +68,12 @@ def described(config: TrainConfig, found: Estimate) -> list[tuple[str, str]]:
             f"+ {size(m.activations)} activations of {m.rows} rows = {size(m.total)}",
         ),
         *divided(config, found),
-        ("a row more", f"{size(kept)} of activations, counted where autograd keeps them"),
+        ("each further row", f"{size(kept)} of activations, those that autograd keeps"),
         ("rows that fit", fit),
         (
             "operations",
-            f"{found.forward / 1e9:.4g} GFLOP forward an image × {found.equivalents:.4g} = "
-            f"{found.step / 1e9:.4g} GFLOP an image of training",
+            f"{found.forward / 1e9:.4g} GFLOP per image forward × {found.equivalents:.4g} = "
+            f"{found.step / 1e9:.4g} GFLOP per image in training",
         ),
         ("the whole run", f"{found.images:,} images, {found.total:.3g} FLOP"),
     ]

@@ -123,8 +123,8 @@ def _told(found: Sequence[Group], name: str, timed: bool = False) -> str:
 
 
 CURVES = (
-    ("raw_error", "Raw error", "Mean squared residual without weights. Targets differ between methods, so it is read "
-     "within a run.", True),
+    ("raw_error", "Unweighted error", "Mean squared residual without weights. Targets differ between methods: compare "
+     "it within a run only.", True),
     ("grad_norm", "Gradient norm", "Before clipping.", True),
     ("derivative_norm", "‖du/dt‖", "The derivative along the path that enters the target; a steady climb is an early "
      "warning.", True),
@@ -217,7 +217,7 @@ class Diagram:
 
 DIAGRAMS = (
     Diagram(
-        "Raw error by time", "Solid: rows with r = t; dashed: rows with r < t. t = 1 is noise, 0 is data.",
+        "Unweighted error by time", "Solid: rows with r = t; dashed: rows with r < t. t = 1 is noise, 0 is data.",
         ("error.diagonal", "error.jumps"),
     ),
     Diagram(
@@ -229,7 +229,7 @@ DIAGRAMS = (
         ("semigroup.by_span",), "length of the jump",
     ),
     Diagram(
-        "‖du/dt‖ / ‖u‖ by time", "Where it towers, the target is dominated by that time.", ("tangent.relative",)
+        "‖du/dt‖ / ‖u‖ by time", "Where it is large, those times dominate the targets.", ("tangent.relative",)
     ),
 )  # fmt: skip
 TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -9,7 +9,7 @@ the user's. Everything in it can be changed, and `configure` says what was.
 ('dit-base-2', 600000, 512, 5.78)
 >>> config, changed = recipes.configure("esc-b2", batch=256)
 >>> config.batch, changed
-(256, ['recipe esc-b2: batch is 256 here, 512 there'])
+(256, ['recipe esc-b2: batch is 256 instead of 512'])
 """
 
 from __future__ import annotations
@@ -207,13 +207,15 @@ def _changed(recipe: Recipe, plain: TrainConfig, config: TrainConfig) -> list[st
             continue
         if field.name == "objective":
             for part, old, new in values.differences(before, after):
-                found.append(f"recipe {recipe.name}: {part} is {_brief(new)} here, {_brief(old)} there")
+                found.append(f"recipe {recipe.name}: {part} is {_brief(new)} instead of {_brief(old)}")
         elif field.name == "network":
             found.append(f"recipe {recipe.name}: the network is another, {_unlike(before, after)}")
         else:
-            found.append(f"recipe {recipe.name}: {field.name} is {after} here, {before} there")
+            found.append(f"recipe {recipe.name}: {field.name} is {after} instead of {before}")
     if config.steps != plain.steps and values.from_dict(config.objective).horizons():
-        found.append(f"recipe {recipe.name}: its horizons are fractions of the run, and move with its length")
+        found.append(
+            f"recipe {recipe.name}: its curriculum and warm-up are fractions of the run and scale with --steps"
+        )
     return found
 
 

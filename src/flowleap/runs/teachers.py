@@ -143,7 +143,7 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
         )
     if asks_null(config) and run.objective.label_dropout == 0:
         raise ValueError(
-            f"{name} was trained with label_dropout=0, so its null label, which guidance asks for, means nothing: "
+            f"{name} was trained with label_dropout=0, so its null label, which guidance needs, was never trained: "
             "train it with --set label_dropout=0.1, or leave out guidance"
         )
 

@@ -379,7 +379,7 @@ def _teaching(plan: Plan) -> list[str]:
         taught = ", ".join(row.method for row in plan.rows if row.config["teacher"] is not None)
         found.append(
             f"teacher: {plan.request.teacher}, {given.method.replace('_', '-')}, {given.steps} steps, "
-            f"seed {given.seed}; it teaches {taught} in all seeds, and its cost is not in theirs"
+            f"seed {given.seed}; it teaches {taught} in all seeds, and its cost is not included in theirs"
         )
     for row in (row for row in plan.rows if row.pairs):
         counted = "counted in its budget" if plan.equal == "flops" else "not counted in its budget"
