@@ -19,6 +19,7 @@ FLOORS = (
         "randomness",
         "citations",
         "files",
+        "lock",
         "neighbors",
         "processes",
         "progress",

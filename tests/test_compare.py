@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import platform
 import re
 import signal
 import statistics
@@ -22,12 +23,12 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from flowleap import data, evaluation, methods, runs, studies, values
+from flowleap import data, evaluation, lock, methods, runs, studies, values
 from flowleap.cli import app
 from flowleap.couplings import Independent
 from flowleap.evaluation import rulers
 from flowleap.runs import story
-from flowleap.studies import budget, live, lock, outcome, picture, plan, table
+from flowleap.studies import budget, live, outcome, picture, plan, table
 from flowleap.training import report
 from flowleap.training.guard import Diverged
 from flowleap.training.loop import Plan as Loop
@@ -263,9 +264,9 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
 def test_two_studies_do_not_write_to_one_folder(tmp_path: Path) -> None:
     with lock.locked(tmp_path) as stale:
         assert stale is None
-        with pytest.raises(ValueError, match=rf"written by another compare \(process {os.getpid()} on "):
+        with pytest.raises(ValueError, match=rf"being written by process {os.getpid()} on "):
             studies.compare(ASKED, tmp_path, console=quiet())
-        with pytest.raises(ValueError, match="another compare"), lock.locked(tmp_path):
+        with pytest.raises(ValueError, match="being written by"), lock.locked(tmp_path):
             pass
     with lock.locked(tmp_path) as stale:
         assert stale is None  # it was let go of
@@ -274,7 +275,7 @@ def test_two_studies_do_not_write_to_one_folder(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_the_lock_of_a_process_that_was_killed_is_stale(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from flowleap.studies.lock import locked\n"
+        "import sys, time; from pathlib import Path; from flowleap.lock import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(100)"
     )
     holder = subprocess.Popen(
@@ -288,6 +289,29 @@ def test_the_lock_of_a_process_that_was_killed_is_stale(tmp_path: Path) -> None:
     holder.stdout.close()
     with lock.locked(tmp_path) as stale:
         assert stale is not None and f"process {holder.pid} on" in stale
+    assert not (tmp_path / lock.LOCK).exists()
+
+
+def test_a_lock_left_on_another_machine_is_refused_with_how_to_remove_it(tmp_path: Path) -> None:
+    left = tmp_path / lock.LOCK
+    left.write_text("process 7 on elsewhere since 2026-01-01 00:00:00 UTC")
+    with pytest.raises(ValueError, match=rf"process 7 on elsewhere .*remove {left}"), lock.locked(tmp_path):
+        pass
+    left.unlink()
+    with lock.locked(tmp_path) as stale:
+        assert stale is None
+
+
+def test_without_locks_of_the_file_system_a_living_process_counts(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(lock, "_take", lambda file: False)
+    for number, holds in ((os.getppid(), True), (2**22 + 1, False)):
+        (tmp_path / lock.LOCK).write_text(f"process {number} on {platform.node()} since 2026-01-01")
+        if holds:
+            with pytest.raises(ValueError, match=f"written by process {number}"), lock.locked(tmp_path):
+                pass
+            continue
+        with lock.locked(tmp_path) as stale:
+            assert str(number) in str(stale)
 
 
 def flowleap(*arguments: str) -> Result:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +20,10 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from flowleap import methods, networks, provenance, runs, samplers
+from flowleap import lock, methods, networks, provenance, runs, samplers
 from flowleap.cli import app
 from flowleap.data import Dataset
+from flowleap.runs.session import Session
 from flowleap.training import checkpoint, folder, report
 from flowleap.training.log import Reporter
 from flowleap.training.loop import Plan
@@ -308,6 +311,104 @@ def test_a_folder_of_something_else_is_refused_even_with_overwrite(tmp_path: Pat
         with pytest.raises(FileExistsError, match="is there but is not a run"):
             train(quiet, config(), tmp_path, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_two_trainers_do_not_write_into_one_folder(tmp_path: Path, quiet: Console) -> None:
+    """Whoever trains holds the lock: --resume, --overwrite and an import beside it are refused, and change nothing."""
+    out = tmp_path / "run"
+    train(quiet, config(), out)
+    held = sorted(path.name for path in out.iterdir())
+    assert lock.LOCK not in held  # the end of a run releases it
+    with folder.held(out):
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(
+                ValueError, match=rf"run is being written by process {os.getpid()} on .* since"
+            ):
+                train(quiet, None if "resume" in options else config(), out, **options)
+    assert sorted(path.name for path in out.iterdir()) == held
+    assert not list(tmp_path.glob("*.old-*"))
+
+
+def test_a_folder_that_another_start_has_just_made_is_refused(tmp_path: Path) -> None:
+    with (
+        folder.held(tmp_path / "run", new=True),
+        pytest.raises(ValueError, match="being written by"),
+        folder.held(tmp_path / "run", new=True),
+    ):
+        pass
+
+
+def test_a_resumed_run_says_that_its_last_process_was_killed(tmp_path: Path, quiet: Console) -> None:
+    out = tmp_path / "run"
+    train(quiet, config(), out)
+    (out / lock.LOCK).write_text(f"process 4194305 on {platform.node()} since 2026-01-01 00:00:00 UTC")
+    train(quiet, None, out, resume=True)
+    assert "process 4194305" in said(quiet) and "was killed" in said(quiet)
+
+
+def test_a_start_that_fails_leaves_no_folder_and_puts_the_old_run_back(
+    tmp_path: Path, quiet: Console, monkeypatch
+) -> None:
+    """What was there before is there after; a run that has trained stays, whatever happens to it."""
+    out = tmp_path / "run"
+    train(quiet, config(), out)
+    before = (out / "ema.safetensors").read_bytes()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "introduce", raising(ValueError("no")))
+        for place, options in ((out, {"overwrite": True}), (tmp_path / "new", {}), (mine, {})):
+            with pytest.raises(ValueError, match="no"):
+                train(quiet, config(), place, **options)
+    assert (out / "ema.safetensors").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"] and not list(mine.iterdir())
+    monkeypatch.setattr(Session, "finish", raising(ValueError("no")))
+    with pytest.raises(ValueError, match="no"):
+        train(quiet, config(), mine)
+    assert checkpoint.latest(mine / "checkpoints") is not None
+
+
+def raising(error: Exception):
+    def function(*arguments: object) -> None:
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize("emptied", ["all", "content"])
+def test_a_trained_run_without_checkpoints_is_not_resumed_over_its_weights(
+    tmp_path: Path, quiet: Console, emptied: str
+) -> None:
+    out = tmp_path / "run"
+    train(quiet, config(checkpoint_every=4), out)
+    shutil.rmtree(out / "checkpoints")
+    if emptied == "content":
+        (out / "checkpoints").mkdir()
+    before = (out / "ema.safetensors").read_bytes()
+    for steps in (12, 24):
+        with pytest.raises(ValueError, match=r"trained to step 12 and has no checkpoint .*--init"):
+            train(quiet, config(steps=steps, checkpoint_every=4), out, resume=True)
+    for name in ("ema.safetensors", "network.safetensors"):  # as it was before its end
+        (out / name).unlink()
+    with pytest.raises(ValueError, match=r"trained to step 12 and has no checkpoint"):
+        train(quiet, None, out, resume=True)
+    (out / "ema.safetensors").write_bytes(before)
+    assert runs.load_run(out).step == 12
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
+    tmp_path: Path, quiet: Console
+) -> None:
+    out = tmp_path / "run"
+    train(quiet, config(), out)
+    expected = load_file(out / "ema.safetensors")
+    shutil.rmtree(out / "checkpoints")  # the state of a run that was killed at step 12 of 500
+    for name in ("ema.safetensors", "network.safetensors"):
+        (out / name).unlink()
+    train(quiet, None, out, resume=True)
+    assert all(
+        torch.equal(expected[name], tensor) for name, tensor in load_file(out / "ema.safetensors").items()
+    )
 
 
 def test_default_folders_count_up_and_resume_takes_the_last(

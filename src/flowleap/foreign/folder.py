@@ -326,12 +326,12 @@ def _write(
     overwrite: bool,
 ) -> None:
     """Write the folder of a run; config.json, which makes it one, comes last."""
-    folder.claim(place, overwrite=overwrite)
     write = partial(checkpoint.write_tensors, tensors=network.parameters, step=config.steps)
-    replace_file(place / FILES[about["weights"]], write)
-    folder.note_environment(place / "environment.json")
     content = {"format": folder.FORMAT, "config": to_dict(config), "dataset": dataset, "imported": about}
-    replace_file(place / "config.json", json.dumps(content, indent=2) + "\n")
+    with folder.held(place, new=True, overwrite=overwrite):
+        replace_file(place / FILES[about["weights"]], write)
+        folder.note_environment(place / "environment.json")
+        replace_file(place / "config.json", json.dumps(content, indent=2) + "\n")
 
 
 def _line(

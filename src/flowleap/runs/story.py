@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from flowleap.runs.reading import read_config
 from flowleap.runs.session import Session, note, note_config
 from flowleap.training import checkpoint, folder
 from flowleap.training.config import DATA, FREE, METHOD, TrainConfig, load_data, method_name
-from flowleap.training.log import Reporter
+from flowleap.training.log import Reporter, lines_of
 
 __all__ = ["RunResult", "choose", "compatible", "default_folder", "resumed_folder", "train"]
 
@@ -89,6 +90,25 @@ def train(
     reporter = Reporter(console)
     asked = config
     place, config = processes.from_first(lambda: choose(asked, out, resume=resume, overwrite=overwrite))
+    with ExitStack() as held:
+        if resume:
+            hold(held, place, reporter)
+        return carry_out(place, config, dataset, reporter, held, resume=resume, overwrite=overwrite)
+
+
+def carry_out(
+    place: Path,
+    config: TrainConfig,
+    dataset: Dataset | None,
+    reporter: Reporter,
+    held: ExitStack,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> RunResult:
+    """Train the run in a folder; that of a new run is made, and its lock held, once everything has been tried out."""
+    if resume:
+        processes.from_first(lambda: resumable(place))
     began = folder.read(place)["dataset"].get("checksum") if resume else None
     if dataset is None:
         dataset = load_data(config, checksum=began)
@@ -98,7 +118,8 @@ def train(
     if resume:
         not_shorter(place, config)
     if plain(config).needs_run:
-        return Taught(place, config, dataset, reporter, start).train(resume=resume, overwrite=overwrite)
+        taught = Taught(place, config, dataset, reporter, held, start)
+        return taught.train(resume=resume, overwrite=overwrite)
     session = Session(place, config, dataset, reporter, start=start)
     if resume:
         session.restore()
@@ -106,7 +127,7 @@ def train(
         session.rehearse()
     take_threads(config, place, None if resume else session.fastest_threads)
     if not resume:
-        claim(place, overwrite=overwrite)
+        hold(held, place, reporter, new=True, overwrite=overwrite)
     note(place, config, dataset)
     signal = sit(session)
     if signal is None and processes.first():
@@ -147,9 +168,13 @@ def take_threads(config: TrainConfig, place: Path, measure: Callable[[], int] | 
     threads.use(count)
 
 
-def claim(place: Path, *, overwrite: bool = False) -> None:
-    """Make the folder of a new run, see `folder.claim`; the first process does it for all."""
-    processes.from_first(lambda: folder.claim(place, overwrite=overwrite))
+def hold(
+    held: ExitStack, place: Path, reporter: Reporter, *, new: bool = False, overwrite: bool = False
+) -> None:
+    """Hold the lock of the folder of a run until `held` ends, see `folder.held`; the first process does it for all."""
+    left = processes.from_first(lambda: held.enter_context(folder.held(place, new=new, overwrite=overwrite)))
+    if left is not None:
+        reporter.say(f"{left} wrote into {place} and was killed: going on from what it left")
 
 
 @dataclass
@@ -160,6 +185,7 @@ class Taught:
     config: TrainConfig
     dataset: Dataset
     reporter: Reporter
+    held: ExitStack
     start: warm.Start | None = None
 
     def train(self, *, resume: bool, overwrite: bool) -> RunResult:
@@ -167,7 +193,7 @@ class Taught:
         place, own = self.place, own_teacher(self.config)
         take_threads(self.config, place, None if resume else self.rehearse().fastest_threads)
         if not resume:
-            claim(place, overwrite=overwrite)
+            hold(self.held, place, self.reporter, new=True, overwrite=overwrite)
         note(place, self.config, self.dataset)
         self.introduce()
         if own and (result := self.train_teacher()) is not None:
@@ -238,7 +264,7 @@ class Taught:
             compatible(read_config(place), config, place)
             session.restore()
         else:
-            claim(place)
+            hold(self.held, place, self.reporter, new=True)
         note(place, config, self.dataset)
         if sit(session) is None and session.signal is not None:
             self.reporter.say(f"interrupted after the last step of the teacher; {self.remains()}")
@@ -321,6 +347,32 @@ def compatible(stored: TrainConfig, wanted: TrainConfig, place: Path) -> TrainCo
             f"{place} cannot be resumed as another run: {differences}. Leave these out, or start a new run"
         )
     return wanted
+
+
+def resumable(place: Path) -> None:
+    """Refuse to resume a run that was trained and has lost its checkpoints: it would begin again over its weights.
+
+    A run without a checkpoint that has not come to its first one begins again: nothing of it is lost.
+
+    Raises: ValueError.
+    """
+    for phase in (place / TEACHER, place):
+        if not folder.is_run(phase) or checkpoint.latest(phase / "checkpoints") is not None:
+            continue
+        config = read_config(phase)
+        finals = [phase / name for name in ("ema.safetensors", "network.safetensors")]
+        weights = [checkpoint.step_of(path) for path in finals if path.exists()]
+        if phase != place and max(weights, default=0) >= length(config):
+            continue  # a teacher that is done needs no checkpoint
+        done = max([*weights, *(row["step"] for row in lines_of(phase / "metrics.jsonl"))], default=0)
+        if weights or 0 < config.checkpoint_every <= done:
+            name = shlex.quote(str(phase))
+            cure = f"begin a new run with its weights: flowleap train {config.method.replace('_', '-')} --init {name}"
+            raise ValueError(
+                f"{phase} was trained to step {done} and has no checkpoint to go on from ({phase / 'checkpoints'} is "
+                f"missing or empty); starting at step 0 would overwrite what it holds. Put the checkpoints back, or "
+                + (cure if weights else "begin a new run in another folder (--out)")
+            )
 
 
 def not_shorter(place: Path, config: TrainConfig) -> None:

@@ -29,9 +29,9 @@ from rich.console import Console
 
 from flowleap import terminal, threads
 from flowleap.evaluation import same
+from flowleap.lock import locked
 from flowleap.studies import page, picture, table
 from flowleap.studies.live import Board
-from flowleap.studies.lock import locked
 from flowleap.studies.outcome import (
     OUTCOME,
     Outcome,
@@ -115,7 +115,6 @@ def compare(
     finally:
         if created and not (out / "plan.json").exists():
             with suppress(OSError):  # nothing began: leave nothing behind
-                (out / ".lock").unlink()
                 out.rmdir()
 
 

@@ -19,6 +19,7 @@ from flowleap import evaluation, runs
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.studies.plan import GIVEN, Plan, Row
+from flowleap.training.log import lines_of
 from flowleap.training.report import write_table
 
 __all__ = [
@@ -140,7 +141,7 @@ def progress(place: Path) -> Progress:
     """Return how far the run in a folder is, with a teacher of its own and the pairs that it makes."""
     steps, seconds = 0, 0.0
     for folder in (place / runs.TEACHER, place):
-        if rows := _lines(folder / "metrics.jsonl"):
+        if rows := lines_of(folder / "metrics.jsonl"):
             steps, seconds = steps + int(rows[-1]["step"]), seconds + float(rows[-1]["seconds"])
     try:
         index = json.loads((place / runs.PAIRS / "index.json").read_text(encoding="utf-8"))
@@ -179,9 +180,6 @@ def train(study: Study, row: Row, seed: int, console: Console) -> int | None:
     """Train a run to its end, from its last checkpoint where there is one; return the signal that interrupted it."""
     place = place_of(study.out, row.method, seed)
     begun = (place / "config.json").is_file()
-    if not begun and place.is_dir():
-        for leftover in place.glob(".*.writing"):
-            leftover.unlink()
     place.parent.mkdir(parents=True, exist_ok=True)
     config = replace(row.configured(seed), threads=torch.get_num_threads())  # the same for all runs
     result = runs.train(config, place, resume=begun, dataset=study.dataset, console=console)
@@ -236,12 +234,3 @@ def failure(row: Row, seed: int, place: Path, reason: str, *, again: bool) -> Ou
     """Return the outcome of a run that failed, with what it spent until then."""
     done = progress(place)
     return Outcome(row.method, seed, " ".join(reason.split()), again, done.seconds, done.spent(row))
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a log; a line that is being written is left out."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]

@@ -12,11 +12,11 @@ from flowleap import data as data_sets
 from flowleap import evaluation, methods, runs, threads, values
 from flowleap.data import Dataset
 from flowleap.files import replace_file
+from flowleap.lock import vacant
 from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
 from flowleap.studies import ablation
 from flowleap.studies.budget import Budget, Pace, Trial, parse, rehearse
-from flowleap.studies.lock import LOCK
 
 __all__ = ["EQUAL", "TABLE", "Plan", "Request", "Row", "check_place", "prepare", "read", "resolve"]
 
@@ -511,7 +511,6 @@ def write(out: Path, plan: Plan) -> None:
 
 
 PLAN = "plan.json"
-OWN = {PLAN, f".{PLAN}.writing", LOCK}
 
 
 def check_place(out: Path) -> None:
@@ -521,7 +520,7 @@ def check_place(out: Path) -> None:
     """
     if (out / PLAN).is_file() or not out.exists():
         return
-    if not out.is_dir() or any(path.name not in OWN for path in out.iterdir()):
+    if not out.is_dir() or not vacant(out):
         raise ValueError(
             f"{out} is there but holds no comparison (no {PLAN}): name a new or an empty folder with --out"
         )

@@ -9,6 +9,8 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,16 @@ import torch
 from flowleap import data as data_sets
 from flowleap import processes
 from flowleap.files import free_name, replace_file
+from flowleap.lock import LOCK, locked, vacant
 from flowleap.provenance import git_state, version
 
-__all__ = ["FORMAT", "claim", "is_run", "last_threads", "newest", "note_environment", "read", "unused"]
+__all__ = ["FORMAT", "held", "is_run", "last_threads", "newest", "note_environment", "read", "unused"]
 
 FORMAT = 1
 """Of config.json."""
 
+NOTES = ("config.json", "environment.json", "metrics.jsonl", "quality.jsonl", LOCK)
+"""What a run writes before its first step; the last two are empty then."""
 PACKAGES = ("flowleap", "torch", "numpy", "scipy", "scikit-learn", "safetensors", "pydantic")
 
 
@@ -68,22 +73,78 @@ def found_from_here(config: dict[str, Any], dataset: dict[str, Any]) -> dict[str
     return {**config, "data": began}
 
 
-def claim(folder: Path, *, overwrite: bool = False) -> Path:
-    """Make the folder of a new run; with `overwrite`, a run that is there already is moved to <name>.old-N.
+@contextmanager
+def held(folder: Path, *, new: bool = False, overwrite: bool = False) -> Iterator[str | None]:
+    """Hold the lock of the folder of a run, and with `new` make the folder first; yields as `lock.locked`.
 
-    Raises: FileExistsError where the folder holds a run (without `overwrite`), or something else.
+    With `overwrite`, a run that is there already is moved to <name>.old-N. Where the block of a new run raises before
+    anything was trained, its folder is removed, so that the same command can be tried again, and a run that was moved
+    is moved back.
+
+    Raises: FileExistsError where the folder holds a run (without `overwrite`), or something else; ValueError where
+        another process writes into it.
     """
+    if not new:
+        with locked(folder) as left:
+            yield left
+        return
+    there = folder.exists()
+    old = _claim(folder, overwrite=overwrite)
+    try:
+        with locked(folder) as left:
+            if is_run(folder):  # made by another process in this moment
+                raise FileExistsError(_taken(folder))
+            try:
+                yield left
+            except Exception:
+                _discard(folder, keep=there and old is None)
+                raise
+    except Exception:
+        if old is not None and not folder.exists():
+            os.rename(old, folder)
+        raise
+
+
+def _claim(folder: Path, *, overwrite: bool) -> Path | None:
+    """Make the folder of a new run; return where a run that was there has been moved to."""
+    old = None
     if is_run(folder):
         if not overwrite:
-            raise FileExistsError(
-                f"{folder} already holds a run: continue it with --resume, start anew with --overwrite "
-                "(the old run is moved aside), or name another folder with --out"
-            )
-        os.rename(folder, free_name(folder, ".old-", 1))
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FileExistsError(_taken(folder))
+        with locked(folder):
+            old = free_name(folder, ".old-", 1)
+            os.rename(folder, old)
+        (old / LOCK).unlink(missing_ok=True)
+    elif folder.exists() and (not folder.is_dir() or not vacant(folder)):
         raise FileExistsError(f"{folder} is there but is not a run: name a new or an empty folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return old
+
+
+def _taken(folder: Path) -> str:
+    return (
+        f"{folder} already holds a run: continue it with --resume, start anew with --overwrite "
+        "(the old run is moved aside), or name another folder with --out"
+    )
+
+
+def _discard(folder: Path, *, keep: bool) -> None:
+    """Remove what a run wrote that failed before it trained anything; `keep` leaves the folder itself."""
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    if any(
+        path.name not in NOTES or (path.name.endswith(".jsonl") and path.stat().st_size) for path in files
+    ):
+        return
+    for path in files:
+        if path.name != LOCK:
+            path.unlink()
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            path.rmdir()
+    if not keep:
+        with suppress(OSError):  # Windows removes no open file
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def unused(folder: Path) -> Path:

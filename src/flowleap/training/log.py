@@ -23,7 +23,7 @@ from flowleap.losses import AdaptivePower, LearnedVariance
 from flowleap.objectives import Objective
 from flowleap.training.state import State
 
-__all__ = ["Lines", "Recorder", "Reporter", "explanation"]
+__all__ = ["Lines", "Recorder", "Reporter", "explanation", "lines_of"]
 
 
 def explanation(objective: Objective) -> str:
@@ -120,10 +120,15 @@ class Lines:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return all rows; a last line that was cut off by a crash is left out."""
-        if not self.mine or not self.path.exists():
-            return []
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return lines_of(self.path) if self.mine else []
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """Return the objects in a file of JSON lines, none without a file; a last line that was cut off is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
 
 class Reporter:
