@@ -24,6 +24,7 @@ from flowleap.cli import app
 from flowleap.data import latents, source
 from flowleap.data.codec import Codec
 from flowleap.data.latent_cache import Cache, CacheError, Contents
+from flowleap.lock import locked
 from flowleap.randomness import generator
 from flowleap.training.config import PRESETS
 
@@ -272,6 +273,14 @@ def test_another_autoencoder_or_scaling_is_not_mixed_in(tmp_path, cache, vaes, i
     error = refused(*command, vaes["kl"], "--scaling", 0.18125)
     assert "scaling is 0.18215, not 0.18125" in error
     before = data.load(place)
+    with locked(place):  # by another encode
+        for others in (
+            (vaes["kl"],),
+            (vaes["kl"], "--scaling", 0.18125, "--overwrite"),
+            (vaes["other"], "--overwrite"),
+        ):
+            assert "cache is being written by process" in refused(*command, *others)
+    assert not list(tmp_path.glob("*.old-*"))
     ok(*command, vaes["kl"], "--scaling", 0.18125, "--overwrite")  # only noted: every shard stays
     after = data.load(place)
     ratio = 0.18125 / 0.18215

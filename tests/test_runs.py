@@ -438,6 +438,31 @@ def test_errors_of_the_first_step_come_before_any_file(tmp_path: Path, quiet: Co
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("rows", [1, 12])
+def test_a_few_images_are_trained_on_and_not_measured(tmp_path: Path, quiet: Console, rows: int) -> None:
+    few = Dataset("few", torch.linspace(-1, 1, rows * 3 * 8 * 8).reshape(rows, 3, 8, 8))
+    settings = runs.configure("meanflow", few, settings=TINY[1:], steps=2, batch=4, sample_every=0)
+    result = runs.train(settings, tmp_path / "run", dataset=few, console=quiet)
+    assert result.step == 2 and result.table == [] and not (tmp_path / "run" / "table.json").exists()
+    assert f"not measured: few has {rows} image" in said(quiet) and "needs at least 13" in said(quiet)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eval_num": 2}, "num=2 samples are too few"),
+        ({"eval_num": 5, "features": "mnist"}, "mnist features"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_training(
+    tmp_path: Path, quiet: Console, monkeypatch, options: dict, message: str
+) -> None:
+    monkeypatch.setattr(Session, "fit", raising(AssertionError("it trained")))
+    with pytest.raises((ValueError, OSError), match=message):
+        train(quiet, config(**options), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
 def test_horizons_are_announced_and_warned_about(tmp_path: Path, quiet: Console) -> None:
     train(quiet, config("esc", steps=60), tmp_path / "a")
     assert "curriculum ends at step 2" in said(quiet) and "warning" not in said(quiet)

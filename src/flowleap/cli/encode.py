@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -146,6 +146,7 @@ def encode(
     from flowleap import autoencoders
     from flowleap.autoencoders.encoding import Stopped
     from flowleap.data import Look
+    from flowleap.lock import locked
     from flowleap.training.interrupt import Interruption
 
     look = Look(square, size, strict=strict, memory=0.0)
@@ -169,7 +170,8 @@ def encode(
     if own == 0:
         say(described(contents))
     start = time.perf_counter()
-    with Interruption(MESSAGE) as interruption, shown(own, every) as told:
+    alone = locked(out) if own == 0 else nullcontext()  # the first process holds it for all of them
+    with alone, Interruption(MESSAGE) as interruption, shown(own, every) as told:
         progress = autoencoders.Progress(told.found, told.tick, interruption)
         try:
             whole = autoencoders.encode(

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from flowleap.data.codec import Codec
 from flowleap.files import free_name, replace_file
+from flowleap.lock import LOCK, locked, vacant
 
 __all__ = ["ARRAYS", "DTYPES", "INDEX", "STREAMED", "Cache", "CacheError", "Contents", "Shard", "is_cache"]
 
@@ -192,10 +193,10 @@ class Cache:
         is, it moves the folder to <name>.old-N.
 
         Raises: CacheError for a cache of something else, naming what differs; ValueError for a folder that holds
-            anything else.
+            anything else, or that another process writes into.
         """
         if not is_cache(folder):
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if folder.exists() and (not folder.is_dir() or not vacant(folder)):
                 raise ValueError(
                     f"{folder} is there but holds no latents: name a new or an empty folder with --out"
                 )
@@ -209,9 +210,12 @@ class Cache:
                 f"{folder} holds other latents: {_differences(found.contents, contents)}. Name another folder with "
                 "--out, or begin anew with --overwrite (the old one is moved aside)"
             )
-        if found.contents.fingerprint == contents.fingerprint:
-            return cls(folder, contents, found.checksums)._noted()
-        folder.rename(free_name(folder, ".old-", 1))
+        with locked(folder):
+            if found.contents.fingerprint == contents.fingerprint:
+                return cls(folder, contents, found.checksums)._noted()
+            old = free_name(folder, ".old-", 1)
+            folder.rename(old)
+        (old / LOCK).unlink(missing_ok=True)
         return cls.begin(folder, contents)
 
     @property

@@ -9,7 +9,7 @@ from flowleap.evaluation.library import named
 from flowleap.evaluation.numbers import enough, measure
 from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, same, standard
 from flowleap.evaluation.quality import BOUNDS, STEPS, decoder_for, evaluate, evaluate_set, plan
-from flowleap.evaluation.rulers import Reference, held_out, originals, reference, stored_reference
+from flowleap.evaluation.rulers import Reference, TooFew, held_out, originals, reference, stored_reference
 from flowleap.evaluation.statistics_file import is_statistics
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Reference",
     "Standard",
     "Statistics",
+    "TooFew",
     "check_label",
     "cycle",
     "decoder_for",

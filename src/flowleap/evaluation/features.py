@@ -165,4 +165,4 @@ def default(dataset: Dataset) -> Features:
         usual, dims = PIXEL16, 256 * channels
     if not len(dataset) or len(dataset) > dims:
         return usual
-    return next((kind for kind, side in SMALLER if side * side * channels < len(dataset)), usual)
+    return next((kind for kind, side in SMALLER if side * side * channels < len(dataset)), SMALLER[-1][0])

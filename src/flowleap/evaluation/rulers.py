@@ -16,12 +16,16 @@ from flowleap.data import Dataset, Rows, classes
 from flowleap.evaluation import agreement, distances, features, library, manifold, statistics_file
 from flowleap.randomness import generator
 
-__all__ = ["PAIRS", "Reference", "held_out", "originals", "reference", "stored_reference"]
+__all__ = ["PAIRS", "Reference", "TooFew", "held_out", "originals", "reference", "stored_reference"]
 
 PART = 50_000
 """Of data that stay on the disk and are more, a fixed random part of so many is the ruler; its split says so."""
 PAIRS = 10_000
 """At most so many rows of each set go into what compares all pairs: kernel distance, precision, nearest row."""
+
+
+class TooFew(ValueError):
+    """A data set has not more rows than features, so that their covariance is singular."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,13 @@ class Reference:
         """How many rows the statistics are of; None where a file does not say."""
         return self.statistics.count or None
 
-    @property
+    @cached_property
     def dims(self) -> int:
-        """The number of features."""
-        return len(self.statistics.mean)
+        """The number of features; of a data set it is asked for with one row."""
+        if self.stored is not None or self.dataset is None:
+            return len(self.statistics.mean)
+        self.features.check(self.dataset.x[:1])
+        return self.features.dims or self.features(self.dataset.x[:1]).shape[1]
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -165,8 +172,10 @@ def reference(dataset: Dataset, kind: features.Features | None = None) -> Refere
     Features of images are taken of those that latents were made from. Of what stays on the disk, a fixed random part of
     at most `PART` is used.
 
-    Raises: ValueError where the data has too few rows for a covariance of these features, or does not fit them; where
-        the images behind latents are not there any more.
+    Features of the rows are computed when they are first asked for.
+
+    Raises: TooFew where the data has too few rows for a covariance of these features; ValueError where it does not fit
+        them, or the images behind latents are not there any more.
     """
     kind = kind or features.default(dataset)
     if dataset.kind == "latents" and not kind.latents:
@@ -174,7 +183,12 @@ def reference(dataset: Dataset, kind: features.Features | None = None) -> Refere
     if isinstance(dataset.x, Rows) and dataset.x.on_disk:
         dataset = dataset.part(PART)
     ruler = Reference(dataset.name, kind, dataset.split, dataset)
-    ruler.statistics  # noqa: B018 - too small a data set is refused here, before anything is sampled
+    if len(dataset) <= ruler.dims:
+        raise TooFew(
+            f"{dataset.name} has {len(dataset)} {'row' if dataset.kind == 'points' else 'image'}"
+            f"{'s' * (len(dataset) != 1)}, and the covariance of {ruler.dims} {kind.name} features needs at least "
+            f"{ruler.dims + 1}: add some, or choose features with fewer dimensions"
+        )
     return ruler
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -67,6 +68,8 @@ class Session:
         self.home, self.steps = home or place, length(config)
         self.table: list[dict[str, Any]] = []
         self.signal: int | None = None
+        self.watch: Callable[[State], None] = lambda state: None
+        self.unmeasured: dict[str, None] = {}
         self.objective = values.from_dict(config.objective).for_run(self.steps)
         network = build_network(config).to(device_of(config.device))
         self.begun = [] if start is None else start.into(network)
@@ -111,7 +114,8 @@ class Session:
 
     def rehearse(self) -> None:
         """Compute the first step without learning from it: what does not fit fails before a file is made."""
-        data_sets.held_out(self.dataset)  # what a finished run is measured against
+        if self.config.eval_num and self.ruler is not None:
+            evaluation.enough(self.config.eval_num, self.ruler)
         device = next(self.state.player.network.parameters()).device
         part, parts = self.engine.own[0], self.engine.parts
         batch = draw_batch(self.usable, self.objective, self.plan, 0, device, part, parts)
@@ -134,13 +138,22 @@ class Session:
     def open(self) -> None:
         """Open what is measured on the way: metrics.jsonl and quality.jsonl, up to the present step."""
         self.metrics = Lines(self.place / "metrics.jsonl", self.state.step)
+        Lines(self.place / "quality.jsonl", self.state.step)
+        ruler = self.own_ruler if self.config.watch_share else None
+        if ruler is None:
+            return
+        try:
+            evaluation.enough(self.config.watch_num, ruler)
+        except ValueError as error:
+            self.reporter.warn(f"quality is not measured while training: {error}")
+            return
         conditional = self.usable.num_classes is not None
         self.watch = Watch(
             self.place,
             self.objective,
             self.dataset if conditional else replace(self.dataset, label=None, num_classes=None),
-            self.own_ruler,
-            share=self.config.watch_share if self.measurable() else 0.0,
+            ruler,
+            share=self.config.watch_share,
             last=self.steps,
             step=self.state.step,
             num=self.config.watch_num,
@@ -149,27 +162,27 @@ class Session:
         )
 
     @cached_property
-    def own_ruler(self) -> evaluation.Reference:
-        """What samples are held against while training, and the best weights chosen by: the data trained on."""
-        return evaluation.reference(self.dataset, evaluation.named(self.config.features, self.dataset))
+    def own_ruler(self) -> evaluation.Reference | None:
+        """The data trained on, which samples are compared with while training; None where they are too few."""
+        return self.ruler_of(self.dataset)
 
     @cached_property
-    def ruler(self) -> evaluation.Reference:
-        """What the samples of the finished run are held against: the held-out part of the data, where it has one."""
-        if data_sets.held_out(self.dataset) is None:
-            return self.own_ruler
-        return evaluation.held_out(self.dataset, self.config.features)
+    def ruler(self) -> evaluation.Reference | None:
+        """The held-out part of the data where it has one, or else all, which the samples of the finished run are
+        compared with; None where it is too small.
+        """
+        apart = data_sets.held_out(self.dataset)
+        return self.own_ruler if apart is None else self.ruler_of(apart)
 
-    def measurable(self) -> bool:
-        """Whether data and samples are enough to measure quality while training; says why not."""
-        if not self.config.watch_share:
-            return False
+    def ruler_of(self, dataset: Dataset) -> evaluation.Reference | None:
+        """Return what samples are compared with by the features of the run; None, with the reason in `unmeasured`,
+        where the data are too few.
+        """
         try:
-            evaluation.enough(self.config.watch_num, self.own_ruler)
-        except ValueError as error:
-            self.reporter.warn(f"quality is not measured while training: {error}")
-            return False
-        return True
+            return evaluation.reference(dataset, evaluation.named(self.config.features, dataset))
+        except evaluation.TooFew as error:
+            self.unmeasured[str(error)] = None
+            return None
 
     def introduce(self) -> None:
         """Say what is trained, where, and how long its horizons are."""
@@ -196,6 +209,10 @@ class Session:
             say(f"{count} CPU thread{'s' * (count > 1)} on {cores} core{'s' * (cores > 1)}")
         if self.engine.parts > 1 or config.precision != "fp32":
             say(self.spread())
+        if config.eval_num and self.ruler is None:
+            self.reporter.warn(f"the finished run is not measured: {list(self.unmeasured)[-1]}")
+        elif self.unmeasured:
+            self.reporter.warn(f"quality is not measured while training: {list(self.unmeasured)[-1]}")
         say(f"run folder: {self.place}")
         if self.objective.rival is not None:
             pace, betas = self.state.player.pace, self.state.player.optimizer.defaults["betas"]
@@ -326,24 +343,22 @@ class Session:
             report.draw_budgets(
                 self.averaged, self.objective, self.dataset, place / "grid.png", self.reporter
             )
-        table = self.tabulate() if self.config.eval_num else []
+        table = [] if self.ruler is None or not self.config.eval_num else self.tabulate(self.ruler)
         name = shlex.quote(str(place))
         self.reporter.say(
             f"done: {place}; sample with: flowleap sample {name}; look at it: flowleap report {name}"
         )
         return table
 
-    def tabulate(self) -> list[dict[str, Any]]:
+    def tabulate(self, ruler: evaluation.Reference) -> list[dict[str, Any]]:
         """Measure the finished run, on all processes; the first writes and prints its table."""
         name, num = weights_name(self.config, "ema", self.state.step), self.config.eval_num
         about = (self.averaged, self.objective, self.dataset)
         if processes.first():
             remarks = changes(self.config)
-            return report.tabulate(
-                *about, num, name, self.place, self.reporter, remarks=remarks, ruler=self.ruler
-            )
+            return report.tabulate(*about, num, name, self.place, self.reporter, remarks=remarks, ruler=ruler)
         steps = report.budgets(self.objective)
-        return evaluation.evaluate(*about, steps, num=num, weights=name, ruler=self.ruler)
+        return evaluation.evaluate(*about, steps, num=num, weights=name, ruler=ruler)
 
 
 def changes(config: TrainConfig) -> list[str]:
