@@ -513,7 +513,7 @@ def test_the_design_table_follows_the_values(name):
         ({"loss": LearnedVariance(PseudoHuber())}, "weight", "1, learned e^{−ℓ(t, r)}"),
         ({"loss": AdaptivePower(0.5, 0.25)}, "weight", "1 / (‖Δ‖² + 0.25)^0.5"),
         ({"label_dropout": 0.25}, "label dropout", "0.25"),
-        ({"batching": ClassGroups(4)}, "batches", "class groups (group 4)"),
+        ({"batching": ClassGroups(4)}, "batches", "class groups (group 4, classes proportional)"),
     ):
         assert listing.design(replace(methods.get(name), **changes))[row] == said
     guided = replace(methods.meanflow(), guidance=Guidance(1.0, 0.5), path=LinearPath(floor=0.25))
