@@ -392,6 +392,20 @@ def test_budgets_choose_their_sampler(noise):
     assert asked == [True, True]
 
 
+@pytest.mark.parametrize(
+    ("name", "equal", "other"),
+    [
+        ("shortcut", (1, 0.5, 0), (1, 0.6, 0)),
+        ("sid", (0.714286, 0), (0.714286, 0.3, 0)),
+        ("amed", (1, 0.5, 0), (1, 0.4, 0)),
+        ("progressive_distillation", (1, 0), (1, 0.5, 0)),
+    ],
+)
+def test_equal_steps_are_what_a_method_is_trained_for_also_where_their_times_are_given(name, equal, other):
+    assert methods.get(name).advice(times=equal) == []
+    assert "it is trained for" in methods.get(name).advice(times=other)[0]
+
+
 @dataclass(frozen=True)
 class Lines(oracles.Gaussian):
     """The map of a Gaussian, but along straight lines between its two ends, as reflow leaves them."""

@@ -34,7 +34,7 @@ from flowleap.randomness import generator
 from flowleap.tensors import Image, Label, like
 from flowleap.times import spaced
 
-__all__ = ["Sampling", "chain", "ddim", "euler", "gamma", "grid", "heun", "noise", "solver"]
+__all__ = ["Sampling", "chain", "ddim", "euler", "gamma", "grid", "heun", "is_grid", "noise", "solver"]
 
 
 def chain(
@@ -200,6 +200,12 @@ def grid(
     if steps < 1:
         raise ValueError(f"steps={steps}: at least one step is expected")
     return spaced(high, low, steps, rho=1 if path.t_max <= 1 else 7)
+
+
+def is_grid(path: Path, times: Sequence[float], start: float | None = None) -> bool:
+    """Return whether given times are those that `grid` gives for as many steps, to five digits; 0 counts as t_min."""
+    equal = grid(path, len(times) - 1, start=start) if len(times) > 1 else []
+    return len(equal) > 0 and all(_rounded(max(t, path.t_min), e) for t, e in zip(times, equal, strict=True))
 
 
 def _rounded(given: float, exact: float) -> bool:

@@ -29,7 +29,7 @@ from flowleap.parameterization import AverageVelocity, Parameterization
 from flowleap.paths import LinearPath, Path
 from flowleap.point import Batch, Point, Regression, Target
 from flowleap.randomness import generator
-from flowleap.samplers import Sampling
+from flowleap.samplers import Sampling, is_grid
 from flowleap.tensors import Image, Label, Time
 from flowleap.times import NoiseGrid, OneTime, OnPath, TimeLaw
 from flowleap.velocities import Conditional, PlugIn, Teacher, VelocitySource
@@ -555,8 +555,9 @@ class Objective:
         self, steps: int | None = None, times: Sequence[float] | None = None, guidance: float | None = None
     ) -> list[str]:
         """Return, in sentences, what about a way of sampling this method was not trained for."""
-        count = len(times) - 1 if times is not None else 1 if steps is None else steps
-        budget = replace(self.sampling, trained=self.trained).advice(count, uniform=times is None)
+        count = self.nfe(1 if steps is None else steps, times=times)
+        equal = times is None or is_grid(self.path, times, self.start)
+        budget = replace(self.sampling, trained=self.trained).advice(count, uniform=equal)
         budget = budget or self._landing_advice(count)
         found = [] if budget is None else [f"{self.name} in {count} step{'s' * (count > 1)}: {budget}"]
         if isinstance(self.target, LearnedSolver):
