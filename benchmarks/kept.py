@@ -68,6 +68,48 @@ def keep(place: Path, kept: Path, asked: str, remark: str | None, **more: Any) -
     (kept / "about.json").write_text(json.dumps(about | more, indent=2) + "\n", encoding="utf-8")
 
 
+def renew(place: Path, kept: Path, method: str, asked: str, remark: str | None) -> None:
+    """Replace one method in what is kept of a study by a study of that method alone: its rows, and its row of samples.
+
+    Raises: ValueError where the two were measured by different protocols or in other numbers of steps.
+    """
+    rows, new = (json.loads((folder / "table.json").read_text()) for folder in (kept, place))
+    old = [row for row in rows if row["method"] == method]
+    terms = [[(row["steps"], row["protocol"]) for row in some] for some in (old, new)]
+    if terms[0] != terms[1]:
+        raise ValueError(
+            f"{place} was measured by {terms[1]}, {kept} by {terms[0]}: make the whole part anew"
+        )
+    first = rows.index(old[0])
+    rows[first : first + len(old)] = new
+    (kept / "table.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    for name, start in (("table.csv", f"{method},"), ("table.md", f"| {method} |")):
+        lines, theirs = ((folder / name).read_text(encoding="utf-8").split("\n") for folder in (kept, place))
+        found = iter([line for line in theirs if line.startswith(start)])
+        lines = [next(found) if line.startswith(start) else line for line in lines]
+        (kept / name).write_text("\n".join(lines), encoding="utf-8")
+    paste(place / "samples.png", kept / "samples.png", first // len(old), len(old))
+    about: dict[str, Any] = json.loads((kept / "about.json").read_text())
+    made = {"command": asked, "machine": machine(), "seeds": new[0]["seeds"]}
+    made |= {} if remark is None else {"remark": remark}
+    about["renewed"] = about.get("renewed", {}) | {method: made}
+    (kept / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def paste(one: Path, several: Path, index: int, budgets: int) -> None:
+    """Copy the only row of a picture of samples over a row of a picture of several methods."""
+    from PIL import Image
+
+    from flowleap.studies.picture import CELL, SPACE
+
+    head, wide = SPACE + 20, budgets * (5 * (CELL + 3) + 3 + SPACE)
+    with Image.open(one) as source, Image.open(several) as picture:
+        high = (source.height - head - SPACE) // 2  # the only method, and real data
+        row = source.crop((source.width - wide, head, source.width, head + high))
+        picture.paste(row, (picture.width - wide, head + index * high))
+        picture.save(several, optimize=True)
+
+
 def machine() -> str:
     """Return what this machine is."""
     try:
@@ -90,6 +132,7 @@ def section(kept: Path, part: Part, extra: Cells | None = None, told: tuple[str,
         f"`{about['command']}`: {about['hours']:.1f} hours of training in all, on {about['machine']}.",
         f"[Report]({link}/report.html), table as [CSV]({link}/table.csv) and [JSON]({link}/table.json).",
         *([about["remark"]] if "remark" in about else []),
+        *(renewal(method, made) for method, made in about.get("renewed", {}).items()),
         "",
         (kept / "table.md").read_text().split("\n", 1)[1].strip(),
         "",
@@ -101,6 +144,14 @@ def section(kept: Path, part: Part, extra: Cells | None = None, told: tuple[str,
         lines += ["| wanted, distance | reached | numbers |", "| --- | --- | ---: |"]
         lines += [*(goal.line(cells) for goal in part.goals), ""]
     return lines
+
+
+def renewal(method: str, made: dict[str, Any]) -> str:
+    """Return how the rows of a method were made that are newer than those around them."""
+    one, *more = made["seeds"]
+    seeds = f"seeds {', '.join(map(str, made['seeds']))}" if more else f"seed {one} only"
+    made_by = f"`{method}` was made anew, {seeds}, by `{made['command']}` on {made['machine']}; the report is older."
+    return " ".join([made_by, *([made["remark"]] if "remark" in made else [])])
 
 
 def write(page: Path, head: list[str], sections: list[list[str]]) -> None:
