@@ -44,6 +44,8 @@ STREAMS: dict[str, dict[str, Any]] = {
     "esc": {"method": "esc", "data": "digits"},
     "imm": {"method": "imm", "data": "two-moons"},
 }
+SUBTRACTED = {"imm": 4.0}
+"""The size of what a loss is the difference of: MMD² of four means of kernels, each at most 1, of which 0.2 is left."""
 STREAM_STEPS = 50
 LEGS = 12
 """Steps of the runs that are stopped and resumed."""
@@ -131,12 +133,15 @@ def alone(root: Path, **about: Any) -> dict[str, Any]:
     return scale_worker.play({"name": f"alone {about}", **about}, root / "alone" / str(abs(hash(str(about)))))
 
 
-def apart(found: dict[str, Any], expected: dict[str, Any], *names: str) -> float:
-    """How far two loss streams, or other numbers of theirs, are apart at most, relative to the numbers."""
+def apart(found: dict[str, Any], expected: dict[str, Any], *names: str, size: float = 0.0) -> float:
+    """How far two loss streams, or other numbers of theirs, are apart at most, relative to the numbers.
+
+    Numbers that are a small difference are rounded as those that were subtracted, of the given size.
+    """
     ours, theirs = (each["rows"] for each in (found, expected))
     assert [row["step"] for row in ours] == [row["step"] for row in theirs] and ours
     gaps = [
-        abs(row[name] - other[name]) / abs(other[name])
+        abs(row[name] - other[name]) / max(abs(other[name]), size)
         for row, other in zip(ours, theirs, strict=True)
         for name in names or ("loss",)
     ]
@@ -158,7 +163,7 @@ def test_two_processes_give_the_loss_stream_of_one(name, root, together):
     """Fifty steps, each number to 1e-6, with plug-in velocities and groups; every process ends at the same step."""
     expected = alone(root, steps=STREAM_STEPS, **STREAMS[name])
     assert len(expected["rows"]) == STREAM_STEPS
-    assert apart(together[0][name], expected) < 1e-6
+    assert apart(together[0][name], expected, size=SUBTRACTED.get(name, 0.0)) < 1e-6
     assert (
         apart(together[0][name], expected, "raw_error", "grad_norm") < 1e-4
     )  # differences, of which some cancel

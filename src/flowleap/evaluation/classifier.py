@@ -34,16 +34,28 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class Shipped:
-    """A classifier that comes with flowleap: the SHA-256 of its file, and the images it was fitted on."""
+    """A classifier that comes with flowleap: the SHA-256 of its file, and the shape of the images it was fitted on.
+
+    `made` is how `fit` made it, see `how`; None for one that was made elsewhere.
+    """
 
     file: str
     checksum: str
     shape: tuple[int, int, int]
+    made: str | None = None
+
+
+def how(checksum: str, seed: int) -> str:
+    """Return how a classifier is fitted: by which version of `fit`, to the data of which checksum, with which seed."""
+    return f"fit/1 data={checksum} seed={seed}"
 
 
 SHIPPED: dict[str, Shipped] = {
     "digits": Shipped(
-        "digits.npz", "194cb316b21f86e108d8405f8d359f2abd5b4a6607e9968ac5b05014ffd2fe0c", (1, 8, 8)
+        "digits.npz",
+        "194cb316b21f86e108d8405f8d359f2abd5b4a6607e9968ac5b05014ffd2fe0c",
+        (1, 8, 8),
+        how("314b97e8b73b", 0),
     ),
     "mnist": Shipped(
         "fdnet_mnist.npz", "d064e4615c9a93e59cb36b2c7c3d1c409708caeb6f6fab8d5a630c2bb3d916e8", (1, 28, 28)
@@ -118,7 +130,8 @@ class Classifier:
     """A fitted network with the statistics of its features over the real data.
 
     `accuracy` is that on rows it was not fitted on, None where it is not known. `eight_bit`: images are rounded
-    to the 256 levels it was fitted on. `covariance` is of the z-scored features.
+    to the 256 levels it was fitted on. `covariance` is of the z-scored features. `made` is `how` it was fitted, empty
+    where that is not known.
 
     Shapes: mean, std (d,); covariance (d, d); shape: of one image.
     """
@@ -131,6 +144,7 @@ class Classifier:
     shape: tuple[int, int | None, int | None]
     eight_bit: bool = True
     accuracy: float | None = None
+    made: str = ""
 
     def features(self, checksum: str | None = None, device: torch.device | str | None = None) -> Features:
         """These as features, with logits; images in [-1, 1].
@@ -159,7 +173,10 @@ class Classifier:
         return (127.5 * (samples + 1)).round().clamp(0, 255) / 127.5 - 1
 
     def packed(self) -> bytes:
-        """The file: an .npz of the weights as float16 and the statistics as float32."""
+        """The file: an .npz of the weights as float16 and the statistics as float32.
+
+        It also says how it was made, unless it is a shipped one to the last bit.
+        """
         state = self.network.state_dict()
         arrays = {name: state[name].half().cpu().numpy() for name in LAYERS}
         for name, value in zip(STATISTICS, (self.mean, self.std, self.covariance), strict=True):
@@ -168,14 +185,20 @@ class Classifier:
         arrays["eight_bit"] = np.array(self.eight_bit)
         if self.accuracy is not None:
             arrays["accuracy"] = np.array(self.accuracy)
-        held = io.BytesIO()
-        np.savez(held, **arrays)
-        return held.getvalue()
+        plain = _npz(arrays)
+        shipped = hashlib.sha256(plain).hexdigest() in {kept.checksum for kept in SHIPPED.values()}
+        return plain if shipped or not self.made else _npz(arrays | {"made": np.array(self.made)})
 
     def save(self, path: Path | str) -> None:
         """Write the file that `load` reads."""
         content = self.packed()
         replace_file(Path(path), lambda temporary: (temporary.write_bytes(content), None)[1])
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    held = io.BytesIO()
+    np.savez(held, **arrays)  # type: ignore[arg-type]
+    return held.getvalue()
 
 
 def load(path: Path | str, device: torch.device | str | None = None) -> Features:
@@ -196,7 +219,9 @@ def load(path: Path | str, device: torch.device | str | None = None) -> Features
 
 
 def read(path: Path | str) -> Classifier:
-    """Read the file of a classifier.
+    """Read the file of a classifier; one that was fitted as a shipped one is called by its name, on any machine.
+
+    The bits of a fit depend on the processor. The checksum of its features still tells two fits apart.
 
     Raises: OSError without a file; ValueError for a file that is damaged or holds something else.
     """
@@ -232,6 +257,8 @@ def _assembled(name: str, arrays: dict[str, np.ndarray], shipped: Shipped | None
         raise ValueError("its weights are not finite")
     missing, _ = network.load_state_dict(weights, strict=False)
     assert all(layer.endswith("num_batches_tracked") for layer in missing)
+    made = str(arrays.get("made", ""))
+    name = next((known for known, kept in SHIPPED.items() if made and kept.made == made), name)
     sides = arrays.get("image_shape", np.array(shipped.shape if shipped else (channels, 0, 0))).tolist()
     shape = (channels, sides[1] or None, sides[2] or None)
     return Classifier(
@@ -243,6 +270,7 @@ def _assembled(name: str, arrays: dict[str, np.ndarray], shipped: Shipped | None
         shape,
         eight_bit=bool(arrays.get("eight_bit", True)),
         accuracy=float(arrays["accuracy"]) if "accuracy" in arrays else None,
+        made=made,
     )
 
 
@@ -251,7 +279,8 @@ def fit(dataset: Dataset, seed: int = 0) -> Classifier:
 
     Nesterov momentum with a one-cycle rate, label smoothing, crops shifted by up to an eighth of the side, mirrored
     images where they are colored. A seeded part of the rows is held out to tell the accuracy; the statistics of the
-    features are those of all rows. One thread, so that sums are made in one order: digits take seconds.
+    features are those of all rows. One thread, so that sums are made in one order: digits take seconds. Processors
+    round differently, and training amplifies that: the bits are the same on one machine only.
 
     Raises: ValueError without labels or for what are no images.
     """
@@ -281,6 +310,7 @@ def fit(dataset: Dataset, seed: int = 0) -> Classifier:
         (channels, height, width),
         eight_bit=all(_eight_bit(part) for part in dataset.x.split(500)),
         accuracy=float(right.double().mean()) if out else None,
+        made=how(dataset.checksum, seed),
     )
 
 
