@@ -91,9 +91,7 @@ def test_only_classes_that_are_the_same_are_taken_to_their_places() -> None:
     taken = begin_with(here, there, {0: 2})
     known, found = (net.y_embedder.embedding_table.weight.detach() for net in (there, here))
     assert torch.equal(found, torch.stack([known[2], before[1], before[2], known[3]]))
-    assert (
-        "'no class' and 1 classes of the same name are taken, the other classes are new" in taken.remarks[0]
-    )
+    assert "'no class' and 1 class of the same name are taken, the other classes are new" in taken.remarks[0]
     assert "y_embedder.embedding_table.weight" in taken.fresh
     new = awakened(DiT(IMAGE, 3, **SMALL), 1)
     assert "'no class' is taken, the classes are new" in begin_with(new, there, {}).remarks[0]

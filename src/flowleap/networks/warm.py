@@ -146,7 +146,7 @@ def _classes(
     own[TABLE][-1] = null.to(own[TABLE])
     for number, known in same.items():
         own[TABLE][number] = given[TABLE][known].to(own[TABLE])
-    some = f" and {len(same)} classes of the same name are" if same else " is"
+    some = f" and {len(same)} class{'es' * (len(same) > 1)} of the same name are" if same else " is"
     rest = "the other classes" if same else "the classes"
     return (
         f"{there.num_classes} classes there, {here.num_classes} here: 'no class'{some} taken, {rest} are new"
