@@ -252,7 +252,7 @@ def test_fresh_noise_between_steps_is_stated_and_costs_nothing(digits, flow_matc
     assert fresh[0]["distance"] == plain[0]["distance"] and fresh[1]["distance"] != plain[1]["distance"]
     text = ok("sample", digits, "--steps", 3, "--num", 5, "--renoise", 0.5, "--out", tmp_path / "a.png")
     assert "3 network evaluations each with fresh noise between them (γ = 0.5)" in text
-    assert "steps with its velocity" in refused("sample", flow_matching, "--renoise", 1, "--num", 5)
+    assert "is sampled with its velocity" in refused("sample", flow_matching, "--renoise", 1, "--num", 5)
     assert "--renoise" in refused("sample", digits, "--renoise", 2)
 
 

@@ -48,6 +48,13 @@ def test_the_quality_table_keeps_every_number_whole(width):
     assert "FD-fashion-mnist" in text and "…" not in text
 
 
+def test_a_small_distance_keeps_its_digits():
+    assert (
+        report.ranged({"distance": 0.00018}) == "0.00018" and report.ranged({"distance": 0.3161}) == "0.316"
+    )
+    assert report.ranged({"distance": 0.0}) == "0.000" and report.ranged({"distance": None}) == "–"
+
+
 def table_lines(table: FittedTable, width: int) -> list[str]:
     return [line for line, _ in table.lines(width)]
 

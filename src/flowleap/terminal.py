@@ -197,6 +197,12 @@ class FittedTable:
         widths = [self._least(column) for column in columns]
         wanted = [self._natural(column) for column in columns]
         left = width - GAP * (len(columns) - 1) - sum(widths)
+        more = wanted[0] - widths[0]
+        if (
+            wanted[0] <= width // 3 and more <= left
+        ):  # what rows are called stays in one line where there is room
+            widths[0] += more
+            left -= more
         while left < 0 and max(widths) > 1:  # a word alone is wider than the table
             widths[widths.index(max(widths))] -= 1
             left += 1

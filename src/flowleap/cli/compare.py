@@ -61,8 +61,8 @@ Out = Annotated[
 Alike = Annotated[
     Equal | None,
     typer.Option(
-        help="What all runs have alike: steps, flops (counted network evaluations) or time. A budget in another "
-        "coin than that is what flow matching makes of it, or the whole method that is ablated.",
+        help="What is equal for all runs: steps, flops (counted network evaluations) or time. If the budget has "
+        "another unit, all get what flow matching, or the full method of an ablation, uses within it.",
         show_default="time for a time, else steps",
     ),
 ]

@@ -85,9 +85,9 @@ Renoise = Annotated[
         min=0,
         max=1,
         metavar="GAMMA",
-        help="Fresh noise between steps: 0 chains the maps, 1 goes to the data in each step and noises it anew, as "
-        "consistency models are sampled.",
-        show_default="that of the run, 0 unless it says otherwise",
+        help="Noise added between steps: 0 chains the jumps, 1 jumps to the data in each step and adds fresh noise, as "
+        "consistency models do.",
+        show_default="that of the method",
     ),
 ]
 Vae = Annotated[
@@ -152,7 +152,7 @@ def renoised(objective: Objective, strength: float | None) -> Objective:
         return objective
     if strength and objective.sampling.instantaneous(1):
         raise typer.BadParameter(
-            f"{objective.name} steps with its velocity, and nothing is noised anew between its steps: leave it out",
+            f"{objective.name} is sampled with its velocity, without fresh noise between steps: leave it out",
             param_hint="--renoise",
         )
     return replace(objective, sampling=replace(objective.sampling, renoise=strength))

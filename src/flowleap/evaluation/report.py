@@ -31,7 +31,8 @@ def budget(row: Row) -> str:
 def ranged(row: Row) -> str:
     """Return the distance with its interval, 0.302 (0.28–0.33)."""
     interval = row.get("interval")
-    text = number("distance", ".3f")(row)
+    small = 0 < abs(row.get("distance") or 0) < 0.005  # three places would leave nothing of it
+    text = number("distance", ".2g" if small else ".3f")(row)
     return text if interval is None else f"{text} ({interval[0]:.2f}–{interval[1]:.2f})"
 
 
