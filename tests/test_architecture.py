@@ -14,16 +14,17 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "flowleap"
 
 FLOORS = (
+    ("neighbors", "streams"),
     (
-        "tensors",
-        "randomness",
         "citations",
+        "fields",
         "files",
         "lock",
-        "neighbors",
         "processes",
         "progress",
         "provenance",
+        "randomness",
+        "tensors",
         "terminal",
         "threads",
     ),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,7 +15,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from flowleap import data, evaluation, methods, objectives, runs, samplers, values
+from flowleap import data, evaluation, methods, objectives, runs, samplers, streams, values
 from flowleap.cli import app, group, options
 from flowleap.cli import methods as listing
 from flowleap.cli import sample as sampling
@@ -490,6 +492,83 @@ def test_unknown_methods_name_their_neighbors(words):
 
 
 # The command line itself
+
+
+# Printing
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Call the command line with standard streams of an encoding; return the exit code and what was written."""
+
+    def call(encoding, *words):
+        written = io.BytesIO(), io.BytesIO()
+        streams = [io.TextIOWrapper(one, encoding, "strict", write_through=True) for one in written]
+        monkeypatch.setattr("sys.stdout", streams[0])
+        monkeypatch.setattr("sys.stderr", streams[1])
+        with pytest.raises(SystemExit) as left:
+            app([os.fsdecode(word) for word in words])
+        monkeypatch.undo()
+        return left.value.code, *(one.getvalue().decode(encoding) for one in written)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def unspeakable(tmp_path_factory):
+    """A folder whose name is not UTF-8, of classes and images whose names are not, either."""
+    folder = tmp_path_factory.mktemp("names") / os.fsdecode(b"donn\xe9es")
+    try:
+        for name in (b"\xe9t\xe9", "→".encode()):
+            (folder / os.fsdecode(name)).mkdir(parents=True)
+            for row in range(8):
+                file = folder / os.fsdecode(name) / os.fsdecode(b"\xff%d.png" % row)
+                Image.fromarray(numpy.full((8, 8), 16 * row, dtype="uint8")).save(file)
+    except OSError:
+        pytest.skip("this file system takes no name that is not UTF-8")
+    return folder
+
+
+ENCODINGS = pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+
+
+@ENCODINGS
+def test_what_a_stream_cannot_encode_is_escaped(encoded, encoding):
+    code, out, _ = encoded(encoding, "methods", "table", "esc")
+    assert code == 0 and ("→" in out if encoding == "utf-8" else "\\u2192" in out)
+    code, out, _ = encoded(encoding, "methods", "table", "esc", "--json")
+    assert code == 0 and json.loads(out) == json.loads(ok("methods", "table", "esc", "--json"))
+    code, _, err = encoded(encoding, "train", "m→\udcff😀")
+    assert code == 2 and "\\udcff" in err and "Traceback" not in err
+    assert encoded(encoding, "train", "--help")[0] == 0
+    assert encoded(encoding, "nothing\udcff")[0] == 2
+
+
+@ENCODINGS
+def test_names_that_are_not_utf8_are_trained_sampled_and_shown(encoded, encoding, unspeakable):
+    run = unspeakable.parent / os.fsdecode(b"run\xfe-" + encoding.encode())
+    sizes = ["--set", "network.width=16", "--set", "network.depth=1", "--set", "watch_share=0", "--no-eval"]
+    every = ["--steps", "1", "--batch", "8", "--sample-every", "0", "--device", "cpu"]
+    train = ["train", "--data", unspeakable, "--network", "mlp", "--out", run, *sizes, *every]
+    for words in (
+        train,
+        ["train", "--resume", "--out", run, "--steps", "2"],
+        ["sample", run, "--num", "2", "--overwrite"],
+        ["report", run, "--num", "2", "--steps", "1", "--overwrite"],
+        ["diagnose", run, "--num", "64"],
+    ):
+        code, out, err = encoded(encoding, *words)
+        assert code == 0, (words, err)
+    assert "\\udcfe" in out + err
+    code, out, _ = encoded(encoding, "data", "check", unspeakable, "--json")
+    assert code == 0 and json.loads(out)["source"] == str(unspeakable)
+
+
+def test_streams_that_replace_already_stay_as_they_are(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "cp1252", "replace")
+    monkeypatch.setattr("sys.stdout", stream)
+    streams.keep_printing()
+    assert stream.errors == "replace"
 
 
 def test_version_and_help():

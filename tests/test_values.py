@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -219,11 +220,50 @@ def test_unknown_fields_name_their_neighbors(field, text, said):
         ("velocity", '{"type": "PlugIn", "share": 0.5}'),
         ("steps", "0"),
         ("path", "VEPath"),
+        ("label_dropout", "Infinity"),
+        ("loss.eps", "1e60"),
+        ("loss.reduce", "men"),
+        ("path.noise_scale", "0"),
+        ("path.floor", "-1"),
+        ("path", '{"type": "VPPath", "beta_max": 0}'),
+        ("sampling.least", "0"),
+        ("sampling.trained", "[]"),
+        ("batching", '{"type": "ClassGroups", "group": 0}'),
+        ("parameterization", '{"type": "EDM", "sigma_data": 1e308}'),
+        ("steps", "1000000000000000000000000000000"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(field, text):
     with pytest.raises(ValueError):
         values.override(methods.meanflow(), field, text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"velocity": "Conditional"},
+            r"Objective.velocity='Conditional' does not fit.*did you mean Conditional",
+        ),
+        ({"velocity": Conditional}, "did you mean Conditional"),
+        ({"velocity": Squared()}, "is VelocitySource.*Conditional"),
+        (
+            {"loss": torch.nn.MSELoss()},
+            r"Objective.loss=MSELoss\(\) does not fit: Objective.loss is Loss.*Squared",
+        ),
+        ({"loss": lambda regression, point: 0}, "Objective.loss is Loss"),
+        ({"target": "Eulerain"}, "did you mean Eulerian"),
+        ({"times": None}, "Objective.times is TimeLaw"),
+        ({"guidance": 2.0}, "FinestLevel, Guidance"),
+        ({"label_dropout": float("nan")}, "not finite"),
+        ({"steps": 2.5}, r"steps=2.5 does not fit: Objective.steps is int \| None"),
+        ({"times": SortedPair(LogitNormal(std=float("inf")))}, "LogitNormal.std=inf is not finite"),
+    ],
+    ids=str,
+)
+def test_fields_are_checked_where_an_objective_is_made(changes, said):
+    with pytest.raises(ValueError, match=said):
+        replace(methods.meanflow(), **changes)
 
 
 def test_what_holds_a_network_or_is_no_part_is_refused_in_words():

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ["free_name", "new_folder", "replace_file", "sync"]
+from flowleap.streams import ESCAPE
+
+__all__ = ["free_name", "new_folder", "open_tensors", "read_tensors", "replace_file", "sync"]
 
 
 def sync(path: Path) -> None:
@@ -28,12 +31,37 @@ def _sync(path: Path, flags: int) -> None:
         os.close(handle)
 
 
+@contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """Open a safetensors file for reading.
+
+    The library takes no name that is not UTF-8; such a file is opened by its number in this process.
+
+    Raises: OSError, safetensors.SafetensorError.
+    """
+    from safetensors import safe_open
+
+    with ExitStack() as held:
+        name = os.fspath(path)
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            name = f"/dev/fd/{held.enter_context(open(path, 'rb')).fileno()}"
+        yield held.enter_context(safe_open(name, framework="pt"))
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Return the tensors of a safetensors file by name, see `open_tensors`."""
+    with open_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
 def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
     """Write a file, given its text or a function that writes to a path; on failure the old one stays."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
         if isinstance(content, str):
-            temporary.write_text(content, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8", errors=ESCAPE)  # names of files need not be UTF-8
         else:
             content(temporary)
         sync(temporary)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -36,6 +36,13 @@ class Path(ABC):
     """The time of the data, where sampling ends."""
     t_max: float
     """The time of the noise, where sampling starts."""
+
+    def __post_init__(self) -> None:
+        given = ", ".join(f"{field.name}={getattr(self, field.name):g}" for field in fields(self))  # type: ignore[arg-type]
+        if not self.noise_scale > 0:
+            raise ValueError(f"{type(self).__name__}({given}): a noise_scale above 0 is expected")
+        if not 0 <= self.t_min < self.t_max:
+            raise ValueError(f"{type(self).__name__}({given}): 0 ≤ t_min < {self.t_max:g} is expected")
 
     @abstractmethod
     def alpha(self, t: Time) -> Tensor:
@@ -137,6 +144,11 @@ class LinearPath(Path):
     t_max = 1.0
     cites: ClassVar[tuple[str, ...]] = ("lipman2022flow", "liu2022flow")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.floor < 1:
+            raise ValueError(f"LinearPath(floor={self.floor:g}): a residue of noise in [0, 1) is expected")
+
     def alpha(self, t: Time) -> Tensor:
         return 1 - t
 
@@ -201,6 +213,14 @@ class VPPath(Path):
     noise_scale: float = 1.0
     t_max = 1.0
     cites: ClassVar[tuple[str, ...]] = ("song2020score",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.beta_min <= self.beta_max or not self.beta_max:
+            raise ValueError(
+                f"VPPath(beta_min={self.beta_min:g}, beta_max={self.beta_max:g}): 0 ≤ beta_min ≤ beta_max, not both 0, "
+                "are expected"
+            )
 
     def _log_alpha(self, t: Time) -> Tensor:
         return -0.5 * self.beta_min * t - 0.25 * (self.beta_max - self.beta_min) * t.square()

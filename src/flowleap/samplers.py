@@ -241,7 +241,7 @@ class Sampling:
         evaluations: network evaluations of one map: 1, or 2 for those of a learned solver, which N steps then are half
             as many of (`solver`).
 
-    Raises: ValueError for a γ outside [0, 1], or other numbers of evaluations.
+    Raises: ValueError for a γ outside [0, 1], other numbers of evaluations, or numbers of steps below 1.
     """
 
     trained: tuple[int, ...] | None = None
@@ -260,6 +260,12 @@ class Sampling:
         if not 0 <= self.renoise <= 1:
             raise ValueError(
                 f"Sampling(renoise={self.renoise}): γ in [0, 1] is expected, 0 for a chain of maps, 1 for fresh noise"
+            )
+        counts = (self.least, *(() if self.finest is None else (self.finest,)), *(self.trained or ()))
+        if min(counts) < 1 or self.trained == ():
+            raise ValueError(
+                f"Sampling(trained={self.trained}, finest={self.finest}, least={self.least}): numbers of steps from 1 "
+                "up are expected"
             )
 
     def instantaneous(self, steps: int) -> bool:

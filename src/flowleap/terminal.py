@@ -143,6 +143,7 @@ class FittedTable:
         from rich.text import Text
 
         for line, style in self.lines(options.max_width):
+            line = line if console.encoding.startswith("utf") else line.replace("─", "-")
             yield Text(line, style=style or "", no_wrap=True, overflow="ignore", end="\n")
 
     def lines(self, width: int) -> list[tuple[str, str | None]]:

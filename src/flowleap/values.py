@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from importlib import import_module
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from flowleap.fields import fits, hints, needed, wrong
 from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
 
@@ -66,12 +66,16 @@ def from_dict(data: Any) -> Any:
     for name in data:
         if name != "type" and name not in known:
             raise ValueError(f"{kind} has no field {name!r}{neighbors(name, known)}")
-    missing = [f.name for f in fields(cls) if _required(f) and f.name not in data]
+    missing = [f.name for f in fields(cls) if needed(f) and f.name not in data]
     if missing:
         shown = ", ".join(f'"{name}": …' for name in missing)
         raise ValueError(f'{kind} needs {" and ".join(missing)}: give {{"type": "{kind}", {shown}}}')
+    given = {name: from_dict(item) for name, item in data.items() if name != "type"}
+    for name, value in given.items():
+        if not fits(value, hints(cls)[name]):
+            raise ValueError(wrong(cls, name, value))
     try:
-        return cls(**{name: from_dict(item) for name, item in data.items() if name != "type"})
+        return cls(**given)
     except TypeError as error:
         raise ValueError(f"{kind} cannot be made from {sorted(data)}: {error}") from error
 
@@ -135,54 +139,11 @@ def _override(value: Any, names: list[str], new: Any, whole: str) -> Any:
 
 
 def _fitting(owner: type, name: str, new: Any, whole: str) -> Any:
-    hint = _hints(owner)[name]
-    if not _fits(new, hint):
-        kind = getattr(hint, "__name__", str(hint)).replace("flowleap.", "")
-        raise ValueError(
-            f"{whole}={new!r} does not fit: {owner.__name__}.{name} is {kind}{_candidates(hint)}"
-        )
+    hint = hints(owner)[name]
+    if not fits(new, hint):
+        raise ValueError(wrong(owner, name, new, f"{whole}={new!r}"))
     whole_number = isinstance(new, int) and not isinstance(new, bool)
-    return float(new) if whole_number and _fits(0.5, hint) else new
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
-    if get_origin(hint) is Literal:
-        return any(value == option and isinstance(value, type(option)) for option in get_args(hint))
-    if get_origin(hint) is tuple:
-        inner = get_args(hint)
-        if len(inner) == 2 and inner[1] is Ellipsis:
-            return isinstance(value, tuple) and all(_fits(v, inner[0]) for v in value)
-        same = isinstance(value, tuple) and len(value) == len(inner)
-        return same and all(_fits(v, h) for v, h in zip(value, inner, strict=True))
-    if hint in (int, float):
-        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
-    if hint in (bool, str, NoneType):
-        return isinstance(value, hint)
-    return isinstance(value, hint) and _room(type(value)) == _room(hint)  # a role belongs to a room
-
-
-def _room(cls: type) -> str:
-    return ".".join(cls.__module__.split(".")[:2])
-
-
-def _candidates(hint: Any) -> str:
-    fitting = [cls.__name__ for cls in _types().values() if not _needs_arguments(cls) and _fits(cls(), hint)]
-    return f" (such as {', '.join(sorted(fitting))})" if fitting else ""
-
-
-def _needs_arguments(cls: type) -> bool:
-    return any(_required(f) for f in fields(cls))
-
-
-def _required(field: Field[Any]) -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
-
-
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+    return float(new) if whole_number and fits(0.5, hint) else new
 
 
 def _parse(text: str) -> Any:

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from flowleap.cli.helping import fit_help
+from flowleap.streams import keep_printing, keep_printing_ascii
 from flowleap.terminal import width_of, wrapped
 
 __all__ = ["OneLine", "counting", "echo", "say", "spoken_warnings", "traceback_wanted", "waiting"]
@@ -106,6 +107,9 @@ class OneLine(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
+        keep_printing()
+        keep_printing_ascii()
+
         def run(alone: bool) -> Any:
             return super(OneLine, self).main(
                 args, prog_name, complete_var, alone, windows_expand_args, **extra

@@ -62,6 +62,10 @@ class ClassGroups:
     classes: Literal["proportional", "uniform"] = "proportional"
     cites: ClassVar[tuple[str, ...]] = ("lin2025design",)
 
+    def __post_init__(self) -> None:
+        if self.group is not None and self.group < 1:
+            raise ValueError(f"ClassGroups(group={self.group}): groups of 1 row or more are expected")
+
     def indices(self, label: Tensor | None, size: int, batch: int, step: int, key: int) -> Tensor:
         """Rows of the batch of this step."""
         if label is None:

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from flowleap.data.codec import Codec
-from flowleap.files import free_name, replace_file
+from flowleap.files import free_name, open_tensors, replace_file
 from flowleap.lock import LOCK, locked, vacant
 
 __all__ = ["ARRAYS", "DTYPES", "INDEX", "STREAMED", "Cache", "CacheError", "Contents", "Shard", "is_cache"]
@@ -268,7 +268,7 @@ class Cache:
         if not path.is_file():
             raise self._broken(f"{path.name} is missing")
         try:
-            with safe_open(path, framework="pt") as file:
+            with open_tensors(path) as file:
                 about = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
                 found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
                 types = {stored: name for name, stored in STORED.items()}
@@ -291,7 +291,7 @@ class Cache:
 
     def tensors(self, shard: Shard) -> dict[str, Tensor]:
         """Return the arrays of a shard, mapped into memory: what is not touched is not read."""
-        with safe_open(self.path(shard), framework="pt") as file:
+        with open_tensors(self.path(shard)) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
     def finish(self, mark: str = "") -> bool:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowleap.files import replace_file
+from flowleap.files import open_tensors, replace_file
 
 __all__ = ["Origin", "PairStore", "PairStoreError", "checksum"]
 
@@ -145,7 +145,7 @@ class PairStore:
             raise self._broken(f"it holds {self.done} of {self.origin.count} pairs")
         parts: dict[str, list[Tensor]] = {}
         for index in range(self.origin.shards):
-            with safe_open(self.path(index), framework="pt") as file:
+            with open_tensors(self.path(index)) as file:
                 for name in file.keys():  # noqa: SIM118
                     parts.setdefault(name, []).append(file.get_tensor(name))
         found = {name: torch.cat(tensors) for name, tensors in parts.items()}
@@ -176,7 +176,7 @@ class PairStore:
         if checksum(path) != self.checksums[index]:
             raise self._broken(f"{path.name} is truncated or changed, its checksum is another")
         try:
-            with safe_open(path, framework="pt") as file:
+            with open_tensors(path) as file:
                 found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
                 kinds = {"F32": torch.float32, "I64": torch.int64}
                 shapes = {n: (tuple(s.get_shape()), kinds.get(s.get_dtype())) for n, s in found.items()}

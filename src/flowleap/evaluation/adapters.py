@@ -14,6 +14,7 @@ from torch import Tensor, float32, nn
 from torch.nn import functional
 
 from flowleap.evaluation.features import Features
+from flowleap.files import read_tensors
 from flowleap.neighbors import neighbors
 
 __all__ = ["of_module", "timm_features"]
@@ -163,9 +164,7 @@ def read_weights(network: nn.Module, path: Path) -> None:
         raise FileNotFoundError(2, "no such file", str(path))
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
+            state = read_tensors(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise many types

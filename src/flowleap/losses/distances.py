@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,10 @@ from torch import Tensor
 from flowleap.point import Point, Regression
 from flowleap.tensors import squared_norm
 
-__all__ = ["AdaptivePower", "Norm", "PseudoHuber", "Squared"]
+__all__ = ["AdaptivePower", "Norm", "PseudoHuber", "Reduce", "Squared"]
+
+Reduce = Literal["sum", "mean"]
+"""What a distance does with the dimensions of a sample."""
 
 
 def _distance(regression: Regression, reduce: str) -> Tensor:
@@ -24,7 +27,7 @@ def _distance(regression: Regression, reduce: str) -> Tensor:
 class Squared:
     """‖Δ‖², summed or averaged over the dimensions."""
 
-    reduce: str = "mean"
+    reduce: Reduce = "mean"
     template: ClassVar[dict[str, str]] = {"loss metric": "ℓ2, {reduce}", "weight": "1"}
 
     def __call__(self, regression: Regression, point: Point) -> Tensor:
@@ -39,7 +42,7 @@ class PseudoHuber:
     """
 
     c: float | None = None
-    reduce: str = "sum"
+    reduce: Reduce = "sum"
     template: ClassVar[dict[str, str]] = {"loss metric": "pseudo-Huber, {reduce}", "weight": "1"}
     cites: ClassVar[tuple[str, ...]] = ("song2023improved",)
 
@@ -59,7 +62,7 @@ class Norm:
     Source: Geng et al. 2024 (arXiv 2406.14548), the metric of easy consistency tuning with c = 0.
     """
 
-    reduce: str = "sum"
+    reduce: Reduce = "sum"
     template: ClassVar[dict[str, str]] = {"loss metric": "‖Δ‖, {reduce}", "weight": "1"}
     cites: ClassVar[tuple[str, ...]] = ("geng2024consistency",)
 
@@ -79,7 +82,7 @@ class AdaptivePower:
 
     power: float = 1.0
     eps: float = 1e-2
-    reduce: str = "sum"
+    reduce: Reduce = "sum"
     template: ClassVar[dict[str, str]] = {
         "loss metric": "ℓ2, {reduce}",
         "weight": "1 / (‖Δ‖² + {eps:g})^{power:g}",

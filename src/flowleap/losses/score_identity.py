@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class ScoreIdentity:
     """
 
     alpha: float = 1.2
-    reduce: str = "mean"
+    reduce: Literal["sum", "mean"] = "mean"
     cites: ClassVar[tuple[str, ...]] = ("zhou2024score",)
 
     def __post_init__(self) -> None:

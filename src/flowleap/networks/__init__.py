@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from flowleap.fields import fits, hints, in_words
 from flowleap.neighbors import neighbors
 from flowleap.networks.adapters import NoiseTime, Reversed, StepToken, Timestep, WithLogVariance
 from flowleap.networks.dit import DiT
@@ -39,6 +40,8 @@ _KINDS: dict[str, type[nn.Module]] = {
         DiT, MLP, MeanDirection, NoiseTime, Reversed, StepToken, Timestep, Truncated, UNet, WithLogVariance,
     )
 }  # fmt: skip
+FROM_ZERO = ("attention",)
+"""Options that count from 0, as levels do."""
 TAUGHT = (MeanDirection.__name__, Truncated.__name__)
 """The kinds of networks around that of a teacher, whose weights go into the network inside."""
 
@@ -55,15 +58,27 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     if isinstance(options.get("network"), Mapping):
         options["network"] = build(options["network"])
     known = [name for name in signature(_KINDS[kind]).parameters if name != "self"]
-    for name in options:
+    for name, value in options.items():
         if name not in known:
             raise ValueError(f"{kind} has no option {name!r}{neighbors(name, known)}")
+        _check(kind, name, tuple(value) if isinstance(value, list) else value)
     try:
         return _KINDS[kind](**options)
-    except TypeError as error:
+    except (TypeError, RuntimeError, ArithmeticError) as error:
         raise ValueError(
             f"a network of kind {kind} cannot be built from {sorted(options)}: {error}"
         ) from error
+
+
+def _check(kind: str, name: str, value: Any) -> None:
+    """Refuse the value of an option that is not what its annotation says, or a size that is not positive."""
+    hint = hints(_KINDS[kind].__init__)[name]
+    if not fits(value, hint):
+        raise ValueError(f"network.{name}={value!r} does not fit: {kind}.{name} is {in_words(hint)}")
+    least = 0 if name in FROM_ZERO else 1
+    sizes = [n for n in (value if isinstance(value, tuple) else (value,)) if type(n) is int]
+    if any(size < least for size in sizes):
+        raise ValueError(f"network.{name}={value!r}: whole numbers from {least} up are expected")
 
 
 def knows(kind: str, option: str) -> bool:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flowleap.files import read_tensors
+
 __all__ = ["NETWORKS", "SqueezeFeatures", "VGGFeatures", "distance", "load", "read"]
 
 Tensors = dict[str, Tensor]
@@ -250,9 +252,7 @@ def read(path: Path) -> Tensors:
         raise FileNotFoundError(f"{path}: {what} of weights; name one with file=")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return read_tensors(path)
         if path.suffix == ".npz":
             import numpy as np
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from flowleap import fields as fields_of_parts
+from flowleap.flow_map import FlowMap
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.losses import Boundary
 from flowleap.objectives.diagonal import Diagonal
@@ -29,6 +31,7 @@ def check(o: Objective) -> None:
 
     Raises: ValueError: what was given, why it means nothing, and what does.
     """
+    _fields(o)
     _numbers(o)
     _refusals(o)
     _domain(o)
@@ -64,6 +67,13 @@ def _unused(x: Image, t: Time, r: Time, label: Label) -> Image:
 
 def _kind(part: object) -> str:
     return type(part).__name__
+
+
+def _fields(o: Objective) -> None:
+    """Every field of every part holds what it is made for, and every number is finite."""
+    for part in within(o):
+        if not isinstance(part, FlowMap):  # a trained map holds a network of any kind
+            fields_of_parts.check(part)
 
 
 def _numbers(o: Objective) -> None:

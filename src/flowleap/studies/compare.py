@@ -30,6 +30,7 @@ from rich.console import Console
 from flowleap import terminal, threads
 from flowleap.evaluation import same
 from flowleap.lock import locked
+from flowleap.streams import keep_printing
 from flowleap.studies import page, picture, table
 from flowleap.studies.live import Board
 from flowleap.studies.outcome import (
@@ -91,6 +92,7 @@ def compare(
         there, a folder that holds something else or another study, or one that another process writes to;
         Stopped where a signal interrupted it.
     """
+    keep_printing()
     out, console = Path(out), console or terminal.console()
     if jobs < 1:
         raise ValueError(f"jobs={jobs}: at least one run at a time is needed")

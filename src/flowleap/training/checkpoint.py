@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flowleap import processes
-from flowleap.files import new_folder, replace_file
+from flowleap.files import new_folder, open_tensors, replace_file
 from flowleap.training import ema
 from flowleap.training.distributed import whole
 from flowleap.training.state import RIVAL, Player, State
@@ -244,7 +244,7 @@ def read_tensors(path: Path) -> Tensors:
 def _opened(path: Path) -> Iterator[Any]:
     """Open a safetensors file and say in words what is wrong with it."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             yield file
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: {_reason(path, error)}") from error

@@ -11,18 +11,10 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
-from pydantic import (
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-)
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError
 from pydantic.dataclasses import dataclass
 
 from flowleap import data as data_sets
@@ -30,6 +22,7 @@ from flowleap import methods, networks, values
 from flowleap.data import Dataset, Look
 from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import ExactJVP
+from flowleap.fields import LARGEST
 from flowleap.losses import LearnedVariance
 from flowleap.neighbors import neighbors
 from flowleap.objectives import FirstStage, Objective
@@ -55,13 +48,15 @@ __all__ = [
     "to_dict",
 ]
 
+PositiveInt = Annotated[int, Field(gt=0, lt=LARGEST)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=LARGEST)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Width = Annotated[float, Field(gt=0.0, lt=WIDEST)]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class TrainConfig:
     """Everything that a run depends on, resolved; as JSON it is the config.json of the run.
 
@@ -168,6 +163,7 @@ PAIRS_PER_ROW = 4
 METHOD, DATA = "esc", "digits"
 """What a run is about where nothing is said."""
 FIELDS = tuple(field.name for field in fields(TrainConfig))
+FIELD_TYPES = get_type_hints(TrainConfig)
 FREE = (
     "steps",
     "data",
@@ -192,6 +188,13 @@ FREE = (
 of a batch beyond rounding none. A teacher may have moved, and data at a path, but their checksums may not have changed.
 """
 
+WHOLE = {
+    "method": "name the method itself",
+    "data": "use --data",
+    "objective": "give its fields by their own names, as in times.diagonal=0.5",
+    "network": "use --network for its name, and network.width=64 for an option of it",
+}
+"""The fields of the config that are not set by `change`, and what to do instead."""
 LOOKS = tuple(field.name for field in fields(data_sets.Look))
 """The fields that say how images at a path are taken."""
 
@@ -408,7 +411,7 @@ def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainCon
         head, _, rest = name.partition(".")
         if head == "network" and rest:
             config = replace(config, network=change_network(config.network, rest, parse(value)))
-        elif name in FIELDS and name not in ("method", "data", "objective", "network"):
+        elif name in FIELDS and name not in WHOLE:
             config = from_dict({**asdict(config), name: as_field(name, value)})
         else:
             parts.append((name, value if isinstance(value, str) else json.dumps(value)))
@@ -463,9 +466,17 @@ def override(objective: dict[str, Any], settings: Iterable[tuple[str, str]]) -> 
     """Return the values of an objective with some replaced, all at once."""
     known = [f.name for f in fields(Objective)]
     for name, _ in settings:
-        if name.partition(".")[0] not in known:
-            every = [*known, *FIELDS, "network.width", "network.depth"]
-            raise ValueError(f"unknown field {name!r}{neighbors(name.partition('.')[0], every)}")
+        head = name.partition(".")[0]
+        if head in WHOLE:
+            raise ValueError(f"{name!r} is not set as a field: {WHOLE[head]}")
+        if head not in known:
+            every = [
+                *known,
+                *(field for field in FIELDS if field not in WHOLE),
+                "network.width",
+                "network.depth",
+            ]
+            raise ValueError(f"unknown field {name!r}{neighbors(head, every)}")
     return values.to_dict(values.overrides(values.from_dict(objective), settings))
 
 
@@ -532,17 +543,26 @@ def from_dict(content: Mapping[str, Any]) -> TrainConfig:
 
     Raises: ValueError for an unknown field, naming its neighbors, or a value that does not fit.
     """
-    for name in content:
+    for name, value in content.items():
         if name not in FIELDS:
             raise ValueError(f"unknown field {name!r}{neighbors(name, FIELDS)}")
+        if isinstance(value, bool) and FIELD_TYPES[name] not in (bool, bool | None):
+            raise ValueError(f"{name}={value!r}: a truth value does not fit")
     try:
         return TrainConfig(**_completed(content))
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, p['loc']))}={p['input']!r}: {p['msg'][:1].lower()}{p['msg'][1:]}"
-            for p in error.errors()
-        ]
-        raise ValueError("; ".join(problems)) from error
+        raise ValueError("; ".join(problems(error))) from error
+
+
+def problems(error: ValidationError) -> list[str]:
+    """Return what is wrong with the values of a config, each once: the field, what was given, what is expected."""
+    found: dict[str, str] = {}
+    for problem in error.errors():  # those of an item come before that of the tuple which lacks it
+        name = str(problem["loc"][0])
+        count = len(problem["input"]) if problem["type"] == "missing" else 0
+        what = f"{count + 1} values or more are expected" if count else problem["msg"]
+        found.setdefault(name, f"{name}={problem['input']!r}: {what[:1].lower()}{what[1:]}")
+    return list(found.values())
 
 
 def _completed(content: Mapping[str, Any]) -> dict[str, Any]:

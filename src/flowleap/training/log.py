@@ -21,6 +21,7 @@ from flowleap import processes, terminal
 from flowleap.files import replace_file
 from flowleap.losses import AdaptivePower, LearnedVariance
 from flowleap.objectives import Objective
+from flowleap.streams import keep_printing
 from flowleap.training.state import State
 
 __all__ = ["Lines", "Recorder", "Reporter", "explanation", "lines_of"]
@@ -136,6 +137,7 @@ class Reporter:
 
     def __init__(self, console: Console | None = None, every: float = 10.0) -> None:
         """Speak on a console, standard output by default; of several processes only the first is heard."""
+        keep_printing()
         if not processes.first():
             console = Console(file=io.StringIO(), quiet=True)
         self.console = terminal.console() if console is None else console

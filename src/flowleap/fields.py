@@ -1,0 +1,118 @@
+"""What the fields of a part may hold, by their annotations: checked where a part is set, in words."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from flowleap.neighbors import neighbors
+
+__all__ = ["LARGEST", "check", "fits", "hints", "in_words", "needed", "wrong"]
+
+LARGEST = 2**63
+"""Whole numbers are smaller than this, as those of tensors are."""
+SINGLE = 3.4e38
+"""The largest number of single precision, in which losses are computed."""
+
+
+def check(part: Any) -> None:
+    """Refuse a part, a dataclass, one of whose fields holds what its annotation does not allow.
+
+    Raises: ValueError naming the field, what was given, what is expected, and the nearest part.
+    """
+    annotated = hints(type(part))
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if not fits(value, annotated[field.name]):
+            raise ValueError(wrong(type(part), field.name, value))
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a value is what an annotation says: numbers finite, parts in the role that they are made for.
+
+    A part of flowleap has the role of the room that it is from. One of your own is a frozen dataclass with the methods
+    of the role.
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, option) for option in inner)
+    if origin is Literal:
+        return any(value == option and isinstance(value, type(option)) for option in inner)
+    if origin is tuple:
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return isinstance(value, tuple) and all(fits(v, inner[0]) for v in value)
+        same = isinstance(value, tuple) and len(value) == len(inner)
+        return same and all(fits(v, h) for v, h in zip(value, inner, strict=True))
+    if origin is Sequence:
+        return isinstance(value, tuple | list) and all(fits(v, inner[0]) for v in value)
+    if origin is Callable:
+        return callable(value)
+    if hint is Any:
+        return True
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
+    if hint in (bool, str, NoneType):
+        return isinstance(value, hint)
+    return isinstance(value, hint) and _in_role(value, hint)
+
+
+def wrong(owner: type, name: str, value: Any, said: str | None = None) -> str:
+    """Say what is wrong with the value of a field: what was given, in the words of `said`, and what is expected."""
+    hint = hints(owner)[name]
+    given = f"{owner.__name__}.{name}={value!r}" if said is None else said
+    if isinstance(value, float) and not _finite(value):
+        return f"{given} is not finite in single precision: {owner.__name__}.{name} is {in_words(hint)}"
+    known = _candidates(hint)
+    meant = value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
+    hinted = neighbors(meant, known) if known else ""
+    return f"{given} does not fit: {owner.__name__}.{name} is {in_words(hint)}{hinted}"
+
+
+def needed(field: Field[Any]) -> bool:
+    """Return whether a field of a dataclass has no default."""
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+@cache
+def hints(of: Callable[..., Any]) -> Mapping[str, Any]:
+    """Return the annotations of a class or a function, resolved; Any for all where one is for type checkers only."""
+    try:
+        return get_type_hints(of)
+    except NameError:
+        return defaultdict(lambda: Any)
+
+
+def _finite(value: float) -> bool:
+    return abs(value) <= SINGLE  # False of what is no number
+
+
+def _in_role(value: Any, hint: type) -> bool:
+    own = type(value)
+    if not own.__module__.startswith("flowleap."):
+        return is_dataclass(own)
+    return _room(own) == _room(hint)
+
+
+def _room(cls: type) -> str:
+    return ".".join(cls.__module__.split(".")[:2])
+
+
+def in_words(hint: Any) -> str:
+    """Return an annotation as one reads it."""
+    return str(getattr(hint, "__name__", hint)).replace("flowleap.", "")
+
+
+def _candidates(hint: Any) -> list[str]:
+    """Return the names of the parts, made without arguments, that a field takes."""
+    options = get_args(hint) or (hint,)
+    rooms = {_room(option) for option in options if isinstance(option, type)} & set(sys.modules)
+    known = {thing for room in rooms for thing in vars(sys.modules[room]).values() if is_dataclass(thing)}
+    free = [cls for cls in known if isinstance(cls, type) and not any(needed(f) for f in fields(cls))]
+    return sorted(cls.__name__ for cls in free if not cls.__name__.startswith("_") and fits(cls(), hint))
