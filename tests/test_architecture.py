@@ -37,6 +37,7 @@ FLOORS = (
     ("objectives",),
     ("distillation", "values"),
     ("methods",),
+    ("extensions",),
     ("evaluation", "pictures"),
     ("training",),
     ("runs", "foreign"),

@@ -25,11 +25,11 @@ def check(part: Any) -> None:
 
     Raises: ValueError naming the field, what was given, what is expected, and the nearest part.
     """
-    annotated = hints(type(part))
+    owner: Any = type(part)
     for field in fields(part):
         value = getattr(part, field.name)
-        if not fits(value, annotated[field.name]):
-            raise ValueError(wrong(type(part), field.name, value))
+        if not fits(value, hints(owner)[field.name]):
+            raise ValueError(wrong(owner, field.name, value))
 
 
 def fits(value: Any, hint: Any) -> bool:

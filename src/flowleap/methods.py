@@ -74,6 +74,9 @@ from flowleap.times import (
 from flowleap.velocities import Own, PlugIn
 
 __all__ = [
+    "about",
+    "add",
+    "aliases",
     "amed",
     "citations",
     "consistency_distillation",
@@ -93,6 +96,7 @@ __all__ = [
     "names",
     "progressive_distillation",
     "reflow",
+    "remove",
     "sct",
     "shortcut",
     "sid",
@@ -408,11 +412,38 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     **RECIPES,
 }
 _ALIASES = {"consistency_training": "consistency_training_table1"}
+_OWN: dict[str, Callable[[], Objective]] = {}
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all methods, with underscores."""
-    return tuple(_METHODS)
+    """Return the names of all methods, with underscores; those that were added come last."""
+    return (*_METHODS, *_OWN)
+
+
+def aliases() -> dict[str, str]:
+    """Return other names of methods, and what they stand for."""
+    return dict(_ALIASES)
+
+
+def add(name: str, make: Callable[[], Objective]) -> None:
+    """Make a method of your own known by a name: a function that returns its objective.
+
+    Raises: ValueError where the name is taken.
+    """
+    if name in _METHODS or name in _ALIASES or name in _OWN:
+        raise ValueError(f"there is a method {name.replace('_', '-')} already: give yours another name")
+    _OWN[name] = make
+
+
+def remove(name: str) -> None:
+    """Forget a method that was added."""
+    _OWN.pop(name, None)
+
+
+def about(name: str) -> str:
+    """Return the docstring of a method, empty for a variant without a function of its own."""
+    make = _OWN.get(name) or (globals()[name] if name in __all__ else None)
+    return (make.__doc__ or "") if make is not None else ""
 
 
 def get(name: str) -> Objective:
@@ -424,7 +455,10 @@ def get(name: str) -> Objective:
     key = _ALIASES.get(key, key)
     if key in _METHODS:
         return _METHODS[key]()
-    raise ValueError(f"unknown method {name!r}{neighbors(key, _METHODS)}")
+    if key in _OWN:
+        return _OWN[key]()
+    near = neighbors(key.replace("_", "-"), (known.replace("_", "-") for known in (*names(), *_ALIASES)))
+    raise ValueError(f"unknown method {name!r}{near}")
 
 
 def citations(method: str | Objective) -> list[Citation]:

@@ -13,7 +13,7 @@ from flowleap.fields import fits, hints, needed, wrong
 from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
 
-__all__ = ["differences", "from_dict", "override", "overrides", "to_dict"]
+__all__ = ["add", "differences", "from_dict", "known", "override", "overrides", "remove", "to_dict"]
 
 _ROOMS = (
     "paths",
@@ -155,8 +155,35 @@ def _parse(text: str) -> Any:
         return {"none": None, "true": True, "false": False}.get(text.lower(), text)
 
 
-@cache
+def add(part: type) -> None:
+    """Make a part of your own known by its name, a frozen dataclass.
+
+    Raises: ValueError where the name is taken.
+    """
+    if part.__name__ in _types():
+        raise ValueError(f"there is a part {part.__name__} already: give yours another name")
+    _OWN[part.__name__] = part
+
+
+def remove(name: str) -> None:
+    """Forget a part that was added."""
+    _OWN.pop(name, None)
+
+
+def known(name: str) -> bool:
+    """Return whether there is a part of this name."""
+    return name in _types()
+
+
+_OWN: dict[str, type] = {}
+
+
 def _types() -> dict[str, type]:
+    return {**_types_of_flowleap(), **_OWN}
+
+
+@cache
+def _types_of_flowleap() -> dict[str, type]:
     rooms = [import_module(f"flowleap.{room}") for room in _ROOMS]
     found = [
         (room.__name__, thing) for room in rooms for thing in vars(room).values() if isinstance(thing, type)

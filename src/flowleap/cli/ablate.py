@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flowleap.cli import compare
+from flowleap.cli import compare, options
 from flowleap.cli.train import pairs
 
 Method = Annotated[
@@ -58,6 +58,7 @@ def ablate(
     batch: compare.Batch = None,
     settings: Settings = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    imports: options.Imports = None,
 ) -> None:
     """Take a method apart: train it whole, without each of its components, with each alone, and with none.
 
@@ -70,7 +71,8 @@ def ablate(
 
     flowleap ablate meanflow --over path=linear,trigonometric --over times.diagonal=0.25,0.5,0.75
     """
-    counts = compare.options.numbers(steps_to_evaluate, "--steps-to-evaluate")
+    options.import_all(imports)
+    counts = options.numbers(steps_to_evaluate, "--steps-to-evaluate")
 
     from flowleap import studies
     from flowleap.studies.ablation import choices

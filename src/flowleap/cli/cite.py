@@ -6,11 +6,15 @@ from typing import Annotated
 
 import typer
 
+from flowleap.cli import options
+
 
 def cite(
     names: Annotated[list[str], typer.Argument(metavar="METHOD", help="The methods to cite.")],
+    imports: options.Imports = None,
 ) -> None:
     """Print the BibTeX of exactly the parts that methods use."""
+    options.import_all(imports)
     from flowleap import methods
 
     papers = {paper.key: paper for name in names for paper in methods.citations(name)}

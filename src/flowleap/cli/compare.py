@@ -111,12 +111,14 @@ def compare(
     batch: Batch = None,
     settings: Settings = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    imports: options.Imports = None,
 ) -> None:
     """Compare training objectives from the same initial weights, on the same data, with the same budget.
 
     Every method and seed is an ordinary run. Ctrl-C stops; the same command continues where it stopped, and
     asks nothing again when all is done. Leaves table.md, table.csv, table.json, samples.png and report.html.
     """
+    options.import_all(imports)
     counts = options.numbers(steps_to_evaluate, "--steps-to-evaluate")
 
     from flowleap import studies

@@ -43,12 +43,14 @@ def diagnose(
     ] = False,
     weights: options.WeightsOption = options.Weights.ema,
     device: options.Device = "auto",
+    imports: options.Imports = None,
 ) -> None:
     """Say what seems wrong with a trained run, its likely causes and what to do.
 
     Errors by time, agreement of one jump with two, derivatives, sensitivity to the inputs of the network, the
     variety of samples, gradients, and the course of training. The same command twice gives the same numbers.
     """
+    options.import_all(imports)
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: give --out a folder")
 

@@ -24,13 +24,14 @@ Step = Annotated[
 ]
 
 
-def ema(run: options.RunFolder, width: Width, step: Step = None) -> None:
+def ema(run: options.RunFolder, width: Width, step: Step = None, imports: options.Imports = None) -> None:
     """Make an average of the weights of any width, after training.
 
     The run must have stored averages on its way: `flowleap train … --set widths=0.05,0.1`, every `width_every` steps.
     The average is written into the run folder; `flowleap sample` and `flowleap evaluate` take it by
     --weights width-WIDTH.
     """
+    options.import_all(imports)
     from flowleap import runs
 
     with waiting(f"averaging weights, width {width:g}"):

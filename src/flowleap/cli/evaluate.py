@@ -118,6 +118,7 @@ def evaluate(
     device: options.Device = "auto",
     threads: options.Threads = None,
     save: Save = False,
+    imports: options.Imports = None,
 ) -> None:
     """Measure a trained run, or images, against real data.
 
@@ -126,6 +127,7 @@ def evaluate(
     command twice gives the same numbers. Started by torchrun, all processes measure a run together. Latents are
     decoded and held against the images they were made from; --features latent measures them as they are.
     """
+    options.import_all(imports)
     if steps is not None and times is not None:
         raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
     counts, grid = options.numbers(steps or options.BUDGETS, "--steps"), options.instants(times)

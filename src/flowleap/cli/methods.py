@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowleap.cli import options
 from flowleap.cli.group import echo
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ HEADINGS = ("name", "type", "steps")  # what names an objective, or belongs to a
 
 
 @app.command("list")
-def list_methods(as_json: AsJson = False) -> None:
+def list_methods(as_json: AsJson = False, imports: options.Imports = None) -> None:
     """List every method with what it is and where it comes from."""
+    options.import_all(imports)
     from flowleap import methods
 
     rows: list[dict[str, Any]] = [
@@ -66,8 +68,10 @@ def show_methods(
         list[str], typer.Argument(metavar="METHOD", help="One method, or several side by side.")
     ],
     as_json: AsJson = False,
+    imports: options.Imports = None,
 ) -> None:
     """Show the components of methods side by side: every part is exchangeable on its own."""
+    options.import_all(imports)
     plain = plain_values(names)
     if as_json:
         typer.echo(json.dumps(plain, indent=2, ensure_ascii=False))
@@ -86,12 +90,14 @@ def table_methods(
     ] = None,
     as_json: AsJson = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print one Markdown table.")] = False,
+    imports: options.Imports = None,
 ) -> None:
     """Show the design table: how each method fills the two-step template that all of them share.
 
     The one-step prediction from t to r is regressed onto a first step t → s and a second step s → r. Everything is
     read off the parts of the methods. Where the terminal is too narrow for all columns, they follow in blocks.
     """
+    options.import_all(imports)
     from flowleap import methods
 
     asked = [canonical(name) for name in names or methods.names()]
@@ -113,8 +119,10 @@ def diff_methods(
     first: Annotated[str, typer.Argument(metavar="METHOD", help="One method.")],
     second: Annotated[str, typer.Argument(metavar="METHOD", help="Another.")],
     as_json: AsJson = False,
+    imports: options.Imports = None,
 ) -> None:
     """Show only the components in which two methods differ."""
+    options.import_all(imports)
     plain = plain_values([first, second])
     left, right = list(plain) if len(plain) == 2 else list(plain) * 2
     from flowleap import values
@@ -238,10 +246,10 @@ def summary(name: str) -> str:
     from flowleap import methods
 
     method, variant = name, ""
-    while method and not hasattr(methods, method):
+    while method and not methods.about(method):
         method, _, last = method.rpartition("_")
         variant = f"{last} {variant}".strip()
-    lines = (getattr(methods, method).__doc__ or "").strip().splitlines() if method else []
+    lines = methods.about(method).strip().splitlines() if method else []
     text = lines[0] if lines else name
     return f"{text} Variant {variant}." if variant and method else text
 

@@ -99,6 +99,15 @@ Vae = Annotated[
         show_default="the one that the latents were made with",
     ),
 ]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="FILE.py|MODULE",
+        help="Run a file or a module of your own, whose methods, parts and networks are then known; repeatable.",
+        show_default="none",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples made at a time; changes speed and memory only.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 
@@ -109,6 +118,18 @@ Threads = Annotated[
         min=1, help="CPU threads of this process.", show_default="one for each core, or OMP_NUM_THREADS"
     ),
 ]
+
+
+def import_all(sources: list[str] | None) -> None:
+    """Make what files and modules of the user define known.
+
+    Raises: ValueError, FileNotFoundError as `extensions.imported`.
+    """
+    if sources:
+        from flowleap import extensions
+
+        for source in sources:
+            extensions.imported(source)
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:

@@ -43,12 +43,14 @@ def report(
     weights: options.WeightsOption = options.Weights.ema,
     vae: options.Vae = None,
     device: options.Device = "auto",
+    imports: options.Imports = None,
 ) -> None:
     """Show runs side by side in one HTML file.
 
     Table with intervals, quality against evaluations and seconds, samples from the same noise, nearest
     training images, curves, diagnosis, settings. The file needs no network and nothing beside it.
     """
+    options.import_all(imports)
     budgets = options.numbers(steps or options.BUDGETS, "--steps")
 
     from flowleap import reports

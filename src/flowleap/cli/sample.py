@@ -71,6 +71,7 @@ def sample(
     batch: options.BatchSize = 250,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    imports: options.Imports = None,
 ) -> None:
     """Sample images from a trained run.
 
@@ -78,6 +79,7 @@ def sample(
     i only. Latents are decoded by the autoencoder that they were made with, where it is at hand. Started by torchrun,
     all processes make their share.
     """
+    options.import_all(imports)
     if steps is not None and times is not None:
         raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
     grid = options.instants(times)

@@ -239,6 +239,7 @@ def train(
     as_json: AsJson = False,
     recipe: Recipe = None,
     init: Init = None,
+    imports: options.Imports = None,
 ) -> None:
     """Train a generator from scratch; on digits with the default method this takes minutes on a laptop.
 
@@ -251,6 +252,7 @@ def train(
 
     Started by torchrun or accelerate launch, all processes train one run together: the batch is that of all.
     """
+    options.import_all(imports)
     from flowleap import processes, runs
 
     if recipe == recipes.LIST:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -27,10 +27,14 @@ __all__ = [
     "Truncated",
     "UNet",
     "WithLogVariance",
+    "add",
     "build",
     "describe",
     "inside",
+    "known",
     "knows",
+    "own",
+    "remove",
     "take_over",
 ]
 
@@ -42,6 +46,7 @@ _KINDS: dict[str, type[nn.Module]] = {
 }  # fmt: skip
 FROM_ZERO = ("attention",)
 """Options that count from 0, as levels do."""
+_OWN: dict[str, type[nn.Module]] = {}
 TAUGHT = (MeanDirection.__name__, Truncated.__name__)
 """The kinds of networks around that of a teacher, whose weights go into the network inside."""
 
@@ -53,37 +58,79 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     """
     options = dict(config)
     kind = options.pop("kind", None)
-    if kind not in _KINDS:
-        raise ValueError(f"unknown kind of network {kind!r}{neighbors(str(kind), _KINDS)}")
+    every = _kinds()
+    if kind not in every:
+        raise ValueError(f"unknown kind of network {kind!r}{neighbors(str(kind), every)}")
     if isinstance(options.get("network"), Mapping):
         options["network"] = build(options["network"])
-    known = [name for name in signature(_KINDS[kind]).parameters if name != "self"]
+    options_known = signature(every[kind]).parameters
     for name, value in options.items():
-        if name not in known:
-            raise ValueError(f"{kind} has no option {name!r}{neighbors(name, known)}")
-        _check(kind, name, tuple(value) if isinstance(value, list) else value)
+        if name not in options_known:
+            raise ValueError(f"{kind} has no option {name!r}{neighbors(name, options_known)}")
+        _check(every[kind], name, tuple(value) if isinstance(value, list) else value)
     try:
-        return _KINDS[kind](**options)
+        network = every[kind](**options)
     except (TypeError, RuntimeError, ArithmeticError) as error:
         raise ValueError(
             f"a network of kind {kind} cannot be built from {sorted(options)}: {error}"
         ) from error
+    return _described(network, options) if kind in _OWN else network
 
 
-def _check(kind: str, name: str, value: Any) -> None:
+def _described(network: Any, options: Mapping[str, Any]) -> nn.Module:
+    """Return a network of your own with the attributes that it lacks: its `config`, and `num_classes`."""
+    kind = type(network)
+    if not hasattr(network, "config"):
+        usual = {n: p.default for n, p in signature(kind).parameters.items() if p.default is not p.empty}
+        network.config = {"kind": kind.__name__, **usual, **options}
+    if not hasattr(network, "num_classes"):
+        network.num_classes = network.config.get("classes")
+    return cast(nn.Module, network)
+
+
+def _check(kind: type[nn.Module], name: str, value: Any) -> None:
     """Refuse the value of an option that is not what its annotation says, or a size that is not positive."""
-    hint = hints(_KINDS[kind].__init__)[name]
+    hint = hints(kind.__init__).get(name, Any)
     if not fits(value, hint):
-        raise ValueError(f"network.{name}={value!r} does not fit: {kind}.{name} is {in_words(hint)}")
+        raise ValueError(f"network.{name}={value!r} does not fit: {kind.__name__}.{name} is {in_words(hint)}")
     least = 0 if name in FROM_ZERO else 1
     sizes = [n for n in (value if isinstance(value, tuple) else (value,)) if type(n) is int]
     if any(size < least for size in sizes):
         raise ValueError(f"network.{name}={value!r}: whole numbers from {least} up are expected")
 
 
+def add(kind: type[nn.Module]) -> None:
+    """Make a kind of network of your own known by its name.
+
+    Raises: ValueError where the name is taken.
+    """
+    if known(kind.__name__):
+        raise ValueError(f"there is a network {kind.__name__} already: give yours another name")
+    _OWN[kind.__name__] = kind
+
+
+def remove(name: str) -> None:
+    """Forget a kind of network that was added."""
+    _OWN.pop(name, None)
+
+
+def known(kind: str) -> bool:
+    """Return whether there are networks of a kind."""
+    return kind in _kinds()
+
+
+def own() -> tuple[str, ...]:
+    """Return the kinds of networks that were added."""
+    return tuple(_OWN)
+
+
+def _kinds() -> dict[str, type[nn.Module]]:
+    return {**_KINDS, **_OWN}
+
+
 def knows(kind: str, option: str) -> bool:
     """Return whether networks of a kind have an option of this name."""
-    return kind in _KINDS and option in signature(_KINDS[kind]).parameters
+    return known(kind) and option in signature(_kinds()[kind]).parameters
 
 
 def inside(network: Any) -> Any:
@@ -116,7 +163,7 @@ def describe(network: nn.Module) -> str:
 
 def _summary(config: Mapping[str, Any]) -> str:
     """The kind and the options that are not at their defaults."""
-    kind = _KINDS.get(config["kind"])
+    kind = _kinds().get(config["kind"])
     usual = {} if kind is None else {p.name: p.default for p in signature(kind).parameters.values()}
     options = {
         name: v for name, v in config.items() if name != "kind" and (name not in usual or usual[name] != v)

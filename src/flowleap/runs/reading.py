@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flowleap import autoencoders, networks, values
+from flowleap import autoencoders, extensions, networks, values
 from flowleap import data as data_sets
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
@@ -189,7 +190,18 @@ def read_config(place: str | Path) -> TrainConfig:
 
 
 def _config(content: dict[str, Any], place: Path) -> TrainConfig:
-    """Return a config from the values in the folder of a run; fields that its version did not know have defaults."""
+    """Return a config from the values in the folder of a run; fields that its version did not know have defaults.
+
+    Raises: ValueError where it needs parts that are not known, naming the file to import.
+    """
+    reason = extensions.missing(content, place)
+    if reason is not None:
+        raise ValueError(reason)
+    for name in extensions.changed(content):
+        warnings.warn(
+            f"{name} is not as it was when {place} was trained; its copy is in {extensions.FOLDER}/",
+            stacklevel=3,
+        )
     config = from_dict(content)
     objective = values.to_dict(values.from_dict(config.objective))
 

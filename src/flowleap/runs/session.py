@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from flowleap import data as data_sets
-from flowleap import evaluation, methods, networks, processes, threads, values
+from flowleap import evaluation, extensions, methods, networks, processes, threads, values
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
@@ -367,6 +367,8 @@ def changes(config: TrainConfig) -> list[str]:
     def brief(value: Any) -> str:
         return str(value["type"]) if isinstance(value, dict) else str(value)
 
+    if config.method not in methods.names() and config.imports:
+        return []  # a method of one's own that is not imported now
     named = values.to_dict(methods.get(config.method))
     found = values.differences(named, values.to_dict(values.from_dict(config.objective)))
     return [f"changed from {config.method}: {name} {brief(old)} → {brief(new)}" for name, old, new in found]
@@ -380,7 +382,8 @@ def build_network(config: TrainConfig) -> nn.Module:
 
 
 def note_config(place: Path, config: TrainConfig, dataset: Dataset) -> None:
-    """Write the config.json of a run."""
+    """Write the config.json of a run, and copies of the files that it imported."""
+    extensions.copy_into(place, config.imports)
     replace_file(place / "config.json", describe(config, dataset, place))
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from flowleap import terminal, threads
+from flowleap import extensions, terminal, threads
 from flowleap.evaluation import same
 from flowleap.lock import locked
 from flowleap.streams import keep_printing
@@ -152,7 +152,7 @@ def side_by_side(study: Study, board: Board, jobs: int) -> None:
 
     Raises: Stopped.
     """
-    waiting = left(study)
+    waiting, sources = left(study), extensions.sources()
     count = torch.get_num_threads()
     context = multiprocessing.get_context("spawn")
     alive: dict[Any, tuple[Row, int]] = {}
@@ -162,7 +162,8 @@ def side_by_side(study: Study, board: Board, jobs: int) -> None:
                 while waiting and len(alive) < jobs and not interruption():
                     row, seed = waiting.pop(0)
                     board.begin(row, seed)
-                    process = context.Process(target=apart, args=(str(study.out), row.method, seed, count))
+                    about = (str(study.out), row.method, seed, count, sources)
+                    process = context.Process(target=apart, args=about)
                     process.start()
                     alive[process] = (row, seed)
                 connection.wait([process.sentinel for process in alive], timeout=0.2)
@@ -194,8 +195,10 @@ def settle(study: Study, row: Row, seed: int, code: int | None, *, stopped: bool
         keep(place, failure(row, seed, place, f"its process ended with code {code}", again=True))
 
 
-def apart(out: str, method: str, seed: int, count: int) -> None:
+def apart(out: str, method: str, seed: int, count: int, sources: tuple[str, ...] = ()) -> None:
     """Make one run in a process of its own, which ends when the one that started it does."""
+    for source in sources:
+        extensions.imported(source)
     if hasattr(os, "setsid"):
         with suppress(OSError):  # Ctrl-C in the terminal reaches the parent alone, which passes it on once
             os.setsid()

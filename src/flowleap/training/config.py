@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, Validat
 from pydantic.dataclasses import dataclass
 
 from flowleap import data as data_sets
-from flowleap import methods, networks, values
+from flowleap import extensions, methods, networks, values
 from flowleap.data import Dataset, Look
 from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import ExactJVP
@@ -103,6 +103,7 @@ class TrainConfig:
         check: whether to check the gradient and the derivative before the first step on one process, too.
         widths: those of the power-function averages that are stored every `width_every` steps, for an average of any
             width afterwards (`training.power`); none by default.
+        imports: what was imported (`extensions`) when the run was configured, by name, and the SHA-256 of each file.
 
     Raises: ValueError (pydantic's) for a value out of range or of another type.
     """
@@ -156,6 +157,7 @@ class TrainConfig:
     check: bool = False
     widths: tuple[Width, ...] = ()
     width_every: PositiveInt = 500
+    imports: dict[str, str] = Field(default_factory=dict)
 
 
 PAIRS_PER_ROW = 4
@@ -192,6 +194,7 @@ WHOLE = {
     "method": "name the method itself",
     "data": "use --data",
     "objective": "give its fields by their own names, as in times.diagonal=0.5",
+    "imports": "use --import",
     "network": "use --network for its name, and network.width=64 for an option of it",
 }
 """The fields of the config that are not set by `change`, and what to do instead."""
@@ -224,6 +227,8 @@ NETWORKS |= {
     for patch in (2, 4, 8)
 }
 
+HEAD = networks.WithLogVariance.__name__
+"""The kind of a network around one that has no log-variance of its own."""
 SOLVER = networks.MeanDirection.__name__
 """The kind of a network around the frozen one of a teacher."""
 STAGED = networks.Truncated.__name__
@@ -302,6 +307,7 @@ def configure(
     if isinstance(chosen.get("objective"), Objective):
         chosen["objective"] = values.to_dict(chosen["objective"])
     named = {"method": method_name(method), "objective": objective, "data": dataset.address}
+    named |= {"imports": extensions.checksums()}
     named |= {
         "teacher": None if teacher is None else str(teacher),
         "init": None if init is None else str(init),
@@ -387,9 +393,11 @@ def method_name(method: str) -> str:
 
 def network_options(name: str) -> dict[str, Any]:
     """Return the options of a network by its name in `NETWORKS`."""
+    if name.strip() in networks.own():
+        return {"kind": name.strip()}
     key = name.strip().lower().replace("_", "-")
     if key not in NETWORKS:
-        raise ValueError(f"unknown network {name!r}{neighbors(key, NETWORKS)}")
+        raise ValueError(f"unknown network {name!r}{neighbors(key, [*NETWORKS, *networks.own()])}")
     return dict(NETWORKS[key])
 
 
@@ -491,17 +499,21 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     """
     options, objective = core(config.network), values.from_dict(config.objective)
     whole_groups(config, objective.group)
-    kind = options.get("kind")
-    shape = "shape" if kind == "MLP" else "image"
-    if kind in ("DiT", "MLP", "UNet"):
+    kind = str(options.get("kind"))
+    shape = next((name for name in ("image", "shape") if networks.knows(kind, name)), None)
+    if shape is not None:
         if shape == "image" and dataset.kind == "points":
             raise ValueError(
                 f"a {kind} is made for images and {dataset.name} holds points: use --network mlp"
             )
         options.setdefault(shape, list(dataset.shape))
-        options.setdefault("classes", dataset.num_classes)
         learned = any(isinstance(part, LearnedVariance) for part in objective.parts())
-        options.setdefault("log_variance", learned)
+        if networks.knows(kind, "classes"):
+            options.setdefault("classes", dataset.num_classes)
+        if networks.knows(kind, "log_variance"):
+            options.setdefault("log_variance", learned)
+        elif learned and HEAD not in kinds(config.network):
+            options = {"kind": HEAD, "network": options}
         side = [] if kind != "DiT" or dataset.kind != "image" else dataset.shape[1:]
         if side and min(side) >= LARGE and not any(n % 4 for n in side):
             options.setdefault("patch", 4)

@@ -1,0 +1,243 @@
+"""Methods, parts and networks of your own, from a Python file or a module that is named; nothing is run unasked.
+
+    imported("my_method.py")            # then methods.get("my_method"), values.from_dict, networks.build know them
+
+A file gives, each by its name: functions without required arguments that return an `Objective` (methods), frozen
+dataclasses (parts, as `--set loss=Name` takes them) and `torch.nn.Module` classes (networks, as `--network Name`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_type_hints
+
+from torch import nn
+
+from flowleap import methods, networks, values
+from flowleap.objectives import Objective
+
+__all__ = [
+    "FOLDER",
+    "Imported",
+    "changed",
+    "checksums",
+    "copy_into",
+    "imported",
+    "loaded",
+    "missing",
+    "sources",
+]
+
+FOLDER = "imports"
+"""The folder of a run with copies of the files that were imported."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was imported: its name, the file that it is from, the SHA-256 of that, and the names that it defines."""
+
+    name: str
+    path: Path
+    checksum: str
+    methods: tuple[str, ...]
+    parts: tuple[str, ...]
+    networks: tuple[str, ...]
+
+
+_LOADED: dict[str, Imported] = {}
+
+
+def imported(source: str | Path) -> Imported:
+    """Run a Python file or import a module, and make the methods, parts and networks that it defines known.
+
+    The same file again changes nothing; one that has changed meanwhile takes the place of what it was.
+
+    Raises: FileNotFoundError for a file that is not there; ValueError for one that fails, that defines nothing of use,
+        or a name that is taken.
+    """
+    text = str(source)
+    is_file = text.endswith(".py") or "/" in text or Path(text).is_file()
+    if is_file and not Path(text).is_file():
+        raise FileNotFoundError(f"{text}: no such file to import")
+    name = Path(text).name if is_file else text
+    before = _LOADED.get(name)
+    checksum = _checksum(Path(text)) if is_file else ""
+    if before is not None and before.checksum == checksum and before.path == Path(text).resolve():
+        return before
+    module = _run(Path(text).resolve()) if is_file else _module(text)
+    path = Path(str(module.__file__)).resolve()
+    if before is not None:
+        _forget(before)
+    _LOADED[name] = _registered(module, name, path)
+    return _LOADED[name]
+
+
+def loaded() -> tuple[Imported, ...]:
+    """Return what has been imported so far."""
+    return tuple(_LOADED.values())
+
+
+def sources() -> tuple[str, ...]:
+    """Return what another process imports to know the same."""
+    return tuple(str(one.path) if one.name.endswith(".py") else one.name for one in loaded())
+
+
+def checksums() -> dict[str, str]:
+    """Return the SHA-256 of what has been imported, by name: what the config of a run records."""
+    return {one.name: one.checksum for one in loaded()}
+
+
+def copy_into(place: Path, names: Mapping[str, str]) -> None:
+    """Copy the imported files that a run records into its folder, where they can be read, and imported again."""
+    for one in loaded():
+        if one.name in names and one.name.endswith(".py"):
+            (place / FOLDER).mkdir(exist_ok=True)
+            (place / FOLDER / one.name).write_bytes(one.path.read_bytes())
+
+
+def missing(config: Mapping[str, Any], place: Path) -> str | None:
+    """Return how to make known what a run is made of and flowleap does not know, or None where it knows all.
+
+    Args:
+        config: the values in the config.json of the run in `place`. Code in that folder is never run unasked.
+    """
+    unknown = sorted(
+        {kind for kind in _kinds(config.get("objective")) if not values.known(kind)}
+        | {kind for kind in _kinds(config.get("network")) if not networks.known(kind)}
+    )
+    if not unknown:
+        return None
+    what = f"{place} needs {', '.join(unknown)}, which flowleap does not have"
+    sources = list(config.get("imports") or {})
+    if not sources:
+        return f"{what}: name the file or module that defines it with --import"
+    held = [place / FOLDER / name if (place / FOLDER / name).is_file() else name for name in sources]
+    options = " ".join(f"--import {source}" for source in held)
+    return (
+        f"{what}: it was made with {', '.join(sources)}, whose code is not run unasked. Read it, then add {options}, "
+        "or name your own copy"
+    )
+
+
+def changed(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of what is imported now with another content than the run with these values had."""
+    recorded: Mapping[str, str] = config.get("imports") or {}
+    return [one.name for one in loaded() if recorded.get(one.name, one.checksum) != one.checksum]
+
+
+def _kinds(value: Any) -> set[str]:
+    """Return the names of all parts or networks in plain data."""
+    if isinstance(value, list):
+        return set().union(*map(_kinds, value))
+    if not isinstance(value, Mapping):
+        return set()
+    own = {str(value[key]) for key in ("type", "kind") if key in value}
+    return own.union(*(_kinds(item) for item in value.values()))
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _run(path: Path) -> ModuleType:
+    """Run a file as a module of its own; what lies beside it can be imported by it."""
+    name = f"imported.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"{path.name} cannot be imported: {_said(error, path)}") from error
+    return module
+
+
+def _module(name: str) -> ModuleType:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        found = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise ValueError(f"there is no file and no module {name!r} to import") from error
+        raise ValueError(f"{name} cannot be imported: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+    if not getattr(found, "__file__", None):
+        raise ValueError(f"{name} is no module with a file of its own: name the .py file")
+    return found
+
+
+def _said(error: Exception, path: Path) -> str:
+    """Return an error with the line of the file that it came from."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg}, line {error.lineno}"
+    lines, trace = [], error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error}" + (f", line {lines[-1]}" if lines else "")
+
+
+def _registered(module: ModuleType, name: str, path: Path) -> Imported:
+    own = {
+        key: thing
+        for key, thing in vars(module).items()
+        if not key.startswith("_") and getattr(thing, "__module__", None) == module.__name__
+    }
+    made = {key: thing for key, thing in own.items() if inspect.isfunction(thing) and _is_method(thing)}
+    types = {key: thing for key, thing in own.items() if isinstance(thing, type) and thing.__name__ == key}
+    nets = {key: kind for key, kind in types.items() if issubclass(kind, nn.Module)}
+    parts = {key: part for key, part in types.items() if is_dataclass(part) and key not in nets}
+    if not (made or parts or nets):
+        raise ValueError(
+            f"{name} defines no method (a function that returns an Objective, by its annotation), no part (a frozen "
+            "dataclass) and no network (an nn.Module)"
+        )
+    with ExitStack() as undone:
+        for key, part in parts.items():
+            values.add(part)
+            undone.callback(values.remove, key)
+        for key, kind in nets.items():
+            networks.add(kind)
+            undone.callback(networks.remove, key)
+        for key, function in made.items():
+            methods.add(key, function)
+            undone.callback(methods.remove, key)
+        undone.pop_all()
+    return Imported(name, path, _checksum(path), tuple(made), tuple(parts), tuple(nets))
+
+
+def _is_method(function: Any) -> bool:
+    """Return whether a function can be called as it is and is annotated to return an `Objective`."""
+    try:
+        returned = get_type_hints(function).get("return")
+    except NameError:
+        return False
+    needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    return returned is Objective and not [
+        p for p in needed if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+
+
+def _forget(one: Imported) -> None:
+    for name in one.methods:
+        methods.remove(name)
+    for name in one.parts:
+        values.remove(name)
+    for name in one.networks:
+        networks.remove(name)
