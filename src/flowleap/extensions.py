@@ -76,7 +76,7 @@ def imported(source: str | Path) -> Imported:
     module = _run(Path(text).resolve()) if is_file else _module(text)
     path = Path(str(module.__file__)).resolve()
     if before is not None:
-        _forget(before)
+        forget(name)
     _LOADED[name] = _registered(module, name, path)
     return _LOADED[name]
 
@@ -234,7 +234,9 @@ def _is_method(function: Any) -> bool:
     ]
 
 
-def _forget(one: Imported) -> None:
+def forget(name: str) -> None:
+    """Let what was imported under a name be unknown again."""
+    one = _LOADED.pop(name)
     for name in one.methods:
         methods.remove(name)
     for name in one.parts:

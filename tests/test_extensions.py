@@ -1,0 +1,127 @@
+"""Methods, parts and networks from a file of the user: the file in docs/extending.md, literally."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flowleap import extensions, methods, networks, runs, values
+from flowleap.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+WORDS = ["--steps", "1", "--batch", "16", "--no-eval", "--sample-every", "0", "--device", "cpu"]
+SMALL = [*WORDS, "--set", "watch_share=0", "--set", "network.width=16"]
+
+
+def call(*words: object):
+    return CliRunner(env={"COLUMNS": None}).invoke(app, [str(word) for word in words])
+
+
+def ok(*words: object) -> str:
+    result = call(*words)
+    assert result.exit_code == 0, result.stderr or result.exception
+    return result.stdout
+
+
+@pytest.fixture
+def file(tmp_path):
+    """The file of the page; what it defines is known only during a test."""
+    found = tmp_path / "two_jumps.py"
+    found.write_text(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], encoding="utf-8")
+    yield found
+    forget()
+
+
+def forget():
+    for one in extensions.loaded():
+        extensions.forget(one.name)
+
+
+def test_the_file_of_the_page_is_shown_trained_sampled_and_never_run_unasked(file, tmp_path):
+    run = tmp_path / "run"
+    given = ["--import", file]
+    told = json.loads(ok("methods", "diff", "two-jumps", "shortcut", "--json", *given))
+    assert {row["field"] for row in told} == {"target", "loss"}
+    ok("train", "two-jumps", "--network", "Tiny", "--out", run, *SMALL, *given)
+    config = json.loads((run / "config.json").read_text())["config"]
+    copy = run / "imports" / "two_jumps.py"
+    assert copy.read_bytes() == file.read_bytes() and list(config["imports"]) == ["two_jumps.py"]
+
+    forget()
+    copy.write_text("raise SystemExit('run unasked')")
+    result = call("sample", run)
+    assert result.exit_code == 2 and f"add --import {copy}" in result.stderr and "unasked" in result.stderr
+    assert "Cauchy, Tiny, TwoJumps" in result.stderr
+
+    ok("sample", run, "--num", "2", *given)
+    file.write_text(file.read_text() + "\n# changed\n")
+    assert "not as it was when" in call("sample", run, "--num", "2", "--overwrite", *given).stderr
+
+
+def test_parts_and_networks_fit_methods_of_flowleap(file):
+    extensions.imported(file)
+    config = runs.configure("meanflow", network="Tiny", settings=[("loss", "Cauchy"), ("loss.c", "2")])
+    assert config.objective["loss"] == {"type": "Cauchy", "c": 2.0} and config.network["width"] == 64
+    learned = runs.configure("esc", network="Tiny")
+    assert learned.network["kind"] == "WithLogVariance", "a network without a log-variance is given one"
+    with pytest.raises(ValueError, match=r"network.width='wide' does not fit: Tiny.width is int"):
+        runs.configure("meanflow", network="Tiny", settings=[("network.width", "wide")])
+    assert values.from_dict(values.to_dict(methods.get("two-jumps"))) == methods.get("two_jumps")
+    with pytest.raises(ValueError, match="did you mean Tiny"):
+        runs.configure("meanflow", network="Tinny")
+
+
+def test_a_file_again_changes_nothing_and_a_changed_one_takes_its_place(file):
+    first = extensions.imported(file)
+    assert extensions.imported(file) is first
+    file.write_text(file.read_text().replace("c=0.5", "c=0.25"))
+    extensions.imported(file)
+    assert methods.get("two_jumps").loss.c == 0.25
+    forget()
+    assert "two_jumps" not in methods.names() and not networks.known("Tiny") and not values.known("Cauchy")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1", "defines no method"),
+        ("x = 1\ny = x / 0", "cannot be imported: ZeroDivisionError: division by zero, line 2"),
+        ("x =", "cannot be imported: invalid syntax, line 1"),
+        (
+            "from flowleap import Objective\ndef esc() -> Objective:\n    return Objective()",
+            "a method esc already",
+        ),
+        ("from dataclasses import dataclass\n@dataclass\nclass PlugIn:\n    pass", "a part PlugIn already"),
+        ("from torch import nn\nclass DiT(nn.Module):\n    pass", "a network DiT already"),
+    ],
+)
+def test_files_that_are_of_no_use_are_refused_and_leave_nothing_known(tmp_path, text, said):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        extensions.imported(file)
+    assert extensions.loaded() == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"), [("no.py", "no such file"), ("no_module", "no file and no module")]
+)
+def test_files_and_modules_that_are_not_there_are_named(source, said):
+    result = call("methods", "list", "--import", source)
+    assert result.exit_code == 2 and said in result.stderr
+
+
+@pytest.mark.slow
+def test_the_file_of_the_page_is_typed_strictly(file, monkeypatch):
+    api = pytest.importorskip("mypy.api")
+    monkeypatch.setenv("MYPYPATH", str(ROOT / "src"))
+    cache = ROOT / ".mypy_cache"
+    out, err, code = api.run(
+        ["--strict", "--config-file=", "--follow-imports=silent", f"--cache-dir={cache}", str(file)]
+    )
+    assert code == 0, out + err
