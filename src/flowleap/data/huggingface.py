@@ -275,7 +275,7 @@ def label_column(features: Mapping[str, Any]) -> tuple[str | None, tuple[str, ..
     taken = fitting[0]
     if len(fitting) > 1:
         odd.append(f"of the columns of classes {', '.join(fitting)}, {taken} is taken")
-    if taken not in named:
+    if taken not in named and not taken.startswith("label"):
         odd.append(f"labels are those of column {taken} ({kinds[taken]})")
     return taken, tuple(features[taken].names) if taken in named else (), odd
 
