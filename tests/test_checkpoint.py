@@ -159,6 +159,20 @@ def fail_on(monkeypatch, failing: str) -> None:
         monkeypatch.setattr(files.os, "replace", full)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes of files")
+def test_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    """safetensors itself writes files that only their owner may read."""
+    before = os.umask(0o027)
+    try:
+        files.replace_file(tmp_path / "one", lambda path: save_file({"x": torch.ones(1)}, path))
+        files.replace_file(tmp_path / "text", "words")
+        with files.new_folder(tmp_path / "folder") as made:
+            save_file({"x": torch.ones(1)}, made / "two")
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.rglob("*") if path.is_file()} == {"0o640"}
+
+
 def test_a_rename_that_fails_half_way_puts_the_old_folder_back(folder: Path, monkeypatch) -> None:
     state, rename = restored(folder), os.rename
 

@@ -19,6 +19,7 @@ from flowleap import data, evaluation, methods, objectives, runs, samplers, stre
 from flowleap.cli import app, group, options
 from flowleap.cli import methods as listing
 from flowleap.cli import sample as sampling
+from flowleap.runs import estimate
 
 SMALL = {"steps": 4, "batch": 20, "eval_num": 0, "sample_every": 0, "checkpoint_every": 0, "device": "cpu"}
 
@@ -138,6 +139,13 @@ def test_a_folder_holds_the_images_in_their_own_size(digits, tmp_path):
         "labels.csv",
         "notes.txt",
     ]
+
+
+def test_many_samples_are_foretold_and_refused_where_they_do_not_fit(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "free_memory", lambda device: 1e9)
+    called = call("sample", digits, "--num", 10_000_000, "--out", tmp_path / "many.npz")
+    assert called.exit_code == 2 and "10,000,000 samples: 2.6 GB in memory, about" in called.stderr
+    assert "do not fit into the 1 GB of free memory" in called.stderr and not list(tmp_path.iterdir())
 
 
 def test_an_output_is_replaced_only_when_asked(digits, tmp_path):

@@ -180,6 +180,19 @@ def test_real_steps_are_timed(method: str) -> None:
     assert found.images * whole == pytest.approx(found.flops)
 
 
+def test_a_busy_machine_is_noticed_and_does_not_count(monkeypatch) -> None:
+    """Ten seconds of wall time for one of the processor: the step takes one, and the machine has other work."""
+    config = runs.configure("meanflow", "digits", steps=10, batch=8)
+    wall, processor = iter(range(0, 100_000, 10)), iter(range(100_000))
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(wall))
+    monkeypatch.setattr(estimate.time, "thread_time", lambda: next(processor))
+    speed = estimate.measure(config, seconds=1.0)
+    assert speed.load == 10.0 and speed.measured == speed.rows
+    hours = replace(estimate.estimate(config, 100, speed=False), speed=speed, hours=2.0)
+    told = dict(plan.times(hours))
+    assert "2.0 h" in told["so the run takes"] and "busy" in told["warning"] and "20.0 h" in told["warning"]
+
+
 def test_a_cut_network_is_scaled_by_its_operations(monkeypatch) -> None:
     """Where the whole takes too long, two blocks are timed; the images/s are those of the whole."""
     monkeypatch.setattr(estimate, "_fits", lambda *_: False)

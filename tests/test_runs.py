@@ -20,7 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from flowleap import lock, methods, networks, provenance, runs, samplers
+from flowleap import evaluation, lock, methods, networks, provenance, runs, samplers
 from flowleap.cli import app
 from flowleap.data import Dataset
 from flowleap.runs.session import Session
@@ -461,6 +461,58 @@ def test_what_cannot_be_measured_is_refused_before_training(
     with pytest.raises((ValueError, OSError), match=message):
         train(quiet, config(**options), tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_final_picture_and_table_show_the_steps_that_are_asked_for(
+    tmp_path: Path, drawing: Console
+) -> None:
+    """Slow or not: whoever names the steps gets them."""
+    with pytest.MonkeyPatch.context() as slow:
+        slow.setattr(evaluation, "pace", lambda *arguments: 1e6)
+        result = train(drawing, config(eval_num=20, show=(3, 1), steps=2), tmp_path / "run")
+    assert [row["steps"] for row in result.table] == [1, 3]
+    assert "not in the picture" not in said(drawing) and "at 1, 3 steps" in said(drawing)
+    with pytest.raises(ValueError, match="show"):
+        config(show=(0,))
+
+
+def test_pictures_take_a_tenth_of_training_and_say_what_they_leave_out(
+    tmp_path: Path, drawing: Console, monkeypatch
+) -> None:
+    drawn: list[tuple[tuple[int, ...], int]] = []
+    monkeypatch.setattr(report, "draw_budgets", lambda *about: drawn.append(about[-2:]))
+    monkeypatch.setattr(report, "draw_samples", lambda *about: pytest.fail("drawn though it takes too long"))
+    monkeypatch.setattr(
+        evaluation, "pace", lambda *arguments: 0.2
+    )  # a sample of one step in 0.2 s, 2.5 s to spend
+    result = train(drawing, config(eval_num=200, steps=2, sample_every=1), tmp_path / "run")
+    assert drawn == [((1,), 20)] and [row["steps"] for row in result.table] == [1]
+    text = said(drawing)
+    assert (
+        "2 steps are not in the picture" in text
+        and "flowleap sample" in text
+        and "--steps 2 --num 2000" in text
+    )
+    assert "2 steps are not in the table" in text and "--steps 1,2 --save" in text
+    assert text.count("is not drawn") == 1
+
+
+def test_a_run_ends_with_its_time_its_picture_and_what_was_skipped(tmp_path: Path, drawing: Console) -> None:
+    run = Session(tmp_path, config(), cloud(), Reporter(drawing))
+    run.state.skipped, run.state.seconds = 11, 492.0
+    (tmp_path / "grid.png").touch()
+    run.conclude()
+    text = said(drawing)
+    assert "11 of 12 steps were skipped" in text and "--lr (now 0.001)" in text
+    assert f"done in 8 min: {tmp_path}; picture: {tmp_path}/grid.png; sample with: flowleap sample" in text
+    assert (
+        runs.RunResult(tmp_path, 12, skipped=11).failed and not runs.RunResult(tmp_path, 12, skipped=5).failed
+    )
+
+
+def test_a_batch_of_more_rows_than_there_are_is_explained(tmp_path: Path, quiet: Console) -> None:
+    train(quiet, config(batch=240, steps=1), tmp_path / "run")
+    assert "a batch of 240 from 96 rows of data: each is used 2.5 times in every step" in said(quiet)
 
 
 def test_horizons_are_announced_and_warned_about(tmp_path: Path, quiet: Console) -> None:

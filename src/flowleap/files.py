@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -60,10 +61,14 @@ def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
     """Write a file, given its text or a function that writes to a path; on failure the old one stays."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         if isinstance(content, str):
             temporary.write_text(content, encoding="utf-8", errors=ESCAPE)  # names of files need not be UTF-8
         else:
             content(temporary)
+        temporary.chmod(mode)  # as the umask says: safetensors lets only the owner read what it writes
         sync(temporary)
         os.replace(temporary, path)
     finally:
@@ -82,7 +87,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        mode = stat.S_IMODE(temporary.stat().st_mode) & 0o666
         for file in temporary.iterdir():
+            if file.is_file():
+                file.chmod(mode)  # as above
             sync(file)
         sync(temporary)
         _exchange(temporary, path)

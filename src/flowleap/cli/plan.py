@@ -22,6 +22,10 @@ LARGE = 4e9
 """A state of so many bytes is worth dividing among devices."""
 
 
+BUSY = 1.5
+"""How much longer than its processor time a step takes on a machine that has other work."""
+
+
 def plan(config: TrainConfig, as_json: bool) -> None:
     """Print what a run will take, without beginning it; with JSON its config besides."""
     from flowleap import runs
@@ -124,6 +128,14 @@ def times(found: Estimate) -> list[tuple[str, str]]:
         told.append(
             ("so the run takes", f"{speed.images:.4g} images/s, {hours(found.hours)} on this machine")
         )
+        if speed.load > BUSY:
+            told.append(
+                (
+                    "warning",
+                    f"this machine is busy: steps took {speed.load:.1f} times as long as the processor worked on them; "
+                    f"beside this load the run takes {hours(found.hours * speed.load)}. Measure again when it is idle",
+                )
+            )
         day = -(-found.hours // 24)
         if day > 1:
             told.append(("in a day", f"{day:,.0f} machines like this one"))

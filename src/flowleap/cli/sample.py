@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowleap.cli import options
-from flowleap.cli.group import echo, waiting
+from flowleap.cli.group import echo, say, waiting
 from flowleap.cli.launcher import on_all_processes
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from flowleap.autoencoders import Decoder
     from flowleap.data.codec import Codec
 
+MANY = 10_000
+"""Samples from which on it is said what they take."""
 MADE_HERE = re.compile(r"\d{6}\.png|labels\.csv")
 Writer = Callable[[Path, "Tensor", "Tensor | None", Any], None]
 
@@ -102,6 +104,8 @@ def sample(
         raise ValueError(f"{path}: points are written as a .png scatter plot or a .npz, not as a folder")
     count = num or (2000 if points else 100)
     wanted, which = labels(label, count, loaded.classes, loaded.class_counts)
+    nfe, fresh = objective.nfe(budget, guidance=guidance, times=grid), objective.sampling.renoised(budget)
+    processes.from_first(lambda: foretell(loaded, count, nfe, batch))
     start = time.perf_counter()
     with waiting(f"making {count} samples"):
         samples = generate(
@@ -123,12 +127,35 @@ def sample(
         return
     seconds = time.perf_counter() - start
     write(path, samples, wanted, replace(loaded, kind="image") if decoder else loaded)
-    nfe, fresh = objective.nfe(budget, guidance=guidance, times=grid), objective.sampling.renoised(budget)
     way = f" with fresh noise between them (γ = {fresh:g})" if fresh else ""
     cost = f"{nfe} network evaluation{'s' * (nfe > 1)} each{way}, {seconds:.2f} s"
     things = "samples" if decoder or loaded.kind != "latents" else "latents"
     told = decoding(loaded, decoder)
     echo(f"{path}: {count} {things}{which}, {cost}, seed {seed}, weights {loaded.weights}{told}")
+
+
+def foretell(loaded: Any, count: int, nfe: int, batch: int) -> None:
+    """Say what many samples take, before any is made.
+
+    Raises: ValueError where they do not fit into memory.
+    """
+    import math
+
+    from flowleap.evaluation import pace
+    from flowleap.runs.estimate import free_memory
+    from flowleap.training.log import spelled
+
+    if count <= MANY:
+        return
+    needed = 4.0 * count * math.prod(loaded.shape)
+    seconds = pace(loaded.flow, loaded.shape, min(batch, count)) * nfe * count
+    say(f"{count:,} samples: {needed / 1e9:.2g} GB in memory, about {spelled(seconds)} to make")
+    room = free_memory("cpu")
+    if needed > room:
+        raise ValueError(
+            f"--num {count}: {needed / 1e9:.3g} GB of samples do not fit into the {room / 1e9:.3g} GB of free memory: "
+            "make fewer at a time, each with a --seed and an --out of its own"
+        )
 
 
 def latents_only(run: Path, out: Path | None, write: Writer) -> Path:

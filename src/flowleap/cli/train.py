@@ -127,6 +127,14 @@ CheckpointEvery = Annotated[
 EvalNum = Annotated[
     int | None, typer.Option(help="Samples behind each number of the final table.", show_default="1000")
 ]
+Show = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,…",
+        help="Numbers of steps of the final picture and table, whatever time they take.",
+        show_default="1,2,4,128, but pictures within a tenth of the time of training",
+    ),
+]
 Pairs = Annotated[
     int | None,
     typer.Option(
@@ -229,6 +237,7 @@ def train(
     checkpoint_every: CheckpointEvery = None,
     eval_num: EvalNum = None,
     no_eval: NoEval = False,
+    show: Show = None,
     precision: Precision = None,
     per_device: PerDevice = None,
     accumulate: Accumulate = None,
@@ -269,6 +278,7 @@ def train(
         "sample_every": sample_every,
         "checkpoint_every": checkpoint_every,
         "eval_num": 0 if no_eval else eval_num,
+        "show": None if show is None else options.numbers(show, "--show"),
         "teacher": teacher,
         "pairs": num_pairs,
         "pair_steps": pair_steps,
@@ -300,6 +310,8 @@ def train(
         raise typer.Exit(FAILED) from None
     if result.signal is not None:
         raise typer.Exit(SIGNALED + result.signal)
+    if result.failed:
+        raise typer.Exit(FAILED)
 
 
 def settled(

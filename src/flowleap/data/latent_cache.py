@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -251,13 +250,7 @@ class Cache:
         said = {"made": self.contents.fingerprint, "start": shard.rows.start, "checksum": _digest(kept)}
         about = {ABOUT: json.dumps(said)}  # one entry, for safetensors writes several in any order
 
-        def write(partial: Path) -> None:
-            save_file(kept, partial, metadata=about)
-            shutil.copymode(
-                self.folder / INDEX, partial
-            )  # safetensors lets only its owner read what it writes
-
-        replace_file(self.path(shard), write)
+        replace_file(self.path(shard), lambda partial: save_file(kept, partial, metadata=about))
 
     def look(self, shard: Shard) -> str:
         """Return the checksum that a shard says it has; its size and what it is are looked at, not its numbers.

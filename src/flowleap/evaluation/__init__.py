@@ -4,7 +4,15 @@ from flowleap.evaluation import labels, report
 from flowleap.evaluation.agreement import Judge, fit
 from flowleap.evaluation.distances import Statistics, frechet, statistics
 from flowleap.evaluation.features import PIXEL, POINT, Features
-from flowleap.evaluation.generation import NotFinite, check_label, cycle, device_of, generate, proportional
+from flowleap.evaluation.generation import (
+    NotFinite,
+    check_label,
+    cycle,
+    device_of,
+    generate,
+    pace,
+    proportional,
+)
 from flowleap.evaluation.library import named
 from flowleap.evaluation.numbers import enough, measure
 from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, same, standard
@@ -42,6 +50,7 @@ __all__ = [
     "measure",
     "named",
     "originals",
+    "pace",
     "plan",
     "proportional",
     "reference",

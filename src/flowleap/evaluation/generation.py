@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,6 +13,8 @@ from flowleap import processes, samplers
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 
+QUICK = 0.05
+"""Seconds of a call of the network from which on no larger batch is tried."""
 Decode = Callable[[Tensor], Tensor]
 """(n, *shape of a latent) -> images (n, channels, height, width) in [-1, 1], float32, on the CPU."""
 
@@ -103,6 +106,51 @@ def warm_up(flow: FlowMap, shape: Sequence[int], label: Tensor | None, rows: int
         flow.output(x, t, t, None if label is None else label[:rows].to(device))
 
 
+def pace(flow: FlowMap, shape: Sequence[int], rows: int) -> float:
+    """Return the seconds that the network takes for one evaluation of one sample, in batches of at most `rows`.
+
+    Larger batches are tried as long as a call is quick. Units: seconds of processor time on a CPU, so that other work
+    on the machine does not count; of wall time on an accelerator.
+    """
+    device, label = device_of(flow), cycle(rows, flow.num_classes)
+    clock = time.thread_time if device.type == "cpu" else time.perf_counter
+    size = 0
+    while True:
+        size = min(rows, max(4, 8 * size))
+        warm_up(flow, shape, label, size)
+        begin = clock()
+        warm_up(flow, shape, label, size)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken = clock() - begin
+        if size == rows or taken > QUICK:
+            return taken / size
+
+
+@contextmanager
+def told(flow: FlowMap, total: int, tick: Callable[[int], None]) -> Iterator[None]:
+    """Tell `tick` of the network evaluations of single samples as they are done, `total` of them in all."""
+    done = 0
+
+    def after(network: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        nonlocal done
+        more = min(len(made), total - done)
+        done += more
+        tick(more)
+
+    module = flow.network if isinstance(flow.network, nn.Module) else nn.Identity()
+    handle = module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+    tick(total - done)
+
+
+def ignored(evaluations: int) -> None:
+    """Take note of nothing."""
+
+
 def stream(
     flow: FlowMap,
     objective: Objective,
@@ -117,21 +165,24 @@ def stream(
     batch: int = 250,
     bounds: tuple[float, float] | None = None,
     decode: Decode | None = None,
+    tick: Callable[[int], None] = ignored,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield the samples numbered `rows`, a batch at a time, with their labels, on the CPU, in float32.
 
-    `decode` makes images of latents, see `flowleap.autoencoders`; then shape is that of a latent.
+    `decode` makes images of latents, see `flowleap.autoencoders`; then shape is that of a latent. `tick` is told of
+    network evaluations.
     Shapes: shape is that of one sample, label (all samples,) or None -> (≤ batch, *shape), (≤ batch,) or None.
     Raises: ValueError for a batch below 1, or times that do not lead from noise to data.
     """
     if batch < 1:
         raise ValueError(f"batches of {batch} samples: at least 1 is needed")
     device = device_of(flow)
+    nfe = objective.nfe(len(times) - 1 if times else steps or 1, guidance=guidance, times=times)
     for start in range(rows.start, rows.stop, batch):
         stop = min(start + batch, rows.stop)
         noise = samplers.noise(seed, torch.arange(start, stop), tuple(shape)).to(device)
         wanted = None if label is None else label[start:stop]
-        with evaluating(flow):
+        with evaluating(flow), told(flow, nfe * (stop - start), tick):
             made = objective.sample(
                 flow,
                 noise,
@@ -161,6 +212,7 @@ def generate(
     bounds: tuple[float, float] | None = None,
     decode: Decode | None = None,
     shared: bool = False,
+    tick: Callable[[int], None] = ignored,
 ) -> Tensor:
     """Exactly `num` samples, on the CPU, in float32; sample i starts from the noise of (seed, i).
 
@@ -186,6 +238,7 @@ def generate(
         batch=batch,
         bounds=bounds,
         decode=decode,
+        tick=tick,
     )
     own = [part for part, _ in made]  # none in a process without a share
     samples = torch.cat([part for parts in processes.every(own) for part in parts] if shared else own)

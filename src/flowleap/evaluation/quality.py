@@ -131,6 +131,7 @@ def evaluate(
         batch=batch,
         bounds=BOUNDS.get(dataset.kind),
         decode=decoder,
+        tick=tick,
     )
     rows = []
     for count, grid in planned:
@@ -139,7 +140,6 @@ def evaluate(
         made = make(times=grid) if grid else make(steps=count)
         for samples, label in clock.around(made):
             tally.add(samples, asked.there(label))
-            tick(len(samples) * budget["nfe"])
         numbers = tally.numbers()
         if tally.broken:
             error = generation.NotFinite(tally.broken, num)

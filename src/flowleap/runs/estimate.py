@@ -45,7 +45,17 @@ from flowleap.training.config import TrainConfig, core
 from flowleap.training.distributed import micro_batches
 from flowleap.training.loss_module import autocast
 
-__all__ = ["PEAKS", "Estimate", "Memory", "Speed", "estimate", "forward_flops", "measure", "rows_at_once"]
+__all__ = [
+    "PEAKS",
+    "Estimate",
+    "Memory",
+    "Speed",
+    "estimate",
+    "forward_flops",
+    "free_memory",
+    "measure",
+    "rows_at_once",
+]
 
 SECONDS = 20.0
 """How long measuring the speed may take, once the first step is done."""
@@ -91,7 +101,8 @@ class Memory:
 class Speed:
     """What was measured: images/s of a step, on `rows` rows and `share` of the operations of the network.
 
-    `flops` are operations/s. `peak` is the share of the peak of the device, where that is known.
+    `flops` are operations/s. `peak` is the share of the peak of the device, where that is known. On a CPU all of it is
+    by processor time, so that other work on the machine does not count; `load` is by how much the wall time was longer.
     """
 
     device: str
@@ -102,6 +113,7 @@ class Speed:
     images: float
     flops: float
     peak: float | None
+    load: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -262,6 +274,7 @@ def measure(config: TrainConfig, seconds: float = SECONDS, activations: Kept | N
         images=rate / whole,
         flops=rate,
         peak=None if peak is None else rate / peak,
+        load=bench.load,
     )
 
 
@@ -280,7 +293,7 @@ def _most(activations: Kept | None, device: torch.device) -> float:
     """Return the most rows whose activations fit comfortably into the memory that is free."""
     if activations is None or not activations.row:
         return math.inf
-    return 0.5 * _free(device) / (activations.row + activations.block)
+    return 0.5 * free_memory(device) / (activations.row + activations.block)
 
 
 def _fits(config: TrainConfig, device: torch.device) -> bool:
@@ -289,10 +302,12 @@ def _fits(config: TrainConfig, device: torch.device) -> bool:
         count = sum(weight.numel() for weight in networks.build(config.network).parameters())
     copies, rivals = _copies(config)
     needed = 4 * count * (4 * (1 + rivals) + copies)
-    return needed < 0.5 * _free(device)
+    return needed < 0.5 * free_memory(device)
 
 
-def _free(device: torch.device) -> float:
+def free_memory(device: torch.device | str) -> float:
+    """Return the bytes of memory that are free on a device."""
+    device = torch.device(device)
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     try:
@@ -308,6 +323,8 @@ class _Bench:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device, self.rows = config, device, config.batch
+        self.walls: list[float] = []
+        self.spent: list[float] = []
         self.flops = forward_flops(config.network) * cost(config) * config.batch
         objective = plain(config).for_run(config.steps)
         with torch.random.fork_rng(devices=[]):
@@ -365,10 +382,18 @@ class _Bench:
         return self.timed()
 
     def timed(self) -> float:
-        """Return the seconds of a step."""
-        began = time.perf_counter()
+        """Return the seconds of a step; on a CPU the processor time of the thread that takes part in all of it."""
+        began, processor = time.perf_counter(), time.thread_time()
         self.step()
-        return time.perf_counter() - began
+        wall = time.perf_counter() - began
+        self.walls.append(wall)
+        self.spent.append(time.thread_time() - processor if self.device.type == "cpu" else wall)
+        return self.spent[-1]
+
+    @property
+    def load(self) -> float:
+        """The wall time of the steps in units of what is counted."""
+        return max(1.0, sum(self.walls) / max(sum(self.spent), 1e-9))
 
     def median(self, seconds: float) -> tuple[float, int]:
         """Return the median of the seconds of a step over some time, and the number of steps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cached_property, partial
@@ -25,7 +26,7 @@ from flowleap.training.config import TrainConfig
 from flowleap.training.distributed import Engine, micro_batches
 from flowleap.training.guard import Diverged
 from flowleap.training.interrupt import Interruption
-from flowleap.training.log import Lines, Reporter, explanation
+from flowleap.training.log import Lines, Reporter, explanation, spelled
 from flowleap.training.loop import Events, Plan, Reads, draw_batch, fit
 from flowleap.training.start import make_ready, probe
 from flowleap.training.state import State, new_player
@@ -70,6 +71,10 @@ class Session:
         self.signal: int | None = None
         self.watch: Callable[[State], None] = lambda state: None
         self.unmeasured: dict[str, None] = {}
+        self.drawn, self.left_out = (
+            0.0,
+            False,
+        )  # seconds of pictures in this sitting, and whether one was too much
         self.objective = values.from_dict(config.objective).for_run(self.steps)
         network = build_network(config).to(device_of(config.device))
         self.begun = [] if start is None else start.into(network)
@@ -213,6 +218,11 @@ class Session:
             self.reporter.warn(f"the finished run is not measured: {list(self.unmeasured)[-1]}")
         elif self.unmeasured:
             self.reporter.warn(f"quality is not measured while training: {list(self.unmeasured)[-1]}")
+        if config.batch > len(self.usable):
+            say(
+                f"a batch of {config.batch:,} from {len(self.usable):,} rows of data: each is used "
+                f"{config.batch / len(self.usable):.2g} times in every step"
+            )
         say(f"run folder: {self.place}")
         if self.objective.rival is not None:
             pace, betas = self.state.player.pace, self.state.player.optimizer.defaults["betas"]
@@ -311,7 +321,34 @@ class Session:
         if not processes.first():
             return
         path = self.place / "samples" / f"step-{state.step:06d}.png"
-        report.draw_samples(self.averaged, self.objective, self.dataset, path, self.reporter)
+        steps, left = report.own_budget(self.objective), self.drawing_time() / 2 - self.drawn
+        costs = {steps: self.objective.nfe(steps)}
+        num, _ = report.affordable(costs, report.SHOWN[self.dataset.kind], self.pace, left)
+        if num * costs[steps] * self.pace > max(left, report.LEAST / 2):
+            self.say_once(
+                f"{path.name} is not drawn: {num} samples in {steps} steps take longer than pictures may, "
+                f"{report.SHARE:.0%} of the time of training"
+            )
+            return
+        begin = time.perf_counter()
+        report.draw_samples(self.averaged, self.objective, self.dataset, path, self.reporter, num)
+        self.drawn += time.perf_counter() - begin
+
+    def drawing_time(self) -> float:
+        """Return the seconds that all pictures of the run so far may take."""
+        return max(report.LEAST, report.SHARE * self.state.seconds)
+
+    @cached_property
+    def pace(self) -> float:
+        """The seconds that the network takes for one evaluation of one sample."""
+        rows = min(100, report.SHOWN[self.dataset.kind])
+        return evaluation.pace(self.averaged, self.dataset.shape, rows)
+
+    def say_once(self, text: str) -> None:
+        """Warn of what happens again and again, the first time."""
+        if not self.left_out:
+            self.reporter.warn(text)
+        self.left_out = True
 
     def save(self, state: State) -> None:
         """Write a checkpoint."""
@@ -330,34 +367,85 @@ class Session:
         finals = {"network.safetensors": player.network}
         for rank, (decay, copy) in enumerate(player.averages.items()):
             finals[checkpoint.average_name(decay) if rank else "ema.safetensors"] = copy.module
-        table_of = (
-            f", and a table of {self.config.eval_num:,} samples at each" if self.config.eval_num else ""
-        )
-        counts = ", ".join(map(str, report.budgets(self.objective)))
-        self.reporter.say(f"trained; weights and pictures follow, at {counts} steps{table_of}")
+        shown, drawn, measured = processes.from_first(self.looks)
+        self.announce(shown, drawn, measured)
         if processes.first():
             for name, network in finals.items():
                 write = partial(checkpoint.write_tensors, tensors=network.state_dict(), step=self.state.step)
                 replace_file(place / name, write)
             report.draw_curves(self.metrics.rows(), place / "plots")
-            report.draw_budgets(
-                self.averaged, self.objective, self.dataset, place / "grid.png", self.reporter
-            )
-        table = [] if self.ruler is None or not self.config.eval_num else self.tabulate(self.ruler)
-        name = shlex.quote(str(place))
-        self.reporter.say(
-            f"done: {place}; sample with: flowleap sample {name}; look at it: flowleap report {name}"
-        )
+            about = (self.averaged, self.objective, self.dataset, place / "grid.png", self.reporter)
+            report.draw_budgets(*about, drawn, shown)
+        ruler = self.ruler if self.config.eval_num else None
+        table = [] if ruler is None else self.tabulate(ruler, measured)
+        self.conclude()
         return table
 
-    def tabulate(self, ruler: evaluation.Reference) -> list[dict[str, Any]]:
+    def looks(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+        """Return how many samples the final picture shows, at which numbers of steps, and those of the table."""
+        counts, num = report.budgets(self.objective), report.SHOWN[self.dataset.kind]
+        if self.config.show is not None:
+            counts = tuple(sorted(set(self.config.show)))
+            return num, counts, counts
+        costs, trained = {steps: self.objective.nfe(steps) for steps in counts}, self.state.seconds
+        shown, drawn = report.affordable(costs, num, self.pace, self.drawing_time() - self.drawn)
+        several, size = processes.count(), self.config.eval_num
+        time_of_table = several * max(report.MEASURED, trained)
+        _, measured = report.affordable(costs, size, self.pace, time_of_table, fewest=size)
+        return shown, drawn, measured
+
+    def announce(self, shown: int, drawn: tuple[int, ...], measured: tuple[int, ...]) -> None:
+        """Say what of the trained run is going to be drawn and measured, how long it takes, and what is left out."""
+        listed, name = report.listed, shlex.quote(str(self.place))
+        evaluations = shown * sum(map(self.objective.nfe, drawn))
+        table_of = ""
+        if self.config.eval_num and self.ruler is not None:
+            table_of = f", and a table of {self.config.eval_num:,} samples at {listed(measured)} steps"
+            evaluations += self.config.eval_num * sum(map(self.objective.nfe, measured))
+        self.reporter.say(
+            f"trained; weights and pictures follow, at {listed(drawn)} steps{table_of}: about "
+            f"{spelled(self.pace * evaluations)}"
+        )
+        usual, num = report.budgets(self.objective), report.SHOWN[self.dataset.kind]
+        absent = [steps for steps in usual if steps not in drawn]
+        if self.config.show is None and (absent or shown < num):
+            what = f"{listed(absent)} steps are" if absent else f"the other {num - shown} samples are"
+            steps = absent[-1] if absent else usual[-1]
+            self.reporter.say(
+                f"{what} not in the picture, which would take longer than {report.SHARE:.0%} of training; to see them: "
+                f"flowleap sample {name} --steps {steps} --num {num}"
+            )
+        absent = [steps for steps in usual if steps not in measured]
+        if self.config.show is None and table_of and absent:
+            self.reporter.say(
+                f"{listed(absent)} steps are not in the table, which would take longer than training; to measure them: "
+                f"flowleap evaluate {name} --steps {listed(usual).replace(' ', '')} --save"
+            )
+
+    def conclude(self) -> None:
+        """Say that the run is done, how long it took, where its picture is and what to do next."""
+        name, skipped = shlex.quote(str(self.place)), self.state.skipped
+        if skipped:
+            self.reporter.warn(
+                f"{skipped} of {self.steps} steps were skipped because the loss or its gradient was not finite: the "
+                f"weights learned from the other {self.steps - skipped}; train with a lower --lr (now "
+                f"{self.config.lr:g}), and see `skipped` in metrics.jsonl"
+            )
+        picture = self.place / "grid.png"
+        look = f"; picture: {picture}" if picture.exists() else ""
+        self.reporter.say(
+            f"done in {spelled(self.state.seconds)}: {self.place}{look}; sample with: flowleap sample {name}; look at "
+            f"it: flowleap report {name}"
+        )
+
+    def tabulate(self, ruler: evaluation.Reference, steps: tuple[int, ...]) -> list[dict[str, Any]]:
         """Measure the finished run, on all processes; the first writes and prints its table."""
         name, num = weights_name(self.config, "ema", self.state.step), self.config.eval_num
         about = (self.averaged, self.objective, self.dataset)
         if processes.first():
             remarks = changes(self.config)
-            return report.tabulate(*about, num, name, self.place, self.reporter, remarks=remarks, ruler=ruler)
-        steps = report.budgets(self.objective)
+            about = (*about, num, name, self.place, self.reporter, steps)
+            return report.tabulate(*about, remarks=remarks, ruler=ruler)
         return evaluation.evaluate(*about, steps, num=num, weights=name, ruler=ruler)
 
 

@@ -52,6 +52,12 @@ class RunResult:
     signal: int | None = None
     table: Sequence[Mapping[str, Any]] = ()
     phase: str = STUDENT
+    skipped: int = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether at least half of the steps were skipped because loss or gradient was not finite."""
+        return self.skipped > 0 and 2 * self.skipped >= self.step
 
 
 def default_folder(method: str = METHOD, data: str = DATA, seed: int = 0) -> Path:
@@ -132,7 +138,7 @@ def carry_out(
     signal = sit(session)
     if signal is None and processes.first():
         reporter.say(report_cost(place, config, len(dataset)))
-    return RunResult(place, session.state.step, signal, session.table)
+    return RunResult(place, session.state.step, signal, session.table, skipped=session.state.skipped)
 
 
 def sit(session: Session) -> int | None:
@@ -217,7 +223,7 @@ class Taught:
         signal = sit(session)
         if signal is None and processes.first():
             self.reporter.say(report_cost(place, self.config, len(self.dataset)))
-        return RunResult(place, session.state.step, signal, session.table)
+        return RunResult(place, session.state.step, signal, session.table, skipped=session.state.skipped)
 
     def rehearse(self) -> Session:
         """Compute the first step of every phase, with an untrained teacher, before a file is made; return the last.

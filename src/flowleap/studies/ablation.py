@@ -33,7 +33,17 @@ NAMES = {
 """What a component of this type is called; others go by the name of their field."""
 GOVERNED = (
     *("method", "data", "objective", "network", "teacher", "teacher_weights", "teacher_checksum"),
-    *("steps", "seed", "device", "features", "log_every", "sample_every", "checkpoint_every", "eval_num"),
+    *(
+        "steps",
+        "seed",
+        "device",
+        "features",
+        "log_every",
+        "sample_every",
+        "checkpoint_every",
+        "eval_num",
+        "show",
+    ),
     *("watch_share", "watch_steps", "watch_num", "name"),
 )
 """Fields of a run that the study decides, or that would make its rows incomparable."""

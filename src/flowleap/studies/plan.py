@@ -338,6 +338,7 @@ def configured(
             batch=request.batch,
             device=request.device,
             eval_num=0,
+            show=tuple(sorted(request.steps)),
             sample_every=0,
             watch_share=0.0,
         )

@@ -76,6 +76,8 @@ class TrainConfig:
         log_every, sample_every, checkpoint_every: intervals in steps; 0 switches pictures or checkpoints off
             (the last step always makes both).
         eval_num: samples behind each number of the final table, 0 for no table.
+        show: the numbers of steps of the final picture and table; None for the usual ones, of which those are left out
+            that would take long beside training.
         watch_share: the share of the time that measuring quality while training may take, 0 for none.
         watch_steps, watch_num: the numbers of steps that are measured then, and the samples behind each number.
         features: what distances compare, see `evaluation.library.named`; "auto" follows from the data.
@@ -128,6 +130,7 @@ class TrainConfig:
     sample_every: NonNegativeInt = 500
     checkpoint_every: NonNegativeInt = 500
     eval_num: NonNegativeInt = 1000
+    show: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
     watch_share: Fraction = 0.05
     watch_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4)
     watch_num: PositiveInt = 1000
@@ -175,6 +178,7 @@ FREE = (
     "sample_every",
     "checkpoint_every",
     "eval_num",
+    "show",
     "watch_share",
     "teacher",
     "strict",
@@ -604,6 +608,6 @@ def as_field(name: str, value: Any) -> Any:
     """Read the text of a field; "0.9,0.99" and a single number both make a tuple where one is expected."""
     if name in ("teacher", "init"):
         return None if value is None else str(value)
-    if name in ("ema", "betas", "watch_steps", "widths") and isinstance(value, str):
+    if name in ("ema", "betas", "watch_steps", "widths", "show") and isinstance(value, str):
         return tuple(parse(part) for part in value.strip("[]()").split(",") if part.strip())
     return parse(value)

@@ -24,7 +24,7 @@ from flowleap.objectives import Objective
 from flowleap.streams import keep_printing
 from flowleap.training.state import State
 
-__all__ = ["Lines", "Recorder", "Reporter", "explanation", "lines_of"]
+__all__ = ["Lines", "Recorder", "Reporter", "explanation", "lines_of", "spelled"]
 
 
 def explanation(objective: Objective) -> str:
@@ -185,6 +185,17 @@ class Reporter:
             left = bar.left()
             remaining = [] if left is None else [f"{terminal.duration(left)} left"]
             self.say("  ".join([f"step {bar.done}/{bar.total}", *remaining, *bar.parts]))
+
+
+def spelled(seconds: float) -> str:
+    """Return a time in words.
+
+    >>> spelled(7.4), spelled(492), spelled(10_000)
+    ('7 s', '8 min', '2.8 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def describe(row: dict[str, Any]) -> list[str]:

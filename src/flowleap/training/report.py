@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,27 @@ from flowleap.objectives import Objective
 from flowleap.progress import counted
 from flowleap.training.log import Reporter
 
-__all__ = ["BUDGETS", "draw_budgets", "draw_curves", "draw_samples", "tabulate", "write_table"]
+__all__ = [
+    "BUDGETS",
+    "affordable",
+    "budgets",
+    "draw_budgets",
+    "draw_curves",
+    "draw_samples",
+    "listed",
+    "tabulate",
+    "write_table",
+]
 
 BUDGETS = evaluation.STEPS
 """The numbers of steps that a finished run is judged at."""
 SHOWN = {"image": 100, "latents": 40, "points": 2000}
+SHARE, LEAST = 0.1, 5.0
+"""The share of the time of training that pictures may take where no numbers of steps are named, and the seconds that
+they may take in any case."""
+MEASURED = 60.0
+"""Seconds that the table may take in any case; otherwise no more than training."""
+FEWEST = 10
 CURVES = {
     "raw_error": "unweighted error (mean squared residual)",
     "grad_norm": "gradient norm",
@@ -41,34 +57,72 @@ def own_budget(objective: Objective) -> int:
     return next((steps for steps in (1, 2, 4, 8, 16, 32, 64) if not objective.advice(steps)), 128)
 
 
-def shown(flow: FlowMap, objective: Objective, data: Dataset, steps: int) -> Tensor:
-    """Return the samples that every picture of a run shows: always from the same noise, labels cycling.
+def affordable(
+    costs: Mapping[int, int], num: int, pace: float, seconds: float, fewest: int = FEWEST
+) -> tuple[int, tuple[int, ...]]:
+    """Return how many samples to make, and at which numbers of steps, so that they take some seconds.
+
+    Fewer samples first, down to twice the fewest, then fewer numbers of steps, the dearest first; the cheapest stays.
+
+    Args:
+        costs: network evaluations of a sample, by the number of steps. num: samples that are wanted.
+        pace: seconds of one evaluation of one sample.
+
+    >>> affordable({1: 1, 2: 2, 4: 4, 128: 128}, 100, pace=0.01, seconds=200.0)
+    (100, (1, 2, 4, 128))
+    >>> affordable({1: 1, 2: 2, 4: 4, 128: 128}, 100, pace=0.01, seconds=50.0)
+    (30, (1, 2, 4, 128))
+    >>> affordable({1: 1, 2: 2, 4: 4, 128: 128}, 100, pace=0.01, seconds=10.0)
+    (100, (1, 2, 4))
+    """
+    kept = sorted(costs, key=lambda steps: costs[steps])
+    while True:
+        each = pace * sum(costs[steps] for steps in kept)
+        fits = num if each * num <= seconds else int(max(0.0, seconds) / each)
+        if fits >= min(num, 2 * fewest) or len(kept) == 1:
+            chosen = min(num, max(fewest, fits))
+            whole = chosen if chosen == num else chosen - chosen % FEWEST
+            return whole, tuple(steps for steps in costs if steps in kept)
+        kept.pop()
+
+
+def shown(
+    flow: FlowMap,
+    objective: Objective,
+    data: Dataset,
+    steps: int,
+    num: int,
+    tick: Callable[[int], None] = lambda evaluations: None,
+) -> Tensor:
+    """Return the first samples that every picture of a run shows: always from the same noise, labels cycling.
 
     Raises: Undecoded for latents whose autoencoder cannot be had.
     """
-    num, label = SHOWN[data.kind], named(flow, data)["label"]
+    label = named(flow, data, num)["label"]
     decode = autoencoders.decoder_or_none(data.codec, evaluation.device_of(flow))
     if data.kind == "latents" and decode is None:
         raise Undecoded("the autoencoder behind its latents is not at hand")
     make = partial(evaluation.generate, flow, objective, data.shape, num, label=label, steps=steps)
-    return make(bounds=evaluation.BOUNDS.get(data.kind), decode=decode)
+    return make(bounds=evaluation.BOUNDS.get(data.kind), decode=decode, tick=tick)
 
 
-def named(flow: FlowMap, data: Dataset) -> dict[str, Any]:
+def named(flow: FlowMap, data: Dataset, num: int) -> dict[str, Any]:
     """Return the classes of `shown` samples and their names, as `pictures.grid` takes them."""
-    label = evaluation.cycle(SHOWN[data.kind], flow.num_classes)
+    label = evaluation.cycle(num, flow.num_classes)
     return {"label": label, "names": evaluation.labels.names_of(data, flow.num_classes)}
 
 
-def draw_samples(flow: FlowMap, objective: Objective, data: Dataset, path: Path, reporter: Reporter) -> None:
+def draw_samples(
+    flow: FlowMap, objective: Objective, data: Dataset, path: Path, reporter: Reporter, num: int
+) -> None:
     """Draw one grid (or point cloud) with the smallest number of steps that the method is made for."""
     try:
-        samples = shown(flow, objective, data, own_budget(objective))
+        samples = shown(flow, objective, data, own_budget(objective), num)
     except (evaluation.NotFinite, Undecoded) as error:
         reporter.warn(f"no picture {path.name}: {error}")
         return
     if data.kind != "points":
-        pictures.save(pictures.grid(samples, columns=10, **named(flow, data)), path)
+        pictures.save(pictures.grid(samples, columns=10, **named(flow, data, num)), path)
     else:
         pictures.scatter({path.stem: samples}, path, real=data.x[: len(samples)])
 
@@ -81,34 +135,41 @@ def budgets(objective: Objective) -> tuple[int, ...]:
     return tuple(sorted({*BUDGETS, min(trained)}))
 
 
-def draw_budgets(flow: FlowMap, objective: Objective, data: Dataset, path: Path, reporter: Reporter) -> None:
-    """Draw one panel for each of its budgets, all from the same noise."""
+def draw_budgets(
+    flow: FlowMap,
+    objective: Objective,
+    data: Dataset,
+    path: Path,
+    reporter: Reporter,
+    counts: Sequence[int],
+    num: int,
+) -> None:
+    """Draw one panel of some samples for each number of steps, all from the same noise."""
     try:
         with warnings.catch_warnings():  # the table says which budgets were not trained for
             warnings.simplefilter("ignore", UserWarning)
-            panels = panels_of(flow, objective, data, path.name)
+            panels = panels_of(flow, objective, data, path.name, counts, num)
     except (evaluation.NotFinite, Undecoded) as error:
         reporter.warn(f"no picture {path.name}: {error}")
         return
     if data.kind != "points":
-        pictures.save(pictures.figure(panels, columns=10, **named(flow, data)), path)
+        pictures.save(pictures.figure(panels, columns=10, **named(flow, data, num)), path)
     else:
         titled = {pictures.evaluations(nfe): points for nfe, points in panels.items()}
-        pictures.scatter(titled, path, real=data.x[: SHOWN["points"]])
+        pictures.scatter(titled, path, real=data.x[:num])
 
 
-def panels_of(flow: FlowMap, objective: Objective, data: Dataset, name: str) -> dict[int, Tensor]:
-    """Return what is shown at each budget, by network evaluations, showing how far it is."""
-    counts = {objective.nfe(steps): steps for steps in budgets(objective)}
-    panels = {}
-    with counted(f"drawing {name} at {_listed(counts.values())} steps", sum(counts)) as tick:
-        for nfe, steps in counts.items():
-            panels[nfe] = shown(flow, objective, data, steps)
-            tick(nfe)
-    return panels
+def panels_of(
+    flow: FlowMap, objective: Objective, data: Dataset, name: str, steps: Sequence[int], num: int
+) -> dict[int, Tensor]:
+    """Return what is shown at each number of steps, by network evaluations, showing how far it is."""
+    counts = {objective.nfe(each): each for each in steps}
+    with counted(f"drawing {name} at {listed(counts.values())} steps", num * sum(counts)) as tick:
+        return {nfe: shown(flow, objective, data, each, num, tick) for nfe, each in counts.items()}
 
 
-def _listed(counts: Iterable[int]) -> str:
+def listed(counts: Iterable[int]) -> str:
+    """Return numbers as text, "1, 2, 4"."""
     return ", ".join(map(str, counts))
 
 
@@ -131,14 +192,14 @@ def tabulate(
     weights: str,
     folder: Path,
     reporter: Reporter,
+    counts: Sequence[int],
     remarks: Sequence[str] = (),
     ruler: evaluation.Reference | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure a map at each of its budgets, print the table and write it, with remarks, as table.json and table.md."""
+    """Measure a map at some numbers of steps; print the table, and write it with remarks (table.json, table.md)."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        counts = budgets(objective)
-        about = f"measuring {num:,} samples at {_listed(counts)} steps"
+        about = f"measuring {num:,} samples at {listed(counts)} steps"
         with counted(about, len(processes.share(num)) * sum(map(objective.nfe, counts))) as tick:
             rows = evaluation.evaluate(
                 flow, objective, data, counts, num=num, weights=weights, ruler=ruler, tick=tick
