@@ -444,8 +444,8 @@ class Session:
         about = (self.averaged, self.objective, self.dataset)
         if processes.first():
             remarks = changes(self.config)
-            about = (*about, num, name, self.place, self.reporter, steps)
-            return report.tabulate(*about, remarks=remarks, ruler=ruler)
+            where = (self.place, self.reporter, steps)
+            return report.tabulate(*about, num, name, *where, remarks=remarks, ruler=ruler)
         return evaluation.evaluate(*about, steps, num=num, weights=name, ruler=ruler)
 
 
