@@ -308,10 +308,8 @@ def train(
         if processes.first():
             say(f"error: {error}")
         raise typer.Exit(FAILED) from None
-    if result.signal is not None:
-        raise typer.Exit(SIGNALED + result.signal)
-    if result.failed:
-        raise typer.Exit(FAILED)
+    if result.signal is not None or result.failed:
+        raise typer.Exit(FAILED if result.signal is None else SIGNALED + result.signal)
 
 
 def settled(
