@@ -291,13 +291,7 @@ def train(
         "threads": threads,
         **spread(precision, per_device, accumulate, shard, compiled, check),
     }
-    about = {
-        "method": method,
-        "data": data,
-        "network": network,
-        "settings": pairs(settings or []),
-        **given,
-    }
+    about = {"method": method, "data": data, "network": network, "settings": pairs(settings or []), **given}
     config, out = settled(about, out, recipe, resume=resume, dry_run=dry_run)
     if dry_run:
         plan.plan(config, as_json)
