@@ -35,7 +35,7 @@ VARIANTS = {
         methods.meanflow(),
         path=TrigPath(noise_scale=0.5),
         parameterization=Velocity(),
-        target=Eulerian(CentralDifference(1e-3, along="path"), warmup=0.1, weighting="cos2", tangent=Own()),
+        target=Eulerian(CentralDifference(1e-3), warmup=0.1, weighting="cos2", tangent=Own()),
         batching=ClassGroups(group=8),
     ),
     "clipped tangent": lambda: replace(
@@ -132,7 +132,7 @@ def test_data_that_is_no_part_is_refused(data, said):
         ("meanflow", "loss.reduce", "mean", {"loss": AdaptivePower(reduce="mean")}),
         ("meanflow", "label_dropout", "0", {"label_dropout": 0.0}),
         ("meanflow", "name", "mine", {"name": "mine"}),
-        ("meanflow", "told", "data", {"told": "data"}),
+        ("sct_linear", "told", "landing", {"told": "landing"}),
         ("meanflow", "velocity", "Teacher", {"velocity": Teacher()}),
         ("consistency_distillation", "velocity.guidance", "2", {"velocity": Teacher(guidance=2.0)}),
         ("live_reflow", "coupling.steps", "4", {"coupling": LivePairs(4)}),

@@ -83,6 +83,7 @@ class LivePairs:
 
     steps: int = 8
     guidance: float | None = None
+    asks_velocity: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("frans2024one", "liu2022flow")
 
     def __post_init__(self) -> None:

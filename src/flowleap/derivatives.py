@@ -179,6 +179,7 @@ class CentralDifference:
                 after = field(shifted(forward), t + forward)
             before = field(shifted(-backward), t - backward)
             span = like((t + forward).double() - (t - backward).double(), x)
+            span = torch.where(span > 0, span, 1.0)  # t = r = t_max: no room, and no difference
             rate = (after.double() - before.double()) / span
             return None, (rate if scale is None else like(scale.double(), x) * rate).to(x.dtype)
 

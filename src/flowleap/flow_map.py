@@ -14,7 +14,7 @@ from flowleap.parameterization import AverageVelocity, Parameterization
 from flowleap.paths import LinearPath, Path
 from flowleap.tensors import Image, Label, Time, like
 
-__all__ = ["ExactMap", "FlowMap", "Told"]
+__all__ = ["ExactMap", "FlowMap", "Told", "dtype_of"]
 
 Told = Literal["landing", "nothing", "data"]
 """Which second time a network is told, beside the time t of departure."""
@@ -100,10 +100,17 @@ class FlowMap:
         return getattr(self.network, "leap", None) is not None
 
     def output(self, x: Image, t: Time, r: Time, label: Label = None) -> Image:
-        """Return the raw network output F(x, t, r), like x; the network sees `second_time(t, r)` for r."""
+        """Return the raw network output F(x, t, r), like x; the network sees `second_time(t, r)` for r.
+
+        A module whose weights have another type than x, such as bfloat16, is given x in theirs and answers in that of
+        x. Times stay as they are, in float32 or wider: differences of times are lost in half precision.
+        """
         scale = self.parameterization.input_scale(self.path, t)
         x_in = x if scale is None else like(scale, x) * x
-        return self.network(x_in, t, self.second_time(t, r), label)
+        kind, second = dtype_of(self.network), self.second_time(t, r)
+        if kind is None or kind == x_in.dtype:
+            return self.network(x_in, t, second, label)
+        return self.network(x_in.to(kind), t, second, label).to(x.dtype)
 
     def second_time(self, t: Time, r: Time) -> Time:
         """Return the second time that the network is told on the way from t to r, (batch,)."""
@@ -177,6 +184,13 @@ class FlowMap:
         return replace(self, network=_Held(self.network)) if isinstance(self.network, nn.Module) else self
 
 
+def dtype_of(network: Network) -> torch.dtype | None:
+    """Return the floating type of the weights of a network, that of the first one; None where it is not known."""
+    if isinstance(network, nn.Module):
+        return next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), None)
+    return getattr(network, "dtype", None)
+
+
 def _times(t: Time | float, x: Image) -> Time:
     if isinstance(t, Tensor) and t.ndim == 1:
         if len(t) != len(x):
@@ -195,6 +209,10 @@ class _Held:
     def num_classes(self) -> int | None:
         classes: int | None = getattr(self.network, "num_classes", None)
         return classes
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return dtype_of(self.network)
 
     def __call__(self, x: Image, t: Time, r: Time, label: Label) -> Image:
         weights = {name: weight.detach() for name, weight in self.network.named_parameters()}

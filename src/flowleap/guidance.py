@@ -8,13 +8,14 @@ Labels, windows and scales of both live here. `guidance=None` ⇔ ω = 1, κ = 0
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from flowleap.flow_map import FlowMap, Network
+from flowleap.flow_map import FlowMap, Network, dtype_of
 from flowleap.networks import dropout
 from flowleap.point import Point
 from flowleap.tensors import Image, Label, Time
@@ -30,7 +31,7 @@ class Guidance:
 
     Args:
         omega, kappa: ω and κ; the fixed point is guided with scale ω/(1 − κ).
-        window: the times [t_min, t_max] in which rows are guided.
+        window: the times [from, to] in which rows are guided, noise levels on `VEPath`; None for all times of any path.
 
     Raises: ValueError for κ ≥ 1 (no fixed point) or an empty window.
     Source: Geng et al. 2025 (arXiv 2505.13447) eq. 19, with κ appendix B.1; MeanFlow-B/2 has ω = 1, κ = 0.5.
@@ -38,13 +39,13 @@ class Guidance:
 
     omega: float = 1.0
     kappa: float = 0.0
-    window: tuple[float, float] = (0.0, 1.0)
+    window: tuple[float, float] | None = None
     cites: ClassVar[tuple[str, ...]] = ("geng2025mean", "ho2022classifier")
 
     def __post_init__(self) -> None:
         if self.kappa >= 1:
             raise ValueError(f"Guidance(kappa={self.kappa}): κ < 1 is expected, the scale is ω/(1 − κ)")
-        if not (len(self.window) == 2 and self.window[0] < self.window[1]):
+        if self.window is not None and not (len(self.window) == 2 and self.window[0] < self.window[1]):
             raise ValueError(
                 f"Guidance(window={self.window}): two times (from, to) with from < to are expected"
             )
@@ -68,6 +69,11 @@ class Guidance:
         return self.kappa != 0 or self.asks_null
 
     @property
+    def asks_velocity(self) -> bool:
+        """Whether the network is asked for its velocity, r = t."""
+        return self.asks_network
+
+    @property
     def scale(self) -> float:
         """The effective guidance scale ω/(1 − κ)."""
         return self.omega / (1 - self.kappa)
@@ -76,7 +82,8 @@ class Guidance:
         """Return the indices of the rows to guide; the times and masks are those of the CPU."""
         if (self.omega, self.kappa) == (1.0, 0.0):
             return torch.empty(0, dtype=torch.int64)
-        inside = (point.t >= self.window[0]) & (point.t <= self.window[1])
+        low, high = (-math.inf, math.inf) if self.window is None else self.window
+        inside = (point.t >= low) & (point.t <= high)
         return _kept(inside, point)
 
     def __call__(self, flow: FlowMap, point: Point, velocity: Image) -> Image:
@@ -159,6 +166,10 @@ class _Guided:
     network: Network = field(repr=False)
     num_classes: int | None
     scale: float
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return dtype_of(self.network)
 
     @property
     def leap(self) -> Any:

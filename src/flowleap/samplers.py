@@ -268,6 +268,11 @@ class Sampling:
                 "up are expected"
             )
 
+    @property
+    def asks_velocity(self) -> bool:
+        """Whether some budget steps with the velocity, r = t."""
+        return self.finest is not None
+
     def instantaneous(self, steps: int) -> bool:
         """Return whether this budget steps with the instantaneous output."""
         return self.finest is not None and steps >= self.finest

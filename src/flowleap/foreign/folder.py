@@ -256,7 +256,7 @@ def _method(contents: Contents, layout: Layout) -> tuple[str, Objective]:
     names = ("cfg_omega", "cfg_kappa", "cfg_min_t", "cfg_max_t")
     omega, kappa, low, high = (said.get(f"args/{name}") for name in names)
     if layout == "esc" and omega is not None and kappa is not None:
-        window = (0.0, 1.0) if low is None or high is None else (float(low), float(high))
+        window = None if low is None or high is None else (float(low), float(high))
         guidance = Guidance(omega=float(omega), kappa=float(kappa), window=window)
         objective = replace(objective, guidance=None if (omega, kappa) == (1, 0) else guidance)
     return method, objective

@@ -40,6 +40,15 @@ class ScoreIdentity:
                 f'ScoreIdentity(reduce={self.reduce!r}): expected "sum" or "mean" over the dimensions of a row'
             )
 
+    def refusal(self, target: object) -> str | None:
+        """Return why a target has no sample to judge, or None."""
+        if getattr(target, "asks_latent", False):
+            return None
+        return (
+            f"ScoreIdentity judges a sample by two scores, and {type(target).__name__} makes none: use "
+            "target=ScoreGap(), or another loss such as Squared()"
+        )
+
     def __call__(self, regression: Regression, point: Point) -> Tensor:
         if regression.sample is None:
             raise ValueError(

@@ -47,15 +47,20 @@ def _wide(point: Point) -> tuple[Tensor, Tensor]:
     return point.t.to(wide), point.s.to(wide)
 
 
+def _inverse(step: Tensor) -> Tensor:
+    """Return 1/step, and 1 where there is none: rows whose t was raised to s, which have no error to weigh."""
+    return torch.where(step > 0, 1 / step, 1.0)
+
+
 def _over_step(point: Point) -> Tensor:
     t, s = _wide(point)
-    return 1 / (t - s)
+    return _inverse(t - s)
 
 
 def _over_levels(point: Point) -> Tensor:
     t, s = _wide(point)
     path = point.path
-    return 1 / (path.sigma(t) / path.alpha(t) - path.sigma(s) / path.alpha(s))
+    return _inverse(path.sigma(t) / path.alpha(t) - path.sigma(s) / path.alpha(s))
 
 
 LEAST = 1e-4

@@ -30,11 +30,14 @@ from flowleap.paths import LinearPath, Path
 from flowleap.point import Batch, Point, Regression, Target
 from flowleap.randomness import generator
 from flowleap.samplers import Sampling, is_grid
-from flowleap.tensors import Image, Label, Time
-from flowleap.times import NoiseGrid, OneTime, OnPath, TimeLaw
+from flowleap.tensors import Image, Label, Time, like
+from flowleap.times import NoiseGrid, OneTime, OnPath, TimeLaw, jumps_of
 from flowleap.velocities import Conditional, PlugIn, Teacher, VelocitySource
 
 __all__ = ["Identity", "Objective", "Rival"]
+
+EARLIEST = 1e-30
+"""The least time of departure, and the least length of a jump, that single precision divides by."""
 
 
 @dataclass(frozen=True)
@@ -318,9 +321,20 @@ class Objective:
         keys = keys[order[slots]].to(batch.x.device)
         with dropout.keyed(keys):
             x = self.coupling.data(batch.x[here], noise, label, off, frozen, latent)
-        t, s, r = (time[slots].clamp(self.path.t_min, self.path.t_max) for time in law[:3])
+        t, s, r = self._in_domain(*(time[slots] for time in law[:3]), off)
         point = self.point(x, noise, t, s, r, label, step, dropped, plug_in, group, off, latent)
         return replace(point, keys=keys, company=batch.company, company_label=batch.company_label)
+
+    def _in_domain(self, t: Time, s: Time, r: Time, off: int) -> tuple[Time, Time, Time]:
+        """Return the times raised and lowered into the domain of the path, each (rows,).
+
+        No row departs from t = 0 itself, where a path without noise divides by σ(t): the least time is 1e-30.
+        """
+        low, high = self.path.t_min, self.path.t_max
+        t, s, r = (time.clamp(low, high) for time in (t, s, r))
+        t = t.clamp_min(EARLIEST)
+        s, r = (torch.cat([time[:off], time[off:].clamp_min(EARLIEST)]) for time in (s, r))
+        return t, s, r
 
     @property
     def averages_rows(self) -> bool:
@@ -483,11 +497,26 @@ class Objective:
         if done and jump is not None and jump.prediction is not None:
             prediction = torch.cat([jump.prediction, prediction])
         if jump is not None:
-            target = torch.cat([jump.value.to(target.dtype), target])
+            value = self._resolved(flow, point.rows(0, point.off), jump)
+            target = torch.cat([value.to(target.dtype), target])
         log_variance = flow.log_variance(point.t, point.r)
         if jump is None:
             return Regression(prediction, target, log_variance)
         return Regression(prediction, target, log_variance, jump.space, jump.derivative_norm, jump.sample)
+
+    @staticmethod
+    @torch.no_grad()
+    def _resolved(flow: FlowMap, point: Point, jump: Target) -> Image:
+        """Return the target of the rows r < t, with the limit of no jump, the diagonal's, where b(t, r) is 0.
+
+        Such rows are those whose t was raised to t_min, or whose jump is shorter than their precision tells: X_{t→r}(x)
+        is x whatever F is, so that no F can be read off a point.
+        """
+        if jump.space != "output" or jump.sample is not None:
+            return jump.value
+        b = flow.parameterization.coefficients(flow.path, point.t, point.r)[1]
+        still = like(b.abs() <= EARLIEST, jump.value)
+        return torch.where(still, diagonal(flow, point).to(jump.value.dtype), jump.value)
 
     @staticmethod
     def _predict(flow: FlowMap, point: Point, start: int) -> Image:
@@ -571,7 +600,7 @@ class Objective:
         if self.told == "landing" or steps < 2 or self.sampling.instantaneous(steps):
             return None
         fresh = self.sampling.renoised(steps)
-        if getattr(self.times, "straight", False):
+        if not jumps_of(self.times).has_stop:
             straight = "its map follows straight lines, which fresh noise leaves; chain it, --renoise 0"
             return straight if fresh else None
         to_data = (

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowleap import fields as fields_of_parts
 from flowleap.flow_map import FlowMap
-from flowleap.guidance import FinestLevel, Guidance
+from flowleap.guidance import FinestLevel
 from flowleap.losses import Boundary
 from flowleap.objectives.diagonal import Diagonal
 from flowleap.objectives.first_stage import FirstStage
 from flowleap.objectives.frozen import GridEMA, Refreshed
 from flowleap.objectives.self_consistency import SelfConsistency
+from flowleap.objectives.trained import check_plug_in, check_trained, kind, within
 from flowleap.tensors import Image, Label, Time
-from flowleap.times import Halving, NoiseGrid, OneTime
+from flowleap.times import NoiseGrid, jumps_of
 from flowleap.velocities import Own
 
 if TYPE_CHECKING:
     from flowleap.objectives.base import Objective
 
 __all__ = ["check", "within"]
-
-STEPS = 'Adjacent(128), NoiseGrid(clock="linear") or Ratio(clock="linear") to the data, DyadicGrid() anywhere'
 
 
 def check(o: Objective) -> None:
@@ -36,9 +33,10 @@ def check(o: Objective) -> None:
     _refusals(o)
     _domain(o)
     for rule in (
-        _steps,
+        check_trained,
+        check_plug_in,
+        _diagonal,
         _slope,
-        _told,
         _guidance,
         _start,
         _stages,
@@ -52,21 +50,8 @@ def check(o: Objective) -> None:
         rule(o)
 
 
-def within(value: Any) -> Iterator[Any]:
-    """Yield a part and every part inside it, depth first."""
-    yield value
-    for f in fields(value):
-        child = getattr(value, f.name)
-        if is_dataclass(child) and not isinstance(child, type):
-            yield from within(child)
-
-
 def _unused(x: Image, t: Time, r: Time, label: Label) -> Image:
     raise AssertionError("this map only carries a path and a parameterization")
-
-
-def _kind(part: object) -> str:
-    return type(part).__name__
 
 
 def _fields(o: Objective) -> None:
@@ -102,22 +87,15 @@ def _domain(o: Objective) -> None:
         return
     law = "LogNormal(-1.2, 1.2), a law of noise levels" if o.path.t_max > 1 else "LogitNormal(-0.4, 1.0)"
     raise ValueError(
-        f"{_kind(o.times)} draws times in {o.times.support}, but those of {_kind(o.path)} lie in "
+        f"{kind(o.times)} draws times in {o.times.support}, but those of {kind(o.path)} lie in "
         f"[{o.path.t_min:g}, {o.path.t_max:g}]: use {law}"
     )
 
 
-def _steps(o: Objective) -> None:
-    """A discrete target needs a first step t → s with s < t, and only some have rows r < t at all."""
-    if getattr(o.target, "asks_step", False) and not getattr(o.times, "has_step", True):
+def _diagonal(o: Objective) -> None:
+    if isinstance(o.target, Diagonal) and jumps_of(o.times).lands != "nowhere":
         raise ValueError(
-            f"{_kind(o.target)} compares the way from t with that from a point s nearer to the data, and "
-            f"{_kind(o.times)} has s = t, where nothing is left to learn: use times such as {STEPS}; or "
-            "target=Eulerian(), the limit of no step"
-        )
-    if isinstance(o.target, Diagonal) and not isinstance(o.times, OneTime):
-        raise ValueError(
-            f"Diagonal() has no target for the rows r < t of {_kind(o.times)}: use times=OneTime(), or another target "
+            f"Diagonal() has no target for the rows r < t of {kind(o.times)}: use times=OneTime(), or another target "
             "such as Eulerian()"
         )
 
@@ -127,35 +105,10 @@ def _slope(o: Objective) -> None:
     slope = (
         o.parameterization.slope_singularity(o.path) if getattr(o.target, "weighting", "") == "cos2" else None
     )
-    if slope is not None and not getattr(o.times, "varied", False):
+    if slope is not None and jumps_of(o.times).lands != "anywhere":
         raise ValueError(
-            f'Eulerian(weighting="cos2") does not fit {_kind(o.parameterization)} on {_kind(o.path)}: {slope}, where '
+            f'Eulerian(weighting="cos2") does not fit {kind(o.parameterization)} on {kind(o.path)}: {slope}, where '
             "nothing is left to regress: use AverageVelocity() or Velocity()"
-        )
-
-
-def _told(o: Objective) -> None:
-    """A network that knows t alone learns the jump at t, so neither its velocity nor other jumps mean anything."""
-    if o.told != "nothing" or isinstance(o.times, OneTime):
-        return
-    rather = 'told="landing", which tells it r'
-    law = _kind(o.times)
-    if getattr(o.times, "varied", False):
-        raise ValueError(
-            f'told="nothing", but {law} draws any r below t, which one output cannot serve: use {rather}'
-        )
-    diagonal = getattr(o.times, "diagonal", 0)
-    if diagonal:
-        raise ValueError(
-            f'told="nothing", but {law}(diagonal={diagonal:g}) has rows r = t beside those that jump, which one output '
-            f'cannot serve: use told="data", or {rather}'
-        )
-    asking = isinstance(o.guidance, Guidance) and o.guidance.asks_network
-    if asking or isinstance(getattr(o.target, "tangent", None), Own):
-        part = "Guidance" if asking else "tangent=Own()"
-        raise ValueError(
-            f'{part} asks the network for its velocity, r = t, but told="nothing" it knows the jump to the data in its '
-            f"place: use {rather}, with rows r = t, or velocity=Teacher(guidance=…)"
         )
 
 
@@ -180,23 +133,16 @@ def _start(o: Objective) -> None:
     highest, start = getattr(o.times, "highest", None), o.sampling.start
     if highest is not None and start is not None and start > highest + 1e-6 * o.path.t_max:
         raise ValueError(
-            f"sampling starts at t = {start:g}, but {_kind(o.times)} draws none above {highest:g}: use "
+            f"sampling starts at t = {start:g}, but {kind(o.times)} draws none above {highest:g}: use "
             "sampling.start=None"
         )
 
 
 def _stages(o: Objective) -> None:
-    if not isinstance(o.frozen, Refreshed):
-        return
-    stages = o.frozen.stages
-    if isinstance(o.times, Halving) and o.times.levels != stages:
+    if isinstance(o.frozen, Refreshed) and o.steps is not None and o.steps < o.frozen.stages:
         raise ValueError(
-            f"Halving(base_steps={o.times.base_steps}) has {o.times.levels} levels and Refreshed {stages} "
-            f"stages, but each level is taught by the one before it: use Refreshed(stages={o.times.levels})"
-        )
-    if o.steps is not None and o.steps < stages:
-        raise ValueError(
-            f"{o.name} in {o.steps} steps: it has {stages} stages, so at least {stages} steps are expected"
+            f"{o.name} in {o.steps} steps: it has {o.frozen.stages} stages, so at least {o.frozen.stages} steps are "
+            "expected"
         )
 
 
@@ -241,7 +187,7 @@ def _first_stage(o: Objective) -> None:
         if isinstance(part, Boundary) and part.share != share:
             raise ValueError(
                 f"Boundary(share={part.share:g}) counts on that share of the rows on the boundary, which "
-                f"{_kind(o.times)} has {share}: give both the same"
+                f"{kind(o.times)} has {share}: give both the same"
             )
 
 
@@ -283,5 +229,5 @@ def _velocity(o: Objective) -> None:
 def _singular(o: Objective) -> None:
     refusal = o.target.refusal(o.flow_map(_unused))
     if refusal is not None:
-        meaning = f"{_kind(o.parameterization)} on {_kind(o.path)}"
-        raise ValueError(f"{_kind(o.target)} does not fit {meaning}: {refusal}")
+        meaning = f"{kind(o.parameterization)} on {kind(o.path)}"
+        raise ValueError(f"{kind(o.target)} does not fit {meaning}: {refusal}")

@@ -12,7 +12,7 @@ from flowleap.derivatives import Derivative, TwoPass
 from flowleap.flow_map import FlowMap
 from flowleap.point import Point, Target
 from flowleap.tensors import Image, like, squared_norm
-from flowleap.velocities import VelocitySource
+from flowleap.velocities import Own, VelocitySource
 
 __all__ = ["Eulerian"]
 
@@ -81,6 +81,11 @@ class Eulerian:
     @property
     def horizon(self) -> float | None:
         return self.warmup or None
+
+    @property
+    def asks_velocity(self) -> bool:
+        """Whether the network is asked for its velocity, r = t."""
+        return isinstance(self.tangent, Own)
 
     def refusal(self, flow: FlowMap) -> str | None:
         """Return why F* is infinite somewhere on this path, or None."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from flowleap.flow_map import FlowMap, Network
+from flowleap.flow_map import FlowMap, Network, dtype_of
 from flowleap.networks.truncated import chosen
 from flowleap.tensors import Image, Label, Time
 
@@ -68,6 +68,10 @@ class _Composite:
     def num_classes(self) -> int | None:
         classes: int | None = getattr(self.above, "num_classes", None)
         return classes
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return dtype_of(self.above)
 
     def __call__(self, x: Image, t: Time, r: Time, label: Label) -> Image:
         with torch.no_grad():

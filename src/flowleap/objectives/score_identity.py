@@ -37,6 +37,7 @@ class ScoreGap:
     horizon: ClassVar[None] = None
     keep_labels: ClassVar[bool] = False
     asks_latent: ClassVar[bool] = True
+    driven: ClassVar[bool] = False
     template: ClassVar[dict[str, str]] = {
         "model type": "distribution",
         "one-step prediction": "{output}, judged by two scores",

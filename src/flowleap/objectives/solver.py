@@ -47,6 +47,7 @@ class LearnedSolver:
     horizon: ClassVar[None] = None
     keep_labels: ClassVar[bool] = False
     asks_solver: ClassVar[bool] = True
+    driven: ClassVar[bool] = False
     template: ClassVar[dict[str, str]] = {
         "model type": "solver",
         "first step t → s": "the frozen network, as far as the predictor says",

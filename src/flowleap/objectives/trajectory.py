@@ -57,6 +57,16 @@ class Trajectory:
     }
     cites: ClassVar[tuple[str, ...]] = ("kim2023consistency",)
 
+    @property
+    def asks_velocity(self) -> bool:
+        """Whether the network is asked for its velocity, r = t."""
+        return isinstance(self.solver, Own)
+
+    @property
+    def driven(self) -> bool:
+        """Whether the velocity of the objective reaches the rows r < t."""
+        return isinstance(self.solver, Own)
+
     def refusal(self, flow: FlowMap) -> str | None:
         """Return None: a solver follows any path, and maps of any parameterization are compared where they land."""
         return None

@@ -24,7 +24,7 @@ Marginal laws are `Uniform`, `LogitNormal`, `LogNormalAngle` and `NoiseLevels` o
 variance-exploding path.
 """
 
-from flowleap.times.base import Draw, OnPath, TimeLaw
+from flowleap.times.base import Draw, Jumps, OnPath, TimeLaw, jumps_of
 from flowleap.times.continuous import Denoising, FullJump, Gradual, OneTime, SortedPair
 from flowleap.times.dyadic import Curriculum, DyadicGrid, Halving
 from flowleap.times.equal import Adjacent, Intervals, ToData, Trajectories
@@ -45,6 +45,7 @@ __all__ = [
     "Gradual",
     "Halving",
     "Intervals",
+    "Jumps",
     "Law",
     "LogNormal",
     "LogNormalAngle",
@@ -62,6 +63,7 @@ __all__ = [
     "Trajectories",
     "Truncation",
     "Uniform",
+    "jumps_of",
     "spaced",
     "stage",
 ]

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from flowleap.paths import Path
-from flowleap.times.base import Draw
+from flowleap.times.base import Draw, Lands, reach
 from flowleap.times.laws import Law, LogitNormal, NoiseLevels
 
 __all__ = ["Denoising", "FullJump", "Gradual", "OneTime", "SortedPair"]
@@ -21,7 +21,10 @@ class OneTime:
 
     law: Law = LogitNormal()
     finest: ClassVar[float] = 0.0
-    straight: ClassVar[bool] = True
+    lands: ClassVar[Lands] = "nowhere"
+    has_step: ClassVar[bool] = False
+    has_stop: ClassVar[bool] = False
+    has_diagonal: ClassVar[bool] = True
 
     @property
     def support(self) -> tuple[float, float]:
@@ -51,7 +54,7 @@ class SortedPair:
     fixed: bool = True
     finest: ClassVar[float] = 0.0
     has_step: ClassVar[bool] = False
-    varied: ClassVar[bool] = True
+    lands: ClassVar[Lands] = "anywhere"
     cites: ClassVar[tuple[str, ...]] = ("geng2025mean",)
 
     def __post_init__(self) -> None:
@@ -62,7 +65,11 @@ class SortedPair:
 
     @property
     def support(self) -> tuple[float, float]:
-        return self.law.support
+        return reach(self.law.support, (self.landing or self.law).support)
+
+    @property
+    def has_diagonal(self) -> bool:
+        return self.diagonal > 0
 
     def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
         first = self.law.sample(generator, size)
@@ -90,7 +97,7 @@ class Gradual:
     horizon: float = 1 / 30
     finest: ClassVar[float] = 0.0
     has_step: ClassVar[bool] = False
-    varied: ClassVar[bool] = True
+    lands: ClassVar[Lands] = "anywhere"
     cites: ClassVar[tuple[str, ...]] = ("lin2025design",)
 
     def __post_init__(self) -> None:
@@ -100,6 +107,10 @@ class Gradual:
     @property
     def support(self) -> tuple[float, float]:
         return self.pair.support
+
+    @property
+    def has_diagonal(self) -> bool:
+        return self.pair.has_diagonal
 
     def probability(self, progress: float) -> float:
         """Return P(r := t_min) once this fraction of the run has passed."""
@@ -121,7 +132,7 @@ class Denoising:
 
     law: Law = NoiseLevels()
     finest: ClassVar[float] = 0.0
-    straight: ClassVar[bool] = True
+    has_stop: ClassVar[bool] = False
     cites: ClassVar[tuple[str, ...]] = ("zhou2024score",)
 
     @property
@@ -160,6 +171,10 @@ class FullJump:
     @property
     def support(self) -> tuple[float, float]:
         return self.law.support
+
+    @property
+    def has_diagonal(self) -> bool:
+        return self.diagonal > 0
 
     def refusal(self, path: Path) -> str | None:
         """Return why these are no times of a path, or None."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowleap.times.base import Draw
+from flowleap.times.base import Draw, Lands, reach
 from flowleap.times.grid import cells, check_base, stage
 from flowleap.times.laws import Law
 
@@ -39,7 +39,7 @@ class DyadicGrid:
     quotas: bool = False
     law: Law | None = None
     anywhere: bool = False
-    varied: ClassVar[bool] = True
+    lands: ClassVar[Lands] = "anywhere"
     cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
 
     def __post_init__(self) -> None:
@@ -49,7 +49,11 @@ class DyadicGrid:
 
     @property
     def support(self) -> tuple[float, float]:
-        return 0.0, 1.0
+        return (0.0, 1.0) if self.law is None else reach((0.0, 1.0), self.law.support)
+
+    @property
+    def has_diagonal(self) -> bool:
+        return self.share < 1
 
     @property
     def levels(self) -> int:
@@ -151,6 +155,7 @@ class Halving:
 
     base_steps: int = 128
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    lands: ClassVar[Lands] = "next"
     cites: ClassVar[tuple[str, ...]] = ("salimans2022progressive", "frans2024one")
 
     def __post_init__(self) -> None:

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from flowleap.times.base import Draw
+from flowleap.paths import Path
+from flowleap.times.base import Draw, Lands, reach
 from flowleap.times.grid import below, cells, check_count, spaced
 from flowleap.times.laws import Law, LogitNormal
 
@@ -56,15 +57,22 @@ class ToData:
     share: float = 1 / 8
     base_steps: int = 128
     law: Law | None = None
-    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
     finest: ClassVar[float] = 0.0
-    straight: ClassVar[bool] = True
+    has_stop: ClassVar[bool] = False
     cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
 
     def __post_init__(self) -> None:
         check_count(self, self.base_steps)
         if not 0 < self.share <= 1:
             raise ValueError(f"ToData(share={self.share}): a share of the rows in (0, 1] is expected")
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return (0.0, 1.0) if self.law is None else reach((0.0, 1.0), self.law.support)
+
+    @property
+    def has_diagonal(self) -> bool:
+        return self.share < 1
 
     def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
         jumps = int(size * self.share)
@@ -102,7 +110,8 @@ class Intervals:
     steps: int = 4
     low: float = 0.0
     high: float = 1.0
-    straight: ClassVar[bool] = True
+    lands: ClassVar[Lands] = "next"
+    has_stop: ClassVar[bool] = False
     cites: ClassVar[tuple[str, ...]] = ("zhou2023fast",)
 
     def __post_init__(self) -> None:
@@ -121,6 +130,15 @@ class Intervals:
     def finest(self) -> float:
         """One interval as a share of the way."""
         return 2 / self.steps
+
+    def refusal(self, path: Path) -> str | None:
+        """Return why these are no times of a path, or None."""
+        if abs(self.high - path.t_max) <= 1e-6 * path.t_max and self.low <= path.t_min:
+            return None
+        return (
+            f"Intervals(low={self.low:g}, high={self.high:g}) are not the ends of {type(path).__name__}, whose solver "
+            f"goes from {path.t_max:g} to {path.t_min:g}: use Intervals(low={path.t_min:g}, high={path.t_max:g})"
+        )
 
     @property
     def trained(self) -> tuple[int, ...]:
@@ -161,8 +179,7 @@ class Trajectories:
     base_steps: int = 8
     longest: int | None = None
     law: Law = LogitNormal(-0.4, 1.0)
-    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    varied: ClassVar[bool] = True
+    lands: ClassVar[Lands] = "anywhere"
     cites: ClassVar[tuple[str, ...]] = ("kim2023consistency",)
 
     def __post_init__(self) -> None:
@@ -174,6 +191,14 @@ class Trajectories:
                 f"Trajectories(longest={self.longest}): between 1 and base_steps={self.base_steps} steps are expected, "
                 "or None for all of them"
             )
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return reach((0.0, 1.0), self.law.support)
+
+    @property
+    def has_diagonal(self) -> bool:
+        return self.share < 1
 
     @property
     def finest(self) -> float:

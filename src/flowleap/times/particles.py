@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from flowleap.paths import LinearPath, Path
-from flowleap.times.base import Draw
+from flowleap.times.base import Draw, Lands
 
 __all__ = ["Particles"]
 
@@ -40,7 +40,7 @@ class Particles:
     t_max: float = 0.994
     halvings: float = 12.0
     finest: ClassVar[float] = 0.0
-    varied: ClassVar[bool] = True
+    lands: ClassVar[Lands] = "anywhere"
     cites: ClassVar[tuple[str, ...]] = ("zhou2025inductive",)
 
     def __post_init__(self) -> None:
