@@ -321,7 +321,7 @@ class Objective:
         keys = keys[order[slots]].to(batch.x.device)
         with dropout.keyed(keys):
             x = self.coupling.data(batch.x[here], noise, label, off, frozen, latent)
-        t, s, r = self._in_domain(*(time[slots] for time in law[:3]), off)
+        t, s, r = self._in_domain(law.t[slots], law.s[slots], law.r[slots], off)
         point = self.point(x, noise, t, s, r, label, step, dropped, plug_in, group, off, latent)
         return replace(point, keys=keys, company=batch.company, company_label=batch.company_label)
 

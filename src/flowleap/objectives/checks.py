@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowleap import fields as fields_of_parts
-from flowleap.flow_map import FlowMap
 from flowleap.guidance import FinestLevel
 from flowleap.losses import Boundary
 from flowleap.objectives.diagonal import Diagonal
@@ -56,9 +55,8 @@ def _unused(x: Image, t: Time, r: Time, label: Label) -> Image:
 
 def _fields(o: Objective) -> None:
     """Every field of every part holds what it is made for, and every number is finite."""
-    for part in within(o):
-        if not isinstance(part, FlowMap):  # a trained map holds a network of any kind
-            fields_of_parts.check(part)
+    for part in within(o, maps=False):  # a trained map holds a network of any kind
+        fields_of_parts.check(part)
 
 
 def _numbers(o: Objective) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowleap.couplings import LivePairs, StoredPairs
 from flowleap.derivatives import CentralDifference
+from flowleap.flow_map import FlowMap
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.objectives.consistency import Consistency
 from flowleap.objectives.eulerian import Eulerian
@@ -53,13 +54,15 @@ def check_trained(o: Objective) -> None:
         rule(o)
 
 
-def within(value: Any) -> Iterator[Any]:
-    """Yield a part and every part inside it, depth first."""
+def within(value: Any, maps: bool = True) -> Iterator[Any]:
+    """Yield a part and every part inside it, depth first; `maps` says whether trained maps are among them."""
+    if isinstance(value, FlowMap) and not maps:
+        return
     yield value
     for f in fields(value):
         child = getattr(value, f.name)
         if is_dataclass(child) and not isinstance(child, type):
-            yield from within(child)
+            yield from within(child, maps)
 
 
 def kind(part: object) -> str:
