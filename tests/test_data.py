@@ -315,7 +315,6 @@ def test_without_labels_the_whole_set_is_one_class(size: int, batch: int, step: 
     ("law", "batch", "message"),
     [
         (ClassGroups(4), 6, "a batch of 6 is not made of whole groups of 4"),
-        (ClassGroups(0), 6, "whole groups of 0"),
         (ClassGroups(3), 6, "the smallest class has 2 rows and cannot fill a group of 3"),
         (ClassGroups(2), 0, "a batch of 0 from 14 rows"),
         (Shuffled(), 0, "a batch of 0 from 14 rows"),
@@ -326,3 +325,8 @@ def test_batches_that_cannot_be_made_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         law.indices(LABEL, len(LABEL), batch, 0, 0)
+
+
+def test_groups_without_rows_are_refused_where_they_are_made() -> None:
+    with pytest.raises(ValueError, match="groups of 1 row or more"):
+        ClassGroups(0)

@@ -259,7 +259,6 @@ def test_values_that_do_not_fit_are_refused(field, text):
         ({"steps": 2.5}, r"steps=2.5 does not fit: Objective.steps is int \| None"),
         ({"times": SortedPair(LogitNormal(std=float("inf")))}, "LogitNormal.std=inf is not finite"),
     ],
-    ids=str,
 )
 def test_fields_are_checked_where_an_objective_is_made(changes, said):
     with pytest.raises(ValueError, match=said):

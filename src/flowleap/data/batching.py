@@ -103,7 +103,7 @@ class ClassGroups:
         if self.group is None:
             most = max(1, min(smallest, batch // min(8, len(counts))))
             return max(d for d in range(1, most + 1) if batch % d == 0)
-        if self.group < 1 or batch % self.group:
+        if batch % self.group:
             raise ValueError(
                 f"a batch of {batch} is not made of whole groups of {self.group}; change one of them"
             )
