@@ -145,6 +145,14 @@ def test_data_go_on_with_the_numbers_of_classes_that_a_run_began_with(tmp_path):
         data.load(path, checksum=replace(now, label=torch.tensor([1, 1, 3])).checksum)
 
 
+@pytest.mark.parametrize("number", [8714000123456, 10**25])
+def test_changed_data_whose_classes_are_called_by_large_numbers_are_refused(tmp_path, number):
+    """Not by counting up to these numbers."""
+    place = folder(tmp_path, [str(number), str(number + 1)], each=1)
+    with pytest.raises(ValueError, match="have changed"):
+        data.load(place, checksum="another")
+
+
 def test_recognized_sets_have_their_published_names(monkeypatch):
     from flowleap.data import known
 

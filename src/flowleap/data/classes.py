@@ -32,6 +32,8 @@ __all__ = [
 
 SHOWN, MANY = 12, 50
 """So many names stand in a line, and are all listed where one is wrong."""
+MOST = 1_000_000
+"""Numbers below this may have been labels of earlier versions; larger ones are names, such as those of products."""
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
@@ -137,8 +139,9 @@ def former(label: Tensor, classes: Sequence[str]) -> Iterator[tuple[Tensor, tupl
     order = sorted(classes)
     yield torch.tensor([order.index(name) for name in classes])[label], tuple(order)
     if all(name.isdecimal() for name in classes):
-        values = torch.tensor([int(name) for name in classes])
-        yield values[label], tuple(str(number) for number in range(int(values.max()) + 1))
+        values = [int(name) for name in classes]
+        if max(values) < MOST:
+            yield torch.tensor(values)[label], tuple(str(number) for number in range(max(values) + 1))
 
 
 def listed(names: Sequence[str]) -> str:
