@@ -314,6 +314,18 @@ def test_without_locks_of_the_file_system_a_living_process_counts(tmp_path: Path
             assert str(number) in str(stale)
 
 
+def test_a_lock_that_is_released_while_it_is_asked_for_is_refused_in_words(
+    tmp_path: Path, monkeypatch
+) -> None:
+    def released(file: io.TextIOWrapper) -> bool:
+        (tmp_path / lock.LOCK).unlink()
+        raise BlockingIOError
+
+    monkeypatch.setattr(lock, "_take", released)
+    with pytest.raises(ValueError, match="written by another process"), lock.locked(tmp_path):
+        pass
+
+
 def flowleap(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 

@@ -61,12 +61,13 @@ def locked(folder: Path) -> Iterator[str | None]:
 def _hold(path: Path) -> tuple[IO[str], bool]:
     """Open and lock the file of a lock; the flag says whether the file system knows locks."""
     while True:
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+", encoding="utf-8", errors="replace")
         try:
             sure = _take(file)
         except (BlockingIOError, PermissionError):
-            file.close()
-            raise _held(path, path.read_text(encoding="utf-8", errors="replace").strip()) from None
+            with file:  # its holder may remove it from the folder in this moment
+                file.seek(0)
+                raise _held(path, file.read().strip()) from None
         if _is(file, path):
             return file, sure
         file.close()  # its former holder removed it in this moment
