@@ -511,6 +511,7 @@ def test_the_design_table_follows_the_values(name):
     for changes, row, said in (
         ({"loss": LearnedVariance(PseudoHuber())}, "loss metric", "pseudo-Huber, sum"),
         ({"loss": LearnedVariance(PseudoHuber())}, "weight", "1, learned e^{−ℓ(t, r)}"),
+        ({"loss": LearnedVariance(PseudoHuber(), of="t")}, "weight", "1, learned e^{−ℓ(t)}"),
         ({"loss": AdaptivePower(0.5, 0.25)}, "weight", "1 / (‖Δ‖² + 0.25)^0.5"),
         ({"label_dropout": 0.25}, "label dropout", "0.25"),
         ({"batching": ClassGroups(4)}, "batches", "class groups (group 4, classes proportional)"),

@@ -19,7 +19,7 @@ from flowleap import Batch, FlowMap, methods, networks
 from flowleap.couplings import Independent, StoredPairs
 from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
 from flowleap.guidance import FinestLevel, Guidance
-from flowleap.losses import MomentMatching, Squared
+from flowleap.losses import AdaptivePower, LearnedVariance, MomentMatching, Squared
 from flowleap.objectives import EMA, Consistency, Eulerian, LearnedSolver, Objective, Self, SelfConsistency
 from flowleap.parameterization import AverageVelocity, Endpoint, Preconditioned, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
@@ -921,11 +921,21 @@ def test_chosen_rows_use_the_velocity_of_the_batch_and_the_others_their_own():
     assert not torch.equal(of_batch, own)
 
 
-def test_the_learned_variance_is_asked_on_every_row():
-    objective, network = method("esc"), Net()
+@pytest.mark.parametrize(("of", "told"), [("t, r", "r"), ("t", "t")])
+def test_the_learned_weight_is_a_function_of_both_times_or_of_the_departure_alone(of, told):
+    """On every row, those with r = t among them."""
+    loss = LearnedVariance(AdaptivePower(power=1.0, eps=1e-3), of=of)
+    objective, network = method("esc", loss=loss), Net()
     point = objective.draw(batch(), step=500, key=3)
+    assert 0 < point.off < len(point)
     regression = objective.regress(objective.flow_map(network), None, point)
-    torch.testing.assert_close(regression.log_variance, 0.1 * (point.t + point.r))
+    torch.testing.assert_close(regression.log_variance, 0.1 * (point.t + getattr(point, told)))
+
+
+def test_a_learned_weight_needs_a_head_and_times_it_knows():
+    objective = method("esc")
+    with pytest.raises(ValueError, match='expected "t, r" or "t"'):
+        LearnedVariance(of="r")
     with pytest.raises(ValueError, match="WithLogVariance"):
         objective(objective.flow_map(lambda x, t, r, label: x), batch=batch(labels=False), step=500)
 

@@ -67,7 +67,7 @@ def test_what_the_papers_name_is_there() -> None:
 
 @pytest.mark.parametrize(
     ("name", "epochs"),
-    [("esc-b2", 240), ("esc-xl2", 240), ("meanflow-b4", 80), ("meanflow-b2", 240), ("imm-b2", 240)],
+    [("esc-b2", 240), ("esc-xl2", 240), ("meanflow-b4", 80), ("meanflow-b2", 240), ("imm-b2", 960)],
 )
 def test_steps_and_batches_are_the_published_epochs(name: str, epochs: int) -> None:
     recipe = recipes.get(name)
@@ -84,6 +84,30 @@ def test_published_settings_of_esc() -> None:
     config = recipes.configure("esc-xl2")[0]
     assert config.betas == (0.9, 0.95) and config.weight_decay == 0 and config.clip == 1.0
     assert config.network["patch"] == 2 and config.network["log_variance"] and config.network["depth"] == 28
+
+
+def test_published_settings_of_meanflow() -> None:
+    """The configs/default.py of its code: the mse autoencoder, 0.18215, no half precision, no warm-up."""
+    for name in ("meanflow-b4", "meanflow-b2", "meanflow-xl2"):
+        recipe = recipes.get(name)
+        assert "sd-vae-ft-mse" in recipe.data and "0.18215" in recipe.data
+        assert recipe.precision == "fp32" and recipe.betas == (0.9, 0.95) and recipe.batch == 256
+    assert "sd-vae-ft-ema" in recipes.get("esc-b2").data and "0.18125" in recipes.get("esc-b2").data
+
+
+def test_baselines_of_esc_say_where_the_published_losses_differ() -> None:
+    """What was run there: the learned weight of t alone, the batch of IMM, and losses that are others."""
+    for name in ("esc-b2", "esc-xl2", "sct-linear-b2"):
+        assert values.from_dict(recipes.configure(name)[0].objective).loss.of == "t", name
+    imm = recipes.get("imm-b2")
+    assert (imm.batch, imm.steps, imm.objective.group, imm.objective.times.halvings) == (2048, 600_000, 4, 12)
+    assert imm.numbers[0].value == 91.96
+    assert any("widths of all groups" in note for note in imm.notes) and any(
+        "fp16" in note for note in imm.notes
+    )
+    sct = " ".join(recipes.get("sct-b2").notes)
+    assert recipes.get("sct-b2").objective.path.noise_scale == 0.5 and "theirs is 1" not in sct
+    assert "no such weight" in sct and "units of the velocity" in sct
 
 
 def test_rows_of_the_table_of_shortcut_models() -> None:

@@ -178,7 +178,8 @@ class Regression:
     Args:
         prediction: (batch, *dims), with a graph.
         target: (batch, *dims), without one but where `sample` is given.
-        log_variance: ℓ(t, r) of the network, (batch,) with a graph, or None.
+        log_variance: ℓ of the network at (t, r), or at (t, t) where the loss asks for `of="t"`; (batch,) with a graph,
+            or None.
         space: "output" where F is compared with F* on every row, "map" where points are compared on the rows r < t.
             Losses compare what they are given.
         derivative_norm: root mean square of dF/dt over the dimensions of the off-diagonal rows, or None.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,17 +19,27 @@ __all__ = ["WEIGHTS", "Boundary", "LearnedVariance", "Weighted"]
 
 @dataclass(frozen=True)
 class LearnedVariance:
-    """e^{−ℓ} m + ℓ: a weight the network learns, optimal at ℓ = ln E[m | t, r].
+    """e^{−ℓ} m + ℓ: a weight the network learns, optimal at ℓ = ln E[m | t, r], or at ln E[m | t].
 
     ∂/∂ℓ = 1 − e^{−ℓ} m. Around AdaptivePower at p = 1 (m ≈ 1) it is nearly inert, ℓ* ≈ 0.
 
-    Raises: ValueError where the network has no log-variance head.
+    Args:
+        inner: m.
+        of: the times that ℓ is a function of. "t, r": both. "t": the time of departure alone, as in the published code
+            of ESC; the head of the network is then asked at (t, t) on every row.
+
+    Raises: ValueError for other times, or where the network has no log-variance head.
     Source: Karras et al. 2023 (arXiv 2312.02696) eq. 21; Lin et al. 2025 (arXiv 2512.11831).
     """
 
     inner: Loss = Squared()
-    template: ClassVar[dict[str, str]] = {"weight": "{weight}, learned e^{{−ℓ(t, r)}}"}
+    of: Literal["t, r", "t"] = "t, r"
+    template: ClassVar[dict[str, str]] = {"weight": "{weight}, learned e^{{−ℓ({of})}}"}
     cites: ClassVar[tuple[str, ...]] = ("karras2024analyzing", "lin2025design")
+
+    def __post_init__(self) -> None:
+        if self.of not in ("t, r", "t"):
+            raise ValueError(f'LearnedVariance(of={self.of!r}): expected "t, r" or "t"')
 
     def __call__(self, regression: Regression, point: Point) -> Tensor:
         log_variance = regression.log_variance

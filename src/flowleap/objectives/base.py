@@ -18,7 +18,7 @@ from flowleap.couplings import Coupling, Independent, StoredPairs
 from flowleap.data.batching import ClassGroups, Shuffled
 from flowleap.flow_map import FlowMap, Network, Told
 from flowleap.guidance import FinestLevel, Guidance
-from flowleap.losses import Loss, Squared
+from flowleap.losses import LearnedVariance, Loss, Squared
 from flowleap.networks import dropout
 from flowleap.objectives.checks import check, within
 from flowleap.objectives.diagonal import Diagonal, diagonal
@@ -499,10 +499,15 @@ class Objective:
         if jump is not None:
             value = self._resolved(flow, point.rows(0, point.off), jump)
             target = torch.cat([value.to(target.dtype), target])
-        log_variance = flow.log_variance(point.t, point.r)
+        log_variance = flow.log_variance(point.t, point.t if self._weighs_departures else point.r)
         if jump is None:
             return Regression(prediction, target, log_variance)
         return Regression(prediction, target, log_variance, jump.space, jump.derivative_norm, jump.sample)
+
+    @property
+    def _weighs_departures(self) -> bool:
+        """Whether a learned weight is a function of t alone."""
+        return any(isinstance(part, LearnedVariance) and part.of == "t" for part in within(self.loss))
 
     @staticmethod
     @torch.no_grad()

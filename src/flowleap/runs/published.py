@@ -91,13 +91,15 @@ class Recipe:
 ESC, ESC_CODE = "Lin et al. 2025 (arXiv 2512.11831)", "EDAPINENUT/ExplicitShortCut"
 MEANFLOW = "Geng et al. 2025 (arXiv 2505.13447)"
 SHORTCUT, SHORTCUT_CODE = "Frans et al. 2024 (arXiv 2410.12557)", "kvfrans/shortcut-models"
-LATENTS_EMA = (  # 0.18125 is what the ESC runs took; none is published for MeanFlow
+MEANFLOW_CODE = "Gsunshine/meanflow"
+LATENTS_EMA = (  # as the ESC runs
     "ImageNet-1k, 256 x 256, as latents of stabilityai/sd-vae-ft-ema: posterior samples times 0.18125, plain and "
     "flipped"
 )
-LATENTS_MSE = "as latents of stabilityai/sd-vae-ft-mse: posterior samples times 0.18215, flipped at random"
-IMAGENET = f"ImageNet-1k, center crops of 256 x 256, {LATENTS_MSE}"
-CELEBA = f"CelebA-HQ, 256 x 256, {LATENTS_MSE}"
+LATENTS_MSE = "as latents of stabilityai/sd-vae-ft-mse: posterior samples times 0.18215"
+PLAIN = f"ImageNet-1k, center crops of 256 x 256, {LATENTS_MSE}, not flipped"  # as the code of MeanFlow
+IMAGENET = f"ImageNet-1k, center crops of 256 x 256, {LATENTS_MSE}, flipped at random"
+CELEBA = f"CelebA-HQ, 256 x 256, {LATENTS_MSE}, flipped at random"
 
 
 IMAGES, FACES = 1_281_167, 28_000
@@ -125,8 +127,9 @@ def _latents(
 
 def _esc() -> list[Recipe]:
     """ESC, and the baselines of its paper on the same network."""
-    base, code = methods.esc(), f"{ESC}; {ESC_CODE}, scripts/README.md"
-    base = replace(base, batching=ClassGroups(classes="uniform"))
+    base: Any = methods.esc()
+    code = f"{ESC}; {ESC_CODE}, scripts/README.md"
+    base = replace(base, batching=ClassGroups(classes="uniform"), loss=replace(base.loss, of="t"))
     pair = SortedPair(LogitNormal(mean=-0.4, std=1.0), diagonal=0.75)
     large = replace(
         base,
@@ -163,6 +166,7 @@ def _baselines() -> list[Recipe]:
         told="data",
         times=replace(linear.times, diagonal=0.75),
         target=replace(linear.target, warmup=10_000 / 1_200_000),
+        loss=replace(linear.loss, of="t"),
     )
     curved: Any = methods.sct()
     curved = replace(curved, target=replace(curved.target, warmup=10_000 / 1_200_000))
@@ -183,14 +187,26 @@ def _baselines() -> list[Recipe]:
         ),
         _latents(
             "imm-b2", "inductive moment matching as in the ESC paper, DiT-B/2, ImageNet-256", "imm", methods.imm(),
-            "dit-base-2", steps=600_000, batch=512, source=code,
-            numbers=(Published(91.96, "FID-50k, 1 NFE, no guidance", f"{ESC_CODE}, samples/imm-b2-cnd"),),
-            notes=("the published command is cut short; its samples are of step 600,000: 240 epochs of 512",),
+            "dit-base-2", steps=600_000, batch=2048, source=code,
+            numbers=(Published(91.96, "FID-50k, 1 NFE, no guidance, another loss", f"{ESC_CODE}, samples/imm-b2-cnd"),),
+            notes=(
+                "batches of 2,048, groups of 4 and 2^-12 of the range of noise levels (gamma 12) are published, and "
+                "fp16, which is bf16 here; the samples are of step 600,000, 960 epochs, the command says 240",
+                "the loss that made 91.96 multiplies distances of shape (groups, 4, 4) by kernel widths of shape "
+                "(groups, 1, ..., 1): each group is compared at the widths of all groups; here each at its own",
+                "its command asks for logit-normal times, which its loss refuses; times are uniform here and there",
+            ),
         ),
         _latents(
             "sct-b2", "sCT on the trigonometric path as in the ESC paper, DiT-B/2, ImageNet-256", "sct", curved,
             **shared,
-            notes=("noise scale 0.5 as in Lu and Song 2024 (arXiv 2410.11081); theirs is 1", unknown),
+            notes=(
+                "weighed by 1/(0.5 tan(angle)) as in Lu and Song 2024 (arXiv 2410.11081); their loss has no such "
+                "weight",
+                "F is per angle and unit of 0.5, as in that paper; theirs is in units of the velocity in t, beside the "
+                "same constant of 0.1 in the length of the tangent",
+                unknown,
+            ),
         ),
         _latents(
             "sct-linear-b2", "sCT on the linear path as in the ESC paper, DiT-B/2, ImageNet-256", "sct_linear",
@@ -208,8 +224,10 @@ def _meanflow() -> list[Recipe]:
         "xl2": Guidance(omega=0.2, kappa=0.92, window=(0.0, 0.75)),
     }
     guided = {size: replace(base, guidance=guidance) for size, guidance in scales.items()}
-    source, note = f"{MEANFLOW}, table 4", ("clipping of gradients at 1 is not published",)
-    shared: dict[str, Any] = {"source": source, "notes": note}
+    shared: dict[str, Any] = {
+        "source": f"{MEANFLOW}, table 4; {MEANFLOW_CODE}, configs/default.py", "data": PLAIN,
+        "precision": "fp32", "notes": ("there gradients are not clipped, here at 1",),
+    }  # fmt: skip
     return [
         _latents(
             "meanflow-b4", "MeanFlow, DiT-B/4, ImageNet-256, 80 epochs", "meanflow", guided["b4"], "dit-base-4",
