@@ -99,10 +99,10 @@ def test_sample_i_is_that_of_the_library_from_noise_of_seed_and_i(digits, tmp_pa
 
 
 def test_samples_do_not_depend_on_number_or_batch(digits, tmp_path):
-    many = arrays(digits, tmp_path / "many.npz", "--num", 30, "--batch", 30)
-    few = arrays(digits, tmp_path / "few.npz", "--num", 11, "--batch", 4)
+    many = arrays(digits, tmp_path / "many.npz", "--num", 30, "--per-device", 30)
+    few = arrays(digits, tmp_path / "few.npz", "--num", 11, "--per-device", 4)
     numpy.testing.assert_allclose(many["images"][:11], few["images"], atol=1e-5)
-    again = arrays(digits, tmp_path / "again.npz", "--num", 30, "--batch", 30)
+    again = arrays(digits, tmp_path / "again.npz", "--num", 30, "--per-device", 30)
     assert numpy.array_equal(many["images"], again["images"])
 
 
@@ -211,7 +211,7 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 
 
 def test_budgets_that_were_not_trained_warn_once_on_standard_error(flow_matching, tmp_path):
-    result = call("sample", flow_matching, "--num", 30, "--batch", 10, "--out", tmp_path / "a.png")
+    result = call("sample", flow_matching, "--num", 30, "--per-device", 10, "--out", tmp_path / "a.png")
     assert result.exit_code == 0
     assert result.stderr.count("warning: ") == 1 and "many steps" in result.stderr
 
@@ -268,7 +268,9 @@ def test_fresh_noise_between_steps_is_stated_and_costs_nothing(digits, flow_matc
 
 def test_samples_with_fresh_noise_do_not_depend_on_the_batch(digits, tmp_path):
     words = ("--num", 7, "--steps", 2, "--renoise", 1)
-    whole, parts = (arrays(digits, tmp_path / f"{n}.npz", *words, "--batch", n)["images"] for n in (7, 3))
+    whole, parts = (
+        arrays(digits, tmp_path / f"{n}.npz", *words, "--per-device", n)["images"] for n in (7, 3)
+    )
     numpy.testing.assert_allclose(whole, parts, atol=1e-5)
     assert not numpy.allclose(whole, arrays(digits, tmp_path / "c.npz", *words[:4])["images"], atol=1e-3)
 

@@ -340,8 +340,8 @@ def flowleap(*arguments: str) -> Result:
         (["--methods", "fid"], "unknown method 'fid'"),
         (["--data", "digit"], "did you mean digits"),
         (["--num", "20", "--data", "digits"], "num=20 samples are too few"),
-        (["--steps-to-evaluate", "4,0"], "--steps-to-evaluate"),
-        (["--steps-to-evaluate", "4,4"], "different whole numbers"),
+        (["--show", "4,0"], "--show"),
+        (["--show", "4,4"], "different whole numbers"),
         (["--equal", "luck"], "--equal"),
         (["--set", "network.widht=3"], "widht"),
     ],
@@ -465,7 +465,7 @@ def test_runs_side_by_side_in_a_killed_process_make_the_same_table(done, tmp_pat
         "--seeds",
         "2",
     ]
-    options += ["--steps-to-evaluate", "8,1", "--num", "60", "--batch", "16", "--out", "s", "--jobs", "2"]
+    options += ["--show", "8,1", "--num", "60", "--batch", "16", "--out", "s", "--jobs", "2"]
     options += [word for name, value in TINY for word in ("--set", f"{name}={value}")]
     command = [sys.executable, "-c", "from flowleap.cli import main; main()", "compare", *options]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

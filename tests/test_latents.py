@@ -106,7 +106,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory, vaes: dict[str, Path], images: Path) -> Path:
     """A whole cache of these, made by the command line."""
     out = tmp_path_factory.mktemp("caches") / "colors"
-    told = ok("data", "encode", images, "--vae", vaes["kl"], "--out", out, "--shard", 16, "--batch", 5)
+    told = ok(
+        "data", "encode", images, "--vae", vaes["kl"], "--out", out, "--per-file", 16, "--per-device", 5
+    )
     assert f"{out}: 5 of 5 files are whole, 65 images" in told and f"flowleap train --data {out}" in told
     return out
 
@@ -239,7 +241,19 @@ def test_processes_that_know_nothing_of_one_another_fill_one_cache(tmp_path, cac
 def test_two_processes_give_the_cache_of_one(tmp_path, cache, vaes, images):
     """Started by torchrun, with gloo; a third process would find every third file to do."""
     out = tmp_path / "cache"
-    command = ["data", "encode", images, "--vae", vaes["kl"], "--out", out, "--shard", 16, "--batch", 5]
+    command = [
+        "data",
+        "encode",
+        images,
+        "--vae",
+        vaes["kl"],
+        "--out",
+        out,
+        "--per-file",
+        16,
+        "--per-device",
+        5,
+    ]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "flowleap"]
     words = [sys.executable, *torchrun, *map(str, command), "--device", "cpu"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
@@ -250,7 +264,19 @@ def test_two_processes_give_the_cache_of_one(tmp_path, cache, vaes, images):
 
 def test_the_same_command_again_looks_through_what_is_there(tmp_path, cache, vaes, images):
     place = shutil.copytree(cache, tmp_path / "cache")
-    command = ("data", "encode", images, "--vae", vaes["kl"], "--out", place, "--shard", 16, "--batch", 5)
+    command = (
+        "data",
+        "encode",
+        images,
+        "--vae",
+        vaes["kl"],
+        "--out",
+        place,
+        "--per-file",
+        16,
+        "--per-device",
+        5,
+    )
     assert "5 of 5 files are whole, 65 images" in (told := ok(*command)) and "nothing was missing" in told
     spoilt = place / "train-00001.safetensors"
     content = bytearray(spoilt.read_bytes())
@@ -267,7 +293,7 @@ def test_the_same_command_again_looks_through_what_is_there(tmp_path, cache, vae
 
 def test_another_autoencoder_or_scaling_is_not_mixed_in(tmp_path, cache, vaes, images):
     place = shutil.copytree(cache, tmp_path / "cache")
-    command = ["data", "encode", images, "--out", place, "--shard", 16, "--batch", 5, "--vae"]
+    command = ["data", "encode", images, "--out", place, "--per-file", 16, "--per-device", 5, "--vae"]
     error = refused(*command, vaes["other"])
     assert "holds other latents" in error and "checksum is" in error and "--overwrite" in error
     error = refused(*command, vaes["kl"], "--scaling", 0.18125)
@@ -307,7 +333,7 @@ def pictures(place: Path, seed: int) -> Path:
 def test_latents_of_other_images_are_not_mixed_in(tmp_path, vaes):
     first, second = pictures(tmp_path / "first", 0), pictures(tmp_path / "second", 1)
     out = tmp_path / "cache"
-    command = ["--vae", vaes["kl"], "--out", out, "--shard", 4, "--batch", 4]
+    command = ["--vae", vaes["kl"], "--out", out, "--per-file", 4, "--per-device", 4]
     ok("data", "encode", first, *command)
     before = data.load(out).draws.stored(torch.arange(12))
     assert "images is" in refused("data", "encode", second, *command)
@@ -645,7 +671,7 @@ def test_from_images_to_images_through_the_command_line(tmp_path, images, cache,
     """Encode, train 20 steps, sample, decode, measure, report."""
     run = tmp_path / "run"
     small = [word for name, value in TINY for word in ("--set", f"{name}={value}")]
-    few = ["--steps", 20, "--batch", 12, "--log-every", 10, "--sample-every", 10, "--eval-num", 120]
+    few = ["--steps", 20, "--batch", 12, "--log-every", 10, "--sample-every", 10, "--num", 120]
     out = ok("train", "meanflow", "--data", cache, "--out", run, *few, *small, "--device", "cpu")
     assert "FD-latent" in out and (run / "samples" / "step-000010.png").exists()
     assert (run / "grid.png").exists()

@@ -36,7 +36,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     config = runs.configure("meanflow", "two-moons", settings=tiny, steps=2, eval_num=0, sample_every=0)
     run = str(runs.train(config, tmp_path / "run", console=Console(quiet=True)).folder)
     (tmp_path / "together.py").write_text(TOGETHER)
-    command = ["evaluate", run, "--steps", "1,2", "--num", "200", "--batch", "50", "--json"]
+    command = ["evaluate", run, "--steps", "1,2", "--num", "200", "--per-device", "50", "--json"]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--", str(tmp_path / "together.py")]
     found = []
     for launch in (torchrun, ["-m", "flowleap"]):

@@ -137,7 +137,7 @@ def test_small_images_are_enlarged_and_the_view_is_called_as_before(tmp_path):
 
 def test_encoding_a_stream_is_encoding_the_disk(tmp_path, vae):
     """Interrupted by a missing file it goes on; another stream under the same name is not mixed in."""
-    place, words = tmp_path / "p", ("--vae", vae, "--size", SIDE, "--shard", 8, "--batch", 3)
+    place, words = tmp_path / "p", ("--vae", vae, "--size", SIDE, "--per-file", 8, "--per-device", 3)
     parquet(place)
     ok("data", "encode", f"hf:{place}", *words, "--out", tmp_path / "disk")
     told = ok("data", "encode", f"hf:{place}", *words, "--out", tmp_path / "stream", "--stream")

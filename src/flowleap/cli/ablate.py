@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from flowleap.cli import compare, options
-from flowleap.cli.train import pairs
 
 Method = Annotated[
     str, typer.Argument(metavar="[METHOD]", help="See `flowleap methods list`.", show_default="esc")
@@ -30,13 +29,8 @@ Over = Annotated[
     ),
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="The folder of the ablation.", show_default="runs/ablate-METHOD-DATA")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="FIELD=VALUE", help="A setting of all runs, as in `flowleap train`; repeatable."
-    ),
+    Path | None,
+    typer.Option(help="Where to write: the folder of the ablation.", show_default="runs/ablate-METHOD-DATA"),
 ]
 
 
@@ -44,20 +38,27 @@ def ablate(
     method: Method = "esc",
     drop: Drop = None,
     over: Over = None,
-    data: compare.Data = "digits",
+    data: options.Data = None,
     budget: compare.Budget = "3m",
     seeds: compare.Seeds = 3,
-    teacher: compare.Teacher = None,
+    teacher: options.Teacher = None,
     out: Out = None,
     equal: compare.Alike = None,
-    steps_to_evaluate: compare.Steps = "128,4,1",
+    show: compare.Show = "128,4,1",
     num: compare.Num = 1000,
     jobs: compare.Jobs = 1,
-    threads: compare.Threads = None,
-    network: compare.Network = None,
-    batch: compare.Batch = None,
-    settings: Settings = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: options.TrainingThreads = None,
+    network: options.Network = None,
+    batch: options.Batch = None,
+    lr: options.Lr = None,
+    square: options.SquarePolicy = None,
+    size: options.Size = None,
+    flip: options.Flip = None,
+    strict: options.Strict = None,
+    workers: options.Workers = None,
+    precision: options.Precision = None,
+    settings: options.Settings = None,
+    device: options.TrainingDevice = None,
     imports: options.Imports = None,
 ) -> None:
     """Take a method apart: train it whole, without each of its components, with each alone, and with none.
@@ -72,16 +73,27 @@ def ablate(
     flowleap ablate meanflow --over path=linear,trigonometric --over times.diagonal=0.25,0.5,0.75
     """
     options.import_all(imports)
-    counts = options.numbers(steps_to_evaluate, "--steps-to-evaluate")
+    counts = options.numbers(show, "--show")
+    chosen = options.as_settings(
+        settings,
+        lr=lr,
+        square=square,
+        size=size,
+        flip=flip,
+        strict=strict,
+        workers=workers,
+        precision=precision,
+    )
 
+    from flowleap import data as data_sets
     from flowleap import studies
     from flowleap.studies.ablation import choices
 
-    pairs(over or [], "--over")
+    options.pairs(over or [], "--over")
     names = tuple(name.strip() for name in ("" if drop is None else drop).split(",") if name.strip())
     request = studies.Request(
         methods=(method.strip(),),
-        data=data,
+        data=compare.data_of(data, teacher),
         budget=budget.strip(),
         equal=None if equal is None else equal.value,
         seeds=seeds,
@@ -89,11 +101,13 @@ def ablate(
         num=num,
         network=network,
         batch=batch,
-        device=device,
-        settings=tuple(pairs(settings or [])),
-        teacher=teacher,
+        device=device or "auto",
+        settings=chosen,
+        teacher=None if teacher is None else str(teacher),
         drop=names or (() if over else ("all",)),
         over=tuple(choices(text) for text in over or []),
     )
     name = request.names()[0]
-    compare.carry_out(request, out or Path("runs") / f"ablate-{name}-{data}", jobs, threads)
+    compare.carry_out(
+        request, out or Path("runs") / f"ablate-{name}-{data_sets.short(request.data)}", jobs, threads
+    )

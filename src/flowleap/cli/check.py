@@ -26,16 +26,15 @@ Out = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.png",
-        help="Draw a contact sheet: a random part as training sees it, duplicates, the odd ones.",
+        help="Where to write: a contact sheet of a random part as training sees it, duplicates, the odd ones.",
     ),
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print everything as JSON on standard output, and nothing else.")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 1 where something is wrong.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, help="Processes that decode; 0 for none.", show_default="one for each core, up to 9"),
+    typer.Option(
+        min=0, help="Processes that read images ahead; 0 for none.", show_default="one for each core, up to 9"
+    ),
 ]
 
 
@@ -48,24 +47,19 @@ def check(
         ),
     ],
     out: Out = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
     strict: Strict = False,
     size: Annotated[
         int | None,
         typer.Option(
-            min=4, help="The side that a run would resize to: smaller images are told.", show_default="none"
+            min=4,
+            help="The side that images are resized to by a run: smaller ones are told.",
+            show_default="none",
         ),
     ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="train|test", help="The part of the data to look at.", show_default="all of a folder"
-        ),
-    ] = None,
+    split: options.Split = None,
     workers: Workers = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the contact sheet where it exists.")
-    ] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Look at every image: damage, duplicates, near duplicates, sizes, kinds of pixels, transparency, classes.
 

@@ -10,7 +10,6 @@ import typer
 
 from flowleap.cli import options
 from flowleap.cli.group import say
-from flowleap.cli.train import pairs
 
 if TYPE_CHECKING:
     from flowleap.studies import Request
@@ -34,7 +33,6 @@ Methods = Annotated[
         help="Methods to compare, see `flowleap methods list`; all: the eight rows of the published table.",
     ),
 ]
-Data = Annotated[str, typer.Option(help="digits, two-moons, …: see `flowleap train --help`.")]
 Budget = Annotated[
     str,
     typer.Option(
@@ -43,20 +41,9 @@ Budget = Annotated[
         "measuring the steps of each method before the start."
     ),
 ]
-Teacher = Annotated[
-    str | None,
-    typer.Option(
-        metavar="RUN",
-        help="A finished run that teaches every method with a teacher, which then spends the whole budget on itself.",
-        show_default="each trains its own",
-    ),
-]
 Seeds = Annotated[
     int,
     typer.Option(min=1, help="Runs of each method, with the seeds 0, 1, …. More may be asked for later."),
-]
-Out = Annotated[
-    Path | None, typer.Option(help="The folder of the comparison.", show_default="runs/compare-DATA")
 ]
 Alike = Annotated[
     Equal | None,
@@ -66,51 +53,51 @@ Alike = Annotated[
         show_default="time for a time, else steps",
     ),
 ]
-Steps = Annotated[str, typer.Option(metavar="N,N,…", help="Numbers of sampling steps to measure.")]
-Num = Annotated[int, typer.Option(min=1, help="Samples behind each number.")]
 Jobs = Annotated[
     int,
     typer.Option(min=1, help="Runs at the same time, each on its share of the cores; times are less exact."),
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="CPU threads of each run.",
-        show_default="OMP_NUM_THREADS, or as many as are fastest in a few trial steps, at most a share of the cores",
-    ),
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Where to write: the folder of the comparison.", show_default="runs/compare-DATA"),
 ]
-Network = Annotated[
-    str | None,
-    typer.Option(help="The network of all runs, as in `flowleap train`.", show_default="by the data"),
+Num = Annotated[int, typer.Option(min=1, help="How many samples are behind each number.")]
+Show = Annotated[
+    str, typer.Option(metavar="N,N,…", help="Numbers of sampling steps of the final pictures and table.")
 ]
-Batch = Annotated[int | None, typer.Option(min=1, help="Images per step.", show_default="by the data")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="[METHOD:]FIELD=VALUE",
-        help="A setting of all runs, or of those of one method, as in `flowleap train`; repeatable.",
+        help="Any other setting of all runs, or of those of one method, as in `flowleap train`; repeatable.",
     ),
 ]
 
 
 def compare(
     methods: Methods = "all",
-    data: Data = "digits",
+    data: options.Data = None,
     budget: Budget = "3m",
     seeds: Seeds = 3,
-    teacher: Teacher = None,
+    teacher: options.Teacher = None,
     out: Out = None,
     equal: Alike = None,
-    steps_to_evaluate: Steps = "128,4,1",
+    show: Show = "128,4,1",
     num: Num = 1000,
     jobs: Jobs = 1,
-    threads: Threads = None,
-    network: Network = None,
-    batch: Batch = None,
+    threads: options.TrainingThreads = None,
+    network: options.Network = None,
+    batch: options.Batch = None,
+    lr: options.Lr = None,
+    square: options.SquarePolicy = None,
+    size: options.Size = None,
+    flip: options.Flip = None,
+    strict: options.Strict = None,
+    workers: options.Workers = None,
+    precision: options.Precision = None,
     settings: Settings = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: options.TrainingDevice = None,
     imports: options.Imports = None,
 ) -> None:
     """Compare training objectives from the same initial weights, on the same data, with the same budget.
@@ -119,13 +106,24 @@ def compare(
     asks nothing again when all is done. Leaves table.md, table.csv, table.json, samples.png and report.html.
     """
     options.import_all(imports)
-    counts = options.numbers(steps_to_evaluate, "--steps-to-evaluate")
+    counts = options.numbers(show, "--show")
+    chosen = options.as_settings(
+        settings,
+        lr=lr,
+        square=square,
+        size=size,
+        flip=flip,
+        strict=strict,
+        workers=workers,
+        precision=precision,
+    )
 
+    from flowleap import data as data_sets
     from flowleap import studies
 
     request = studies.Request(
         methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
-        data=data,
+        data=data_of(data, teacher),
         budget=budget.strip(),
         equal=None if equal is None else equal.value,
         seeds=seeds,
@@ -133,11 +131,20 @@ def compare(
         num=num,
         network=network,
         batch=batch,
-        device=device,
-        settings=tuple(pairs(settings or [])),
-        teacher=teacher,
+        device=device or "auto",
+        settings=chosen,
+        teacher=None if teacher is None else str(teacher),
     )
-    carry_out(request, out or Path("runs") / f"compare-{data}", jobs, threads)
+    carry_out(request, out or Path("runs") / f"compare-{data_sets.short(request.data)}", jobs, threads)
+
+
+def data_of(data: str | None, teacher: Path | None) -> str:
+    """Return the data of a study: those named, those of the teacher that was given, or digits."""
+    if data is not None or teacher is None:
+        return data or "digits"
+    from flowleap import runs
+
+    return runs.read_config(teacher).data or "digits"
 
 
 def carry_out(request: Request, out: Path, jobs: int, threads: int | None) -> None:

@@ -10,7 +10,6 @@ import typer
 
 from flowleap.cli import check, encode, options
 from flowleap.cli.group import counting, echo, say, waiting
-from flowleap.cli.train import Size, SquarePolicy
 
 if TYPE_CHECKING:
     from flowleap.data.source import Source
@@ -36,31 +35,24 @@ def stats(
             help="A folder of images, an .npz of them, hf:NAME, or a data set by its name.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="The file to write.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="Where to write: the file.")],
     features: Annotated[
         str,
         typer.Option(
-            help="What the statistics are of: pixel, pixel16, digits, mnist, fashion-mnist, cifar10-jpeg75, inception, "
+            help="Features that are compared: pixel, pixel16, digits, mnist, fashion-mnist, cifar10-jpeg75, inception, "
             "timm:MODEL, or the .npz of a classifier; auto goes by the images.",
         ),
     ] = "auto",
     num: Annotated[
         int | None,
-        typer.Option(min=2, help="Images to use, a fixed random part of all.", show_default="all"),
-    ] = None,
-    split: Annotated[
-        str | None,
         typer.Option(
-            metavar="train|test",
-            help="The part of the data to use.",
-            show_default="all of a folder, train of an .npz",
+            min=2, help="How many samples are used, a fixed random part of all.", show_default="all"
         ),
     ] = None,
-    square: SquarePolicy = None,
-    size: Size = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the output where it exists.")
-    ] = False,
+    split: options.Split = None,
+    square: options.SquarePolicy = None,
+    size: options.Size = None,
+    overwrite: options.Overwrite = False,
     device: options.Device = "auto",
 ) -> None:
     """Write mean and covariance of the features of real images, for `flowleap evaluate --reference`.
@@ -112,16 +104,14 @@ def classifier(
             help="Labeled images: a folder with a folder for each class, an .npz with labels, or a data set by name.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="The file to write.")],
-    seed: Annotated[int, typer.Option(min=0, help="Decides the initial weights and the held-out part.")] = 0,
-    split: Annotated[
-        str | None, typer.Option(metavar="train|test", help="The part of the data to use.")
-    ] = None,
-    square: SquarePolicy = None,
-    size: Size = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the output where it exists.")
-    ] = False,
+    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="Where to write: the file.")],
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of all random draws: initial weights and held-out part.")
+    ] = 0,
+    split: options.Split = None,
+    square: options.SquarePolicy = None,
+    size: options.Size = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Fit a small classifier to labeled images, as features to compare samples by: `--features FILE.npz`.
 

@@ -24,23 +24,22 @@ STYLES = {"problem": "bold red", "warning": "yellow", "note": "dim"}
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="The folder for diagnosis.json and diagnosis.png, replaced where they are.",
+        help="Where to write: the folder for diagnosis.json and diagnosis.png, replaced where they are.",
         show_default="the run folder",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the rows, the noise and the times.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random draws: rows, noise and times.")]
 
 
 def diagnose(
     run: options.RunFolder,
     num: Annotated[
-        int, typer.Option(min=64, help="Rows of each probe; more take longer and scatter less.")
+        int,
+        typer.Option(min=64, help="How many samples are in each probe; more take longer and scatter less."),
     ] = 1024,
     seed: Seed = 0,
     out: Out = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the diagnosis as JSON on standard output, and nothing else.")
-    ] = False,
+    as_json: options.AsJson = False,
     weights: options.WeightsOption = options.Weights.ema,
     device: options.Device = "auto",
     imports: options.Imports = None,

@@ -15,7 +15,6 @@ import typer
 
 from flowleap.cli import options
 from flowleap.cli.group import counting, echo, say, waiting
-from flowleap.cli.train import SquarePolicy
 
 if TYPE_CHECKING:
     from flowleap.data import Look
@@ -43,7 +42,7 @@ Strict = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Stop at an image that cannot be used. Otherwise it is left out, or, where only its pixels turn out to be "
+        help="Stop where an image cannot be used. Otherwise it is left out, or, where only its pixels turn out to be "
         "damaged, the next one of its class takes its place, with a warning.",
     ),
 ]
@@ -57,6 +56,20 @@ class Floats(StrEnum):
     float16 = "float16"
 
 
+PRECISIONS = {"fp32": Floats.float32, "bf16": Floats.bfloat16, "fp16": Floats.float16}
+
+
+def computed_in(name: str) -> Floats:
+    """Read the precision of a network, by the name that `flowleap train` gives it or by that of its numbers.
+
+    Raises: typer.BadParameter for any other.
+    """
+    found = {**PRECISIONS, **{kind.value: kind for kind in Floats}}.get(name)
+    if found is None:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(PRECISIONS)}")
+    return found
+
+
 Images = Annotated[
     str,
     typer.Argument(
@@ -68,37 +81,40 @@ Vae = Annotated[
     typer.Option(
         "--vae",
         metavar="ID|FOLDER",
-        help="An AutoencoderKL or AutoencoderTiny of diffusers: a folder that save_pretrained wrote, or an id of the "
-        "Hugging Face hub such as stabilityai/sd-vae-ft-ema; ID:FOLDER for one inside of a pipeline.",
+        help="The autoencoder: one of diffusers (AutoencoderKL, AutoencoderTiny), a folder that save_pretrained wrote, "
+        "or an id of the Hugging Face hub such as stabilityai/sd-vae-ft-ema; ID:FOLDER for one inside of a pipeline.",
     ),
 ]
-Out = Annotated[Path, typer.Option(metavar="FOLDER", help="The cache, which `flowleap train --data` takes.")]
+Out = Annotated[
+    Path,
+    typer.Option(metavar="FOLDER", help="Where to write: the cache, which `flowleap train --data` takes."),
+]
 Scaling = Annotated[
     float | None,
     typer.Option(
-        help="Training sees (z − shift) · scaling. 0.18125 is what the published ESC runs took.",
+        help="Training sees (z − shift) · scaling. 0.18125 is what the published ESC runs took. "
+        "With --overwrite, another one is just noted in a cache that is there.",
         show_default="that of the autoencoder's config",
     ),
 ]
 Shift = Annotated[float | None, typer.Option(help="See --scaling.", show_default="that of the config, or 0")]
-Split = Annotated[
-    str | None,
-    typer.Option(
-        metavar="train|test", help="The only part to encode.", show_default="train and what is held out"
-    ),
-]
 Flip = Annotated[
     bool,
     typer.Option(
-        "--flip/--no-flip", help="Encode mirrored images too, which training takes with probability ½."
+        "--flip/--no-flip", help="Mirror images with probability ½ in training: encode mirrored ones too."
     ),
 ]
 Dtype = Annotated[Floats, typer.Option(help="What the numbers are kept in: float16 halves the disk.")]
 Precision = Annotated[
-    Floats, typer.Option(help="What the autoencoder computes in; bfloat16 is faster on a GPU, and coarser.")
+    Floats,
+    typer.Option(
+        parser=computed_in,
+        metavar="fp32|bf16|fp16",
+        help="Precision of the network, the autoencoder: bf16 is faster on a GPU, and coarser.",
+        show_default="fp32",
+    ),
 ]
-Batch = Annotated[int, typer.Option(min=1, help="Images encoded at a time, in each process.")]
-PerShard = Annotated[
+PerFile = Annotated[
     int, typer.Option(min=1, help="Images in a file; an interruption loses less than one of these.")
 ]
 Streamed = Annotated[
@@ -109,13 +125,6 @@ Streamed = Annotated[
         "disk. Small images are enlarged; one that cannot be used stops it.",
     ),
 ]
-Overwrite = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite",
-        help="Begin anew; what is there is moved to NAME.old-N. Another --scaling or --shift alone is just noted.",
-    ),
-]
 
 
 def encode(
@@ -124,17 +133,17 @@ def encode(
     out: Out,
     scaling: Scaling = None,
     shift: Shift = None,
-    split: Split = None,
-    square: SquarePolicy = None,
+    split: options.Split = None,
+    square: options.SquarePolicy = None,
     size: Size = None,
     strict: Strict = False,
     flip: Flip = True,
     dtype: Dtype = Floats.float32,
     precision: Precision = Floats.float32,
-    batch: Batch = 32,
-    shard: PerShard = 512,
+    per_device: options.PerDevice = 32,
+    per_file: PerFile = 512,
     stream: Streamed = False,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
     device: options.Device = "auto",
 ) -> None:
     """Encode images into latents of an autoencoder, so that training reads them instead of pixels.
@@ -162,7 +171,7 @@ def encode(
         flip=flip,
         square=policy,
         dtype=dtype.value,
-        shard=shard,
+        shard=per_file,
         images=images,
     )
     own, every = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -175,7 +184,7 @@ def encode(
         progress = autoencoders.Progress(told.found, told.tick, interruption)
         try:
             whole = autoencoders.encode(
-                cache, parts, model, batch=batch, process=own, processes=every, progress=progress
+                cache, parts, model, batch=per_device, process=own, processes=every, progress=progress
             )
         except Stopped:
             assert interruption.signal is not None

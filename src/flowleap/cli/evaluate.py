@@ -38,18 +38,12 @@ Target = Annotated[
         help="A run folder that `flowleap train` wrote; or samples to measure: a folder of images, or a .npz of them.",
     ),
 ]
-Steps = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N,N,…",
-        help="Numbers of sampling steps to measure, each 1 or more.",
-        show_default=options.BUDGETS,
-    ),
-]
 Num = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Samples behind each number.", show_default="1000, or what the protocol asks for"
+        min=1,
+        help="How many samples are behind each number.",
+        show_default="1000, or what the protocol asks for",
     ),
 ]
 ProtocolName = Annotated[
@@ -64,7 +58,7 @@ FeaturesName = Annotated[
     str | None,
     typer.Option(
         "--features",
-        help="What is compared: pixel, pixel16, digits, mnist, fashion-mnist, cifar10-jpeg75, inception, "
+        help="Features that are compared: pixel, pixel16, digits, mnist, fashion-mnist, cifar10-jpeg75, inception, "
         "timm:MODEL, or the .npz of a classifier.",
         show_default="by the data and the protocol",
     ),
@@ -99,13 +93,11 @@ Save = Annotated[
 
 def evaluate(
     target: Target,
-    steps: Steps = None,
+    steps: options.Counts = None,
     times: options.Times = None,
     num: Num = None,
     seed: options.Seed = 0,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON list on standard output, and nothing else.")
-    ] = False,
+    as_json: options.AsJson = False,
     protocol: ProtocolName = "flowleap",
     features: FeaturesName = None,
     reference: ReferenceName = None,
@@ -114,7 +106,7 @@ def evaluate(
     labels: Labels = None,
     renoise: options.Renoise = None,
     vae: options.Vae = None,
-    batch: options.BatchSize = CHUNK,
+    per_device: options.PerDevice = CHUNK,
     device: options.Device = "auto",
     threads: options.Threads = None,
     save: Save = False,
@@ -147,10 +139,14 @@ def evaluate(
         first = processes.rank() == 0
         if (target / "config.json").is_file() or not target.exists():
             about = {"weights": weights.value, "device": where}
-            given = {"seed": seed, "batch": batch, "times": grid, "guidance": guidance}
+            given = {"seed": seed, "batch": per_device, "times": grid, "guidance": guidance}
             rows = of_run(target, about, standard, chosen, reference, counts, num, renoise, vae, **given)
         else:
-            changed = {"seed": seed != 0, "batch": batch != CHUNK, "weights": weights.value != "ema"}
+            changed = {
+                "seed": seed != 0,
+                "per-device": per_device != CHUNK,
+                "weights": weights.value != "ema",
+            }
             given = {"steps": steps, "times": times, "guidance": guidance, "renoise": renoise}
             given |= {"save": save or None, "vae": vae, "labels": labels}
             refuse_sampling(**given, **{name: told or None for name, told in changed.items()})

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from flowleap.cli.helping import fit_help
+from flowleap.cli.spelling import mend
 from flowleap.streams import keep_printing, keep_printing_ascii
 from flowleap.terminal import width_of, wrapped
 
@@ -97,6 +98,7 @@ class OneLine(TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         fit_help(self)
+        mend(self, say)
 
     def main(
         self,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from flowleap.cli import options
 from flowleap.cli.group import echo, waiting
 
 
@@ -44,7 +45,7 @@ File = Annotated[
         help="A .pt, .pth, .safetensors or .npz; or a model of the Hugging Face hub, where huggingface_hub is there.",
     ),
 ]
-Out = Annotated[Path, typer.Option(metavar="RUN", help="The run folder to write.")]
+Out = Annotated[Path, typer.Option(metavar="RUN", help="Where to write: the run folder.")]
 LayoutName = Annotated[
     Layouts,
     typer.Option(
@@ -53,7 +54,7 @@ LayoutName = Annotated[
     ),
 ]
 Weights = Annotated[
-    Sets, typer.Option(help="The running average in the file, or the weights of the last step.")
+    Sets, typer.Option(help="Which weights: the running average in the file, or those of the last step.")
 ]
 Classes = Annotated[
     str | None,
@@ -77,11 +78,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|PATH",
-        help="The data it was trained on, if available: samples are compared with it.",
+        help="The data: a name or a place of what it was trained on, if available; samples are compared with it.",
     ),
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Start anew; a run that is there is moved to NAME.old-N.")
 ]
 
 
@@ -95,7 +93,7 @@ def import_(
     image_size: Size = None,
     kind: Kind = Kinds.auto,
     data: Data = None,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Import published weights as a run, to sample from it, measure it, or let it teach.
 

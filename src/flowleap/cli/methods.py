@@ -20,7 +20,6 @@ app = typer.Typer(
     no_args_is_help=True, help="List the methods, show what they are made of, and where two differ."
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
 WORDS = {
     "path": "flow path",
     "parameterization": "network output",
@@ -37,7 +36,7 @@ HEADINGS = ("name", "type", "steps")  # what names an objective, or belongs to a
 
 
 @app.command("list")
-def list_methods(as_json: AsJson = False, imports: options.Imports = None) -> None:
+def list_methods(as_json: options.AsJson = False, imports: options.Imports = None) -> None:
     """List every method with what it is and where it comes from."""
     options.import_all(imports)
     from flowleap import methods
@@ -67,7 +66,7 @@ def show_methods(
     names: Annotated[
         list[str], typer.Argument(metavar="METHOD", help="One method, or several side by side.")
     ],
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
     imports: options.Imports = None,
 ) -> None:
     """Show the components of methods side by side: every part is exchangeable on its own."""
@@ -88,7 +87,7 @@ def table_methods(
         list[str] | None,
         typer.Argument(metavar="[METHOD]…", help="Methods, one column each.", show_default="all"),
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print one Markdown table.")] = False,
     imports: options.Imports = None,
 ) -> None:
@@ -118,7 +117,7 @@ def table_methods(
 def diff_methods(
     first: Annotated[str, typer.Argument(metavar="METHOD", help="One method.")],
     second: Annotated[str, typer.Argument(metavar="METHOD", help="Another.")],
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
     imports: options.Imports = None,
 ) -> None:
     """Show only the components in which two methods differ."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -63,14 +63,51 @@ Times = Annotated[
     ),
 ]
 Seed = Annotated[
-    int, typer.Option(min=0, help="Seed of the noise; image i depends on the seed and on i only.")
+    int, typer.Option(min=0, help="Seed of all random draws; image i depends on the seed and on i only.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is at --out; a run is moved to NAME.old-N instead.")
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        metavar="train|test",
+        help="The part of the data to use.",
+        show_default="all of a folder, train of an .npz; encode: train and what is held out",
+    ),
+]
+Show = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,…",
+        help="Numbers of sampling steps of the final pictures and table, whatever time they take.",
+        show_default="1,2,4,128, but pictures within a tenth of the time of training",
+    ),
+]
+Counts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,…",
+        help="Numbers of sampling steps, each 1 or more.",
+        show_default=BUDGETS,
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Any other setting; repeatable: label_dropout=0.2, times.pair.diagonal=0.5 (the objective), "
+        "network.width=96, network.classes=none (train without labels), warmup=0.05, ema=0.999,0.99.",
+    ),
 ]
 WeightsOption = Annotated[
     Weights,
     typer.Option(
         parser=Weights,
         metavar="ema|raw|best|width-W",
-        help="The running average of the weights, the last ones, the average that did best, or one of a width that "
+        help="Which weights: the running average, the last ones, the average that did best, or one of a width that "
         "`flowleap ema` made.",
         show_default="ema",
     ),
@@ -95,7 +132,7 @@ Vae = Annotated[
     typer.Option(
         "--vae",
         metavar="ID|FOLDER",
-        help="What decodes latents: an autoencoder of diffusers, a folder or an id of the Hugging Face hub.",
+        help="The autoencoder: one of diffusers that decodes latents, a folder or an id of the Hugging Face hub.",
         show_default="the one that the latents were made with",
     ),
 ]
@@ -108,16 +145,125 @@ Imports = Annotated[
         show_default="none",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Samples made at a time; changes speed and memory only.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
-
-
+PerDevice = Annotated[
+    int,
+    typer.Option(min=1, help="Rows that a process computes at a time; changes speed and memory only."),
+]
+Device = Annotated[
+    str,
+    typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."),
+]
 Threads = Annotated[
     int | None,
     typer.Option(
-        min=1, help="CPU threads of this process.", show_default="one for each core, or OMP_NUM_THREADS"
+        min=1, help="CPU threads of each process.", show_default="one for each core, or OMP_NUM_THREADS"
     ),
 ]
+TrainingDevice = Annotated[
+    Literal["auto", "cpu", "cuda"] | None,
+    typer.Option(help="Where to compute: auto takes a GPU where there is one.", show_default="auto"),
+]
+TrainingThreads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="CPU threads of each process; the number is kept with the run.",
+        show_default="OMP_NUM_THREADS, or as many as are fastest in a few trial steps",
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|hf:NAME|NAME",
+        help="The data: a folder of images (sub-folders are classes), an .npz, IDX files; hf:NAME[:CONFIG][:SPLIT] of "
+        "Hugging Face, or hf:FOLDER that save_to_disk wrote; or digits, two-moons, eight-gaussians, checkerboard.",
+        show_default="that of --teacher, or digits",
+    ),
+]
+SquarePolicy = Annotated[
+    Literal["crop", "resize"] | None,
+    typer.Option(
+        "--square",
+        help="Images of a folder become squares: crop takes the largest one in the middle, resize squeezes all of it.",
+        show_default="crop, where sizes differ",
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=4,
+        help="The side that images are resized to (Lanczos, antialiased).",
+        show_default="as they are if alike, else a power of two up to 64",
+    ),
+]
+Flip = Annotated[
+    bool | None,
+    typer.Option(
+        "--flip/--no-flip",
+        help="Mirror images with probability ½.",
+        show_default="no; of latents, what is there",
+    ),
+]
+Strict = Annotated[
+    bool | None,
+    typer.Option(
+        "--strict/--no-strict",
+        help="Stop where an image cannot be used, rather than leaving it out.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Processes that read images ahead, of data that do not fit into memory.",
+        show_default="one less than cores, at most 8",
+    ),
+]
+Batch = Annotated[
+    int | None, typer.Option(min=1, help="Images of a training step.", show_default="by the data")
+]
+Lr = Annotated[float | None, typer.Option(help="Learning rate of Adam.", show_default="by the data")]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        help="The network: dit-nano, -tiny, -small, -base, -large, -xlarge (the last four also with a patch of their "
+        "own, as dit-base-2, -4, -8); for pixels unet-small, unet-base, unet-64; or mlp.",
+        show_default="by the data",
+    ),
+]
+Precision = Annotated[
+    Literal["fp32", "bf16"] | None,
+    typer.Option(
+        help="Precision of the network: bf16 computes it in bfloat16; its weights, times and losses stay in float32.",
+        show_default="fp32, or that of accelerate launch",
+    ),
+]
+
+
+def pairs(settings: list[str], option: str = "--set") -> list[tuple[str, str]]:
+    """Split FIELD=VALUE.
+
+    Raises: typer.BadParameter where the = is missing.
+    """
+    for setting in settings:
+        if "=" not in setting:
+            raise typer.BadParameter(
+                f"{setting!r}: expected FIELD=VALUE, as in label_dropout=0.2", param_hint=option
+            )
+    return [
+        (name.strip(), value.strip()) for name, _, value in (setting.partition("=") for setting in settings)
+    ]
+
+
+def as_settings(settings: list[str] | None, **given: Any) -> tuple[tuple[str, str], ...]:
+    """Return options that are fields of a run, as the settings that they are short for, and then those of --set.
+
+    >>> as_settings(["warmup=0.1"], size=64, flip=True, lr=None)
+    (('size', '64'), ('flip', 'true'), ('warmup', '0.1'))
+    """
+    own = [(name, str(value).lower()) for name, value in given.items() if value is not None]
+    return (*own, *pairs(settings or []))
 
 
 def import_all(sources: list[str] | None) -> None:

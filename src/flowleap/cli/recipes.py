@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowleap.cli import options
 from flowleap.cli.group import say
-from flowleap.cli.methods import AsJson, new_table, show
+from flowleap.cli.methods import new_table, show
 
 if TYPE_CHECKING:
     from flowleap.runs.recipes import Recipe
@@ -20,7 +21,7 @@ LIST = "list"
 """What `--recipe` takes in place of a name."""
 
 
-def recipes(name: Name = None, as_json: AsJson = False) -> None:
+def recipes(name: Name = None, as_json: options.AsJson = False) -> None:
     """List the recipes that `flowleap train --recipe NAME` takes, or show one: its settings, and published numbers."""
     from flowleap.runs import recipes as known
 

@@ -15,7 +15,7 @@ Out = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.html",
-        help="The file to write.",
+        help="Where to write: the file.",
         show_default="report.html in the run folder; for several runs in the folder that holds them",
     ),
 ]
@@ -25,21 +25,12 @@ def report(
     run: Runs,
     out: Out = None,
     title: Annotated[str | None, typer.Option(help="The title.", show_default="names the runs")] = None,
-    steps: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,N,…",
-            help="Numbers of sampling steps to show samples of.",
-            show_default=options.BUDGETS,
-        ),
-    ] = None,
+    steps: options.Counts = None,
     num: Annotated[
         int | None,
-        typer.Option(min=0, help="Samples to show; 0 for none.", show_default="20; 1500 points"),
+        typer.Option(min=0, help="How many samples are shown; 0 for none.", show_default="20; 1500 points"),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the output where it exists.")
-    ] = False,
+    overwrite: options.Overwrite = False,
     weights: options.WeightsOption = options.Weights.ema,
     vae: options.Vae = None,
     device: options.Device = "auto",

@@ -30,7 +30,9 @@ Writer = Callable[[Path, "Tensor", "Tensor | None", Any], None]
 Steps = Annotated[
     int | None, typer.Option(min=1, help="Sampling steps from noise to image.", show_default="1")
 ]
-Num = Annotated[int | None, typer.Option(min=1, help="How many samples.", show_default="100; 2000 points")]
+Num = Annotated[
+    int | None, typer.Option(min=1, help="How many samples are made.", show_default="100; 2000 points")
+]
 Label = Annotated[
     str,
     typer.Option(
@@ -42,17 +44,16 @@ Label = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="A .png grid (a scatter plot for points); a .npz with `images` float32 (N, C, H, W) in [-1, 1] and "
-        "`labels`, with the names of their `classes` (`points` (N, 2) for points; labels are -1 where the run has "
-        "none); or a folder of one PNG "
-        "each. Latents that are not decoded are a .npz with `latents` (N, C, H, W).",
+        help="Where to write: a .png grid (a scatter plot for points); a .npz with `images` float32 (N, C, H, W) in "
+        "[-1, 1] and `labels`, with the names of their `classes` (`points` (N, 2) for points; labels are -1 where the "
+        "run has none); or a folder of one PNG each. Latents that are not decoded are a .npz with `latents` "
+        "(N, C, H, W).",
         show_default="samples.png in the run folder, samples.npz for latents that are not decoded",
     ),
 ]
 Latents = Annotated[
     bool, typer.Option("--latents", help="Write latents as they are made, not decoded into images.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output where it exists.")]
 
 
 @on_all_processes
@@ -64,13 +65,13 @@ def sample(
     seed: options.Seed = 0,
     label: Label = "all",
     out: Out = None,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
     weights: options.WeightsOption = options.Weights.ema,
     guidance: options.Guidance = None,
     renoise: options.Renoise = None,
     vae: options.Vae = None,
     latents: Latents = False,
-    batch: options.BatchSize = 250,
+    per_device: options.PerDevice = 250,
     device: options.Device = "auto",
     threads: options.Threads = None,
     imports: options.Imports = None,
@@ -105,7 +106,7 @@ def sample(
     count = num or (2000 if points else 100)
     wanted, which = labels(label, count, loaded.classes, loaded.class_counts)
     nfe, fresh = objective.nfe(budget, guidance=guidance, times=grid), objective.sampling.renoised(budget)
-    processes.from_first(lambda: foretell(loaded, count, nfe, batch))
+    processes.from_first(lambda: foretell(loaded, count, nfe, per_device))
     start = time.perf_counter()
     with waiting(f"making {count} samples"):
         samples = generate(
@@ -118,7 +119,7 @@ def sample(
             steps=None if grid else budget,
             times=grid,
             guidance=guidance,
-            batch=batch,
+            batch=per_device,
             bounds=BOUNDS.get(loaded.kind),
             decode=decoder,
             shared=True,

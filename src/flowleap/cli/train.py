@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,100 +22,19 @@ Method = Annotated[
     str | None,
     typer.Argument(metavar="[METHOD]", help="See `flowleap methods list`.", show_default="esc"),
 ]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PATH|hf:NAME|NAME",
-        help="A folder of images (sub-folders are classes), an .npz, IDX files; hf:NAME[:CONFIG][:SPLIT] of Hugging "
-        "Face, or hf:FOLDER that save_to_disk wrote; or digits, two-moons, eight-gaussians, checkerboard.",
-        show_default="that of --teacher, or digits",
-    ),
-]
-SquarePolicy = Annotated[
-    Literal["crop", "resize"] | None,
-    typer.Option(
-        "--square",
-        help="Images of a folder become squares: crop takes the largest one in the middle, resize squeezes all of it.",
-        show_default="crop, where sizes differ",
-    ),
-]
-Size = Annotated[
-    int | None,
-    typer.Option(
-        min=4,
-        help="The side that images are resized to (Lanczos, antialiased).",
-        show_default="as they are if alike, else a power of two up to 64",
-    ),
-]
-Flip = Annotated[
-    bool | None,
-    typer.Option(
-        "--flip/--no-flip",
-        help="Mirror images with probability ½.",
-        show_default="no; of latents, what is there",
-    ),
-]
-Strict = Annotated[
-    bool | None,
-    typer.Option(
-        "--strict/--no-strict",
-        help="Stop where an image cannot be used, rather than leaving it out.",
-        show_default=False,
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Processes that read images ahead, of data that do not fit into memory.",
-        show_default="one less than cores, at most 8",
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="CPU threads of each process; the number is kept, and taken again by --resume.",
-        show_default="OMP_NUM_THREADS, or as many as are fastest in a few trial steps",
-    ),
-]
 Steps = Annotated[int | None, typer.Option(help="Optimizer steps of the run.", show_default="by the data")]
 Seed = Annotated[
-    int | None, typer.Option(help="Decides every draw and the initial weights.", show_default="0")
+    int | None, typer.Option(help="Seed of all random draws and of the initial weights.", show_default="0")
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="The run folder.", show_default="runs/DATA-METHOD-seedN, -2, -3, … if taken"),
-]
-Batch = Annotated[int | None, typer.Option(help="Images per step.", show_default="by the data")]
-Lr = Annotated[float | None, typer.Option(help="Learning rate of Adam.", show_default="by the data")]
-Network = Annotated[
-    str | None,
     typer.Option(
-        help="dit-nano, -tiny, -small, -base, -large, -xlarge (the last four also with a patch of their own, as "
-        "dit-base-2, -4, -8); for pixels unet-small, unet-base, unet-64; or mlp.",
-        show_default="by the data",
+        help="Where to write: the run folder.", show_default="runs/DATA-METHOD-seedN, -2, -3, … if taken"
     ),
-]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda"] | None,
-    typer.Option(help="Where to train; auto takes a GPU where there is one.", show_default="auto"),
 ]
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue the run in --out (or the newest of that name), exactly."),
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Start anew; a run that is there is moved to NAME.old-N.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="FIELD=VALUE",
-        help="Any other setting; repeatable: label_dropout=0.2, times.pair.diagonal=0.5 (the objective), "
-        "network.width=96, network.classes=none (train without labels), warmup=0.05, ema=0.999,0.99.",
-    ),
 ]
 LogEvery = Annotated[int | None, typer.Option(help="Steps between metrics.", show_default="50")]
 SampleEvery = Annotated[
@@ -124,16 +43,9 @@ SampleEvery = Annotated[
 CheckpointEvery = Annotated[
     int | None, typer.Option(help="Steps between checkpoints; 0: at the end only.", show_default="500")
 ]
-EvalNum = Annotated[
-    int | None, typer.Option(help="Samples behind each number of the final table.", show_default="1000")
-]
-Show = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N,N,…",
-        help="Numbers of steps of the final picture and table, whatever time they take.",
-        show_default="1,2,4,128, but pictures within a tenth of the time of training",
-    ),
+Num = Annotated[
+    int | None,
+    typer.Option(help="How many samples are behind each number of the final table.", show_default="1000"),
 ]
 Pairs = Annotated[
     int | None,
@@ -145,13 +57,6 @@ Pairs = Annotated[
 ]
 PairSteps = Annotated[
     int | None, typer.Option(help="Reflow: steps of the teacher for each of them.", show_default="128")
-]
-Precision = Annotated[
-    Literal["fp32", "bf16"] | None,
-    typer.Option(
-        help="bf16 computes the network in bfloat16; its weights, times and losses stay in float32.",
-        show_default="fp32, or that of accelerate launch",
-    ),
 ]
 PerDevice = Annotated[
     int | None,
@@ -183,15 +88,19 @@ Check = Annotated[
     typer.Option("--check", help="Check gradient and du/dt before the first step, on one process too."),
 ]
 NoEval = Annotated[bool, typer.Option("--no-eval", help="Leave out the final table.")]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print JSON on standard output, and nothing else: of --dry-run, the config and its estimate.",
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
         help="Measure a few steps, say what the run will take (memory, operations, hours), and leave.",
     ),
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="With --dry-run: the resolved config and its estimate as JSON.")
 ]
 Recipe = Annotated[
     str | None,
@@ -212,33 +121,33 @@ Init = Annotated[
 @on_all_processes
 def train(
     method: Method = None,
-    data: Data = None,
+    data: options.Data = None,
     steps: Steps = None,
     seed: Seed = None,
     out: Out = None,
-    batch: Batch = None,
-    square: SquarePolicy = None,
-    size: Size = None,
-    flip: Flip = None,
-    strict: Strict = None,
-    workers: Workers = None,
-    threads: Threads = None,
-    lr: Lr = None,
-    network: Network = None,
-    device: Device = None,
+    batch: options.Batch = None,
+    square: options.SquarePolicy = None,
+    size: options.Size = None,
+    flip: options.Flip = None,
+    strict: options.Strict = None,
+    workers: options.Workers = None,
+    threads: options.TrainingThreads = None,
+    lr: options.Lr = None,
+    network: options.Network = None,
+    device: options.TrainingDevice = None,
     teacher: options.Teacher = None,
     num_pairs: Pairs = None,
     pair_steps: PairSteps = None,
     resume: Resume = False,
-    overwrite: Overwrite = False,
-    settings: Settings = None,
+    overwrite: options.Overwrite = False,
+    settings: options.Settings = None,
     log_every: LogEvery = None,
     sample_every: SampleEvery = None,
     checkpoint_every: CheckpointEvery = None,
-    eval_num: EvalNum = None,
+    num: Num = None,
     no_eval: NoEval = False,
-    show: Show = None,
-    precision: Precision = None,
+    show: options.Show = None,
+    precision: options.Precision = None,
     per_device: PerDevice = None,
     accumulate: Accumulate = None,
     shard: Shard = None,
@@ -277,7 +186,7 @@ def train(
         "log_every": log_every,
         "sample_every": sample_every,
         "checkpoint_every": checkpoint_every,
-        "eval_num": 0 if no_eval else eval_num,
+        "eval_num": 0 if no_eval else num,
         "show": None if show is None else options.numbers(show, "--show"),
         "teacher": teacher,
         "pairs": num_pairs,
@@ -291,7 +200,8 @@ def train(
         "threads": threads,
         **spread(precision, per_device, accumulate, shard, compiled, check),
     }
-    about = {"method": method, "data": data, "network": network, "settings": pairs(settings or []), **given}
+    named = {"method": method, "data": data, "network": network}
+    about = {**named, "settings": options.pairs(settings or []), **given}
     config, out = settled(about, out, recipe, resume=resume, dry_run=dry_run)
     if dry_run:
         plan.plan(config, as_json)
@@ -323,18 +233,3 @@ def settled(
     names = {name: known[name] for name in ("method", "data", "seed") if name in known}
     out = out or runs.resumed_folder(**names)
     return runs.reconfigure(runs.read_config(out), **about), out
-
-
-def pairs(settings: list[str], option: str = "--set") -> list[tuple[str, str]]:
-    """Split FIELD=VALUE.
-
-    Raises: typer.BadParameter where the = is missing.
-    """
-    for setting in settings:
-        if "=" not in setting:
-            raise typer.BadParameter(
-                f"{setting!r}: expected FIELD=VALUE, as in label_dropout=0.2", param_hint=option
-            )
-    return [
-        (name.strip(), value.strip()) for name, _, value in (setting.partition("=") for setting in settings)
-    ]

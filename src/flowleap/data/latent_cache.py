@@ -242,7 +242,7 @@ class Cache:
                 continue
             row = shard.rows.start + int((~rows.flatten(1).isfinite().all(dim=1)).int().argmax())
             fits = bool(arrays[name].isfinite().all())
-            cure = "keep them as float32" if fits else "compute in float32 (--precision float32)"
+            cure = "keep them as float32" if fits else "compute in float32 (--precision fp32)"
             raise CacheError(f"the {name} of image {row} of {shard.part} are not finite: {cure}")
         if label is not None:
             kept["label"] = label.contiguous()

@@ -260,7 +260,7 @@ def command(plan: Plan) -> str:
         words += [f"--over {shlex.quote(text)}" for text in crossed]
     words.append(f"--data {request.data}")
     words += [f"--budget {request.budget}", f"--seeds {request.seeds}", f"--equal {plan.equal}"]
-    words += [f"--steps-to-evaluate {','.join(map(str, request.steps))}", f"--num {request.num}"]
+    words += [f"--show {','.join(map(str, request.steps))}", f"--num {request.num}"]
     words += [f"--teacher {shlex.quote(request.teacher)}"] if request.teacher else []
     words += [f"--network {request.network}"] if request.network else []
     words += [f"--batch {request.batch}"] if request.batch else []
