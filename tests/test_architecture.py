@@ -17,6 +17,7 @@ FLOORS = (
     ("neighbors", "streams"),
     (
         "citations",
+        "clock",
         "fields",
         "files",
         "lock",

@@ -134,7 +134,19 @@ def test_a_measured_time_is_near_the_time_that_training_takes() -> None:
     trial = budget.Trial(config, data.load("two-moons"))
     trial.run(0, lambda times: len(times) > 5)
     times = trial.run(5, lambda times: len(times) > 60)
-    assert 0.3 < pace.seconds / ((times[-1] - times[0]) / 60) < 3.0
+    assert 0.3 < pace.seconds / (times[-1].since(times[0]).work / 60) < 3.0
+
+
+def test_other_work_on_the_machine_costs_a_budget_no_steps_and_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ten seconds of wall time for one of the processor between any two readings of the clocks."""
+    readings = (budget.clock.Moment(10.0 * count, float(count)) for count in range(100_000))
+    monkeypatch.setattr(budget.clock, "now", lambda device, waits=False: next(readings))
+    said: list[str] = []
+    (row, _) = plan.resolve(replace(ASKED, budget="400s"), data.load("two-moons"), said.append, given=1).rows
+    assert row.steps == 400
+    assert [line for line in said if "10.0 times as long as the processor worked" in line]
 
 
 # ---------------------------------------------------------------- the plan

@@ -183,9 +183,9 @@ def test_real_steps_are_timed(method: str) -> None:
 def test_a_busy_machine_is_noticed_and_does_not_count(monkeypatch) -> None:
     """Ten seconds of wall time for one of the processor: the step takes one, and the machine has other work."""
     config = runs.configure("meanflow", "digits", steps=10, batch=8)
-    wall, processor = iter(range(0, 100_000, 10)), iter(range(100_000))
-    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(wall))
-    monkeypatch.setattr(estimate.time, "thread_time", lambda: next(processor))
+    readings = (estimate.clock.Moment(10.0 * count, float(count)) for count in range(100_000))
+    monkeypatch.setattr(estimate.clock, "now", lambda device, waits=False: next(readings))
+    monkeypatch.setattr(estimate.time, "perf_counter", iter(range(100_000)).__next__)
     speed = estimate.measure(config, seconds=1.0)
     assert speed.load == 10.0 and speed.measured == speed.rows
     hours = replace(estimate.estimate(config, 100, speed=False), speed=speed, hours=2.0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from flowleap import clock
 from flowleap.cli.group import waiting
 from flowleap.cli.methods import new_table, show
 
@@ -20,10 +21,6 @@ LEFT, NODE, SHORT = 0.9, 8, 0.1
 """The share of memory that is used, the GPUs of a node, and hours below which a GPU is not spoken of."""
 LARGE = 4e9
 """A state of so many bytes is worth dividing among devices."""
-
-
-BUSY = 1.5
-"""How much longer than its processor time a step takes on a machine that has other work."""
 
 
 def plan(config: TrainConfig, as_json: bool) -> None:
@@ -128,7 +125,7 @@ def times(found: Estimate) -> list[tuple[str, str]]:
         told.append(
             ("so the run takes", f"{speed.images:.4g} images/s, {hours(found.hours)} on this machine")
         )
-        if speed.load > BUSY:
+        if speed.load > clock.BUSY:
             told.append(
                 (
                     "warning",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from flowleap import processes, samplers
+from flowleap import clock, processes, samplers
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 
@@ -113,16 +112,13 @@ def pace(flow: FlowMap, shape: Sequence[int], rows: int) -> float:
     on the machine does not count; of wall time on an accelerator.
     """
     device, label = device_of(flow), cycle(rows, flow.num_classes)
-    clock = time.thread_time if device.type == "cpu" else time.perf_counter
     size = 0
     while True:
         size = min(rows, max(4, 8 * size))
         warm_up(flow, shape, label, size)
-        begin = clock()
+        begin = clock.now(device)
         warm_up(flow, shape, label, size)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken = clock() - begin
+        taken = clock.now(device).since(begin).work
         if size == rows or taken > QUICK:
             return taken / size
 

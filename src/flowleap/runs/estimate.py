@@ -30,7 +30,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowleap import networks, processes, threads
+from flowleap import clock, networks, processes, threads
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import EMA, GridEMA, Objective, Refreshed, Rival
 from flowleap.point import Batch
@@ -323,8 +323,7 @@ class _Bench:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device, self.rows = config, device, config.batch
-        self.walls: list[float] = []
-        self.spent: list[float] = []
+        self.spent: list[clock.Moment] = []
         self.flops = forward_flops(config.network) * cost(config) * config.batch
         objective = plain(config).for_run(config.steps)
         with torch.random.fork_rng(devices=[]):
@@ -382,18 +381,16 @@ class _Bench:
         return self.timed()
 
     def timed(self) -> float:
-        """Return the seconds of a step; on a CPU the processor time of the thread that takes part in all of it."""
-        began, processor = time.perf_counter(), time.thread_time()
+        """Return the seconds of a step, see `clock`."""
+        began = clock.now(self.device)
         self.step()
-        wall = time.perf_counter() - began
-        self.walls.append(wall)
-        self.spent.append(time.thread_time() - processor if self.device.type == "cpu" else wall)
-        return self.spent[-1]
+        self.spent.append(clock.now(self.device).since(began))
+        return self.spent[-1].work
 
     @property
     def load(self) -> float:
         """The wall time of the steps in units of what is counted."""
-        return max(1.0, sum(self.walls) / max(sum(self.spent), 1e-9))
+        return clock.load(self.spent)
 
     def median(self, seconds: float) -> tuple[float, int]:
         """Return the median of the seconds of a step over some time, and the number of steps."""

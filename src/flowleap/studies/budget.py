@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import re
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-import torch
-
+from flowleap import clock, runs
 from flowleap import data as data_sets
-from flowleap import runs
-from flowleap.data import Dataset
+from flowleap.data import Dataset, Rows
 from flowleap.training.loop import Events, Plan, Reads, fit
 from flowleap.training.state import State, new_player
 
@@ -81,29 +78,37 @@ def parse(text: str) -> Budget:
 
 @dataclass(frozen=True)
 class Pace:
-    """What a step of a method costs: forward-equivalents per image of its batch, and seconds where measured."""
+    """What a step of a method costs: forward-equivalents per image of its batch, and seconds where measured.
+
+    `load` is by how much the wall time of the measured steps was longer, see `clock`.
+    """
 
     forward_equivalents: float
     seconds: float | None = None
+    load: float = 1.0
 
 
 def rehearse(config: runs.TrainConfig, dataset: Dataset, *, timed: bool = False) -> Pace:
     """Return what a step costs on average: its network evaluations counted and, with `timed`, its seconds measured.
 
     For its seconds real steps are taken, touching no file, at places spread over a run that count alike, since
-    schedules make steps dearer or cheaper as it goes on: at each one to warm up, then the median of some more. A
-    method that needs a teacher is given one that has learned nothing, which costs the same.
+    schedules make steps dearer or cheaper as it goes on: at each one to warm up, then the median of some more. On a
+    CPU other work on the machine does not count, see `clock`, unless images are read from the disk. A method that
+    needs a teacher is given one that has learned nothing, which costs the same.
     """
     spent = runs.cost(config)
     if not timed:
         return Pace(spent)
-    trial, seconds = Trial(config, dataset), []
+    trial, seconds, whole = Trial(config, dataset), [], []
     for index in range(POSITIONS):
         place = int((index + 0.5) * LENGTH / POSITIONS)
         trial.run(place, lambda times: len(times) > 1)
-        times = trial.run(place + 1, lambda t: len(t) > MOST or (len(t) > 2 and t[-1] - t[0] > ENOUGH))
-        seconds.append(statistics.median(after - before for before, after in pairwise(times)))
-    return Pace(spent, statistics.fmean(seconds))
+        times = trial.run(
+            place + 1, lambda t: len(t) > MOST or (len(t) > 2 and t[-1].work - t[0].work > ENOUGH)
+        )
+        seconds.append(statistics.median(after.since(before).work for before, after in pairwise(times)))
+        whole.append(times[-1].since(times[0]))
+    return Pace(spent, statistics.fmean(seconds), clock.load(whole))
 
 
 class Trial:
@@ -128,7 +133,7 @@ class Trial:
         self.plan = Plan(LENGTH, config.batch, config.seed, config.lr, clip=config.clip, patience=LENGTH)
         self.plan = replace(self.plan, log_every=LENGTH, sample_every=0, checkpoint_every=0)
 
-    def run(self, place: int, enough: Callable[[list[float]], bool]) -> list[float]:
+    def run(self, place: int, enough: Callable[[list[clock.Moment]], bool]) -> list[clock.Moment]:
         """Train from step `place` on until there are enough readings of the clock; the first is the start."""
         times = [self.now()]
         self.state.step = place
@@ -145,8 +150,7 @@ class Trial:
             fit(self.state, self.objective, data, self.plan, events)
         return times
 
-    def now(self) -> float:
-        """Return the time, when all that was asked of the device is done."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+    def now(self) -> clock.Moment:
+        """Return the present moment; where images are read from the disk, waiting for them counts."""
+        x = self.data.x
+        return clock.now(self.device, waits=isinstance(x, Rows) and x.on_disk)

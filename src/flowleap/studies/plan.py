@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from flowleap import clock, evaluation, methods, runs, threads, values
 from flowleap import data as data_sets
-from flowleap import evaluation, methods, runs, threads, values
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.lock import vacant
@@ -282,6 +282,12 @@ def resolve(
         for name, config in timing.items():
             say(f"{'timing' if timed else 'counting'} the steps of {name}")
             paces[name] = rehearse(config, dataset, timed=timed)
+    load = max(pace.load for pace in paces.values())
+    if load > clock.BUSY:
+        say(
+            f"warning: this machine is busy: steps took {load:.1f} times as long as the processor worked on them. Runs "
+            "have the steps that fit the budget on an idle machine, and take longer beside this load"
+        )
     coin = full or REFERENCE
     allowed = spend(budget, equal, paces[coin], timing[coin].batch)
     size = len(dataset)
