@@ -305,7 +305,7 @@ def test_damage_that_only_decoding_shows_is_left_out_in_memory(tmp_path, monkeyp
     monkeypatch.setattr(prepare, "probe", lambda file, name: prepare_header(file))
     (tmp_path / "004.png").write_bytes((tmp_path / "004.png").read_bytes()[:90])
     found = data.load(tmp_path)
-    assert len(found) == 9 and any("1 of 10 images are left out" in note for note in found.notes)
+    assert len(found) == 9 and any("1 of 10 images is left out" in note for note in found.notes)
     with pytest.raises(ValueError, match=f"1 of 10 images of {tmp_path} cannot be used"):
         data.load(tmp_path, look=Look(strict=True))
 

@@ -65,6 +65,22 @@ def test_images_of_several_classes_stand_in_rows_with_their_names():
     assert pictures.printable("\udcff" + "x" * 40) == "?" + "x" * 22 + "…"
 
 
+@pytest.mark.parametrize("names", [("Grüne", "Gröne"), ("Кот", "Пёс"), ("α", "β")])
+def test_letters_beyond_ascii_are_drawn_as_they_are_and_not_as_boxes(names):
+    """A font draws all letters that it lacks as one box, so two names of as many letters would look the same."""
+    font = pictures.typeface(16, *names)
+    first, second = (bytes(font.getmask(name)) for name in names)
+    assert first != second
+    images, label = torch.zeros(2, 1, 16, 16), torch.tensor([0, 1])
+    rows = [
+        pictures.grid(images, 1, 16, label=label, names=pair).tobytes() for pair in (names, (names[0],) * 2)
+    ]
+    assert rows[0] != rows[1]
+    caption = [(name, Image.new("RGB", (8, 8))) for name in names]
+    first, second = (pictures.sheet({"": [cell]}).tobytes() for cell in caption)
+    assert first != second
+
+
 def test_a_grid_is_near_square_and_keeps_colors_and_large_images():
     colors = torch.full((5, 3, 64, 64), -1.0)
     colors[:, 1] = 1.0

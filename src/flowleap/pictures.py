@@ -1,7 +1,7 @@
 """Pictures of samples and of numbers: grids, one grid per number of evaluations, scatter plots, curves.
 
 Images are tensors (n, channels, height, width) in [−1, 1], points are (n, 2). Grids need Pillow only; scatter
-plots and curves need matplotlib, which is imported when the first one is drawn.
+plots, curves and letters beyond ASCII need matplotlib, which is imported when the first one is drawn.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from flowleap.files import replace_file
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
+    from PIL.ImageFont import FreeTypeFont
 
 __all__ = [
     "curves",
@@ -32,6 +33,7 @@ __all__ = [
     "sheet",
     "smooth",
     "tiles",
+    "typeface",
 ]
 
 PAPER = "#ffffff"
@@ -97,7 +99,7 @@ def grid(
     Shapes: (n, 1 or 3, height, width), label (n,).
     Raises: ValueError without images, with less than one column, or as `pixels`.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     if len(images) == 0:
         raise ValueError("a grid needs at least one image, got none")
@@ -107,7 +109,7 @@ def grid(
     made = tiles(images, cell)
     width, height = made[0].size
     lines = _lines(len(made), columns, label, names)
-    font = ImageFont.load_default(size=max(8, min(16, height // 2)))
+    font = typeface(max(8, min(16, height // 2)), *(name for name, _ in lines))
     margin = max(int(font.getlength(name)) for name, _ in lines)
     left, columns = gutter + (margin + gutter if margin else 0), max(len(members) for _, members in lines)
     size = (left + columns * (width + gutter), len(lines) * (height + gutter) + gutter)
@@ -143,6 +145,20 @@ def printable(name: str, most: int = 24) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def typeface(size: int, *texts: str) -> FreeTypeFont:
+    """Return a font for some texts: that of Pillow, which has ASCII letters only, or DejaVu Sans of matplotlib.
+
+    DejaVu Sans has Latin, Greek, Cyrillic, Arabic and Hebrew letters, but no Chinese, Japanese or Korean ones.
+    """
+    from PIL import ImageFont
+
+    if all(text.isascii() for text in texts):
+        return ImageFont.load_default(size=size)
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
 def figure(
     panels: Mapping[int, Tensor],
     columns: int = 10,
@@ -158,7 +174,7 @@ def figure(
     stand in a row, by default two where there are four, else up to three.
     Raises: ValueError without panels, or as `grid`.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     if not panels:
         raise ValueError("a figure needs at least one panel, got none")
@@ -173,7 +189,7 @@ def figure(
     rows = math.ceil(len(grids) / abreast)
     size = (space + min(abreast, len(grids)) * (width + space), space // 2 + rows * (height + space))
     canvas = Image.new("RGB", size, PAPER)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=text)
+    draw, font = ImageDraw.Draw(canvas), typeface(text)
     for index, (title, picture) in enumerate(grids.items()):
         row, column = divmod(index, abreast)
         left, top = space + column * (width + space), space // 2 + row * (height + space)
@@ -192,7 +208,7 @@ def sheet(
 
     Raises: ValueError without sections.
     """
-    from PIL import Image, ImageDraw, ImageFont, ImageOps
+    from PIL import Image, ImageDraw, ImageOps
 
     if not sections:
         raise ValueError("a sheet needs at least one section, got none")
@@ -201,7 +217,8 @@ def sheet(
     height = space + sum(head + rows * (cell + line + space) for rows in lines.values())
     canvas = Image.new("RGB", (space + columns * (cell + space), height), PAPER)
     draw = ImageDraw.Draw(canvas)
-    title_font, font = ImageFont.load_default(size=18), ImageFont.load_default(size=11)
+    title_font = typeface(18, *sections)
+    font = typeface(11, *(caption for shown in sections.values() for caption, _ in shown))
     top = space
     for title, shown in sections.items():
         draw.text((space, top + 6), title, fill=INK, font=title_font)

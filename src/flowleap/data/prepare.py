@@ -432,7 +432,7 @@ def _left_out(
         raise ValueError(
             f"{total:,} of {count:,} images of {name} cannot be used: {reasons}; leave out --strict to go on"
         )
-    return f"{total:,} of {count:,} images are left out: {reasons}"
+    return f"{total:,} of {count:,} images {'is' if total == 1 else 'are'} left out: {reasons}"
 
 
 def _digest(rows: np.ndarray) -> str:

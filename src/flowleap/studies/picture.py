@@ -115,9 +115,9 @@ def assembled(
     real: Tensor,
 ) -> PillowImage.Image:
     """Put the samples of all methods side by side, with real data below; parentheses as in the table."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    font, small = ImageFont.load_default(size=20), ImageFont.load_default(size=15)
+    font, small = pictures.typeface(20, *titles, *rows), pictures.typeface(15)
     reference = _block(real, real)
     wide, high = reference.size
     margin = max(int(font.getlength(name)) for name in [*rows, "real data"]) + 2 * SPACE
