@@ -639,6 +639,8 @@ def test_labels_are_read():
         ("1", shoes, 1, " of class sneaker (number 1)"),
         ("2", numbers, 3, " of class 2 (number 3)"),
         ("1", numbers, 1, " of class 1"),
+        ("all", ("all", "data"), 0, " of class all (number 0)"),
+        ("data", ("all", "data"), 1, " of class data (number 1)"),
     ):
         found, said = sampling.labels(text, 2, names, ())
         assert found.tolist() == [index, index] and said == words

@@ -76,12 +76,17 @@ def test_parts_and_networks_fit_methods_of_flowleap(file):
         runs.configure("meanflow", network="Tinny")
 
 
-def test_a_file_again_changes_nothing_and_a_changed_one_takes_its_place(file):
+def test_a_file_again_changes_nothing_a_changed_one_takes_its_place_and_a_namesake_is_refused(file):
     first = extensions.imported(file)
     assert extensions.imported(file) is first
     file.write_text(file.read_text().replace("c=0.5", "c=0.25"))
     extensions.imported(file)
     assert methods.get("two_jumps").loss.c == 0.25
+    other = file.parent / "other" / file.name
+    other.parent.mkdir()
+    other.write_text(file.read_text())
+    with pytest.raises(ValueError, match="have the same name"):
+        extensions.imported(other)
     forget()
     assert "two_jumps" not in methods.names() and not networks.known("Tiny") and not values.known("Cauchy")
 

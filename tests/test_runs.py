@@ -355,8 +355,14 @@ def test_a_start_that_fails_leaves_no_folder_and_puts_the_old_run_back(
     before = (out / "ema.safetensors").read_bytes()
     mine = tmp_path / "mine"
     mine.mkdir()
+
+    def copied(session: Session) -> None:
+        (session.place / "imports").mkdir()
+        (session.place / "imports" / "config.py").write_text("")
+        raise ValueError("no")
+
     with monkeypatch.context() as patched:
-        patched.setattr(Session, "introduce", raising(ValueError("no")))
+        patched.setattr(Session, "introduce", copied)
         for place, options in ((out, {"overwrite": True}), (tmp_path / "new", {}), (mine, {})):
             with pytest.raises(ValueError, match="no"):
                 train(quiet, config(), place, **options)

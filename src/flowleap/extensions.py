@@ -62,7 +62,7 @@ def imported(source: str | Path) -> Imported:
     The same file again changes nothing; one that has changed meanwhile takes the place of what it was.
 
     Raises: FileNotFoundError for a file that is not there; ValueError for one that fails, that defines nothing of use,
-        or a name that is taken.
+        or a name that is taken, also by a file of this name in another folder.
     """
     text = str(source)
     is_file = text.endswith(".py") or "/" in text or Path(text).is_file()
@@ -73,6 +73,10 @@ def imported(source: str | Path) -> Imported:
     checksum = _checksum(Path(text)) if is_file else ""
     if before is not None and before.checksum == checksum and before.path == Path(text).resolve():
         return before
+    if before is not None and is_file and before.path != Path(text).resolve():
+        raise ValueError(
+            f"{text} and {before.path} have the same name, by which a run remembers them: give one another name"
+        )
     module = _run(Path(text).resolve()) if is_file else _module(text)
     path = Path(str(module.__file__)).resolve()
     if before is not None:

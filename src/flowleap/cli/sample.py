@@ -189,6 +189,8 @@ def way(codec: Codec) -> str:
 def labels(text: str, num: int, names: Sequence[str], counts: Sequence[int]) -> tuple[Tensor | None, str]:
     """The labels to sample with, and which they are, in words: all classes in turn, in proportion to counts, or one.
 
+    A class that is called "all" or "data" is meant by its name.
+
     Raises: ValueError for a class that the run does not know, and for counts that it does not.
     """
     import torch
@@ -196,17 +198,18 @@ def labels(text: str, num: int, names: Sequence[str], counts: Sequence[int]) -> 
     from flowleap.data.classes import find
     from flowleap.evaluation import cycle, proportional
 
-    if text == "all":
+    if text == "all" and text not in names:
         return cycle(num, len(names) or None), ""
     if not names:
         raise ValueError(
             f"--label {text} was asked for, but this run was trained without labels: leave the label out"
         )
-    if text == "data" and not counts:
+    by_counts = text == "data" and text not in names
+    if by_counts and not counts:
         raise ValueError(
             "--label data: this run does not say how many images of each class it was trained on; give a class, or all"
         )
-    if text == "data":
+    if by_counts:
         return proportional(num, counts), " with classes as often as in the training data"
     index = find(text, names)
     number = "" if names[index] == str(index) else f" (number {index})"

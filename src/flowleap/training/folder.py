@@ -18,6 +18,7 @@ import torch
 
 from flowleap import data as data_sets
 from flowleap import processes
+from flowleap.extensions import FOLDER
 from flowleap.files import free_name, replace_file
 from flowleap.lock import LOCK, locked, vacant
 from flowleap.provenance import git_state, version
@@ -131,9 +132,8 @@ def _taken(folder: Path) -> str:
 def _discard(folder: Path, *, keep: bool) -> None:
     """Remove what a run wrote that failed before it trained anything; `keep` leaves the folder itself."""
     files = [path for path in folder.rglob("*") if not path.is_dir()]
-    if any(
-        path.name not in NOTES or (path.name.endswith(".jsonl") and path.stat().st_size) for path in files
-    ):
+    made = [path for path in files if path.parent != folder / FOLDER]  # imported files are copies
+    if any(path.name not in NOTES or (path.name.endswith(".jsonl") and path.stat().st_size) for path in made):
         return
     for path in files:
         if path.name != LOCK:
