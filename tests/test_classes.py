@@ -107,7 +107,7 @@ def test_held_out_labels_are_those_of_the_classes_of_the_same_name(tmp_path):
     part = data.held_out(dataset)
     assert part.label.tolist() == [2, 1] and part.num_classes == 3 and part.class_names == ("0", "2", "7")
     dataset = data.load(archive(tmp_path / "b.npz", **arrays, test_y=np.array([7, 1])))
-    with pytest.raises(ValueError, match="has the class '1', which 'train' has not; it has 0, 2, 7"):
+    with pytest.raises(ValueError, match="has the class '1', which 'train' does not have; it has 0, 2, 7"):
         data.held_out(dataset)
 
 

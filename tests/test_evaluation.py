@@ -455,7 +455,8 @@ def test_labels_of_samples_that_are_there_are_counted_whatever_their_order():
     assert found.there(found.label).tolist() == [0, 1]
     assert labels.given(None, (), ruler).law == "none"
     with pytest.raises(
-        ValueError, match="one of these samples has the class 'hat', which uneven has not; it has many, few"
+        ValueError,
+        match="one of these samples has the class 'hat', which uneven does not have; it has many, few",
     ):
         labels.given(torch.tensor([0]), ("hat",), ruler)
 

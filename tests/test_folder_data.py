@@ -337,7 +337,7 @@ def test_a_held_out_part_that_does_not_fit_is_refused_before_training(tmp_path):
         app, ["train", "--data", str(tmp_path / "images"), "--steps", "2", "--out", str(out)]
     )
     assert done.exit_code != 0 and not out.exists()
-    assert "has the class 'other', which 'train' has not" in " ".join(done.output.split())
+    assert "has the class 'other', which 'train' does not have" in " ".join(done.output.split())
 
 
 def test_the_held_out_part_is_seen_as_the_training_part(tmp_path):

@@ -210,7 +210,7 @@ def test_splits_that_do_not_fit_one_another_are_refused(tmp_path):
     ):
         data.held_out(data.load(place))
     written(place, FILES | {"t10k-labels-idx1-ubyte": packed_labels([1, 10, 2])})
-    with pytest.raises(ValueError, match="has the class '10', which 'train' has not"):
+    with pytest.raises(ValueError, match="has the class '10', which 'train' does not have"):
         data.held_out(data.load(place))
 
 

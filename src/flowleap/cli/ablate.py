@@ -64,7 +64,7 @@ def ablate(
     """Take a method apart: train it whole, without each of its components, with each alone, and with none.
 
     With --over, train it at every combination of the values of some fields instead. All rows begin with the same
-    weights and have the same budget; each is held against the whole method, seed by seed. Otherwise as
+    weights and have the same budget; each is compared with the whole method, seed by seed. Otherwise as
     `flowleap compare`: Ctrl-C stops, the same command continues, and table.md, table.csv, table.json, samples.png
     and report.html are left.
 

@@ -114,10 +114,10 @@ def evaluate(
 ) -> None:
     """Measure a trained run, or images, against real data.
 
-    Fréchet distance with its interval, kernel distance with its error, class agreement, precision and recall,
+    Fréchet distance with its interval, kernel distance with its error, label accuracy, precision and recall,
     distance to the nearest training sample, and seconds; each number with the id of its protocol. The same
     command twice gives the same numbers. Started by torchrun, all processes measure a run together. Latents are
-    decoded and held against the images they were made from; --features latent measures them as they are.
+    decoded and compared with the images they were made from; --features latent measures them as they are.
     """
     options.import_all(imports)
     if steps is not None and times is not None:

@@ -116,12 +116,14 @@ def aligned(label: Tensor, names: Sequence[str], classes: Sequence[str], where: 
     Args:
         where, other: what has the labels, and what the classes are of, for the error.
 
-    Shapes: (n,), int64, kept. Raises: ValueError for a class that the other has not.
+    Shapes: (n,), int64, kept. Raises: ValueError for a class that the other does not have.
     """
     place = places(names, classes)
     if bool((place < 0).any()):
         new = names[int((place < 0).int().argmax())]
-        raise ValueError(f"{where} has the class {new!r}, which {other} has not; it has {listed(classes)}")
+        raise ValueError(
+            f"{where} has the class {new!r}, which {other} does not have; it has {listed(classes)}"
+        )
     return place[label]
 
 

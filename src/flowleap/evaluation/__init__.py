@@ -1,4 +1,4 @@
-"""How good samples are: features, distances, class agreement, and the protocol behind each number."""
+"""How good samples are: features, distances, label accuracy, and the protocol behind each number."""
 
 from flowleap.evaluation import labels, report
 from flowleap.evaluation.agreement import Judge, fit
