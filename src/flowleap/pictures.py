@@ -19,7 +19,7 @@ from flowleap.files import replace_file
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
-    from PIL.ImageFont import FreeTypeFont
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 __all__ = [
     "curves",
@@ -145,18 +145,18 @@ def printable(name: str, most: int = 24) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def typeface(size: int, *texts: str) -> FreeTypeFont:
+def typeface(size: int, *texts: str) -> FreeTypeFont | ImageFont:
     """Return a font for some texts: that of Pillow, which has ASCII letters only, or DejaVu Sans of matplotlib.
 
     DejaVu Sans has Latin, Greek, Cyrillic, Arabic and Hebrew letters, but no Chinese, Japanese or Korean ones.
     """
-    from PIL import ImageFont
+    from PIL.ImageFont import load_default, truetype
 
     if all(text.isascii() for text in texts):
-        return ImageFont.load_default(size=size)
+        return load_default(size=size)
     import matplotlib
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+    return truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def figure(
