@@ -95,6 +95,8 @@ def _finite(value: float) -> bool:
 
 def _in_role(value: Any, hint: type) -> bool:
     own = type(value)
+    if not hint.__module__.startswith("flowleap."):
+        return True  # such as a network, torch.nn.Module
     if not own.__module__.startswith("flowleap."):
         return is_dataclass(own)
     return _room(own) == _room(hint)
@@ -105,7 +107,13 @@ def _room(cls: type) -> str:
 
 
 def in_words(hint: Any) -> str:
-    """Return an annotation as one reads it."""
+    """Return an annotation as one reads it.
+
+    >>> in_words(Literal["t, r", "t"])
+    "'t, r' or 't'"
+    """
+    if get_origin(hint) is Literal:
+        return " or ".join(repr(option) for option in get_args(hint))
     return str(getattr(hint, "__name__", hint)).replace("flowleap.", "")
 
 
