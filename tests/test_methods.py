@@ -81,7 +81,7 @@ def keys(objective: Objective) -> list[str]:
 
 def test_names_are_known():
     assert methods.names() == (
-        "flow_matching", "diffusion", "consistency_training_table1", "consistency_training_original",
+        "flow_matching", "diffusion", "consistency_training", "consistency_training_original",
         "consistency_training_esc", "consistency_training_esc_linear", "ict", "ect",
         "live_reflow", "shortcut", "shortcut_repo", "shortcut_esc",
         "meanflow", "esc", "sct", "sct_linear", "imm", "ctm_self",
@@ -89,6 +89,7 @@ def test_names_are_known():
         "amed", "ect_tuned", "tcm",
     )  # fmt: skip
     assert methods.get("consistency-training") == methods.get("consistency_training_table1")
+    assert methods.aliases() == {"consistency_training_table1": "consistency_training"}
 
 
 @ALL
@@ -102,9 +103,9 @@ def test_methods_are_found_by_name_with_either_stroke(name):
     ("asked", "said"),
     [
         ("meanflo", "did you mean meanflow"),
-        ("flow-mathcing", "did you mean flow_matching"),
+        ("flow-mathcing", "did you mean flow-matching"),
         ("shortcuts", "did you mean shortcut"),
-        ("qqqq", "known: flow_matching, diffusion"),
+        ("qqqq", "known: flow-matching, diffusion"),
     ],
 )
 def test_unknown_methods_name_their_neighbors(asked, said):
@@ -188,7 +189,7 @@ TABLE = {
     "progressive_distillation": (Halving(128), SelfConsistency(), Refreshed(7), "nothing", True),
     "consistency_distillation": (Adjacent(128), Consistency(), EMA(0.999), "nothing", True),
     "reflow": (OneTime(Uniform()), Diagonal(), Self(), "landing", True),
-    "consistency_training_table1": (Curriculum(128), Consistency(), EMA(0.999), "nothing", False),
+    "consistency_training": (Curriculum(128), Consistency(), EMA(0.999), "nothing", False),
     "live_reflow": (ToData(1 / 8, 128), Consistency(), Self(), "data", False),
 }
 
@@ -490,7 +491,7 @@ def test_the_design_table_says_how_each_method_is_sampled():
         *(name for name in found if name.startswith("consistency_training")),
         "ict", "ect", "ect_tuned", "tcm", "sct", "sct_linear",
     }  # fmt: skip
-    assert found["consistency_training_table1"] == [fresh, "t = 1", "any"]
+    assert found["consistency_training"] == [fresh, "t = 1", "any"]
     assert found["consistency_distillation"] == ["chain of maps", "t = 1", "1"]
     assert found["imm"] == ["chain of maps", "t = 0.994", "any"]
     assert found["tcm"] == [fresh, "t = 80", "any"]

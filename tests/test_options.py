@@ -153,3 +153,10 @@ def test_numbers_that_are_not_finite_are_refused_by_the_name_of_their_option(com
     result = CliRunner().invoke(app, [command, *words, option, number])
     assert result.exit_code == 2
     assert option in result.stderr and len(result.stderr.strip().splitlines()) == 1, result.stderr
+
+
+def test_a_place_without_data_names_what_is_beside_it(tmp_path):
+    (tmp_path / "photos").mkdir()
+    result = CliRunner().invoke(app, ["train", "--data", str(tmp_path / "photo"), "--dry-run"])
+    assert result.exit_code == 2 and "no such file or folder" in result.stderr
+    assert f"did you mean {tmp_path / 'photos'}?" in " ".join(result.stderr.split())

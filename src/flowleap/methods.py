@@ -393,7 +393,7 @@ def esc() -> Objective:
 _METHODS: dict[str, Callable[[], Objective]] = {
     "flow_matching": flow_matching,
     "diffusion": diffusion,
-    "consistency_training_table1": consistency_training,
+    "consistency_training": consistency_training,
     "consistency_training_original": lambda: consistency_training("original"),
     "consistency_training_esc": lambda: consistency_training("esc"),
     "consistency_training_esc_linear": lambda: consistency_training("esc-linear"),
@@ -411,7 +411,7 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     "ctm_self": ctm_self,
     **RECIPES,
 }
-_ALIASES = {"consistency_training": "consistency_training_table1"}
+_ALIASES = {"consistency_training_table1": "consistency_training"}
 _OWN: dict[str, Callable[[], Objective]] = {}
 
 

@@ -43,7 +43,7 @@ def list_methods(as_json: options.AsJson = False, imports: options.Imports = Non
 
     rows: list[dict[str, Any]] = [
         {
-            "name": name,
+            "name": hyphens(name),
             "summary": summary(name),
             "references": [
                 {"key": paper.key, "title": paper.title, "year": paper.year, "eprint": paper.eprint}
@@ -260,7 +260,7 @@ def plain_values(names: list[str]) -> dict[str, dict[str, Any]]:
     """
     from flowleap import methods, values
 
-    return {canonical(name): values.to_dict(methods.get(name)) for name in names}
+    return {hyphens(canonical(name)): values.to_dict(methods.get(name)) for name in names}
 
 
 def canonical(name: str) -> str:

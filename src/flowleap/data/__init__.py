@@ -1,5 +1,6 @@
 """Data sets, by name or from files, and which of their rows make a batch."""
 
+import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,6 +45,15 @@ _POINTS: dict[str, Callable[[int, int], Tensor]] = {
 names: tuple[str, ...] = ("digits", *_POINTS)
 
 
+def beside(path: Path) -> list[str]:
+    """Return what is in the folder that a path is in, as far as its name is near: what may have been meant."""
+    try:
+        there = {entry.name: str(entry) for entry in path.parent.iterdir()}
+    except OSError:
+        return []
+    return [there[name] for name in difflib.get_close_matches(path.name, there, n=3)]
+
+
 def load(
     text: str | Path,
     seed: int = 0,
@@ -83,7 +93,7 @@ def load(
         if path.suffix or len(path.parts) > 1:
             raise ValueError(
                 f"data {str(text)!r}: there is no such file or folder (seen from {Path.cwd().name or '/'}/), and it is "
-                f"no name; known: {', '.join(names)}"
+                f"no name{neighbors(str(path), [*beside(path), *names])}"
             )
         raise ValueError(f"unknown data set {str(text)!r}{neighbors(known, names)}, or the path of images")
     if latents.is_cache(path := Path(text)):
