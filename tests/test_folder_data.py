@@ -573,7 +573,9 @@ def test_rulers_judges_and_pictures_see_the_same_in_all_three_places(three, monk
     assert numbers[0] == numbers[1] == numbers[2] and numbers[0]["distance"] is not None
     assert len({agreement.fit(dataset).score for dataset in three}) == 1
     monkeypatch.setattr(classifier, "MORE", 1)
-    fits = [classifier.fit(dataset).packed() for dataset in three]
+    fits = [
+        replace(classifier.fit(dataset), made="").packed() for dataset in three
+    ]  # made: by another checksum
     assert fits[0] == fits[1] == fits[2]
     monkeypatch.setattr(folders, "READ", 7)
     near = [folders.neighbors({1: samples.clamp(-1, 1)}, dataset) for dataset in three]
