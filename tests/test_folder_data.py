@@ -153,6 +153,9 @@ def test_arrays_are_resized_as_files_are(tmp_path):
 def test_looks_that_mean_nothing_are_refused(tmp_path):
     with pytest.raises(ValueError, match="expected crop or resize"):
         Look(square="round")
+    for size in ("x", 0):
+        with pytest.raises(ValueError, match="size"):
+            Look(size=size)
     with pytest.raises(ValueError, match="taken as it is"):
         data.load("digits", look=Look(size=16))
     with pytest.raises(ValueError, match=r"are too small.*smaller --size"):

@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -20,11 +22,12 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from flowleap import evaluation, lock, methods, networks, provenance, runs, samplers
+from flowleap import data, evaluation, lock, methods, networks, provenance, runs, samplers
 from flowleap.cli import app
 from flowleap.data import Dataset
 from flowleap.runs.session import Session
 from flowleap.training import checkpoint, folder, report
+from flowleap.training.config import FIELDS
 from flowleap.training.log import Reporter
 from flowleap.training.loop import Plan
 
@@ -709,3 +712,57 @@ def test_a_run_is_not_resumed_to_an_end_before_its_last_step(tmp_path: Path) -> 
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="has done 6 steps already"):
         runs.train(replace(config, steps=3), tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "config.json").read_text() == kept
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "said"),
+    [
+        ("network.width", "-4", r"network\.width=-4"),
+        ("network.kind", "[]", "unknown kind of network"),
+        ("ema", "1.5", "ema"),
+        ("lr", "inf", "lr"),
+        ("size", "x", r"size='x' does not fit"),
+        ("memory", "[]", "memory"),
+        ("velocity", "Conditionl", "did you mean Conditional"),
+        ("velocity", "{}", 'is no part: {"type"'),
+    ],
+)
+def test_settings_of_a_wrong_kind_are_refused_by_their_name(field: str, text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        runs.configure("esc", settings=[(field, text)])
+
+
+SETTINGS = (
+    "-1",
+    "0",
+    "1.5",
+    "nan",
+    "inf",
+    "1e999",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "[[[[",
+    "x",
+    "",
+    "9" * 30,
+    '[1,"a"]',
+)
+
+
+def test_any_text_for_any_setting_is_taken_or_refused_in_words() -> None:
+    """An error of any other type ends the test."""
+    digits = data.load("digits")
+    whole = runs.configure("esc", digits)
+    part = [
+        f"{name}.{field}"
+        for name in ("times.pair.law", "velocity", "loss", "batching")
+        for field in ("type", "mean")
+    ]
+    names = [*FIELDS, *(f"network.{name}" for name in whole.network), *whole.objective, *part]
+    random = Random(0)
+    for name in names:
+        for text in random.sample(SETTINGS, 2):
+            with suppress(ValueError, FileNotFoundError):
+                runs.configure("esc", digits, settings=[(name, text)])

@@ -101,7 +101,7 @@ def test_a_part_that_holds_a_network_is_no_plain_value():
         ({"type": "SortedPiar"}, "did you mean SortedPair"),
         ({"type": "SortedPair", "diagnal": 0.5}, "SortedPair has no field 'diagnal'; did you mean diagonal"),
         ({"type": "SortedPair", "law": {"type": "Logitnormal"}}, "did you mean LogitNormal"),
-        ({"law": 1}, "unknown part None"),
+        ({"law": 1}, r"is no part: \{\"type\""),
         ({"type": ["SortedPair"]}, "unknown part"),
         ({"type": "Teacher", "flw": None}, "Teacher has no field 'flw'; did you mean flow"),
         ({"type": "SortedPair", "diagonal": 7}, "SortedPair"),

@@ -59,6 +59,8 @@ def from_dict(data: Any) -> Any:
     if not isinstance(data, dict):
         return data
     kind = data.get("type")
+    if kind is None:
+        raise ValueError(f'{data!r} is no part: {{"type": "Conditional"}} with its fields is expected')
     if not isinstance(kind, str) or kind not in _types():
         raise ValueError(f"unknown part {kind!r}{neighbors(str(kind), _types())}")
     cls = _types()[kind]

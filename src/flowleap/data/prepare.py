@@ -24,6 +24,7 @@ from flowleap.data.rows import Held, Rows, Samples, scaled
 from flowleap.data.store import Store
 from flowleap.data.view import AS_THEY_ARE, Square, View, suggested
 from flowleap.data.workers import default_workers, in_order
+from flowleap.fields import check
 from flowleap.progress import counted
 
 __all__ = [
@@ -69,8 +70,11 @@ class Look:
     memory: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.square is not None or self.size is not None:
-            View(self.square or "crop", self.size or 1)
+        if self.square is not None:
+            View(self.square, 1)
+        check(self)
+        if self.size is not None:
+            View(self.square or "crop", self.size)
         if self.memory < 0:
             raise ValueError(f"memory={self.memory}: expected GiB, 0 to read everything when it is needed")
 

@@ -59,7 +59,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     options = dict(config)
     kind = options.pop("kind", None)
     every = _kinds()
-    if kind not in every:
+    if not isinstance(kind, str) or kind not in every:
         raise ValueError(f"unknown kind of network {kind!r}{neighbors(str(kind), every)}")
     if isinstance(options.get("network"), Mapping):
         options["network"] = build(options["network"])
