@@ -25,6 +25,7 @@ from typer.testing import CliRunner, Result
 from flowleap import data, evaluation, lock, methods, networks, provenance, runs, samplers
 from flowleap.cli import app
 from flowleap.data import Dataset
+from flowleap.runs import session
 from flowleap.runs.session import Session
 from flowleap.training import checkpoint, folder, report
 from flowleap.training.config import FIELDS
@@ -712,6 +713,24 @@ def test_a_run_is_not_resumed_to_an_end_before_its_last_step(tmp_path: Path) -> 
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="has done 6 steps already"):
         runs.train(replace(config, steps=3), tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "config.json").read_text() == kept
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        (
+            "draw_batch",
+            RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+        ),
+        ("fit", torch.OutOfMemoryError("CUDA out of memory.")),
+    ],
+)
+def test_exhausted_memory_is_said_with_what_helps(
+    tmp_path: Path, quiet: Console, monkeypatch, where: str, error: Exception
+) -> None:
+    monkeypatch.setattr(session, where, raising(error))
+    with pytest.raises(ValueError, match=r"^out of memory: .*--per-device"):
+        train(quiet, config(), tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -123,8 +124,8 @@ class Session:
             evaluation.enough(self.config.eval_num, self.ruler)
         device = next(self.state.player.network.parameters()).device
         part, parts = self.engine.own[0], self.engine.parts
-        batch = draw_batch(self.usable, self.objective, self.plan, 0, device, part, parts)
-        with torch.no_grad():
+        with self.enough_memory(), torch.no_grad():
+            batch = draw_batch(self.usable, self.objective, self.plan, 0, device, part, parts)
             for player, objective in self.state.players(self.objective):
                 objective(player.flow, player.frozen, batch, 0, player.key(self.plan.seed))
 
@@ -138,7 +139,8 @@ class Session:
             for player, task in self.state.players(self.objective):
                 probe(losses[player.role], player, task, self.engine, self.usable, self.plan, 0)
 
-        return processes.from_first(lambda: threads.fastest(step, threads.most()))
+        with self.enough_memory():
+            return processes.from_first(lambda: threads.fastest(step, threads.most()))
 
     def open(self) -> None:
         """Open what is measured on the way: metrics.jsonl and quality.jsonl, up to the present step."""
@@ -267,6 +269,7 @@ class Session:
         )
         ahead = data_sets.reading_ahead(self.usable, self.reads(), self.plan.steps, self.config.workers)
         with (
+            self.enough_memory(),
             ahead as usable,
             Interruption() as interruption,
             self.reporter.progress(self.plan.steps, self.state.step),
@@ -277,8 +280,6 @@ class Session:
                 fit(self.state, self.objective, usable, self.plan, events, self.engine)
             except Diverged as error:
                 raise Diverged(f"{error}; {self.remains()}") from error
-            except torch.OutOfMemoryError as error:
-                raise ValueError(self.exhausted(error)) from error
             self.engine.unite(self.state)
         self.signal = max(filter(None, processes.every(interruption.signal)), default=None)
         if self.state.step == self.plan.steps:
@@ -292,6 +293,17 @@ class Session:
         if path is None:
             return "there is no checkpoint yet"
         return f"saved: {path}; continue with: flowleap train --resume --out {shlex.quote(str(self.home))}"
+
+    @contextmanager
+    def enough_memory(self) -> Iterator[None]:
+        """A context in which exhausted memory of a GPU or of the machine becomes a ValueError that says what helps."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
+            if not exhausted and "not enough memory" not in str(error):  # as torch says it on a CPU
+                raise
+            raise ValueError(self.exhausted(error)) from error
 
     def exhausted(self, error: Exception) -> str:
         """Say what to do where memory is exhausted."""
