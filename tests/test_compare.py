@@ -546,7 +546,7 @@ def test_one_teacher_teaches_all_that_have_one_and_is_a_row_itself(tmp_path: Pat
         alone = evaluation.evaluate(run.flow, run.objective, dataset, steps=(8, 1), num=60, ruler=ruler)
     assert [row["distance"] for row in alone] == [row["distance_mean"] for row in found.rows[:2]]
     text = (found.out / "table.md").read_text()
-    assert f"--teacher {teacher}" in text and "its cost is not in theirs" in text
+    assert f"--teacher {teacher}" in text and "its cost is not included in theirs" in text
     again = quiet()
     assert studies.compare(request, tmp_path / "s", console=again).rows == found.rows
     with pytest.raises(ValueError, match="holds another comparison: teacher is"):

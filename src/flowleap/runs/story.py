@@ -358,7 +358,7 @@ def compatible(stored: TrainConfig, wanted: TrainConfig, place: Path) -> TrainCo
 def resumable(place: Path) -> None:
     """Refuse to resume a run that was trained and has lost its checkpoints: it would begin again over its weights.
 
-    A run without a checkpoint that has not come to its first one begins again: nothing of it is lost.
+    A run without a checkpoint whose log does not go past its first one begins again: nothing of it is lost.
 
     Raises: ValueError.
     """
@@ -371,7 +371,7 @@ def resumable(place: Path) -> None:
         if phase != place and max(weights, default=0) >= length(config):
             continue  # a teacher that is done needs no checkpoint
         done = max([*weights, *(row["step"] for row in lines_of(phase / "metrics.jsonl"))], default=0)
-        if weights or 0 < config.checkpoint_every <= done:
+        if weights or 0 < config.checkpoint_every < done:  # a step is logged before it is saved
             name = shlex.quote(str(phase))
             cure = f"begin a new run with its weights: flowleap train {config.method.replace('_', '-')} --init {name}"
             raise ValueError(
