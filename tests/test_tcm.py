@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -130,11 +130,11 @@ def test_targets_below_the_boundary_come_from_the_first_stage():
     torch.testing.assert_close(objective.regress(whole, None, point).target, regression.target)
 
 
+@dataclass(frozen=True)
 class ExactStep:
     """The velocity whose step t → s is exact, v = (X_{t→s}(x_t) − x_t)/(s − t) on this path."""
 
-    def __init__(self, oracle: Gaussian) -> None:
-        self.oracle = oracle
+    oracle: Gaussian
 
     def __call__(self, point: Point, flow: FlowMap | None = None) -> Tensor:
         return (self.oracle(point.x_t, point.t, point.s) - point.x_t) / (point.s - point.t)[:, None]

@@ -213,7 +213,11 @@ def test_config_json_says_where_it_began_and_resuming_does_not_need_it(flow: Pat
     assert again.step == 6
     state = runs.load_run(place, "raw").network.state_dict()
     assert all(torch.equal(weight, whole[name]) for name, weight in state.items())
-    shutil.rmtree(place / "checkpoints")  # stopped before its first checkpoint: now it is needed
+    shutil.rmtree(
+        place / "checkpoints"
+    )  # as though it was stopped before its first checkpoint: now it is needed
+    for name in ("ema.safetensors", "network.safetensors", "metrics.jsonl"):
+        (place / name).unlink()
     with pytest.raises(FileNotFoundError, match="source"):
         runs.train(None, place, resume=True, console=console)
     shutil.copytree(flow, source)

@@ -45,6 +45,7 @@ from flowleap.paths import Path
 from flowleap.point import Batch, Point
 from flowleap.randomness import generator
 from flowleap.tensors import Image, Label, Time, like, squared_norm
+from flowleap.times import Adjacent, NoiseGrid
 from flowleap.velocities import Conditional, Teacher
 
 __all__ = ["Curve", "Diagnosis", "diagnose"]
@@ -398,21 +399,22 @@ def _quantile(position: Tensor, values: Tensor, edges: Tensor, share: float) -> 
 def _untaught(objective: Objective, flow: FlowMap) -> Objective:
     """Return an objective with the data in the place of a teacher that is not at hand, else as it is.
 
-    Its velocity becomes that of the pairs of data and noise, and stored pairs become independent ones; a copy that was
-    taken anew in stages becomes the network itself. A target that asks a teacher of its own becomes consistency. A
-    first stage is part of the network in two stages.
+    Its velocity becomes that of the pairs of data and noise, and stored pairs become independent ones; a teacher that
+    is taken anew in stages becomes the network itself. A target that asks a teacher of its own becomes consistency in
+    short steps to the data. A first stage is part of the network in two stages.
     """
     if not objective.needs_teacher:
         return objective
-    if isinstance(objective.frozen, FirstStage):
+    if isinstance(objective.frozen, FirstStage | Refreshed):
         return objective.with_teacher(flow)
-    taught = replace(objective, frozen=Self()) if isinstance(objective.frozen, Refreshed) else objective
+    taught = objective
     if isinstance(taught.velocity, Teacher):
         taught = replace(taught, velocity=Conditional())
     if isinstance(taught.coupling, StoredPairs):
         taught = replace(taught, coupling=Independent())
     if taught.needs_teacher:
-        taught = replace(taught, target=Consistency(), loss=Squared(), frozen=Self())
+        times = Adjacent(128) if taught.path.t_max <= 1 else NoiseGrid()
+        taught = replace(taught, target=Consistency(), times=times, loss=Squared(), frozen=Self())
     return taught
 
 

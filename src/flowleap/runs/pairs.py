@@ -96,7 +96,8 @@ def make(
                 ):
                     parts.append(part)
                     done = wanted.start + processes.count() * sum(map(len, parts))
-                    progress(reporter, min(done, wanted.stop), origin.count)
+                    reporter.advance(min(done, wanted.stop))
+                    reporter.count("pairs")
             chosen = None if label is None else label[wanted.start : wanted.stop]
             made, seconds = processes.gathered(torch.cat(parts)), time.perf_counter() - begin
             processes.from_first(partial(store.add, noise, made, chosen, seconds))
@@ -104,15 +105,6 @@ def make(
             if processes.any_of(interruption()):
                 break
     return max(filter(None, processes.every(interruption.signal)), default=None)
-
-
-def progress(reporter: Reporter, done: int, total: int) -> None:
-    """Show how many pairs are made, and when all will be."""
-    reporter.advance(done)
-    now = time.perf_counter()
-    if reporter.bar is None and (now - reporter.spoken >= reporter.every or done == total):
-        reporter.spoken = now
-        reporter.say(f"pairs {done}/{total}  {reporter.remaining(done)}".rstrip())
 
 
 def rows(store: PairStore, dataset: Dataset) -> Dataset:

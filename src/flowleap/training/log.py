@@ -178,13 +178,18 @@ class Reporter:
 
     def row(self, row: dict[str, Any]) -> None:
         """Show the numbers of a log interval."""
+        self.bar.parts = describe(row)
+        self.advance(row["step"])
+        self.count("step")
+
+    def count(self, what: str) -> None:
+        """Say how far the bar is, now and then and at its end, where no bar is shown."""
         bar = self.bar
-        bar.parts, bar.done = describe(row), row["step"]
         if not self.shown and (time.perf_counter() - self.spoken >= self.every or bar.done >= bar.total):
             self.spoken = time.perf_counter()
             left = bar.left()
             remaining = [] if left is None else [f"{terminal.duration(left)} left"]
-            self.say("  ".join([f"step {bar.done}/{bar.total}", *remaining, *bar.parts]))
+            self.say("  ".join([f"{what} {bar.done}/{bar.total}", *remaining, *bar.parts]))
 
 
 def spelled(seconds: float) -> str:
