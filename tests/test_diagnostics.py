@@ -20,12 +20,11 @@ from flowleap.evaluation import diagnostics, findings
 from flowleap.evaluation.diagnostics import diagnose
 from flowleap.evaluation.run_findings import judge_run, run_facts
 from flowleap.flow_map import FlowMap
-from flowleap.objectives import SelfConsistency
 from flowleap.oracles import Gaussian
 from flowleap.parameterization import EDM, AverageVelocity
 from flowleap.paths import TrigPath, VEPath, VPPath
 from flowleap.point import Batch
-from flowleap.times import DyadicGrid, LogNormal, SortedPair, Uniform
+from flowleap.times import LogNormal, SortedPair, Uniform
 
 WIDTH, CLASSES, DIMS = 0.5, 4, 6
 
@@ -358,9 +357,6 @@ def test_no_rows_with_r_equal_to_t_are_noticed():
     assert finding.severity == "problem" and "times.diagonal" in finding.text
     note = next(f for f in examine(Perfect(), method(times=law)).findings if "r = t" in f.title)
     assert (note.severity, note.title) == ("note", "Few rows with r = t")
-    lone = method("shortcut", times=DyadicGrid(share=1.0), target=SelfConsistency())
-    finding = next(f for f in examine(Perfect(), lone).findings if f.title.startswith("Too little r = t"))
-    assert "times.share" in finding.text
 
 
 def test_a_network_that_multiplies_its_times_by_a_thousand_is_rough_and_told_so():
