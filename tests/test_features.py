@@ -688,6 +688,7 @@ def test_the_command_reads_images_and_takes_a_part(tmp_path):
         "source": "own",
         "split": "test[30]",
         "floor": None,  # half of 30 images are fewer than 17
+        "classes": {},
         "shape": [1, 4, 4],
         "of": 40,
         "count": 30,
