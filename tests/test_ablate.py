@@ -139,7 +139,7 @@ def test_fields_are_crossed_and_the_method_as_it_is_is_always_there() -> None:
     )
     assert list(friendly)[1] == "esc, path=linear, velocity=plug-in"
     assert [objective_of(config).path for config in friendly.values()][1:3] == [whole.path, TrigPath()]
-    with pytest.raises(ValueError, match="such as LinearPath, TrigPath"):
+    with pytest.raises(ValueError, match="Known: LinearPath, TrigPath"):
         configs(drop=(), over=(("path", ("straight", "VP")),))
     found, full = configs(drop=(), over=(("lr", ("0.1", "0.2")), ("network.width", ("8",))))
     assert list(found) == ["esc", "esc, lr=0.1, network.width=8", "esc, lr=0.2, network.width=8"]
