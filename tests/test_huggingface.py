@@ -174,7 +174,7 @@ def test_images_of_several_sizes_and_damaged_ones(tmp_path):
     datasets.Dataset.from_dict(content, features=rows.features).save_to_disk(tmp_path / "d")
     found = data.load(f"hf:{tmp_path / 'd'}", look=Look(size=16))
     assert found.shape == (3, 16, 16) and len(found) == 6
-    assert any("1 of 7 images are left out" in note and "image 6 of d" in note for note in found.notes)
+    assert any("1 of 7 images is left out" in note and "image 6 of d" in note for note in found.notes)
 
 
 def test_tables_without_images_and_folders_of_something_else(tmp_path):

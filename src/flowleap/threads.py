@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 __all__ = ["bound_spinning", "cores", "fastest", "known", "limited", "most", "share", "use"]
 
 SPINS = "2000"
-"""Turns of the loop in which an idle thread of libgomp waits before it sleeps; `benchmarks/threads.py` compares others."""
+"""Turns of the loop in which an idle thread of libgomp waits before it sleeps, see `benchmarks/threads.py`."""
 BLOCK_TIME = "1"
 """The same for the OpenMP of LLVM and Intel, in ms."""
 GAIN = 0.05
