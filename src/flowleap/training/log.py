@@ -178,8 +178,7 @@ class Reporter:
 
     def row(self, row: dict[str, Any]) -> None:
         """Show the numbers of a log interval."""
-        self.bar.parts = describe(row)
-        self.advance(row["step"])
+        self.bar.parts, self.bar.done = describe(row), row["step"]
         self.count("step")
 
     def count(self, what: str) -> None:
