@@ -307,7 +307,7 @@ def test_accelerate_launches_the_command(tmp_path):
     tiny = ["--set", "network.width=16", "--set", "network.depth=1", "--no-eval", "--accumulate", "2"]
     done = launch("--mixed_precision", "bf16", "-m", "flowleap", *command, *tiny, accelerate=True)
     assert done.stdout.count("batch 32 = 2 processes × 2 micro-batches of 8, bf16") == 1
-    assert done.stdout.count("checked: 2 processes") == 1 and done.stdout.count("done:") == 1
+    assert done.stdout.count("checked: 2 processes") == 1 and done.stdout.count("\ndone in ") == 1
     assert (
         runs.load_run(place).step == 4
         and json.loads((place / "config.json").read_text())["config"]["precision"] == "bf16"
