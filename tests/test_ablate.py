@@ -244,7 +244,7 @@ def test_seeds_that_failed_are_in_no_pair() -> None:
     )
     assert table.paired(own, whole, 1) == (1.0, None) and table.paired(own, whole, 4) == (None, None)
     row = {"distance_mean": 0.255, "difference_mean": -0.5, "difference_error": 0.25}
-    assert table.difference(row) == "-0.5000 ± 0.2500"
+    assert table.difference(row) == "−0.5000 ± 0.2500"
     assert table.difference(row | {"difference_mean": 2e-8, "difference_error": None}) == "+0.0000"
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "flowleap"
 
 FLOORS = (
-    ("neighbors", "streams"),
+    ("formatting", "neighbors", "streams"),
     (
         "citations",
         "clock",
@@ -29,7 +29,7 @@ FLOORS = (
         "terminal",
         "threads",
     ),
-    ("paths", "derivatives", "networks", "data"),
+    ("paths", "derivatives", "networks", "data", "tables"),
     ("parameterization", "point", "oracles", "autoencoders"),
     ("flow_map", "times", "losses"),
     ("guidance",),
@@ -38,7 +38,7 @@ FLOORS = (
     ("objectives",),
     ("distillation", "values"),
     ("methods",),
-    ("extensions",),
+    ("design", "extensions"),
     ("evaluation", "pictures"),
     ("training",),
     ("runs", "foreign"),

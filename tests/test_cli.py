@@ -15,11 +15,10 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from flowleap import data, evaluation, methods, objectives, runs, samplers, streams, values
+from flowleap import data, design, evaluation, methods, objectives, runs, samplers, streams, values
 from flowleap.cli import app, group, options
-from flowleap.cli import methods as listing
-from flowleap.cli import sample as sampling
-from flowleap.runs import estimate
+from flowleap.formatting import number
+from flowleap.runs import estimate, samples
 
 SMALL = {"steps": 4, "batch": 20, "eval_num": 0, "sample_every": 0, "checkpoint_every": 0, "device": "cpu"}
 
@@ -308,8 +307,8 @@ def test_times_start_where_the_method_is_sampled_from(tmp_path):
 def test_the_table_shows_the_numbers_and_what_real_data_scores(digits, moons):
     (row,) = json.loads(ok("evaluate", digits, "--steps", 1, "--num", 70, "--json"))
     text = ok("evaluate", digits, "--steps", 1, "--num", 70)
-    assert "FD-pixel" in text and f"{row['distance']:.3f}" in text
-    assert f"{row['floor']:.3f}" in text and row["protocol"] in text
+    assert "FD-pixel" in text and number(row["distance"]) in text
+    assert number(row["floor"]) in text and row["protocol"] in text
     assert "FD-point" in ok("evaluate", moons, "--steps", 1, "--num", 70)
 
 
@@ -443,7 +442,8 @@ def test_show_is_read_off_the_values():
 
 def test_every_field_has_a_row_and_every_number_is_shown():
     objective = replace(methods.esc(), label_dropout=0.237)
-    rows = dict(listing.component_rows({"esc": values.to_dict(objective)}))
+    shown = design.components({"esc": values.to_dict(objective)})
+    rows = {row[0]: list(row[1:]) for row in shown.rows}
     assert rows["label dropout"] == ["0.237"]
     assert rows["flow path"] == ["LinearPath(noise_scale=1, floor=0)"]
     assert rows["time law"][0].splitlines() == [
@@ -452,7 +452,7 @@ def test_every_field_has_a_row_and_every_number_is_shown():
         "    law: LogitNormal(mean=-0.4, std=1)",
     ]
     fields = [label for label in rows if not label.startswith(" ")]  # what the target tells is indented
-    assert len(fields) == len(values.to_dict(objective)) - len(listing.HEADINGS)
+    assert len(fields) == len(values.to_dict(objective)) - len(design.HEADINGS)
 
 
 def test_targets_tell_their_steps():
@@ -462,7 +462,7 @@ def test_targets_tell_their_steps():
 
         template: ClassVar[dict[str, str]] = {"first": "along the {velocity} velocity", "second": "{output}"}
 
-    told = listing.in_words(replace(methods.esc(), target=Target()))
+    told = design.in_words(replace(methods.esc(), target=Target()))
     assert told == {
         "in words": "One jump.",
         "first": "along the plug in velocity",
@@ -471,8 +471,8 @@ def test_targets_tell_their_steps():
 
 
 def test_a_method_without_a_function_borrows_its_summary():
-    assert listing.summary("shortcut_repo") == f"{listing.summary('shortcut')} Variant repo."
-    assert listing.summary("unheard_of") == "unheard_of"
+    assert design.summary("shortcut_repo") == f"{design.summary('shortcut')} Variant repo."
+    assert design.summary("unheard_of") == "unheard_of"
 
 
 def test_diff_shows_only_what_differs():
@@ -632,8 +632,8 @@ def test_numbers_and_times_are_read():
 
 def test_labels_are_read():
     shoes, numbers = ("bag", "sneaker"), ("0", "1", "10", "2")
-    assert sampling.labels("all", 4, shoes, ())[0].tolist() == [0, 1, 0, 1]
-    assert sampling.labels("all", 4, (), ()) == (None, "")
+    assert evaluation.labels.wanted("all", 4, shoes, ())[0].tolist() == [0, 1, 0, 1]
+    assert evaluation.labels.wanted("all", 4, (), ()) == (None, "")
     for text, names, index, words in (
         ("sneaker", shoes, 1, " of class sneaker (number 1)"),
         ("1", shoes, 1, " of class sneaker (number 1)"),
@@ -642,24 +642,24 @@ def test_labels_are_read():
         ("all", ("all", "data"), 0, " of class all (number 0)"),
         ("data", ("all", "data"), 1, " of class data (number 1)"),
     ):
-        found, said = sampling.labels(text, 2, names, ())
+        found, said = evaluation.labels.wanted(text, 2, names, ())
         assert found.tolist() == [index, index] and said == words
-    assert sampling.labels("data", 4, shoes, (30, 10))[0].tolist() == [0, 0, 1, 0]
+    assert evaluation.labels.wanted("data", 4, shoes, (30, 10))[0].tolist() == [0, 0, 1, 0]
     for text, message in (
         ("sneakers", "did you mean sneaker"),
         ("2", "no class '2'"),
         ("data", "does not say how many"),
     ):
         with pytest.raises(ValueError, match=message):
-            sampling.labels(text, 2, shoes, ())
+            evaluation.labels.wanted(text, 2, shoes, ())
     with pytest.raises(ValueError, match="no class '3'"):
-        sampling.labels("3", 2, numbers, ())
+        evaluation.labels.wanted("3", 2, numbers, ())
 
 
 def test_data_given_by_hand_is_drawn_without_the_real_points(moons, tmp_path):
     run = runs.load_run(moons)
     foreign = replace(run, config=replace(run.config, data="my-points"))
     assert foreign.config.data not in data.names
-    sampling.write_picture(tmp_path / "a.png", torch.randn(50, 2), None, foreign)
+    samples.write_picture(tmp_path / "a.png", torch.randn(50, 2), None, foreign)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width < 1.5 * picture.height

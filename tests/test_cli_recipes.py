@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flowleap.cli import app
-from flowleap.cli.plan import hours, size, within
 from flowleap.runs import estimate, recipes
+from flowleap.runs.forecast import hours, size, within
 
 SMALL = ["--set", "network.width=16", "--set", "network.depth=1", "--set", "network.heads=2"]
 QUIET = ["--steps", "3", "--batch", "16", "--no-eval", "--sample-every", "0", "--set", "watch_share=0"]

@@ -372,9 +372,9 @@ def test_variants_are_one_replace_apart() -> None:
 
 
 def test_diagnoses_count_levels_from_0_on() -> None:
-    from flowleap.evaluation.diagnostics import _Clock
+    from flowleap.evaluation.diagnosis.probes import TimeRange
 
-    clock = _Clock(VEPath(t_min=0.0))
+    clock = TimeRange(VEPath(t_min=0.0))
     edges = clock.edges()
     assert (
         bool(edges.isfinite().all())
@@ -383,4 +383,4 @@ def test_diagnoses_count_levels_from_0_on() -> None:
     )
     torch.testing.assert_close(clock.time(clock.share(edges)), edges)
     assert float(clock.share(torch.zeros(1))) == 0
-    assert float(_Clock(VEPath()).edges()[0]) == pytest.approx(0.002)
+    assert float(TimeRange(VEPath()).edges()[0]) == pytest.approx(0.002)

@@ -16,9 +16,8 @@ from typer.testing import CliRunner
 from flowleap import data, methods, networks, pictures, runs
 from flowleap.cli import diagnose as command
 from flowleap.cli.group import OneLine
-from flowleap.evaluation import diagnostics, findings
-from flowleap.evaluation.diagnostics import diagnose
-from flowleap.evaluation.run_findings import judge_run, run_facts
+from flowleap.evaluation import diagnosis
+from flowleap.evaluation.diagnosis import diagnose, judge_run, run_facts
 from flowleap.flow_map import FlowMap
 from flowleap.oracles import Gaussian
 from flowleap.parameterization import EDM, AverageVelocity
@@ -75,19 +74,19 @@ def method(name: str = "meanflow", **changes):
     return replace(methods.get(name), label_dropout=0.0, **changes)
 
 
-def examine(network, objective=None, dataset=None, num=512, **rest) -> diagnostics.Diagnosis:
+def examine(network, objective=None, dataset=None, num=512, **rest) -> diagnosis.Diagnosis:
     objective = method() if objective is None else objective
     dataset = blobs() if dataset is None else dataset
     return diagnose(objective.flow_map(network), objective, dataset, num=num, **rest)
 
 
-def titles(found: diagnostics.Diagnosis) -> list[str]:
+def titles(found: diagnosis.Diagnosis) -> list[str]:
     """The titles of what is not a mere note."""
     return [finding.title for finding in found.findings if finding.severity != "note"]
 
 
 @pytest.fixture(scope="module")
-def healthy() -> diagnostics.Diagnosis:
+def healthy() -> diagnosis.Diagnosis:
     return examine(Perfect())
 
 
@@ -337,7 +336,7 @@ def test_a_perfect_consistency_model_is_not_accused_of_knowing_one_time():
     assert titles(found) == [] and found.error.share == 0
     assert "Conditioned on t only" in [finding.title for finding in found.findings]
     told = replace(found, settings={**found.settings, "told": "landing"})
-    accused = [finding.title for finding in findings.judge(told)]
+    accused = [finding.title for finding in diagnosis.judge(told)]
     assert "Landing time r is ignored" in accused and "Conditioned on t only" not in accused
 
 
@@ -373,7 +372,7 @@ def test_a_network_that_multiplies_its_times_by_a_thousand_is_rough_and_told_so(
         assert found.settings["time_scale"] == scale
     assert gaps[1.0] < 0.05 and gaps[1000.0] > 0.5
     told = examine(Faulty(rough))
-    spoken = findings.judge(replace(told, settings={**told.settings, "time_scale": 1000.0}))
+    spoken = diagnosis.judge(replace(told, settings={**told.settings, "time_scale": 1000.0}))
     assert any("time_scale=1" in finding.text for finding in spoken)
 
 
@@ -452,10 +451,12 @@ TRENDS = [
 @pytest.mark.parametrize(("changes", "title"), TRENDS, ids=[title for _, title in TRENDS])
 def test_a_bad_course_of_training_has_its_finding(healthy, changes, title):
     assert (
-        titles(replace(healthy, findings=findings.judge(replace(healthy, trends=findings.trends(course())))))
+        titles(
+            replace(healthy, findings=diagnosis.judge(replace(healthy, trends=diagnosis.trends(course()))))
+        )
         == []
     )
-    judged = findings.judge(replace(healthy, trends=findings.trends(course(**changes))))
+    judged = diagnosis.judge(replace(healthy, trends=diagnosis.trends(course(**changes))))
     assert [f.title for f in judged if f.severity != "note"] == [title]
 
 
@@ -466,8 +467,8 @@ def test_metrics_reach_the_findings():
 
 
 def test_short_and_empty_metrics_tell_no_trend():
-    assert findings.trends([]) is None
-    few = findings.trends([{"step": 1, "raw_error": 1.0, "grad_norm": None, "skipped": 0}])
+    assert diagnosis.trends([]) is None
+    few = diagnosis.trends([{"step": 1, "raw_error": 1.0, "grad_norm": None, "skipped": 0}])
     assert few.fall is None and few.growth is None and few.spikes == 0
 
 
@@ -521,7 +522,7 @@ def test_garbage_is_named_first_with_its_cause(healthy):
         for steps, distance, accuracy in ((1, 61.6, 0.40), (4, 64.0, 0.41))
     ]
     run = facts("esc", rows, steps=400, batch=128, images=60_000)
-    found = findings.judge(replace(healthy, run=replace(run, real=run.floor)))
+    found = diagnosis.judge(replace(healthy, run=replace(run, real=run.floor)))
     assert [(f.severity, f.title) for f in found[:5]] == [
         ("problem", "Images are far from the data"),
         ("problem", "Low label accuracy"),
@@ -555,7 +556,7 @@ def test_fewer_samples_than_images_are_compared_with_as_many_real_images():
 
 
 def test_quality_that_is_not_known_is_not_praised(healthy):
-    unknown = findings.judge(replace(healthy, run=facts("esc", [])))
+    unknown = diagnosis.judge(replace(healthy, run=facts("esc", [])))
     assert [f.title for f in unknown] == [
         "The probes found nothing wrong",
         "The quality of samples is not known",
@@ -699,4 +700,4 @@ def test_the_command_points_to_python_for_data_given_as_tensors(run, tmp_path):
             if file.is_file():
                 (place / file.name).write_bytes(file.read_bytes())
         (place / "config.json").write_text((run / "config.json").read_text().replace(old, new))
-        assert "diagnostics.diagnose(run.flow, run.objective, dataset)" in refused(place)
+        assert "diagnosis.diagnose(run.flow, run.objective, dataset)" in refused(place)

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from flowleap import networks, runs
-from flowleap.cli import plan
-from flowleap.runs import activations, cost, estimate, recipes
+from flowleap.runs import activations, cost, estimate, forecast, recipes
 from flowleap.runs.estimate import Speed, forward_flops
 from flowleap.training.loss_module import autocast
 
@@ -117,7 +116,7 @@ def test_weights_divided_among_devices() -> None:
     for settings, devices, rows in (({}, 1, 256), ({}, 8, 32), ({"per_device": 32}, 8, 32), ({"per_device": 20}, 8, 16),
                                     ({"accumulate": 4}, 8, 8), ({"accumulate": 4, "per_device": 5}, 8, 5)):  # fmt: skip
         assert estimate.rows_at_once(replace(config, **settings), devices) == rows
-    shown = dict(plan.divided(replace(config, shard=True), estimate.estimate(config, 1797, speed=False)))
+    shown = dict(forecast.divided(replace(config, shard=True), estimate.estimate(config, 1797, speed=False)))
     assert "activations of 32 rows" in shown["with --shard on 8"]
 
 
@@ -189,7 +188,7 @@ def test_a_busy_machine_is_noticed_and_does_not_count(monkeypatch) -> None:
     speed = estimate.measure(config, seconds=1.0)
     assert speed.load == 10.0 and speed.measured == speed.rows
     hours = replace(estimate.estimate(config, 100, speed=False), speed=speed, hours=2.0)
-    told = dict(plan.times(hours))
+    told = dict(forecast.measured(hours))
     assert "2.0 h" in told["so the run takes"] and "busy" in told["warning"] and "20.0 h" in told["warning"]
 
 

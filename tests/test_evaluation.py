@@ -333,7 +333,7 @@ def test_numbers_of_different_protocols_are_refused_in_one_table(still, digits, 
     for change in ("n=70", "digits/all", "FD-pixel", "labels=data", "flowleap/v2"):
         other = first | {"protocol": first["protocol"].replace(change, "another")}
         with pytest.raises(ValueError, match=r"different protocols.*another.* there.*flowleap evaluate"):
-            evaluation.report.cells([first, other])
+            evaluation.report.table([first, other])
     with pytest.raises(ValueError, match="no measured rows"):
         evaluation.same([])
 

@@ -568,6 +568,7 @@ def test_rulers_judges_and_pictures_see_the_same_in_all_three_places(three, monk
     from flowleap import evaluation
     from flowleap.evaluation import agreement, classifier
     from flowleap.reports import folders
+    from flowleap.runs import samples as run_samples
 
     whole, _, disk = three
     samples = whole.x[:20] + 0.05 * torch.randn(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -584,8 +585,7 @@ def test_rulers_judges_and_pictures_see_the_same_in_all_three_places(three, monk
     near = [folders.neighbors({1: samples.clamp(-1, 1)}, dataset) for dataset in three]
     assert torch.equal(near[0].distance, near[2].distance) and near[0].typical == near[2].typical
     assert torch.equal(near[0].nearest, near[2].nearest) and torch.equal(near[0].nearest, whole.x[:12])
-    classes = torch.tensor([1, 0, 1])
-    assert torch.equal(folders.real_samples(whole, classes, 3), folders.real_samples(disk, classes, 3))
+    assert torch.equal(run_samples.real(whole, 3), run_samples.real(disk, 3))
     stream = [torch.cat(list(of_dataset(dataset).batches(7))) for dataset in three]
     assert torch.equal(stream[0], whole.x) and torch.equal(stream[2], whole.x)
 
@@ -716,8 +716,7 @@ def test_comparisons_see_the_images_as_their_settings_say(tmp_path):
 
 
 def test_statistics_and_references_of_a_folder_of_several_sizes(tmp_path):
-    from flowleap.cli import evaluate
-    from flowleap.evaluation import statistics_file
+    from flowleap.evaluation import rulers, statistics_file
 
     folder(tmp_path / "x", 60)
     out = tmp_path / "s.npz"
@@ -727,8 +726,8 @@ def test_statistics_and_references_of_a_folder_of_several_sizes(tmp_path):
     made = statistics_file.read(out)
     x = data.load(tmp_path / "x", look=Look(size=4)).x.flatten(1).double()
     assert torch.allclose(made.statistics.mean, x.mean(0)) and made.about["shape"] == [3, 4, 4]
-    look = evaluate.like_samples((3, 8, 8), str(tmp_path / "x"), "resize")
-    assert look == Look(square="resize", size=8) and evaluate.like_samples((3, 8, 8), "digits", None) is None
+    look = rulers.look_like((3, 8, 8), str(tmp_path / "x"), "resize")
+    assert look == Look(square="resize", size=8) and rulers.look_like((3, 8, 8), "digits", None) is None
 
 
 def test_rows_of_8_bits_look_like_a_tensor():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowleap import FlowMap, methods, networks, runs
 from flowleap.data import Dataset
-from flowleap.evaluation import diagnostics
+from flowleap.evaluation import diagnosis
 from flowleap.losses import LearnedVariance, MomentMatching, Squared
 from flowleap.objectives import Consistency, Objective
 from flowleap.oracles import Gaussian
@@ -309,6 +309,6 @@ def test_it_is_diagnosed_in_whole_groups_and_its_cost_is_counted(tmp_path, monke
     assert 3.7 < runs.cost(config) < 4, "one pass with a gradient, and one without but where s = r"
     runs.train(config, tmp_path / "run", dataset=cloud, console=Console(file=io.StringIO()))
     run = runs.load_run(tmp_path / "run")
-    found = diagnostics.diagnose(run.flow, run.objective, cloud, num=64, batch=30)
+    found = diagnosis.diagnose(run.flow, run.objective, cloud, num=64, batch=30)
     assert found.error is not None
     assert run.flow.start == 0.994

@@ -14,10 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 import flowleap
-from flowleap import methods
+from flowleap import design, methods
 from flowleap.citations import CITATIONS
 from flowleap.cli import app
-from flowleap.cli import methods as listing
 from flowleap.couplings import LivePairs, StoredPairs
 from flowleap.data.batching import ClassGroups, Shuffled
 from flowleap.derivatives import CentralDifference, ExactJVP
@@ -485,7 +484,7 @@ def test_the_design_table_says_what_the_paper_says():
 
 def test_the_design_table_says_how_each_method_is_sampled():
     rows = ("sampler", "sampled from", "steps")
-    found = {name: [listing.design(methods.get(name))[row] for row in rows] for name in methods.names()}
+    found = {name: [design.design(methods.get(name))[row] for row in rows] for name in methods.names()}
     fresh = "maps with fresh noise between steps (γ = 1)"
     assert {name for name in found if found[name][0] == fresh} == {
         *(name for name in found if name.startswith("consistency_training")),
@@ -506,8 +505,8 @@ def test_the_design_table_says_how_each_method_is_sampled():
 @ALL
 def test_the_design_table_follows_the_values(name):
     """Every cell is words, and a changed part changes the cell that is about it."""
-    before = listing.design(methods.get(name))
-    assert set(before) == set(listing.DESIGN)
+    before = design.design(methods.get(name))
+    assert set(before) == set(design.DESIGN)
     assert all(text and "{" not in text.replace("e^{−ℓ(t, r)}", "") for text in before.values())
     for changes, row, said in (
         ({"loss": LearnedVariance(PseudoHuber())}, "loss metric", "pseudo-Huber, sum"),
@@ -517,10 +516,10 @@ def test_the_design_table_follows_the_values(name):
         ({"label_dropout": 0.25}, "label dropout", "0.25"),
         ({"batching": ClassGroups(4)}, "batches", "class groups (group 4, classes proportional)"),
     ):
-        assert listing.design(replace(methods.get(name), **changes))[row] == said
+        assert design.design(replace(methods.get(name), **changes))[row] == said
     guided = replace(methods.meanflow(), guidance=Guidance(1.0, 0.5), path=LinearPath(floor=0.25))
-    assert listing.design(guided)["flow path"] == "linear path (floor 0.25)"
-    assert listing.design(guided)["guidance in training"].startswith("guidance (omega 1, kappa 0.5")
+    assert design.design(guided)["flow path"] == "linear path (floor 0.25)"
+    assert design.design(guided)["guidance in training"].startswith("guidance (omega 1, kappa 0.5")
 
 
 def test_the_design_table_fits():
@@ -532,7 +531,7 @@ def test_the_design_table_fits():
         named = set(text.split())
         assert named >= {name.replace("_", "-") for name in methods.names()}
     lines = table("--markdown", "esc", "meanflow").splitlines()
-    assert lines[0] == "|  | esc | meanflow |" and len(lines) == 2 + len(listing.DESIGN)
+    assert lines[0] == "|  | esc | meanflow |" and len(lines) == 2 + len(design.DESIGN)
     assert all(line.count(" | ") == 2 for line in lines)
     refused = CliRunner().invoke(app, ["methods", "table", "meanflo"])
     assert refused.exit_code == 2 and "did you mean meanflow" in refused.stderr

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flowleap import methods, networks, runs, values
-from flowleap.cli.methods import loss_in_words
+from flowleap.design import loss_in_words
 from flowleap.losses import LearnedVariance, Perceptual, Squared, Weighted
 from flowleap.networks import perceptual
 from flowleap.objectives import Consistency

@@ -364,11 +364,12 @@ def test_repeated_runs_are_drawn_alike_and_averaged():
 
 def test_the_least_and_what_cannot_be_told_from_it_are_marked():
     table = tables.quality_table(groups([some("a", 0.50), some("b", 0.55), some("c", 0.9)]))
-    marks = {group.label: lines[0][1][0].mark for group, lines in table.blocks}
-    assert marks == {"a": "best", "b": "near", "c": ""}
-    assert all(cell.mark == "" for group, lines in table.blocks for cell in lines[0][1][1:])
+    firsts = [row for row in table.rows if str(row[1]) == "1"]
+    assert [str(row[0]) for row in firsts] == ["a", "b", "c"]
+    assert [row[2].mark for row in firsts] == ["best", "near", ""]
+    assert all(cell.mark == "" for row in table.rows for cell in row[3:])
     alone = tables.quality_table(groups([some("a")]))
-    assert alone.blocks[0][1][0][1][0].mark == ""
+    assert alone.rows[0][2].mark == ""
 
 
 @pytest.mark.parametrize(
@@ -400,13 +401,13 @@ def test_parts_of_other_types_differ_as_a_whole():
     }
     second = {"lr": 0.1, "times": {"type": "B"}, "loss": {"type": "S", "e": 2.5}, "new": True}
     found = tables.differing([reports.Entry("a", config=first), reports.Entry("b", config=second)])
-    assert [(one.name, list(one.values)) for one in found] == [
+    assert [(row[0], [(cell.text, cell.bound) for cell in row[1:]]) for row in found.rows] == [
         ("times", [("A", "p 1, law L (mean 0.5)"), ("B", "")]),
         ("loss.e", [("1", ""), ("2.5", "")]),
         ("new", [("–", ""), ("yes", "")]),
     ]
     with_unknown = tables.differing([reports.Entry("a", config=first), reports.Entry("x")])
-    assert with_unknown == []
+    assert with_unknown.rows == []
 
 
 def test_long_logs_are_thinned_to_means():

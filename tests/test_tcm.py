@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from flowleap import FlowMap, methods, networks, runs, samplers, values
 from flowleap.data import Dataset
-from flowleap.evaluation import diagnostics
+from flowleap.evaluation import diagnosis
 from flowleap.losses import Boundary, Norm, Squared
 from flowleap.networks import Truncated
 from flowleap.objectives import EMA, FirstStage, Self
@@ -324,7 +324,7 @@ def test_both_stages_in_one_run(quiet, tmp_path):
     torch.testing.assert_close(low, stage.flow(noise * 0.5, 0.5, 0.0))
     timed = alone.objective.sample(alone.flow, noise, times=(80.0, 0.8, 0.0))
     assert bool(timed.isfinite().all())
-    found = diagnostics.diagnose(alone.flow, alone.objective, cloud(), num=64, batch=20)
+    found = diagnosis.diagnose(alone.flow, alone.objective, cloud(), num=64, batch=20)
     assert found.error is not None
 
 

@@ -21,7 +21,7 @@ from flowleap import evaluation, networks, reports, runs, samplers, values
 from flowleap.cli import app
 from flowleap.data import Dataset
 from flowleap.data.pairs import Origin, PairStore, checksum
-from flowleap.evaluation import diagnostics
+from flowleap.evaluation import diagnosis
 from flowleap.runs.pairs import seed_of
 from flowleap.training import loop, report
 from flowleap.training.log import Reporter
@@ -449,7 +449,7 @@ def test_a_run_is_sampled_measured_and_diagnosed_without_its_teacher(
         warnings.simplefilter("ignore")
         rows = evaluation.evaluate(run.flow, run.objective, data, (1, 4), num=70, weights=run.weights)
         assert [row["nfe"] for row in rows] == [1, 4]
-        found = diagnostics.diagnose(run.flow, run.objective, data, num=64, batch=16)
+        found = diagnosis.diagnose(run.flow, run.objective, data, num=64, batch=16)
     assert found.gradient is not None and found.not_finite == 0
     reports.write([place], tmp_path / "page.html", steps=(1,), num=4)
     assert "not finished" not in (tmp_path / "page.html").read_text()

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from flowleap.cli import app
 from flowleap.evaluation import report
-from flowleap.terminal import Bar, FittedTable, print_line, wrapped
+from flowleap.formatting import number
+from flowleap.tables import Table
+from flowleap.terminal import Bar, print_line, wrapped
 from flowleap.training.log import Reporter
 
 WIDTHS = (60, 80)
@@ -43,25 +45,23 @@ def test_the_quality_table_keeps_every_number_whole(width):
     console.print(report.table(rows))
     text = printed(console)
     assert max(map(len, text.splitlines())) <= width
-    for cell in ("12345.678 (12001.25–12999.75)", "1234.5 ± 123.0", "0.987", "0.74/0.11", "1.07", "1234.56"):
+    for cell in ("12,346 (12,001–13,000)", "1,234 ± 123", "0.987", "0.74/0.11", "1.07", "1,235"):
         assert text.count(cell) == 4
     assert "FD-fashion-mnist" in text and "…" not in text
 
 
 def test_a_small_distance_keeps_its_digits():
-    assert (
-        report.ranged({"distance": 0.00018}) == "0.00018" and report.ranged({"distance": 0.3161}) == "0.316"
-    )
-    assert report.ranged({"distance": 0.0}) == "0.000" and report.ranged({"distance": None}) == "–"
+    found = [number(value) for value in (0.00018, 0.3161, 0.0, None, 1234567.0)]
+    assert found == ["0.000180", "0.316", "0.00", "–", "1.23e6"]
 
 
-def table_lines(table: FittedTable, width: int) -> list[str]:
+def table_lines(table: Table, width: int) -> list[str]:
     return [line for line, _ in table.lines(width)]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_tables_break_between_words_and_repeat_their_first_column(width):
-    table = FittedTable(["", "one method", "another"], text=(0, 1, 2))
+    table = Table(["", "one method", "another"], text=(0, 1, 2))
     words = "probability 0.000123 of LogitNormal(mean=-0.4, std=1) and 1,000,000,000.5 images of_every_class"
     table.add("time law", words, f"{words}\n  inner: {words}")
     table.add("weight", "–", "none")
@@ -73,7 +73,7 @@ def test_tables_break_between_words_and_repeat_their_first_column(width):
 
 
 def test_a_word_wider_than_the_table_is_broken_and_nothing_is_lost():
-    table = FittedTable(["name", "what"], text=(0, 1))
+    table = Table(["name", "what"], text=(0, 1))
     table.add("x", "b" * 100)
     lines = table_lines(table, 40)
     assert max(map(len, lines)) <= 40 and "".join(lines).count("b") == 100

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flowleap.cli import options
-from flowleap.cli.group import echo
+from flowleap.cli.group import echo, print_json
+from flowleap.tables import Table
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from flowleap.data.inspection import Findings
-    from flowleap.terminal import FittedTable
-
 WRONG = 1
 SHOWN = 20
 ROWS = 8
@@ -81,7 +79,7 @@ def check(
 
         pictures.save(pictures.sheet(sections(found)), out)
     if as_json:
-        typer.echo(json.dumps({"source": source, **found.to_dict()}, indent=2, ensure_ascii=False))
+        print_json({"source": source, **found.to_dict()})
     else:
         tell(found, source)
         if out is not None:
@@ -110,11 +108,9 @@ def tell(found: Findings, source: str) -> None:
         )
 
 
-def table_of(found: Findings) -> FittedTable:
+def table_of(found: Findings) -> Table:
     """What was found: faults and duplicates, sizes, kinds of pixels, classes."""
-    from flowleap.terminal import FittedTable
-
-    table = FittedTable(["", "", ""], text=(0, 2))
+    table = Table(["", "", ""], text=(0, 2))
     sections = []
     table.add("usable", f"{found.usable:,}", "")
     for kind, words in FAULT_ROWS.items():

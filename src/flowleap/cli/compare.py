@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flowleap.cli import options
 from flowleap.cli.group import say
-
-if TYPE_CHECKING:
-    from flowleap.studies import Request
 
 SIGNALED = 128
 FAILED = 1
@@ -73,91 +71,71 @@ Settings = Annotated[
         help="Any other setting of all runs, or of those of one method, as in `flowleap train`; repeatable.",
     ),
 ]
+SETTINGS = ("lr", "square", "size", "flip", "strict", "workers", "precision")
+"""Options that are short for a setting of all runs."""
 
 
-def compare(
-    methods: Methods = "all",
-    data: options.Data = None,
-    budget: Budget = "3m",
-    seeds: Seeds = 3,
-    teacher: options.Teacher = None,
-    out: Out = None,
-    equal: Alike = None,
-    show: Show = "128,4,1",
-    num: Num = 1000,
-    jobs: Jobs = 1,
-    threads: options.TrainingThreads = None,
-    network: options.Network = None,
-    batch: options.Batch = None,
-    lr: options.Lr = None,
-    square: options.SquarePolicy = None,
-    size: options.Size = None,
-    flip: options.Flip = None,
-    strict: options.Strict = None,
-    workers: options.Workers = None,
-    precision: options.Precision = None,
-    settings: Settings = None,
-    device: options.TrainingDevice = None,
-    imports: options.Imports = None,
-) -> None:
+@dataclass(frozen=True)
+class Study(options.Training):
+    """Options of both kinds of study."""
+
+    budget: Budget = "3m"
+    seeds: Seeds = 3
+    equal: Alike = None
+    show: Show = "128,4,1"
+    num: Num = 1000
+    jobs: Jobs = 1
+
+    def carry_out(self, settings: list[str] | None, out: Path | None, **about: Any) -> None:
+        """Make the study of some methods; a signal and a run that failed are told by the exit code.
+
+        Raises: typer.Exit.
+        """
+        steps = options.numbers(self.show, "--show")
+        chosen = options.as_settings(settings, **{name: getattr(self, name) for name in SETTINGS})
+
+        from flowleap import data as data_sets
+        from flowleap import studies
+
+        request = studies.Request(
+            **about,
+            data=self.named_data(),
+            budget=self.budget.strip(),
+            equal=None if self.equal is None else self.equal.value,
+            seeds=self.seeds,
+            steps=steps,
+            num=self.num,
+            network=self.network,
+            batch=self.batch,
+            device=self.device or "auto",
+            settings=chosen,
+            teacher=None if self.teacher is None else str(self.teacher),
+        )
+        kind = f"ablate-{request.names()[0]}" if request.ablates else "compare"
+        out = out or Path("runs") / f"{kind}-{data_sets.short(request.data)}"
+        try:
+            done = studies.compare(request, out, jobs=self.jobs, count=self.threads)
+        except studies.Stopped as stopped:
+            say(str(stopped))
+            raise typer.Exit(SIGNALED + stopped.signal) from None
+        if done.failed:
+            raise typer.Exit(FAILED)
+
+    def named_data(self) -> str:
+        """Return the data of a study: those named, those of the teacher that was given, or digits."""
+        if self.data is not None or self.teacher is None:
+            return self.data or "digits"
+        from flowleap import runs
+
+        return runs.read_config(self.teacher).data or "digits"
+
+
+@options.grouped
+def compare(methods: Methods = "all", out: Out = None, settings: Settings = None, *, study: Study) -> None:
     """Compare training objectives from the same initial weights, on the same data, with the same budget.
 
     Every method and seed is an ordinary run. Ctrl-C stops; the same command continues where it stopped, and
     asks nothing again when all is done. Leaves table.md, table.csv, table.json, samples.png and report.html.
     """
-    options.import_all(imports)
-    counts = options.numbers(show, "--show")
-    chosen = options.as_settings(
-        settings,
-        lr=lr,
-        square=square,
-        size=size,
-        flip=flip,
-        strict=strict,
-        workers=workers,
-        precision=precision,
-    )
-
-    from flowleap import data as data_sets
-    from flowleap import studies
-
-    request = studies.Request(
-        methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
-        data=data_of(data, teacher),
-        budget=budget.strip(),
-        equal=None if equal is None else equal.value,
-        seeds=seeds,
-        steps=counts,
-        num=num,
-        network=network,
-        batch=batch,
-        device=device or "auto",
-        settings=chosen,
-        teacher=None if teacher is None else str(teacher),
-    )
-    carry_out(request, out or Path("runs") / f"compare-{data_sets.short(request.data)}", jobs, threads)
-
-
-def data_of(data: str | None, teacher: Path | None) -> str:
-    """Return the data of a study: those named, those of the teacher that was given, or digits."""
-    if data is not None or teacher is None:
-        return data or "digits"
-    from flowleap import runs
-
-    return runs.read_config(teacher).data or "digits"
-
-
-def carry_out(request: Request, out: Path, jobs: int, threads: int | None) -> None:
-    """Make a study; a signal and a run that failed are told by the exit code.
-
-    Raises: typer.Exit.
-    """
-    from flowleap import studies
-
-    try:
-        done = studies.compare(request, out, jobs=jobs, count=threads)
-    except studies.Stopped as stopped:
-        say(str(stopped))
-        raise typer.Exit(SIGNALED + stopped.signal) from None
-    if done.failed:
-        raise typer.Exit(FAILED)
+    names = tuple(name.strip() for name in methods.split(",") if name.strip())
+    study.carry_out(settings, out, methods=names)

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowleap.cli import options
-from flowleap.cli.group import say, waiting
+from flowleap.cli.group import say, show, waiting
 
 if TYPE_CHECKING:
-    from flowleap.data import Dataset
-    from flowleap.evaluation.diagnostics import Curve, Diagnosis
-    from flowleap.evaluation.run_findings import RunFacts
+    from flowleap.evaluation.diagnosis import Diagnosis
     from flowleap.runs import Run
-    from flowleap.terminal import FittedTable
 
 STYLES = {"problem": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -54,22 +51,13 @@ def diagnose(
         raise ValueError(f"{out} is a file: give --out a folder")
 
     from flowleap import pictures
-    from flowleap.evaluation import diagnostics
     from flowleap.files import replace_file
+    from flowleap.runs import diagnosing
 
     loaded = load(run, weights.value, device)
-    dataset = data_of(loaded)
+    dataset = diagnosing.data_of(loaded)
     with waiting(f"diagnosing with {num} rows"):
-        found = diagnostics.diagnose(
-            loaded.flow,
-            loaded.objective,
-            dataset,
-            seed=seed,
-            num=num,
-            batch=loaded.config.batch,
-            metrics=metrics(run, loaded.step),
-            run=facts(loaded, dataset),
-        )
+        found = diagnosing.diagnose(loaded, dataset, num=num, seed=seed)
     result = {"weights": loaded.weights, "step": loaded.step, "steps": loaded.length, **found.to_dict()}
     text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
     folder = run if out is None else out
@@ -78,8 +66,8 @@ def diagnose(
     pictures.panels(found.panels(), folder / "diagnosis.png", xlabel="t", log=loaded.flow.path.t_max > 1)
     if as_json:
         typer.echo(text)
-        return
-    tell(found, f"{loaded.weights} of {loaded.length} steps", folder)
+    else:
+        tell(found, f"{loaded.weights} of {loaded.length} steps", folder)
 
 
 def load(run: Path, weights: str, device: str) -> Run:
@@ -98,65 +86,9 @@ def load(run: Path, weights: str, device: str) -> Run:
         raise FileNotFoundError(f"{error}; train it further with: {command}") from error
 
 
-def data_of(loaded: Run) -> Dataset:
-    """Load the data of the run.
-
-    Raises: ValueError where the data was given as tensors, and cannot be loaded by its name.
-    """
-    name, python = (
-        loaded.config.data,
-        "flowleap.evaluation.diagnostics.diagnose(run.flow, run.objective, dataset)",
-    )
-    try:
-        dataset = loaded.dataset()
-    except ValueError as error:
-        if loaded.imported is not None:
-            raise
-        raise ValueError(
-            f"{loaded.folder} was trained on data of the name {name!r}, which cannot be loaded ({error}). Data given "
-            f"as tensors are diagnosed from Python: {python}"
-        ) from error
-    if dataset.shape != loaded.shape:
-        raise ValueError(
-            f"{loaded.folder} was trained on samples of shape {loaded.shape}, but those of {name!r} are "
-            f"{dataset.shape}: it was given tensors. Diagnose it from Python: {python}"
-        )
-    return dataset
-
-
-def metrics(run: Path, step: int) -> list[dict[str, Any]]:
-    """Return the rows of metrics.jsonl up to a step, without a last line that was cut off."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return [row for row in rows if isinstance(row, dict) and row.get("step", 0) <= step]
-
-
-def facts(loaded: Run, dataset: Dataset) -> RunFacts:
-    """The length of the training of a run, and its quality table where it has one."""
-    from flowleap.evaluation.run_findings import run_facts
-
-    path = loaded.folder / "table.json"
-    trained = loaded.imported is None
-    return run_facts(
-        loaded.objective,
-        dataset,
-        batch=loaded.config.batch,
-        steps=loaded.step if trained else None,
-        planned=loaded.length if trained else None,
-        classes=loaded.num_classes,
-        table=json.loads(path.read_text(encoding="utf-8")) if path.is_file() else (),
-        weights=loaded.weights,
-    )
-
-
 def tell(found: Diagnosis, weights: str, folder: Path) -> None:
     """Print the findings, then the numbers behind them."""
+    from flowleap.evaluation.diagnosis import words
     from flowleap.terminal import console, print_line
 
     screen = console()
@@ -166,62 +98,5 @@ def tell(found: Diagnosis, weights: str, folder: Path) -> None:
         print_line(screen, f"{finding.severity}: {finding.title}", style=STYLES[finding.severity])
         print_line(screen, finding.text)
     print_line(screen, "")
-    screen.print(by_time(found))
-    for line in lines(found):
-        print_line(screen, line, style="dim")
+    show(words.table(found), *words.lines(found))
     say(f"written: {folder / 'diagnosis.json'}, {folder / 'diagnosis.png'}")
-
-
-def by_time(found: Diagnosis) -> FittedTable:
-    """The probes that go by departure time."""
-    from flowleap.terminal import FittedTable
-
-    columns: dict[str, Curve | None] = {
-        "error r=t": found.error.diagonal,
-        "error r<t": found.error.jumps,
-        "2 jumps": found.semigroup.by_time,
-        "to data": found.semigroup.to_data,
-        "‖du/dt‖": found.tangent.relative,
-    }
-    shown = {title: curve for title, curve in columns.items() if curve is not None}
-    table = FittedTable(["t", *shown], text=())
-    edges = found.error.diagonal.edges
-    for row in range(len(edges) - 1):
-        cells = [cell(curve, row, title.startswith("error")) for title, curve in shown.items()]
-        table.add(f"{edges[row]:.3g}–{edges[row + 1]:.3g}", *cells)
-    return table
-
-
-def cell(curve: Curve, row: int, with_error: bool) -> str:
-    """A number of a curve, with its standard error."""
-    value, error = curve.value[row], curve.error[row]
-    if value is None:
-        return "–"
-    return f"{value:.3g}±{error:.1g}" if with_error and error is not None else f"{value:.3g}"
-
-
-def lines(found: Diagnosis) -> list[str]:
-    """The other probes, a line each."""
-    s, g, e = found.sensitivity, found.gradient, found.semigroup
-    within = "" if s.label is None else " within a class"
-    told = [
-        "error: unweighted, ± standard error. 2 jumps: distance between one jump and two, relative to its length, to a "
-        "random time and to the data. ‖du/dt‖: relative to ‖u‖",
-        f"two jumps against one: {share(e.short)} apart over short spans, {share(e.long)} over long ones",
-        f"change of the output with another t {share(s.time)}, another r {share(s.landing)}, "
-        f"another label {share(s.label)}",
-        *(
-            f"samples of {one.steps} step{'s' * (one.steps > 1)}: {share(one.spread)} of the variance of the data"
-            f"{within}, {share(one.diversity)} of its directions"
-            for one in found.spread
-        ),
-        f"du/dt by {found.tangent.strategy}; it differs from a central difference by {share(found.tangent.gap)}",
-    ]
-    if g is not None and g.mean is not None:
-        told.append(f"gradient norm {g.mean:.3g}, {share(g.spread)} from batch to batch")
-    return told
-
-
-def share(value: float | None) -> str:
-    """A number as a percentage with two digits, or a dash."""
-    return "–" if value is None else f"{100 * value:.2g} %" if value < 0.995 else f"{100 * value:.0f} %"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -17,7 +18,20 @@ from flowleap.cli.spelling import mend
 from flowleap.streams import keep_printing, keep_printing_ascii
 from flowleap.terminal import width_of, wrapped
 
-__all__ = ["OneLine", "counting", "echo", "say", "spoken_warnings", "traceback_wanted", "waiting"]
+if TYPE_CHECKING:
+    from flowleap.tables import Table
+
+__all__ = [
+    "OneLine",
+    "counting",
+    "echo",
+    "print_json",
+    "say",
+    "show",
+    "spoken_warnings",
+    "traceback_wanted",
+    "waiting",
+]
 
 TRACEBACK = "FLOWLEAP_TRACEBACK"
 USAGE = 2
@@ -37,6 +51,21 @@ def say(text: str) -> None:
 def echo(text: str) -> None:
     """A result in words on standard output."""
     typer.echo(fitted(text, sys.stdout))
+
+
+def show(table: Table, *notes: str) -> None:
+    """Print a table on standard output, and dim notes below it."""
+    from flowleap.terminal import console, print_line
+
+    screen = console()
+    screen.print(table)
+    for note in notes:
+        print_line(screen, note, style="dim")
+
+
+def print_json(value: Any) -> None:
+    """Print plain data as JSON on standard output."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
 
 
 def fitted(text: str, stream: TextIO) -> str:

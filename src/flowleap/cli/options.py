@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 import typer
 
@@ -239,6 +242,81 @@ Precision = Annotated[
         show_default="fp32, or that of accelerate launch",
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of every command that trains."""
+
+    data: Data = None
+    network: Network = None
+    batch: Batch = None
+    lr: Lr = None
+    precision: Precision = None
+    square: SquarePolicy = None
+    size: Size = None
+    flip: Flip = None
+    strict: Strict = None
+    workers: Workers = None
+    teacher: Teacher = None
+    threads: TrainingThreads = None
+    device: TrainingDevice = None
+    imports: Imports = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Options of every command that samples from a run."""
+
+    times: Times = None
+    seed: Seed = 0
+    weights: WeightsOption = Weights.ema
+    guidance: Guidance = None
+    renoise: Renoise = None
+    vae: Vae = None
+    per_device: PerDevice = 250
+    device: Device = "auto"
+    threads: Threads = None
+    imports: Imports = None
+
+    def grid(self, steps: Any) -> tuple[float, ...] | None:
+        """Return the times to visit, None for equal steps; `samplers.grid` checks them as times of a method.
+
+        Raises: typer.BadParameter for what are no numbers, and where numbers of steps are given as well.
+        """
+        if steps is not None and self.times is not None:
+            raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
+        return instants(self.times)
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take each field of the dataclasses among its keyword-only parameters as an option."""
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, Any] = {}
+    taken = []
+    for param in signature.parameters.values():
+        if not is_dataclass(param.annotation):
+            taken.append(param)
+            continue
+        hints = get_type_hints(param.annotation, include_extras=True)
+        groups[param.name] = param.annotation
+        taken += [
+            param.replace(name=f.name, default=f.default, annotation=hints[f.name])
+            for f in fields(param.annotation)
+        ]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        made = {
+            name: kind(**{f.name: given.pop(f.name) for f in fields(kind)}) for name, kind in groups.items()
+        }
+        for group in made.values():
+            import_all(group.imports)
+        command(**made, **given)
+
+    run.__annotations__ = {param.name: param.annotation for param in taken}
+    setattr(run, "__signature__", signature.replace(parameters=taken))  # noqa: B010
+    return run
 
 
 def pairs(settings: list[str], option: str = "--set") -> list[tuple[str, str]]:

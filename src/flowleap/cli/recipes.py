@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flowleap.cli import options
-from flowleap.cli.group import say
-from flowleap.cli.methods import new_table, show
+from flowleap.cli.group import print_json, say, show
+from flowleap.tables import Table
 
 if TYPE_CHECKING:
     from flowleap.runs.recipes import Recipe
@@ -28,20 +27,14 @@ def recipes(name: Name = None, as_json: options.AsJson = False) -> None:
     chosen = [known.get(name)] if name else [known.get(one) for one in known.names()]
     if as_json:
         content = [described(recipe) for recipe in chosen]
-        typer.echo(json.dumps(content[0] if name else content, indent=2, ensure_ascii=False))
+        print_json(content[0] if name else content)
     elif name:
         show_one(chosen[0])
     else:
-        table = new_table("recipe", "what it is", "steps × batch", "published", "here")
-        table.text = (0, 1, 3, 4)
+        table = Table(["recipe", "what it is", "steps × batch", "published", "here"], text=(0, 1, 3, 4))
         for recipe in chosen:
-            table.add(
-                recipe.name,
-                recipe.title,
-                f"{recipe.steps:,} × {recipe.batch}",
-                headline(recipe),
-                recipe.measured,
-            )
+            length = f"{recipe.steps:,} × {recipe.batch}"
+            table.add(recipe.name, recipe.title, length, headline(recipe), recipe.measured)
         show(table)
 
 
@@ -72,7 +65,7 @@ def changes(recipe: Recipe) -> list[str]:
 
 def show_one(recipe: Recipe) -> None:
     """Print everything about a recipe."""
-    table = new_table(recipe.name, recipe.title)
+    table = Table.of_words(recipe.name, recipe.title)
     classes = f"{recipe.classes} classes" if recipe.classes else "no classes"
     rows = {
         "data": f"{recipe.data}; {recipe.kind} of {' × '.join(map(str, recipe.shape))}, {classes}",

@@ -9,6 +9,7 @@ import typer
 
 from flowleap.cli import options
 from flowleap.cli.group import echo, waiting
+from flowleap.formatting import plural
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run folders that `flowleap train` wrote.")]
 Out = Annotated[
@@ -58,4 +59,4 @@ def report(
         vae=vae,
         waiting=waiting,
     )
-    echo(f"{path}: report of {len(run)} run{'s' * (len(run) > 1)}, {path.stat().st_size / 1e6:.2f} MB")
+    echo(f"{path}: report of {plural(len(run), 'run')}, {path.stat().st_size / 1e6:.2f} MB")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowleap.cli import options, plan, recipes
-from flowleap.cli.group import say
+from flowleap.cli import options, recipes
+from flowleap.cli.group import print_json, say, show, waiting
 from flowleap.cli.launcher import on_all_processes, spread
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ Method = Annotated[
     str | None,
     typer.Argument(metavar="[METHOD]", help="See `flowleap methods list`.", show_default="esc"),
 ]
-Steps = Annotated[int | None, typer.Option(help="Optimizer steps of the run.", show_default="by the data")]
-Seed = Annotated[
-    int | None, typer.Option(help="Seed of all random draws and of the initial weights.", show_default="0")
-]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -36,56 +33,9 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue the run in --out (or the newest of that name), exactly."),
 ]
-LogEvery = Annotated[int | None, typer.Option(help="Steps between metrics.", show_default="50")]
-SampleEvery = Annotated[
-    int | None, typer.Option(help="Steps between sample grids; 0: at the end only.", show_default="500")
-]
-CheckpointEvery = Annotated[
-    int | None, typer.Option(help="Steps between checkpoints; 0: at the end only.", show_default="500")
-]
 Num = Annotated[
     int | None,
     typer.Option(help="How many samples are behind each number of the final table.", show_default="1000"),
-]
-Pairs = Annotated[
-    int | None,
-    typer.Option(
-        "--pairs",
-        help="Reflow: samples of the teacher to train on.",
-        show_default="4 for each row of the data, at most all used",
-    ),
-]
-PairSteps = Annotated[
-    int | None, typer.Option(help="Reflow: steps of the teacher for each of them.", show_default="128")
-]
-PerDevice = Annotated[
-    int | None,
-    typer.Option(
-        "--per-device",
-        min=1,
-        help="Rows that a process computes at a time; --batch stays that of all processes together.",
-        show_default="its whole share",
-    ),
-]
-Accumulate = Annotated[
-    int | None,
-    typer.Option(min=1, help="Parts that a process cuts its share of a batch into.", show_default="1"),
-]
-Shard = Annotated[
-    bool | None,
-    typer.Option(
-        "--shard/--no-shard",
-        help="Divide weights, averages and moments among the processes (FSDP2).",
-        show_default=False,
-    ),
-]
-Compiled = Annotated[
-    bool | None,
-    typer.Option("--compile/--no-compile", help="Compile the loss (torch.compile).", show_default=False),
-]
-Check = Annotated[
-    bool,
-    typer.Option("--check", help="Check gradient and du/dt before the first step, on one process too."),
 ]
 NoEval = Annotated[bool, typer.Option("--no-eval", help="Leave out the final table.")]
 AsJson = Annotated[
@@ -108,56 +58,100 @@ Recipe = Annotated[
         metavar="NAME", help="Start from published or tested settings; list shows all.", show_default="none"
     ),
 ]
-Init = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="RUN",
-        help="Begin with the averaged weights of another run, of another method or other classes, too.",
-        show_default="new weights",
-    ),
-]
+
+
+@dataclass(frozen=True)
+class Run(options.Training):
+    """Options that are fields of the config of a run, by the names of these."""
+
+    steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps of the run.", show_default="by the data")
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of all random draws and of the initial weights.", show_default="0"),
+    ] = None
+    log_every: Annotated[int | None, typer.Option(help="Steps between metrics.", show_default="50")] = None
+    sample_every: Annotated[
+        int | None,
+        typer.Option(help="Steps between sample grids; 0: at the end only.", show_default="500"),
+    ] = None
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(help="Steps between checkpoints; 0: at the end only.", show_default="500"),
+    ] = None
+    show: options.Show = None
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            help="Reflow: samples of the teacher to train on.",
+            show_default="4 for each row of the data, at most all used",
+        ),
+    ] = None
+    pair_steps: Annotated[
+        int | None, typer.Option(help="Reflow: steps of the teacher for each of them.", show_default="128")
+    ] = None
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Begin with the averaged weights of another run, of another method or other classes, too.",
+            show_default="new weights",
+        ),
+    ] = None
+    per_device: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rows that a process computes at a time; --batch stays that of all processes together.",
+            show_default="its whole share",
+        ),
+    ] = None
+    accumulate: Annotated[
+        int | None,
+        typer.Option(min=1, help="Parts that a process cuts its share of a batch into.", show_default="1"),
+    ] = None
+    shard: Annotated[
+        bool | None,
+        typer.Option(
+            "--shard/--no-shard",
+            help="Divide weights, averages and moments among the processes (FSDP2).",
+            show_default=False,
+        ),
+    ] = None
+    compiled: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the loss (torch.compile).", show_default=False),
+    ] = None
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Check gradient and du/dt before the first step, on one process too."),
+    ] = False
+
+    def given(self) -> dict[str, Any]:
+        """Return the fields of the config; None where nothing was said, and `accelerate launch` neither."""
+        told = {name: value for name, value in vars(self).items() if name != "imports"}
+        told["show"] = None if self.show is None else options.numbers(self.show, "--show")
+        return told | spread(
+            self.precision, self.per_device, self.accumulate, self.shard, self.compiled, self.check
+        )
 
 
 @on_all_processes
+@options.grouped
 def train(
     method: Method = None,
-    data: options.Data = None,
-    steps: Steps = None,
-    seed: Seed = None,
     out: Out = None,
-    batch: options.Batch = None,
-    square: options.SquarePolicy = None,
-    size: options.Size = None,
-    flip: options.Flip = None,
-    strict: options.Strict = None,
-    workers: options.Workers = None,
-    threads: options.TrainingThreads = None,
-    lr: options.Lr = None,
-    network: options.Network = None,
-    device: options.TrainingDevice = None,
-    teacher: options.Teacher = None,
-    num_pairs: Pairs = None,
-    pair_steps: PairSteps = None,
     resume: Resume = False,
     overwrite: options.Overwrite = False,
     settings: options.Settings = None,
-    log_every: LogEvery = None,
-    sample_every: SampleEvery = None,
-    checkpoint_every: CheckpointEvery = None,
     num: Num = None,
     no_eval: NoEval = False,
-    show: options.Show = None,
-    precision: options.Precision = None,
-    per_device: PerDevice = None,
-    accumulate: Accumulate = None,
-    shard: Shard = None,
-    compiled: Compiled = None,
-    check: Check = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     recipe: Recipe = None,
-    init: Init = None,
-    imports: options.Imports = None,
+    *,
+    run: Run,
 ) -> None:
     """Train a generator from scratch; on digits with the default method this takes minutes on a laptop.
 
@@ -170,41 +164,22 @@ def train(
 
     Started by torchrun or accelerate launch, all processes train one run together: the batch is that of all.
     """
-    options.import_all(imports)
     from flowleap import processes, runs
 
     if recipe == recipes.LIST:
         recipes.recipes()
         return
-    plan.refuse_json(as_json, dry_run)
-    given: dict[str, Any] = {
-        "steps": steps,
-        "seed": seed,
-        "batch": batch,
-        "lr": lr,
-        "device": device,
-        "log_every": log_every,
-        "sample_every": sample_every,
-        "checkpoint_every": checkpoint_every,
+    if as_json and not dry_run:
+        raise typer.BadParameter("it belongs to --dry-run", param_hint="--json")
+    about = {
+        **run.given(),
+        "method": method,
         "eval_num": 0 if no_eval else num,
-        "show": None if show is None else options.numbers(show, "--show"),
-        "teacher": teacher,
-        "pairs": num_pairs,
-        "pair_steps": pair_steps,
-        "init": init,
-        "square": square,
-        "size": size,
-        "flip": flip,
-        "strict": strict,
-        "workers": workers,
-        "threads": threads,
-        **spread(precision, per_device, accumulate, shard, compiled, check),
+        "settings": options.pairs(settings or []),
     }
-    named = {"method": method, "data": data, "network": network}
-    about = {**named, "settings": options.pairs(settings or []), **given}
     config, out = settled(about, out, recipe, resume=resume, dry_run=dry_run)
     if dry_run:
-        plan.plan(config, as_json)
+        foretell(config, as_json)
         return
     try:
         result = runs.train(config, out, resume=resume, overwrite=overwrite)
@@ -214,6 +189,19 @@ def train(
         raise typer.Exit(FAILED) from None
     if result.signal is not None or result.failed:
         raise typer.Exit(FAILED if result.signal is None else SIGNALED + result.signal)
+
+
+def foretell(config: TrainConfig, as_json: bool) -> None:
+    """Print what a run will take, without beginning it; with JSON its config besides."""
+    from flowleap import runs
+    from flowleap.runs import forecast
+
+    with waiting("measuring a few steps …"):
+        found = forecast.forecast(config)
+    if as_json:
+        print_json({"config": runs.to_dict(config), "estimate": found.to_dict()})
+    else:
+        show(forecast.table(config, found))
 
 
 def settled(

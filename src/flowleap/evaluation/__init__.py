@@ -16,7 +16,15 @@ from flowleap.evaluation.generation import (
 from flowleap.evaluation.library import named
 from flowleap.evaluation.numbers import enough, measure
 from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, same, standard
-from flowleap.evaluation.quality import BOUNDS, STEPS, decoder_for, evaluate, evaluate_set, plan
+from flowleap.evaluation.quality import (
+    BOUNDS,
+    STEPS,
+    decoder_for,
+    evaluate,
+    evaluate_images,
+    evaluate_set,
+    plan,
+)
 from flowleap.evaluation.rulers import Reference, TooFew, held_out, originals, reference, stored_reference
 from flowleap.evaluation.statistics_file import is_statistics
 
@@ -40,6 +48,7 @@ __all__ = [
     "device_of",
     "enough",
     "evaluate",
+    "evaluate_images",
     "evaluate_set",
     "fit",
     "frechet",

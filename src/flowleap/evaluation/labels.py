@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,7 @@ from flowleap.evaluation import generation
 from flowleap.evaluation.rulers import Reference
 from flowleap.randomness import generator
 
-__all__ = ["Asked", "Law", "asked", "given", "names_of"]
+__all__ = ["Asked", "Law", "asked", "given", "names_of", "wanted"]
 
 Law = Literal["data", "cycle", "uniform"]
 
@@ -97,3 +98,31 @@ def given(label: Tensor | None, names: tuple[str, ...], ruler: Reference) -> Ask
     if len(set(known.values())) > 1 and judged.bincount(minlength=len(known)).tolist() == shares:
         law = "data"
     return Asked(label, place, law)
+
+
+def wanted(text: str, num: int, names: Sequence[str], counts: Sequence[int]) -> tuple[Tensor | None, str]:
+    """Return labels by a word, and which they are, in words: "all" in turn, "data" in proportion to counts, or a class.
+
+    A class that is called "all" or "data" is meant by its name.
+
+    Args:
+        names: of the classes; empty without labels. counts: rows of each in the training data; empty where unknown.
+
+    Raises: ValueError for a class that is not known, and for counts that are not.
+    """
+    if text == "all" and text not in names:
+        return generation.cycle(num, len(names) or None), ""
+    if not names:
+        raise ValueError(
+            f"--label {text} was asked for, but this run was trained without labels: leave the label out"
+        )
+    by_counts = text == "data" and text not in names
+    if by_counts and not counts:
+        raise ValueError(
+            "--label data: this run does not say how many images of each class it was trained on; give a class, or all"
+        )
+    if by_counts:
+        return generation.proportional(num, counts), " with classes as often as in the training data"
+    index = classes.find(text, names)
+    number = "" if names[index] == str(index) else f" (number {index})"
+    return torch.full((num,), index), f" of class {names[index]}{number}"

@@ -9,7 +9,7 @@ Numbers may stand in one table where their rulers are the same.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flowleap.neighbors import neighbors
@@ -43,6 +43,30 @@ class Standard:
 
     def __str__(self) -> str:
         return f"{self.name}/v{self.version}"
+
+    def with_labels(self, labels: str | None) -> Standard:
+        """Return the standard with another law of labels, where one is asked for and it fixes none.
+
+        Raises: ValueError for a published protocol, which fixes it.
+        """
+        if labels is None or labels == self.labels:
+            return self
+        if self.name != "flowleap":
+            raise ValueError(
+                f"protocol {self} is defined with labels drawn by {self.labels}: leave --labels out, or --protocol"
+            )
+        return replace(self, labels=labels)  # type: ignore[arg-type]
+
+    def with_features(self, asked: str | None) -> str | None:
+        """Return the features of the standard, or those asked for where it leaves them open.
+
+        Raises: ValueError where it fixes others.
+        """
+        if self.features is not None and asked not in (None, self.features):
+            raise ValueError(
+                f"{asked!r}: protocol {self} is defined with {self.features}; leave --features out, or --protocol"
+            )
+        return self.features or asked
 
 
 STANDARDS: dict[str, Standard] = {

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +16,17 @@ from torch import Tensor
 from flowleap import autoencoders, processes, provenance, samplers
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
-from flowleap.evaluation import generation, labels
+from flowleap.data.source import open_images
+from flowleap.evaluation import generation, labels, rulers
+from flowleap.evaluation.features import READ
 from flowleap.evaluation.numbers import Tally, enough
 from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, effective_guidance
 from flowleap.evaluation.rulers import Reference, reference
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
+from flowleap.progress import counted
 
-__all__ = ["BOUNDS", "STEPS", "decoder_for", "evaluate", "evaluate_set", "plan"]
+__all__ = ["BOUNDS", "STEPS", "decoder_for", "evaluate", "evaluate_images", "evaluate_set", "plan"]
 
 STEPS = (1, 2, 4, 128)
 BOUNDS = {"image": (-1.0, 1.0)}  # what an image file can hold; points are measured as they are
@@ -192,6 +196,40 @@ def evaluate_set(
     protocol = conditions(standard, ruler, num, law, source)
     unknown = dict.fromkeys(("nfe", "steps", "times", "sampler", "seconds"))
     return unknown | tally.numbers() | stated(protocol, ruler, seen=None)
+
+
+def evaluate_images(
+    place: Path,
+    reference: str,
+    standard: Standard = STANDARDS["flowleap"],
+    features: str | None = None,
+    num: int | None = None,
+    device: str | torch.device = "cpu",
+    say: Callable[[str], None] = lambda note: None,
+) -> dict[str, Any]:
+    """Quality of a folder or a file of images, as the one row of a table.
+
+    Args:
+        reference: the name or place of what they are compared with. num: None for all of them.
+        say: told what was left out, in words.
+
+    Raises: ValueError as `evaluate_set` and `rulers.chosen`, and for more images than there are.
+    """
+    source = open_images(place)
+    for line in source.notes:
+        say(line)
+    count = len(source) if num is None else num
+    if count > len(source):
+        raise ValueError(f"{place} holds {len(source)} images, and {count} were asked for with --num")
+    look = rulers.look_like(source.shape, reference, None)
+    ruler = rulers.chosen(standard, features, reference, None, device, look)
+    with counted(f"{count} images of {place}", count) as tick:
+        label = None if source.label is None else source.label[source.chosen(count)]
+        found = labels.given(label, source.classes, ruler)
+        judged = found.there(label)
+        parts = [None] * count if judged is None else judged.split(READ)
+        batches = zip(source.batches(READ, count), parts, strict=False)
+        return evaluate_set(batches, count, ruler, standard, place.name, found.law, tick)
 
 
 def conditions(standard: Standard, ruler: Reference, num: int, law: str, weights: str) -> Protocol:

@@ -1,15 +1,17 @@
-"""Measured rows for the eye: the same table in a terminal and in Markdown, and what a reader of it needs to know."""
+"""Measured rows as text: their columns, one table for terminals and Markdown, and notes on what the numbers are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from flowleap.evaluation.numbers import CERTAIN
 from flowleap.evaluation.protocol import same
-from flowleap.terminal import FittedTable
+from flowleap.formatting import number
+from flowleap.tables import Cell, Table
 
-__all__ = ["COLUMNS", "cells", "markdown", "notes", "table"]
+__all__ = ["COLUMNS", "Column", "closer", "markdown", "metric", "notes", "table", "title"]
 
 MEMORIZED = 0.8
 """A memorization ratio below this suggests copied training data."""
@@ -18,98 +20,160 @@ COPIED = 0.1
 Row = Mapping[str, Any]
 
 
-def number(name: str, form: str) -> Callable[[Row], str]:
-    """Return what writes one number of a row, – where there is none."""
-    return lambda row: "–" if row.get(name) is None else format(row[name], form)
+@dataclass(frozen=True)
+class Column:
+    """A number of measured rows, how it is written and what it means.
+
+    Args:
+        name: its key in a row. title: may name the features.
+        digits, places: as `formatting.number` takes them. scale: what it is multiplied by.
+        error: the key of its standard error.
+        real: what real data have, or the key of that.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    digits: int = 3
+    places: int | None = None
+    scale: float = 1.0
+    error: str | None = None
+    real: str | float | None = None
+
+    def cell(
+        self,
+        value: float | None,
+        interval: Sequence[float] | None = None,
+        error: float | None = None,
+        mark: str = "",
+    ) -> Cell:
+        """Return a value with its interval, or else its error, as a cell."""
+        bound = ""
+        if interval is not None:
+            bound = f"({'–'.join(map(self.written, interval))})"
+        elif error is not None:
+            bound = f"± {number(error * self.scale, 2)}"
+        return Cell(self.written(value), bound if value is not None else "", mark)
+
+    def written(self, value: float | None) -> str:
+        """Return a value as text."""
+        return number(None if value is None else value * self.scale, self.digits, places=self.places)
+
+    def of_real(self, row: Row) -> float | None:
+        """Return what real data have, by a row."""
+        return row.get(self.real) if isinstance(self.real, str) else self.real
 
 
-def budget(row: Row) -> str:
-    """Return how many evaluations a row spent; samples that were there already have their name instead."""
-    return str(row["weights"] if row.get("nfe") is None else row["nfe"])
+COLUMNS = (
+    Column(
+        "distance", "{metric}",
+        "Fréchet distance between the features of samples and of real data; lower is better. In parentheses the 95 % "
+        "bootstrap interval. Only numbers of the same protocol can be compared.", real="floor",
+    ),
+    Column(
+        "kernel_distance", "10³ {kernel_metric}",
+        "Kernel distance (squared maximum mean discrepancy, cubic kernel) in thousandths ± its standard error; "
+        "lower is better, and unbiased, so to be preferred below 10,000 samples. It may fall slightly below zero.",
+        digits=2, scale=1e3, error="kernel_error",
+    ),
+    Column(
+        "score", "{score_metric}",
+        "How sharp and how varied the classes of samples are ± its spread; higher is better.", error="score_error",
+    ),
+    Column(
+        "agreement", "label accuracy",
+        "Share of samples that a classifier fitted on real data assigns to the label that was asked for.",
+        places=3, real="judge",
+    ),
+    Column("precision", "precision", "Share of samples that lie among real data: fidelity.", places=2),
+    Column("recall", "recall", "Share of real data that lies among samples: variety.", places=2),
+    Column("density", "density", "Like precision, but robust against outliers; may exceed 1.", places=2),
+    Column("coverage", "coverage", "Share of real samples that have a generated one nearby.", places=2),
+    Column("sliced_wasserstein", "sliced W₂", "Sliced Wasserstein-2 distance; lower is better."),
+    Column("wasserstein2", "W₂", "Exact Wasserstein-2 distance between points; lower is better."),
+    Column(
+        "nearest_ratio", "memorization ratio",
+        "Distance to the nearest training sample, relative to that between real samples. Well below 1 means copies.",
+        places=2, real=1.0,
+    ),
+    Column(
+        "copies", "copies", "Share of samples that are nearer to a real one than 99 % of real ones are to another.",
+        places=3,
+    ),
+    Column("seconds", "seconds", "Seconds that making the samples took on the machine of the run."),
+)  # fmt: skip
+"""Every number of measured rows, in the order of tables."""
+PAIRED = {"precision": "recall", "density": "coverage"}
+"""Columns that share one in a terminal and in Markdown."""
+WIDE = frozenset({"score", "density", "sliced_wasserstein", "copies"})
+"""Columns that a terminal is not shown; files hold all."""
 
 
-def ranged(row: Row) -> str:
-    """Return the distance with its interval, 0.302 (0.28–0.33)."""
-    interval = row.get("interval")
-    small = 0 < abs(row.get("distance") or 0) < 0.005  # three places would leave nothing of it
-    text = number("distance", ".2g" if small else ".3f")(row)
-    return text if interval is None else f"{text} ({interval[0]:.2f}–{interval[1]:.2f})"
+def metric(row: Row) -> str:
+    """Return what the distance of a row is called: "FID", "FD-pixel"."""
+    return str(row.get("metric") or f"FD-{row.get('features', 'unknown')}")
 
 
-def erring(row: Row) -> str:
-    """Return the kernel distance with its standard error, in thousandths."""
-    if row.get("kernel_distance") is None:
-        return "–"
-    return f"{1e3 * row['kernel_distance']:.1f} ± {1e3 * row['kernel_error']:.1f}"
+def title(column: Column, rows: Sequence[Row]) -> str:
+    """Return the title of a column; distances and scores are named after their features."""
+    usual = {"metric": metric(rows[0]), "kernel_metric": "kernel distance", "score_metric": "score"}
+    named = {key: next((row[key] for row in rows if row.get(key)), name) for key, name in usual.items()}
+    return column.title.format(**named)
 
 
-def pair(first: str, second: str) -> Callable[[Row], str]:
-    """Return what writes two shares of a row, 0.91/0.88."""
-    return lambda row: "–" if row.get(first) is None else f"{row[first]:.2f}/{row[second]:.2f}"
-
-
-COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
-    "nfe": ("NFE", budget),
-    "distance": ("{metric}", ranged),
-    "kernel_distance": ("10³ {kernel_metric}", erring),
-    "score": ("{score_metric}", number("score", ".2f")),
-    "agreement": ("label accuracy", number("agreement", ".3f")),
-    "precision": ("precision/ recall", pair("precision", "recall")),
-    "density": ("density/ coverage", pair("density", "coverage")),
-    "sliced_wasserstein": ("sliced W2", number("sliced_wasserstein", ".4f")),
-    "wasserstein2": ("W2", number("wasserstein2", ".4f")),
-    "nearest_ratio": ("memorization ratio", number("nearest_ratio", ".2f")),
-    "copies": ("copies", number("copies", ".3f")),
-    "seconds": ("seconds", number("seconds", ".2f")),
-}
-"""Every column: its title, which may name the features, and how a row fills it."""
-NARROW = (
-    "nfe",
-    "distance",
-    "kernel_distance",
-    "agreement",
-    "precision",
-    "wasserstein2",
-    "nearest_ratio",
-    "seconds",
-)
-"""The columns that a terminal is shown; files hold all."""
-
-
-def cells(rows: Sequence[Row], names: Sequence[str] = tuple(COLUMNS)) -> tuple[list[str], list[list[str]]]:
-    """Return the titles and the formatted lines, real data last, of the columns that hold anything.
+def table(rows: Sequence[Row], *, narrow: bool = True) -> Table:
+    """Return the table of rows, real data last, with the columns that hold anything; `narrow` for a terminal.
 
     Raises: ValueError where the rows were measured by different protocols.
     """
     same(rows)
-    first = rows[0]
-    real = {"distance": first["floor"], "agreement": first["judge"], "nearest_ratio": 1.0}
-    shown = [name for name in names if name == "nfe" or any(row.get(name) is not None for row in rows)]
-    lines = [[COLUMNS[name][1](row) for name in shown] for row in (*rows, real | {"nfe": "real"})]
-    named = {"metric": f"FD-{first['features']}", "kernel_metric": "", "score_metric": ""} | dict(first)
-    return [COLUMNS[name][0].format(**named) for name in shown], lines
+    known = {column.name: column for column in COLUMNS}
+    left_out = {*PAIRED.values(), *(WIDE if narrow else ())}
+    shown = [
+        column
+        for name, column in known.items()
+        if name not in left_out and any(row.get(name) is not None for row in rows)
+    ]
 
+    def cell(row: Row, column: Column) -> str:
+        value, other = row.get(column.name), known.get(PAIRED.get(column.name, ""))
+        if value is not None and other is not None:
+            return f"{column.written(value)}/{other.written(row.get(other.name))}"
+        interval = row.get("interval") if column.name == "distance" else None
+        return str(column.cell(value, interval, row.get(column.error or "")))
 
-def table(rows: Sequence[Row]) -> FittedTable:
-    """Return the table for a terminal: the numbers that matter most, in blocks where it is narrow."""
-    titles, lines = cells(rows, NARROW)
-    return FittedTable(titles, list(lines), text=(), styles={len(lines) - 1: "dim"})
+    titles = [title(column, rows) for column in shown]
+    titles = [f"{name}/ {PAIRED[name]}" if name in PAIRED else name for name in titles]
+    made = Table(["NFE", *titles], text=())
+    for row in rows:  # samples that were there already have a name in place of a number of evaluations
+        spent = row["weights"] if row.get("nfe") is None else row["nfe"]
+        made.add(str(spent), *(cell(row, column) for column in shown))
+    made.add("real", *(column.written(column.of_real(rows[0])) for column in shown), style="dim")
+    return made
 
 
 def markdown(rows: Sequence[Row], remarks: Sequence[str]) -> str:
     """Return the whole table and remarks below it as Markdown."""
-    titles, lines = cells(rows)
-    head = [titles, ["---:"] * len(titles)]
-    drawn = ["| " + " | ".join(line) + " |" for line in [*head, *lines]]
-    return "\n".join([*drawn, "", *(f"- {remark}" for remark in remarks)]) + "\n"
+    return table(rows, narrow=False).markdown(remarks)
+
+
+def closer(ratios: Iterable[Any], rows_of: str = "training") -> list[str]:
+    """Return a warning where a memorization ratio is low; None counts as unknown."""
+    if any(ratio is not None and ratio < MEMORIZED for ratio in ratios):
+        return [
+            f"warning: memorization ratio below {MEMORIZED}: samples are closer to the {rows_of} data than real data"
+        ]
+    return []
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
     """Return what the numbers were compared with, how certain they are, warnings, and the protocol."""
     first = rows[0]
     rows_of = "training" if first.get("reference_seen") else "reference"
+    ratios = [row.get("nearest_ratio") for row in rows]
+    bounded = [row for row in rows if row.get("interval") is not None]
     found = ["NFE: network evaluations"]
-    if any(row.get("nearest_ratio") is not None for row in rows):
+    if any(ratio is not None for ratio in ratios):
         found[0] += (
             f"; memorization ratio: distance to the nearest {rows_of} row, relative to that between real rows"
         )
@@ -120,18 +184,14 @@ def notes(rows: Sequence[Row]) -> list[str]:
         size = "" if first["reference_size"] is None else f" ({first['reference_size']} rows)"
         seen = ", which it was trained on" if first.get("reference_seen") else ""
         found.append(f"reference: {first['reference']}, split {first['reference_split']}{size}{seen}")
-    if any(row.get("interval") is not None for row in rows):
+    if bounded:
         found.append("in parentheses: 95 % confidence interval of the distance")
-    if any(row.get("interval") is not None and row.get("kernel_distance") is not None for row in rows):
+    if any(row.get("kernel_distance") is not None for row in bounded):
         found.append(
             f"{first['kernel_metric']} (in thousandths, ± standard error) is unbiased for any number of samples: "
             f"prefer it below {CERTAIN:,} samples"
         )
-    ratios = [row["nearest_ratio"] for row in rows if row["nearest_ratio"] is not None]
-    if ratios and min(ratios) < MEMORIZED:
-        found.append(
-            f"warning: memorization ratio below {MEMORIZED}: samples are closer to the {rows_of} data than real data"
-        )
+    found += closer(ratios, rows_of)
     copies = max((row.get("copies") or 0.0 for row in rows), default=0.0)
     if copies > COPIED:
         found.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from flowleap import data as data_sets
-from flowleap.data import Dataset, Rows, classes
+from flowleap.data import Dataset, Look, Rows, classes, opening, source
 from flowleap.evaluation import agreement, distances, features, library, manifold, statistics_file
+from flowleap.evaluation.protocol import Standard
 from flowleap.randomness import generator
 
-__all__ = ["PAIRS", "Reference", "TooFew", "held_out", "originals", "reference", "stored_reference"]
+__all__ = ["PAIRS", "Reference", "TooFew", "chosen", "held_out", "originals", "reference", "stored_reference"]
 
 PART = 50_000
 """Of data that stay on the disk and are more, a fixed random part of so many is the ruler; its split says so."""
@@ -269,3 +270,41 @@ def counts_of(about: Mapping[str, Any]) -> dict[str, int]:
     ):
         return {}
     return {str(name): count for name, count in found.items()}
+
+
+def look_like(shape: Sequence[int], reference: str | None, square: Any) -> Look | None:
+    """Return how the images of a reference at a path are taken, as large as samples are; None of a name."""
+    square_ones = len(shape) == 3 and shape[1] == shape[2]
+    if reference is None or not square_ones or not opening.present(reference):
+        return None
+    return Look(square=square, size=shape[2])
+
+
+def chosen(
+    standard: Standard,
+    kind: str | None,
+    name: str | None,
+    trained_on: Dataset | None,
+    device: str | torch.device,
+    look: Look | None = None,
+) -> Reference:
+    """Return the ruler that is asked for by names: of data, of a file of statistics, or else that of the training data.
+
+    Args:
+        kind: features, None for what follows from the data. name: a data set, or a place.
+        look: how images at a place are taken.
+
+    Raises: ValueError where the standard needs other statistics, or statistics were made with other features.
+    """
+    if name is None and standard.reference:
+        raise ValueError(
+            f"protocol {standard} compares with {standard.reference}: give that file with --reference FILE.npz"
+        )
+    if name is None:
+        assert trained_on is not None, "a run, or a reference for images"
+        return held_out(trained_on, kind or "auto", device)
+    if statistics_file.is_statistics(Path(name)):
+        unsaid = kind is None or kind == "auto"
+        return stored_reference(Path(name), None if unsaid else library.named(str(kind), device=device))
+    dataset = source.load_any(name, look=look)
+    return reference(dataset, library.named(kind or "auto", dataset, device=device))

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from flowleap import pictures
 from flowleap.citations import Citation
-from flowleap.evaluation.report import MEMORIZED
+from flowleap.evaluation.report import MEMORIZED, closer, metric
+from flowleap.formatting import number, plural, roughly
 from flowleap.provenance import version
 from flowleap.reports import figures, images, samples, tables
 from flowleap.reports.charts import LOOKS, MARKERS, Chart, draw
-from flowleap.reports.entry import Entry, Group, finite, groups, metric, unique
+from flowleap.reports.entry import Entry, Group, finite, groups, unique
+from flowleap.tables import Table
 
 if TYPE_CHECKING:
     import jinja2
@@ -139,12 +141,17 @@ class Card:
 
 def _numbers(found: Sequence[Group]) -> dict[str, Any]:
     rows = [row for group in found for entry in group.entries for row in entry.rows]
+    table = tables.quality_table(found)
+    ratios = [finite(row.get("nearest_ratio")) for row in rows]
     return {
         "summary": tables.summary(found),
         "cards": [_card(group) for group in found],
-        "table": tables.quality_table(found),
+        "table": table,
+        "meanings": tables.meanings(rows),
+        "floor_known": table is not None and "real" in table.styles.values(),
+        "repeated": any(len(group.at(nfe)) > 1 for group in found for nfe in group.budgets()),
         "conditions": tables.conditions(rows),
-        "memorized": MEMORIZED if tables.memorized(rows, MEMORIZED) else None,
+        "memorized": MEMORIZED if closer(ratios) else None,
         "judged": any(finite(row.get("judge")) is not None for row in rows),
         "unbiased": any(finite(row.get("kernel_distance")) is not None for row in rows),
         "few": any((finite(row.get("num")) or 0) < 10_000 for row in rows),
@@ -178,7 +185,7 @@ def _drawn(charts: Sequence[Chart], name: str) -> list[Drawn]:
 def _background(entries: Sequence[Entry]) -> dict[str, Any]:
     papers: dict[str, Citation] = {paper.key: paper for entry in entries for paper in entry.papers}
     return {
-        "differing": tables.differing(entries) if len(entries) > 1 else [],
+        "differing": tables.differing(entries),
         "settings": {entry.label: tables.settings(entry.config) for entry in entries},
         "environments": {entry.label: _sittings(entry) for entry in entries},
         "papers": list(papers.values()),
@@ -189,11 +196,9 @@ def _card(group: Group) -> Card:
     first = group.entries[0]
     budgets = [nfe for nfe in group.budgets() if group.measured(nfe) is not None]
     best = group.measured(budgets[0]) if budgets else None
-    bound = (
-        "" if best is None or best.low is None else f"{tables.number(best.low)} – {tables.number(best.high)}"
-    )
+    bound = "" if best is None or best.low is None else f"{number(best.low)} – {number(best.high)}"
     if best is not None and best.runs > 1 and best.high is not None:
-        bound = f"± {tables.number(best.high - best.value, '.2g')} over {tables.plural(best.runs, 'run')}"
+        bound = f"± {number(best.high - best.value, 2)} over {plural(best.runs, 'run')}"
     shown, words = None, ""
     if samples.pictured(first):
         nfe = min(first.samples)
@@ -201,8 +206,9 @@ def _card(group: Group) -> Card:
         words = f"{TEASER} samples of {group.label} from {pictures.evaluations(nfe)}"
     name = metric(group.at(budgets[0])[0]) if budgets else ""
     what = f"{name}, {pictures.evaluations(budgets[0])}" if budgets else "not measured"
-    number = tables.number(best.value if best else None)
-    return Card(group, first.note, number, bound, what, _facts(group), shown, words)
+    return Card(
+        group, first.note, number(best.value if best else None), bound, what, _facts(group), shown, words
+    )
 
 
 def _facts(group: Group) -> list[tuple[str, str]]:
@@ -220,18 +226,10 @@ def _facts(group: Group) -> list[tuple[str, str]]:
         facts.append(("steps", f"{short}{steps:,.0f} × {config.get('batch', '?')}"))
     seconds = [time for row in entry.metrics if (time := finite(row.get("seconds"))) is not None]
     if seconds:
-        facts.append(("training", duration(max(seconds))))
+        facts.append(("training", roughly(max(seconds))))
     if len(group.entries) > 1:
         facts.append(("runs", str(len(group.entries))))
     return facts
-
-
-def duration(seconds: float) -> str:
-    """Write a time: 43 s, 12 min, 3 h 05 min."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _findings(entry: Entry) -> dict[str, Any]:
@@ -242,14 +240,22 @@ def _findings(entry: Entry) -> dict[str, Any]:
         | {"severity": _severity(item.get("severity"))}
         for item in _mappings(diagnosis.pop("findings", None))
     ]
-    lists = {name: [tables.settings(row) for row in _mappings(value)] for name, value in diagnosis.items()}
-    lists = {name: rows for name, rows in lists.items() if rows}
+    lists = {name: _listed(rows) for name, value in diagnosis.items() if (rows := _mappings(value))}
     others = tables.settings(_without_curves({k: v for k, v in diagnosis.items() if k not in lists}))
     return {"said": said, "lists": lists, "others": others}
 
 
+def _listed(rows: Sequence[Mapping[str, Any]]) -> Table:
+    fields = [tables.settings(row) for row in rows]
+    return Table(list(fields[0]), [[row.get(name, "–") for name in fields[0]] for row in fields], heads=0)
+
+
 def _mappings(value: Any) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list | tuple) else []
+    return (
+        [item for item in value if item and isinstance(item, Mapping)]
+        if isinstance(value, list | tuple)
+        else []
+    )
 
 
 def _without_curves(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowleap.citations import Citation
 
-__all__ = ["Entry", "Group", "Measured", "Neighbors", "finite", "groups", "metric", "unique"]
+__all__ = ["Entry", "Group", "Measured", "Neighbors", "finite", "groups", "unique"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +82,6 @@ def finite(value: Any) -> float | None:
     """Return a number as a float; None for NaN, infinity and whatever is no number."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if number else None
-
-
-def metric(row: Mapping[str, Any]) -> str:
-    """Return what the distance of a row is called: "FID", "FD-pixel"."""
-    return str(row.get("metric") or f"FD-{row.get('features', 'unknown')}")
 
 
 def unique(names: Iterable[str]) -> list[str]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowleap import pictures
+from flowleap.evaluation.report import metric
+from flowleap.formatting import number
 from flowleap.reports.charts import Chart, Line, thin
-from flowleap.reports.entry import Entry, Group, finite, metric
-from flowleap.reports.tables import number
+from flowleap.reports.entry import Entry, Group, finite
 
 __all__ = [
     "curve",

@@ -6,11 +6,9 @@ import datetime
 import json
 import os
 import shlex
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,12 @@ from flowleap import evaluation, methods, runs, values
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset, Rows
 from flowleap.files import replace_file
+from flowleap.formatting import plural
 from flowleap.randomness import generator
 from flowleap.reports.document import GENERATOR, page, same_protocol
 from flowleap.reports.entry import Entry, Neighbors, finite, unique
+from flowleap.runs import samples
+from flowleap.training.log import lines_of
 
 __all__ = ["NUM", "STEPS", "default_place", "gather", "write"]
 
@@ -87,7 +88,7 @@ def write(
         text = page(
             title or title_of(entries),
             entries,
-            subtitle=f"{len(entries)} run{'s' * (len(entries) > 1)} on {', '.join(data_of(entries))}",
+            subtitle=f"{plural(len(entries), 'run')} on {', '.join(data_of(entries))}",
             commands=[shlex.join(["flowleap", "report", *map(str, places), "--out", str(path)])],
             made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
@@ -257,14 +258,8 @@ class Files:
             if needed:
                 self.missing.append(f"no {name}: nothing was logged yet")
             return []
-        rows, broken = [], 0
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            broken += not isinstance(row, dict)
-            rows += [row] if isinstance(row, dict) else []
+        rows = lines_of(path)
+        broken = len(path.read_text(encoding="utf-8", errors="replace").splitlines()) - len(rows)
         if broken:
             self.missing.append(f"{broken} of the lines of {name} cannot be read and are left out")
         return rows
@@ -309,7 +304,7 @@ def picture(
     count = NUM[run.kind] if num is None else num
     if not count:
         return replace(entry, missing=missing)
-    samples = sampled(run, steps, count, missing, decoder)
+    made = sampled(run, steps, count, missing, decoder)
     data = data_of_run(run, missing)
     if data is not None and isinstance(data.x, Rows) and data.x.on_disk and len(data) > SEARCHED:
         missing.append(
@@ -324,11 +319,11 @@ def picture(
         )
     return replace(
         entry,
-        samples=samples if drawable else {},
+        samples=made if drawable else {},
         classes=None if run.kind == "points" else classes,
         names=run.classes,
-        real=real_samples(data, classes, count, decoder) if data is not None and drawable else None,
-        neighbors=neighbors(samples, data) if data is not None and drawable else None,
+        real=samples.real(data, count, decoder) if data is not None and drawable else None,
+        neighbors=neighbors(made, data) if data is not None and drawable else None,
         missing=missing,
     )
 
@@ -337,22 +332,10 @@ def sampled(
     run: runs.Run, steps: Sequence[int], count: int, missing: list[str], decoder: Decoder | None = None
 ) -> dict[int, Tensor]:
     """Return samples for each number of steps by the number of evaluations, all from the same noise."""
-    make = partial(
-        evaluation.generate,
-        run.flow,
-        run.objective,
-        run.shape,
-        count,
-        label=evaluation.cycle(count, run.num_classes),
-        bounds=evaluation.BOUNDS.get(run.kind),
-        decode=decoder,
-    )
     found = {}
     for number in steps:
         try:
-            with warnings.catch_warnings():  # the table says which numbers of steps were not trained for
-                warnings.simplefilter("ignore", UserWarning)
-                found[run.objective.nfe(number)] = make(steps=number)
+            found[run.objective.nfe(number)] = samples.first(run, count, number, decoder)
         except evaluation.NotFinite as error:
             missing.append(f"no samples at {number} steps: {error}")
     return found
@@ -376,31 +359,12 @@ def data_of_run(run: runs.Run, missing: list[str]) -> Dataset | None:
     return data
 
 
-def real_samples(data: Dataset, classes: Tensor | None, count: int, decoder: Decoder | None = None) -> Tensor:
-    """Return the first real samples, those of the wanted classes where there are classes; of latents, the decoded ones.
-
-    Shapes: (at most count, *shape).
-    """
-    if decoder is not None:
-        return decoder(real_samples(data, classes, count))
-    if classes is None or data.label is None or data.kind == "points":
-        return data.x[:count]
-    taken: dict[int, int] = {}
-    rows = []
-    for wanted in classes.tolist():
-        members = (data.label == wanted).nonzero().flatten()
-        if len(members):
-            rows.append(int(members[taken.get(wanted, 0) % len(members)]))
-            taken[wanted] = taken.get(wanted, 0) + 1
-    return data.x[torch.tensor(rows)] if len(rows) == count else data.x[:count]
-
-
-def neighbors(samples: dict[int, Tensor], data: Dataset) -> Neighbors | None:
+def neighbors(made: dict[int, Tensor], data: Dataset) -> Neighbors | None:
     """Return the first samples with the fewest evaluations beside the training images nearest to them."""
-    if not samples or data.kind != "image" or len(data) < 2:
+    if not made or data.kind != "image" or len(data) < 2:
         return None
-    nfe = min(samples)
-    shown = samples[nfe][:JUDGED]
+    nfe = min(made)
+    shown = made[nfe][:JUDGED]
     data = data.part(SEARCHED) if isinstance(data.x, Rows) and data.x.on_disk else data
     rows = torch.randperm(len(data), generator=generator(0, "neighbors"))[:TYPICAL]
     asked = torch.cat([shown, data.x[rows]]).flatten(1).float()

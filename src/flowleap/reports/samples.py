@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from flowleap import pictures
+from flowleap.formatting import number, plural
 from flowleap.reports import images
 from flowleap.reports.entry import Entry, Group
-from flowleap.reports.tables import number, plural
 
 __all__ = ["Block", "Cloud", "Pairs", "Row", "blocks", "clouds", "pairs", "pictured"]
 
@@ -144,12 +144,12 @@ def pairs(found: Sequence[Group]) -> list[Pairs]:
                 Pairs(
                     group, shown_as(group, entry), pictures.evaluations(known.nfe),
                     images.strip(known.samples), images.strip(known.nearest),
-                    [number(float(d), ".2g") for d in known.distance], int(known.distance.argmin()),
-                    number(known.typical, ".2g"), words,
+                    [number(float(d), 2) for d in known.distance], int(known.distance.argmin()),
+                    number(known.typical, 2), words,
                 )
             )  # fmt: skip
     return made
 
 
 def _list(distances: Tensor) -> str:
-    return ", ".join(number(float(d), ".2g") for d in distances)
+    return ", ".join(number(float(d), 2) for d in distances)

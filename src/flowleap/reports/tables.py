@@ -5,119 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from flowleap.reports.entry import Entry, Group, Measured, finite, metric
+from flowleap.evaluation.report import COLUMNS, Column, metric, title
+from flowleap.formatting import BLANK, number, plural
+from flowleap.reports.entry import Entry, Group, Measured, finite
+from flowleap.tables import Cell, Table
 
-__all__ = [
-    "Cell",
-    "Setting",
-    "Table",
-    "conditions",
-    "credited",
-    "differing",
-    "number",
-    "plural",
-    "quality_table",
-    "settings",
-    "summary",
-]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table: where its number and its error lie, how they are written and what they mean."""
-
-    name: str
-    title: str
-    form: str
-    meaning: str
-    error: str | None = None
-    scale: float = 1.0
-    real: str | float | None = None
-    best: str | None = None
-
-
-COLUMNS = (
-    Column(
-        "distance", "{metric}", ".3g",
-        "Fréchet distance between the features of samples and of real data; lower is better. In brackets the 95 % "
-        "bootstrap interval. Only numbers of the same protocol can be compared.",
-        real="floor", best="least",
-    ),
-    Column(
-        "kernel_distance", "10³ {kernel_metric}", ".2f",
-        "Kernel distance (squared maximum mean discrepancy, cubic kernel) in thousandths ± its standard error; "
-        "lower is better, and unbiased, so to be preferred below 10,000 samples. It may fall slightly below zero.",
-        error="kernel_error", scale=1e3,
-    ),
-    Column(
-        "score", "{score_metric}", ".3g",
-        "How sharp and how varied the classes of samples are ± its spread; higher is better.", error="score_error",
-    ),
-    Column("precision", "precision", ".3f", "Share of samples that lie among real data: fidelity."),
-    Column("recall", "recall", ".3f", "Share of real data that lies among samples: variety."),
-    Column("density", "density", ".3f", "Like precision, but robust against outliers; may exceed 1."),
-    Column("coverage", "coverage", ".3f", "Share of real samples that have a generated one nearby."),
-    Column("wasserstein2", "W₂", ".3g", "Exact Wasserstein-2 distance between points; lower is better."),
-    Column("sliced_wasserstein", "sliced W", ".3g", "Sliced Wasserstein distance; lower is better."),
-    Column(
-        "agreement", "label accuracy", ".3f",
-        "Share of samples that a classifier fitted on real data assigns to the label that was asked for.", real="judge",
-    ),
-    Column(
-        "nearest_ratio", "memorization ratio", ".2f",
-        "Distance to the nearest training sample, relative to that between real samples. Well below 1 means copies.",
-        real=1.0,
-    ),
-    Column("seconds", "seconds", ".2f", "Seconds that making the samples took on the machine of the run."),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of the table: its number, what bounds it, and its mark.
-
-    "best" is the least at its number of evaluations, "near" has an interval that overlaps with that of the least.
-    """
-
-    text: str
-    bound: str = ""
-    mark: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """The table of all groups and budgets; `real` is the line of real data, None where nothing is known of it."""
-
-    columns: Sequence[tuple[str, str]]
-    blocks: Sequence[tuple[Group, Sequence[tuple[int, Sequence[Cell]]]]]
-    real: Sequence[Cell] | None
-    repeated: bool
-
-
-def number(value: float | None, form: str = ".3g") -> str:
-    """Write a number, with all its digits and a proper minus sign; a dash for None.
-
-    >>> number(0.316), number(0.5), number(-0.0012), number(None), number(1234.5), number(2e-5, ".2g")
-    ('0.316', '0.500', '−0.00120', '–', '1,234', '2.0e−5')
-    """
-    if value is None:
-        return "–"
-    if form.endswith("g") and 1000 <= abs(value) < 1e6:
-        text = f"{value:,.0f}"
-    else:
-        text = format(value, f"#{form}" if form.endswith("g") else form).removesuffix(".")
-    if "e" in text:
-        mantissa, exponent = text.split("e")
-        text = f"{mantissa}e{int(exponent)}"
-    return text.replace("-", "−")
-
-
-def plural(count: int, word: str) -> str:
-    """Write a count: "1 run", "3 runs"."""
-    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+__all__ = ["conditions", "credited", "differing", "meanings", "quality_table", "settings", "summary"]
 
 
 def credited(authors: str) -> str:
@@ -130,74 +25,61 @@ def credited(authors: str) -> str:
     return f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
 
 
+def columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Return the columns that hold anything."""
+    return [column for column in COLUMNS if any(finite(row.get(column.name)) is not None for row in rows)]
+
+
+def meanings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return the titles of the columns that hold anything, and what they mean."""
+    return [(title(column, rows), column.meaning) for column in columns(rows)]
+
+
 def quality_table(found: Sequence[Group]) -> Table | None:
-    """Return the table, with the columns that hold anything; None where nothing was measured."""
+    """Return the table of all groups and budgets, real data last; None where nothing was measured."""
     rows = [row for group in found for entry in group.entries for row in entry.rows]
     if not rows:
         return None
-    shown = [c for c in COLUMNS if any(finite(row.get(c.name)) is not None for row in rows)]
-    blocks = []
+    shown, sections = columns(rows), []
+    made = Table(["run", "evaluations", *(name for name, _ in meanings(rows))], heads=2)
     for group in found:
-        lines = [
-            (nfe, [_cell(group, nfe, c, _mark(found, group, nfe, c)) for c in shown])
-            for nfe in group.budgets()
-        ]
-        if lines:
-            blocks.append((group, lines))
-    columns = [(_title(c, rows), c.meaning) for c in shown]
-    repeated = any(len(group.at(nfe)) > 1 for group in found for nfe in group.budgets())
-    return Table(columns, blocks, _real(shown, rows), repeated)
+        for index, nfe in enumerate(group.budgets()):
+            cells = [_cell(found, group, nfe, column) for column in shown]
+            made.add(Cell("" if index else group.label, look=group.look), str(nfe), *cells)
+        sections.append(len(made.rows) - 1)
+    made.sections = sections
+    real = [
+        next((number for row in rows if (number := finite(column.of_real(row))) is not None), None)
+        for column in shown
+    ]
+    if any(value is not None for value in real):
+        cells = [column.cell(value) for column, value in zip(shown, real, strict=True)]
+        made.add("real data", "", *cells, style="real")
+    return made
 
 
-def _title(column: Column, rows: Sequence[Mapping[str, Any]]) -> str:
-    known = {
-        "metric": metric(rows[0]),
-        "kernel_metric": next(
-            (r["kernel_metric"] for r in rows if r.get("kernel_metric")), "kernel distance"
-        ),
-        "score_metric": next((r["score_metric"] for r in rows if r.get("score_metric")), "score"),
-    }
-    return column.title.format(**known)
+def _cell(found: Sequence[Group], group: Group, nfe: int, column: Column) -> Cell:
+    known = group.measured(nfe, column.name)
+    if known is None:
+        return Cell(BLANK)
+    if known.runs > 1 and known.high is not None:
+        return column.cell(known.value, error=known.high - known.value, mark=_mark(found, group, nfe, column))
+    interval = None if known.low is None or known.high is None else (known.low, known.high)
+    error = finite(group.at(nfe)[0].get(column.error)) if column.error else None
+    return column.cell(known.value, interval, error, _mark(found, group, nfe, column))
 
 
 def _mark(found: Sequence[Group], group: Group, nfe: int, column: Column) -> str:
-    """ "best", "near" or nothing: nothing where there is no other run to compare with."""
-    if column.best is None:
+    """Return "best" for the least distance at a number of evaluations, "near" where the interval overlaps with its."""
+    if column.name != "distance":
         return ""
-    measured = {other.look: m for other in found if (m := other.measured(nfe, column.name)) is not None}
+    measured = {other.look: m for other in found if (m := other.measured(nfe)) is not None}
     if len(measured) < 2 or group.look not in measured:
         return ""
     own, least = measured[group.look], min(measured.values(), key=lambda m: m.value)
     if own is least:
         return "best"
     return "near" if own.low is not None and least.high is not None and own.low <= least.high else ""
-
-
-def _cell(group: Group, nfe: int, column: Column, mark: str) -> Cell:
-    found = group.measured(nfe, column.name)
-    if found is None:
-        return Cell("–")
-    return Cell(number(found.value * column.scale, column.form), _bound(group, nfe, column, found), mark)
-
-
-def _bound(group: Group, nfe: int, column: Column, found: Measured) -> str:
-    if found.runs > 1 and found.high is not None:
-        return f"± {number((found.high - found.value) * column.scale, '.2g')}"
-    if found.low is not None and found.high is not None:
-        return f"[{number(found.low, column.form)}, {number(found.high, column.form)}]"
-    error = finite(group.at(nfe)[0].get(column.error)) if column.error else None
-    return "" if error is None else f"± {number(error * column.scale, '.2g')}"
-
-
-def _real(shown: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[Cell] | None:
-    cells = []
-    for column in shown:
-        if isinstance(column.real, str):
-            known = [value for row in rows if (value := finite(row.get(column.real))) is not None]
-            cells.append(Cell(number(known[0] if known else None, column.form)))
-        else:
-            cells.append(Cell(number(column.real, column.form)))
-    return cells if any(cell.text != "–" for cell in cells) else None
 
 
 # ---------------------------------------------------------------- in plain words
@@ -228,7 +110,7 @@ def _surely(found: Measured) -> str:
     if found.low is None or found.high is None:
         return ""
     if found.runs > 1:
-        return f" ± {number(found.high - found.value, '.2g')} over {plural(found.runs, 'run')}"
+        return f" ± {number(found.high - found.value, 2)} over {plural(found.runs, 'run')}"
     return f" (95 % interval {number(found.low)} to {number(found.high)})"
 
 
@@ -298,21 +180,7 @@ def _all(rows: Sequence[Mapping[str, Any]], key: str, default: Any) -> str:
     return " · ".join(dict.fromkeys(str(row.get(key) or default or "") for row in rows))
 
 
-def memorized(rows: Sequence[Mapping[str, Any]], limit: float) -> bool:
-    """Whether samples are nearer to the training data than real data is."""
-    ratios = [ratio for row in rows if (ratio := finite(row.get("nearest_ratio"))) is not None]
-    return bool(ratios) and min(ratios) < limit
-
-
 # ---------------------------------------------------------------- settings
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A field of the settings and what it is in every run: a name or number, and the fields of a part."""
-
-    name: str
-    values: Sequence[tuple[str, str]]
 
 
 def settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -348,18 +216,20 @@ def written(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
-def differing(entries: Sequence[Entry]) -> list[Setting]:
+def differing(entries: Sequence[Entry]) -> Table:
     """Return the settings in which runs differ, in the order they stand; parts of other types as a whole."""
-    return list(_differing([entry.config or None for entry in entries], ""))
+    made = Table.of_words("setting", *(entry.label for entry in entries))
+    made.rows = list(_differing([entry.config or None for entry in entries], ""))
+    return made
 
 
-def _differing(nodes: Sequence[Any], name: str) -> Iterator[Setting]:
+def _differing(nodes: Sequence[Any], name: str) -> Iterator[Sequence[str | Cell]]:
     known = [node for node in nodes if node is not None] if not name else list(nodes)
     if all(node == known[0] for node in known[1:]):
         return
     kinds = {node.get("type") if isinstance(node, Mapping) else ABSENT for node in known}
     if len(kinds) > 1 or ABSENT in kinds:
-        yield Setting(name, [_part(node) for node in nodes])
+        yield [name, *(_part(node) for node in nodes)]
         return
     for key in dict.fromkeys(key for node in known for key in node if key != "type"):
         inner = [ABSENT if node is None else node.get(key, ABSENT) for node in nodes]
@@ -371,13 +241,13 @@ def _differing(nodes: Sequence[Any], name: str) -> Iterator[Setting]:
 ABSENT = object()
 
 
-def _part(value: Any) -> tuple[str, str]:
-    """A setting in two parts: its name or number, and the fields of a part."""
+def _part(value: Any) -> Cell:
+    """A setting: its name or number, and the fields of a part."""
     if value is ABSENT:
-        return ("–", "")
+        return Cell(BLANK)
     if not isinstance(value, Mapping):
-        return (written(value), "")
-    return (str(value.get("type", "")), ", ".join(_fields(value)))
+        return Cell(written(value))
+    return Cell(str(value.get("type", "")), ", ".join(_fields(value)))
 
 
 def _fields(part: Mapping[str, Any]) -> list[str]:

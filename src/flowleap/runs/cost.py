@@ -26,10 +26,10 @@ from torch.autograd import forward_ad
 from flowleap import networks
 from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
+from flowleap.formatting import roughly
 from flowleap.objectives import EMA, GridEMA, Objective, Refreshed, Rival
 from flowleap.point import Batch
 from flowleap.runs.phases import PAIRS, TEACHER, needs_pairs, phases, plain, teacher_config
-from flowleap.terminal import roughly
 from flowleap.training.config import TrainConfig
 
 __all__ = ["Bill", "bill", "cost", "report"]

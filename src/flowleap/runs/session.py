@@ -19,6 +19,7 @@ from flowleap import evaluation, extensions, methods, networks, processes, threa
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
+from flowleap.formatting import roughly
 from flowleap.runs.phases import length
 from flowleap.runs.reading import describe, device_of, weights_name
 from flowleap.runs.warm import Start
@@ -27,7 +28,7 @@ from flowleap.training.config import TrainConfig
 from flowleap.training.distributed import Engine, micro_batches
 from flowleap.training.guard import Diverged
 from flowleap.training.interrupt import Interruption
-from flowleap.training.log import Lines, Reporter, explanation, spelled
+from flowleap.training.log import Lines, Reporter, explanation
 from flowleap.training.loop import Events, Plan, Reads, draw_batch, fit
 from flowleap.training.start import make_ready, probe
 from flowleap.training.state import State, new_player
@@ -416,7 +417,7 @@ class Session:
             evaluations += self.config.eval_num * sum(map(self.objective.nfe, measured))
         self.reporter.say(
             f"trained; weights and pictures follow, at {listed(drawn)} steps{table_of}: about "
-            f"{spelled(self.pace * evaluations)}"
+            f"{roughly(self.pace * evaluations)}"
         )
         usual, num = report.budgets(self.objective), report.SHOWN[self.dataset.kind]
         absent = [steps for steps in usual if steps not in drawn]
@@ -446,7 +447,7 @@ class Session:
         picture = self.place / "grid.png"
         look = f"; picture: {picture}" if picture.exists() else ""
         self.reporter.say(
-            f"done in {spelled(self.state.seconds)}: {self.place}{look}; sample with: flowleap sample {name}; look at "
+            f"done in {roughly(self.state.seconds)}: {self.place}{look}; sample with: flowleap sample {name}; look at "
             f"it: flowleap report {name}"
         )
 

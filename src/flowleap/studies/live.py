@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from flowleap.formatting import duration, number, plural, scaled
 from flowleap.studies import table
 from flowleap.studies.outcome import Outcome, Study, known, place_of, progress
 from flowleap.studies.plan import Plan, Row
-from flowleap.terminal import FittedTable, duration, print_line
+from flowleap.tables import Table
+from flowleap.terminal import print_line
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -51,7 +53,7 @@ class Board:
         self.study, plan = study, study.plan
         request = plan.request
         what = "methods" if plan.full is None else "variants"
-        extent = f"{len(plan.rows)} {what} × {request.seeds} seed{'s' * (request.seeds > 1)}"
+        extent = f"{len(plan.rows)} {what} × {plural(request.seeds, 'seed')}"
         self.say(f"{extent} on {request.data}, {request.budget} a run, equal {plan.equal}, into {study.out}")
         for row in plan.rows:
             self.say(f"  {row.method}: {extent_of(row)}")
@@ -181,7 +183,7 @@ class Board:
         found = {(row.method, seed): self.outcome(row.method, seed) for row, seed in plan.runs()}
         outcomes = [outcome for outcome in found.values() if outcome is not None]
         rows = table.aggregate(plan, outcomes)
-        drawn = frame(plan, rows, "seeds")
+        drawn = Table(["method", *table.headings(plan, rows), "seeds"])
         for row in plan.rows:
             cells = table.distances(plan, rows, row.method)
             states = [self.state(row, seed, found[row.method, seed]) for seed in plan.seeds]
@@ -201,12 +203,10 @@ class Board:
 
     def table(self, plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[dict[str, Any]]) -> None:
         """Print the finished table, and what must be known of it."""
-        drawn = frame(plan, rows, "seconds")
+        drawn = Table(["method", *table.headings(plan, rows), "seconds"])
         for row in plan.rows:
-            own = [one for one in rows if one["method"] == row.method]
-            seconds = own[0]["seconds"]
-            spent = "–" if seconds is None else table.number(seconds)
-            drawn.add(row.method, *table.distances(plan, rows, row.method), spent)
+            seconds = next(one["seconds"] for one in rows if one["method"] == row.method)
+            drawn.add(row.method, *table.distances(plan, rows, row.method), number(seconds))
         self.console.print(drawn)
         for note in table.notes(plan, outcomes, rows):
             self.say(note)
@@ -216,15 +216,10 @@ def extent_of(row: Row) -> str:
     """Return in words how long a row trains and what that costs."""
     half = row.steps // 2
     split = f", half and half: {half} for its teacher, then {half} for the student" if row.phases == 2 else ""
-    spent = f"{table.coined(row.total)} forward-equivalents"
+    spent = f"{scaled(row.total)} forward-equivalents"
     seconds = row.seconds_per_step
     timed = "" if seconds is None else f", about {duration(seconds * row.steps)}"
     return f"{row.steps} steps{split}; {spent}{timed} ({row.variant})"
-
-
-def frame(plan: Plan, rows: Sequence[dict[str, Any]], last: str) -> FittedTable:
-    """Return an empty table with its columns."""
-    return FittedTable(["method", *table.headings(plan, rows), last])
 
 
 def _planned(plan: Plan) -> float | None:

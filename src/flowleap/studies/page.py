@@ -10,6 +10,7 @@ from typing import Any
 
 from flowleap import reports
 from flowleap.files import replace_file
+from flowleap.formatting import plural, scaled
 from flowleap.studies import table
 from flowleap.studies.outcome import Outcome, Study
 from flowleap.studies.plan import Row
@@ -27,8 +28,7 @@ def write(study: Study, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str,
     text = reports.page(
         table.title(study.plan),
         entries,
-        subtitle=f"{request.budget} a run, equal {study.plan.equal}, {request.seeds} "
-        f"seed{'s' * (request.seeds > 1)}",
+        subtitle=f"{request.budget} a run, equal {study.plan.equal}, {plural(request.seeds, 'seed')}",
         commands=[f"{table.command(study.plan)} --out {study.out}"],
         made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -54,7 +54,7 @@ def entry(study: Study, outcome: Outcome, *, first: bool) -> reports.Entry:
 
 def note(row: Row, outcome: Outcome) -> str:
     """Return what a reader of a row must know: its variant, its phases, what it cost, where it is not meant."""
-    said = [f"variant {row.variant}", f"{table.coined(outcome.forward_equivalents)} forward-equivalents"]
+    said = [f"variant {row.variant}", f"{scaled(outcome.forward_equivalents)} forward-equivalents"]
     if row.phases == 2:
         said.append(f"teacher and student, {row.steps // 2} steps each")
     outside = [str(one["steps"]) for one in outcome.rows if not one["intended"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from flowleap import autoencoders, evaluation, pictures, runs
 from flowleap.data import Dataset
+from flowleap.runs import samples
 from flowleap.studies.outcome import Outcome, Study
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def draw(study: Study, outcomes: Sequence[Outcome]) -> Path | None:
             rows[row.method] = [sampled(run, steps) for steps in study.plan.request.steps]
             marks[row.method] = [not run.objective.advice(steps) for steps in study.plan.request.steps]
     titles = [pictures.evaluations(steps) for steps in study.plan.request.steps]
-    real = _real(dataset)
+    num = POINTS if dataset.kind == "points" else IMAGES
+    real = samples.real(dataset, num, autoencoders.decoder_or_none(dataset.codec))
     return pictures.save(assembled(titles, rows, marks, real), study.out / NAME)
 
 
@@ -58,37 +59,9 @@ def sampled(run: runs.Run, steps: int) -> Tensor | None:
     """Return samples of a run, always from the same noise; None where they are not finite."""
     num = POINTS if run.kind == "points" else IMAGES
     try:
-        with warnings.catch_warnings():  # the titles say which budgets were not trained for
-            warnings.simplefilter("ignore", UserWarning)
-            return evaluation.generate(
-                run.flow,
-                run.objective,
-                run.shape,
-                num,
-                label=evaluation.cycle(num, run.num_classes),
-                steps=steps,
-                bounds=evaluation.BOUNDS.get(run.kind),
-                decode=run.decoder(),
-            )
+        return samples.first(run, num, steps, run.decoder())
     except evaluation.NotFinite:
         return None
-
-
-def _real(dataset: Dataset) -> Tensor:
-    decoder = autoencoders.decoder_or_none(dataset.codec)
-    rows = _rows(dataset)
-    return rows if decoder is None else decoder(rows)
-
-
-def _rows(dataset: Dataset) -> Tensor:
-    if dataset.kind == "points" or dataset.label is None or not dataset.num_classes:
-        return dataset.x[: POINTS if dataset.kind == "points" else IMAGES]
-    taken = []
-    for index in range(IMAGES):
-        members = (dataset.label == index % dataset.num_classes).nonzero().flatten()
-        if len(members):
-            taken.append(dataset.x[members[(index // dataset.num_classes) % len(members)]])
-    return torch.stack(taken)
 
 
 def cloud(points: Tensor, real: Tensor) -> Tensor:
@@ -130,18 +103,18 @@ def assembled(
     for index, (name, blocks) in enumerate(lines):
         top = SPACE + 20 + index * (high + SPACE)
         pen.text((SPACE, top + high // 2 - 12), name, fill=pictures.INK, font=font)
-        for column, samples in enumerate(blocks):
+        for column, shown in enumerate(blocks):
             left = margin + column * (wide + SPACE)
-            if samples is None:
+            if shown is None:
                 pen.text((left, top + high // 2 - 9), "not finite", fill=pictures.FAINT, font=small)
                 continue
-            canvas.paste(_block(samples, real), (left, top))
+            canvas.paste(_block(shown, real), (left, top))
             if name in marks and not marks[name][column]:
                 pen.text((left, top + high + 1), "(not meant for this)", fill=pictures.FAINT, font=small)
     return canvas
 
 
-def _block(samples: Tensor, real: Tensor) -> PillowImage.Image:
-    if samples.ndim == 2:
-        return pictures.grid(cloud(samples, real), 1, cell=SIDE, gutter=1)
-    return pictures.grid(samples, columns=5, cell=CELL, gutter=3)
+def _block(shown: Tensor, real: Tensor) -> PillowImage.Image:
+    if shown.ndim == 2:
+        return pictures.grid(cloud(shown, real), 1, cell=SIDE, gutter=1)
+    return pictures.grid(shown, columns=5, cell=CELL, gutter=3)

@@ -1,4 +1,4 @@
-"""The table of a study: mean ± standard deviation over seeds, and what a reader of it must know."""
+"""The rows and the table of a study: mean ± standard deviation over seeds, and what a reader of it must know."""
 
 from __future__ import annotations
 
@@ -14,60 +14,16 @@ from typing import Any
 
 from flowleap import values
 from flowleap.evaluation.protocol import MEASURED, same
-from flowleap.evaluation.report import MEMORIZED
+from flowleap.evaluation.report import closer
 from flowleap.files import replace_file
+from flowleap.formatting import BLANK, number, scaled
+from flowleap.reports.entry import finite
 from flowleap.studies import ablation
 from flowleap.studies.budget import parse
 from flowleap.studies.outcome import Outcome
 from flowleap.studies.plan import REFERENCE, Plan, Row
+from flowleap.tables import Table
 from flowleap.training.config import core
-
-__all__ = [
-    "aggregate",
-    "cell",
-    "coined",
-    "command",
-    "distances",
-    "headings",
-    "markdown",
-    "notes",
-    "number",
-    "shared",
-    "title",
-    "write",
-]
-
-COLUMNS = (
-    "method",
-    "nfe",
-    "features",
-    "distance_mean",
-    "distance_std",
-    "agreement_mean",
-    "seconds",
-    "forward_equivalents",
-    "intended",
-    "steps",
-    "agreement_std",
-    "kernel_distance_mean",
-    "kernel_distance_std",
-    "nearest_ratio_mean",
-    "sampling_seconds",
-    "training_steps",
-    "phases",
-    "images",
-    "variant",
-    "seeds",
-    "failed",
-    "reason",
-    "metric",
-    "floor",
-    "judge",
-    "protocol",
-)
-"""What every row of table.json and table.csv holds."""
-DIFFERENCE = ("difference_mean", "difference_error")
-"""What the rows of an ablation hold besides."""
 
 
 def aggregate(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -101,7 +57,9 @@ def paired(own: Sequence[Outcome], whole: Sequence[Outcome], steps: int) -> tupl
         {o.seed: one["distance"] for o in side for one in o.rows if one["steps"] == steps}
         for side in (own, whole)
     )
-    both = [seed for seed in first if _finite(first[seed]) and _finite(second.get(seed))]
+    both = [
+        seed for seed in first if finite(first[seed]) is not None and finite(second.get(seed)) is not None
+    ]
     mean, deviation = spread(first[seed] - second[seed] for seed in both)
     return mean, None if deviation is None else deviation / math.sqrt(len(both))
 
@@ -119,9 +77,9 @@ def _row(row: Row, steps: int, outcomes: Sequence[Outcome], ruler: str | None) -
     pairs = [(o, one) for o in outcomes for one in o.rows if one["steps"] == steps]
     measured = [one for _, one in pairs]
     first: Mapping[str, Any] = measured[0] if measured else {}
-    seeds = [o.seed for o, one in pairs if _finite(one["distance"])]
+    seeds = [o.seed for o, one in pairs if finite(one["distance"]) is not None]
     reasons = [o.reason for o in outcomes if o.reason is not None]
-    lost = [o.seed for o, one in pairs if not _finite(one["distance"])]
+    lost = [o.seed for o, one in pairs if finite(one["distance"]) is None]
     reasons += [f"samples of seed {seed} at {steps} steps are not finite" for seed in lost]
     mean, deviation = spread(one["distance"] for one in measured)
     agreement, scatter = spread(one["agreement"] for one in measured)
@@ -156,42 +114,26 @@ def _row(row: Row, steps: int, outcomes: Sequence[Outcome], ruler: str | None) -
     }
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def spread(values: Iterable[Any]) -> tuple[float | None, float | None]:
     """Return mean and standard deviation of the finite values; None where there are none, or one.
 
     >>> spread([1.0, None, 3.0]), spread([2.0]), spread([])
     ((2.0, 1.4142135623730951), (2.0, None), (None, None))
     """
-    finite = [float(value) for value in values if _finite(value)]
-    if not finite:
+    known = [one for value in values if (one := finite(value)) is not None]
+    if not known:
         return None, None
-    return fmean(finite), stdev(finite) if len(finite) > 1 else None
+    return fmean(known), stdev(known) if len(known) > 1 else None
 
 
 # ---------------------------------------------------------------- in words
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Return a number with some significant digits, never with an exponent.
-
-    >>> number(0.31642), number(12.3456), number(1234.5)
-    ('0.316', '12.3', '1234')
-    """
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:.{places}f}"
 
 
 def cell(row: Mapping[str, Any], name: str = "distance") -> str:
     """Return mean ± standard deviation of a row, in parentheses outside the intended regime; – where it failed."""
     mean, deviation = row[f"{name}_mean"], row.get(f"{name}_std")
     if mean is None:
-        return "–"
+        return BLANK
     text = number(mean) if deviation is None else f"{number(mean)} ± {number(deviation, 2)}"
     return text if row["intended"] else f"({text})"
 
@@ -205,9 +147,10 @@ def difference(row: Mapping[str, Any]) -> str:
     """
     mean, error = row["difference_mean"], row["difference_error"]
     if mean is None:
-        return "–"
+        return BLANK
     places = len(number(row["distance_mean"]).partition(".")[2]) + 1
-    return f"{mean:+.{places}f}" if error is None else f"{mean:+.{places}f} ± {error:.{places}f}"
+    text = number(mean, places=places, sign="+")
+    return text if error is None else f"{text} ± {number(error, places=places)}"
 
 
 def distances(plan: Plan, rows: Sequence[Mapping[str, Any]], method: str) -> list[str]:
@@ -235,20 +178,6 @@ def title(plan: Plan) -> str:
     return f"{len(plan.rows)} training objectives on {request.data}"
 
 
-def coined(value: float | None) -> str:
-    """Return a large count for the eye.
-
-    >>> coined(1_234_567.0), coined(999.0), coined(None)
-    ('1.23 M', '999', '–')
-    """
-    if value is None:
-        return "–"
-    for size, mark in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{number(value / size)} {mark}"
-    return f"{value:.0f}"
-
-
 def command(plan: Plan) -> str:
     """Return the command that makes a study, without its folder."""
     request = plan.request
@@ -268,31 +197,26 @@ def command(plan: Plan) -> str:
     return " ".join(words)
 
 
-def lines(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the titles and one line for each method, as the eye wants them."""
+def drawn(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table with one line for each method."""
     budgets = plan.request.steps
     judged = any(row["agreement_mean"] is not None for row in rows)
-    titles = ["method", *headings(plan, rows)]
-    titles += [f"label accuracy at {steps}" for steps in budgets] if judged else []
-    made = [[*titles, "steps", "forward-equivalents", "seconds"]]
+    accuracies = [f"label accuracy at {steps}" for steps in budgets] if judged else []
+    titles = ["method", *headings(plan, rows), *accuracies, "steps", "forward-equivalents", "seconds"]
+    made = Table(titles)
     for row in plan.shown:
         own = [one for one in rows if one["method"] == row.method]
-        line = [row.method, *distances(plan, rows, row.method)]
-        line += [cell(one, "agreement") for one in own] if judged else []
+        accuracy = [cell(one, "agreement") for one in own] if judged else []
         split = f"{row.steps // 2} + {row.steps - row.steps // 2}" if row.phases == 2 else str(row.steps)
-        seconds = own[0]["seconds"]
-        spent = "–" if seconds is None else number(seconds)
-        made.append([*line, split, coined(own[0]["forward_equivalents"]), spent])
+        spent = (scaled(own[0]["forward_equivalents"]), number(own[0]["seconds"]))
+        made.add(row.method, *distances(plan, rows, row.method), *accuracy, split, *spent)
     return made
 
 
 def markdown(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the table and what must be known of it as Markdown."""
-    titles, *body = lines(plan, rows)
-    drawn = [titles, ["---", *("---:" for _ in titles[1:])], *body]
-    text = ["| " + " | ".join(line) + " |" for line in drawn]
-    head = f"# {title(plan)}, {plan.request.budget} a run"
-    return "\n".join([head, "", *text, "", *(f"- {note}" for note in notes(plan, outcomes, rows))]) + "\n"
+    text = drawn(plan, rows).markdown(notes(plan, outcomes, rows))
+    return f"# {title(plan)}, {plan.request.budget} a run\n\n{text}"
 
 
 def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -328,11 +252,7 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
         if first["floor"] is not None:
             judged = "" if first["judge"] is None else f"; classifier accuracy {number(first['judge'])}"
             found.append(f"real data: distance between its halves {number(first['floor'])}{judged}")
-        ratios = [row["nearest_ratio_mean"] for row in measured if row["nearest_ratio_mean"] is not None]
-        if ratios and min(ratios) < MEMORIZED:
-            found.append(
-                f"warning: memorization ratio below {MEMORIZED}: samples are closer to the training data than real data"
-            )
+        found += closer(row["nearest_ratio_mean"] for row in measured)
         guided = dict.fromkeys(str(one["guidance"]) for o in outcomes for one in o.rows)
         found.append(f"guidance: {', '.join(guided)}; protocol: {first['protocol']}{MEASURED}ema")
     found += [f"FAILED: {o.method} seed {o.seed}: {o.reason}" for o in outcomes if o.failed]
@@ -384,7 +304,7 @@ def _teaching(plan: Plan) -> list[str]:
     for row in (row for row in plan.rows if row.pairs):
         counted = "counted in its budget" if plan.equal == "flops" else "not counted in its budget"
         found.append(
-            f"between its phases the teacher of {row.method} makes {row.pairs:,} pairs, {coined(row.once)} "
+            f"between its phases the teacher of {row.method} makes {row.pairs:,} pairs, {scaled(row.once)} "
             f"forward-equivalents, shown in its cost and {counted}"
         )
     return found
@@ -429,14 +349,14 @@ def write(
     out: Path, plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, Any]]
 ) -> list[Path]:
     """Write table.md, table.csv and table.json, and return where they are."""
-    text, columns = io.StringIO(), COLUMNS if plan.full is None else (*COLUMNS, *DIFFERENCE)
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_flat(row[name]) for name in columns] for row in rows)
+    writer.writerow(rows[0])
+    writer.writerows(map(_flat, row.values()) for row in rows)
     made = {
         "table.md": markdown(plan, outcomes, rows),
         "table.csv": text.getvalue(),
-        "table.json": json.dumps([{name: row[name] for name in columns} for row in rows], indent=2) + "\n",
+        "table.json": json.dumps(rows, indent=2) + "\n",
     }
     for name, content in made.items():
         replace_file(out / name, content)

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from torch import Tensor
 
 from flowleap import processes, terminal
 from flowleap.files import replace_file
+from flowleap.formatting import duration
 from flowleap.losses import AdaptivePower, LearnedVariance
 from flowleap.objectives import Objective
 from flowleap.streams import keep_printing
 from flowleap.training.state import State
 
-__all__ = ["Lines", "Recorder", "Reporter", "explanation", "lines_of", "spelled"]
+__all__ = ["Lines", "Recorder", "Reporter", "explanation", "lines_of"]
 
 
 def explanation(objective: Objective) -> str:
@@ -125,11 +126,13 @@ class Lines:
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
-    """Return the objects in a file of JSON lines, none without a file; a last line that was cut off is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    """Return the objects in a file of JSON lines, none without a file; broken lines, as a crash leaves them, go."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    rows = []
+    for line in lines:
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 class Reporter:
@@ -187,19 +190,8 @@ class Reporter:
         if not self.shown and (time.perf_counter() - self.spoken >= self.every or bar.done >= bar.total):
             self.spoken = time.perf_counter()
             left = bar.left()
-            remaining = [] if left is None else [f"{terminal.duration(left)} left"]
+            remaining = [] if left is None else [f"{duration(left)} left"]
             self.say("  ".join([f"{what} {bar.done}/{bar.total}", *remaining, *bar.parts]))
-
-
-def spelled(seconds: float) -> str:
-    """Return a time in words.
-
-    >>> spelled(7.4), spelled(492), spelled(10_000)
-    ('7 s', '8 min', '2.8 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def describe(row: dict[str, Any]) -> list[str]:

@@ -1,27 +1,12 @@
-"""What is wrong with a run: errors per time, self-consistency, derivatives, sensitivities, spread.
-
-| probe       | what is measured                                                                                     |
-|-------------|------------------------------------------------------------------------------------------------------|
-| error       | the raw squared residual of the objective's own regression, by departure time, r = t and r < t apart |
-| semigroup   | √(Σ‖X_{t→r}(x_t) − X_{s→r}(X_{t→s}(x_t))‖² / Σ‖X_{t→r}(x_t) − x_t‖²), by t, by span, and for r = t_min |
-| tangent     | ‖dF/dt‖ along the map's own velocity, and how far a central difference is from the exact derivative  |
-| sensitivity | √(Σ‖F' − F‖² / Σ‖F‖²) when t, r or the label alone is another                                        |
-| spread      | the variance of samples within their class against that of the data, in one and in several steps    |
-| gradient    | the norm of the gradient of the loss, over a few batches                                             |
-| trends      | what the metrics of the run say: error still falling, spikes, skipped steps, a growing derivative    |
-| run         | the quality table of the run against real data, and the length of its training                       |
-
-`findings.judge` puts them into sentences. Everything is a pure function of the map, the data and the seed.
-"""
+"""The probes of a diagnosis: pure functions of the map, the data and the seed, see the table in `measurements`."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,14 +17,19 @@ from flowleap.couplings import Independent, StoredPairs
 from flowleap.data import Dataset, Rows
 from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import CentralDifference, TwoPass
-from flowleap.evaluation import findings
-from flowleap.evaluation.finding import Finding
-from flowleap.evaluation.findings import Trends
-from flowleap.evaluation.generation import device_of, evaluating
-from flowleap.evaluation.run_findings import RunFacts
+from flowleap.evaluation.diagnosis.measurements import (
+    Curve,
+    Error,
+    Gradient,
+    Semigroup,
+    Sensitivity,
+    Spread,
+    Tangent,
+)
+from flowleap.evaluation.generation import device_of
 from flowleap.flow_map import FlowMap
 from flowleap.losses import Squared
-from flowleap.objectives import Consistency, Diagonal, FirstStage, Objective, Refreshed, Self
+from flowleap.objectives import Consistency, Diagonal, FirstStage, Objective, Refreshed, Self, SelfConsistency
 from flowleap.oracles import Gaussian
 from flowleap.paths import Path
 from flowleap.point import Batch, Point
@@ -48,10 +38,6 @@ from flowleap.tensors import Image, Label, Time, like, squared_norm
 from flowleap.times import Adjacent, NoiseGrid
 from flowleap.velocities import Conditional, Teacher
 
-__all__ = ["Curve", "Diagnosis", "diagnose"]
-
-NUM = 1024  # rows of each probe: a hundred for each of ten bins, a standard error of some percent there
-BATCH = 96  # rows at a time where nothing is said; the plug-in velocity depends on it, so a run gives its own
 BINS = 10  # tenths of the range of times
 LOWEST = 0.002  # the noise level that the logarithm of levels starts from, where they end at 0
 BATCHES = 8  # gradients that are compared with one another
@@ -61,243 +47,11 @@ SAMPLES = 256  # samples whose spread is measured
 CLASSES = 16  # classes they are spread over, at most
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A number for each bin of a variable: bin i holds edges[i] ≤ variable < edges[i + 1], the last its end too.
-
-    `value` and `error`, its standard error, are None where nothing was measured. Only finite rows count.
-    """
-
-    edges: tuple[float, ...]
-    count: tuple[int, ...]
-    value: tuple[float | None, ...]
-    error: tuple[float | None, ...]
-
-    @property
-    def centers(self) -> list[float]:
-        """The middle of each bin."""
-        return [(low + high) / 2 for low, high in pairwise(self.edges)]
-
-
-@dataclass(frozen=True)
-class Error:
-    """The raw error of the objective's regression, per dimension, by departure time.
-
-    Args:
-        diagonal, jumps: mean over the rows r = t and over the rows r < t; None where a method has none.
-        share: of the rows of a training batch with r = t. Where it is 0, `diagonal` is measured all the same.
-        ratio: of the error on r = t to that on r < t, the geometric mean over the bins that have both.
-        explained: 1 − (error on r = t) / (mean square of what is regressed there): 0 for a network that knows
-            nothing. Random targets cannot be explained in full, so that 1 is out of reach.
-        behind: E‖u(x_t, t, t) − v‖² against that of the best round Gaussian in the place of the data, v the velocity
-            of the pair, the geometric mean over the bins; None for guided training, which moves u away from v.
-        joint: E‖u(x_t, t, t) − v‖² / E‖u(x_t, t, t − ε) − v‖², ε a fiftieth of the range; None without jumps.
-    """
-
-    diagonal: Curve
-    jumps: Curve | None
-    share: float
-    ratio: float | None
-    explained: float | None
-    behind: float | None
-    joint: float | None
-
-
-@dataclass(frozen=True)
-class Semigroup:
-    """How far one jump is from two, relative to the length of the jump; 0 for every exact flow.
-
-        √( Σ‖X_{t→r}(x_t) − X_{s→r}(X_{t→s}(x_t))‖² / Σ‖X_{t→r}(x_t) − x_t‖² ), sums over the rows of a bin
-
-    t is uniform on the range of times (in ln t for noise levels), r and s uniform below it; x_t are noised data.
-    Laws on a grid draw their own (t, s, r). Sums rather than rows are divided, for single rows may hardly move.
-
-    Args:
-        by_time: random (t, s, r), by t. by_span: by t − r as a share of the range, with the rows of `to_data`.
-        to_data: r = t_min, one-step maps to the data, by t.
-        short: random spans below a fifth of the range. long: all spans from four fifths of it.
-    """
-
-    by_time: Curve
-    by_span: Curve
-    to_data: Curve
-    overall: float | None
-    short: float | None
-    long: float | None
-
-
-@dataclass(frozen=True)
-class Tangent:
-    """dF/dt = ∂_t F + (∇F) u(x_t, t, t), at fixed r; for methods without jumps along the diagonal, r = t.
-
-    For noise levels t stands for the share of the way in ln t. Norms are root mean squares over the dimensions.
-
-    Args:
-        strategy: "exact JVP", or "central difference" where the network has no forward-mode derivative.
-        median, p95, largest: of the rows of each bin of t.
-        relative: √(Σ‖dF/dt‖² / Σ‖F‖²) of each bin.
-        gap: √(Σ‖exact − central difference‖² / Σ‖exact‖²), ε a two-hundredth of the range, the median of the bins,
-            for a rough time embedding is rough everywhere; None without the exact derivative.
-    """
-
-    strategy: str
-    median: Curve
-    p95: Curve
-    largest: Curve
-    relative: Curve
-    gap: float | None
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """√(Σ‖F' − F‖² / Σ‖F‖²) where one input alone is another one, drawn at random; None where there is none.
-
-    Without jumps `time` moves t and r = t together, and `landing` is None. `size` is the root mean square of F.
-    """
-
-    time: float | None
-    landing: float | None
-    label: float | None
-    size: float | None
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The variety of samples made in some number of steps, within their class.
-
-    Args:
-        spread: total variance within a class against that of the data: 1 is right, 0 is one image per class.
-        diversity: effective number of directions, (tr C)²/tr C², against that of as many rows of the data.
-        offset: squared distance of the class means to those of the data, in units of the variance of the data.
-        gap: √(Σ‖x − y‖² / Σ‖y − z‖²) to the samples y of the most steps, z the noise both are made from.
-    """
-
-    steps: int
-    spread: float | None
-    diversity: float | None
-    offset: float | None
-    gap: float | None
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """The norm of the gradient of the mean loss over all parameters: `spread` is its std/mean over the batches."""
-
-    mean: float | None
-    spread: float | None
-    largest: float | None
-    batches: int
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """What was measured about a map, and the findings, worst first.
-
-    `jumps` says whether the method trains any rows r < t, `one_step` whether it means to be sampled in one step,
-    `not_finite` the share of probed rows that were not finite and do not count.
-    """
-
-    method: str
-    data: str
-    num: int
-    batch: int
-    seed: int
-    jumps: bool
-    one_step: bool
-    not_finite: float
-    error: Error
-    semigroup: Semigroup
-    tangent: Tangent
-    sensitivity: Sensitivity
-    spread: tuple[Spread, ...]
-    gradient: Gradient | None
-    trends: Trends | None
-    settings: Mapping[str, Any]
-    run: RunFacts | None = None
-    findings: tuple[Finding, ...] = ()
-
-    def panels(self) -> dict[str, dict[str, tuple[list[float], tuple[float | None, ...]]]]:
-        """Return what `pictures.panels` draws: lines (t, value) by title and name."""
-        e, g = self.error, self.semigroup
-        lines = {
-            "unweighted error": {"r = t": e.diagonal} | ({} if e.jumps is None else {"r < t": e.jumps}),
-            "two jumps against one": {"random": g.by_time, "to the data": g.to_data},
-            "‖du/dt‖ / ‖u‖": {"": self.tangent.relative},
-        }
-        return {
-            title: {name: (curve.centers, curve.value) for name, curve in curves.items()}
-            for title, curves in lines.items()
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the diagnosis as plain data: every number finite or None."""
-        plain: dict[str, Any] = _plain(asdict(replace(self, settings=dict(self.settings))))
-        return {"format": 1, **plain}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def diagnose(
-    flow: FlowMap,
-    objective: Objective,
-    dataset: Dataset,
-    *,
-    seed: int = 0,
-    num: int = NUM,
-    batch: int = BATCH,
-    metrics: Sequence[Mapping[str, Any]] | None = None,
-    run: RunFacts | None = None,
-) -> Diagnosis:
-    """Measure a map on the data it is meant for, and say in sentences what seems wrong with it.
-
-    The network is left as it is: its mode, its gradients, and which of its parameters require them.
-
-    Args:
-        num: rows of each probe. batch: rows at a time; give that of the run, for it is part of some targets.
-        metrics: the rows of metrics.jsonl, oldest first, or None.
-        run: the length of the training and its quality table, see `run_findings.run_facts`, or None.
-
-    Raises: ValueError for fewer than 64 rows, an empty batch, or a map of another path than the objective's.
-    """
-    if num < 64 or batch < 1:
-        raise ValueError(
-            f"num={num} rows in batches of {batch}: at least 64 rows and 1 per batch are expected"
-        )
-    with evaluating(flow):
-        probe = _Probe(flow, objective, dataset, seed, num, batch)
-        result = Diagnosis(
-            method=objective.name,
-            data=dataset.name,
-            num=num,
-            batch=probe.batch,
-            seed=seed,
-            jumps=probe.jumps,
-            one_step=not objective.advice(1),
-            error=probe.error(),
-            semigroup=probe.semigroup(),
-            tangent=probe.tangent(),
-            sensitivity=probe.sensitivity(),
-            spread=probe.spread(),
-            gradient=probe.gradient(),
-            trends=None if metrics is None else findings.trends(metrics),
-            settings=findings.settings(objective, flow.network),
-            run=run,
-            not_finite=probe.lost / max(1, probe.seen),
-        )
-    return replace(result, findings=findings.judge(result))
-
-
 # ---------------------------------------------------------------- rows and bins
 
 
 @dataclass(frozen=True)
-class _Clock:
+class TimeRange:
     """The share f of the range of times that has passed since the data: linear in t, or in ln t for noise levels.
 
     Levels that end at 0 are counted from `LOWEST` on.
@@ -345,22 +99,34 @@ class _Rows:
     label: Label
 
 
-def _which(position: Tensor, edges: Tensor) -> Tensor:
-    return torch.bucketize(position.double(), edges[1:-1].contiguous(), right=True)
+Estimate = tuple[float | None, float | None]
+"""A number and its standard error."""
 
 
-def _averaged(position: Tensor, values: Tensor, edges: Tensor) -> Curve:
-    """The mean of each bin with its standard error."""
-    found = [values[(_which(position, edges) == i) & values.isfinite()] for i in range(len(edges) - 1)]
+def _binned(position: Tensor, edges: Tensor, of: Callable[..., Estimate], *values: Tensor) -> Curve:
+    """Return an estimate for each bin, of the rows in it that are finite."""
+    which = torch.bucketize(position.double(), edges[1:-1].contiguous(), right=True)
+    fine = torch.stack(values).isfinite().all(dim=0)
+    parts = [[rows[fine & (which == i)] for rows in values] for i in range(len(edges) - 1)]
+    found = [of(*part) for part in parts]
     return Curve(
         edges=tuple(edges.tolist()),
-        count=tuple(len(part) for part in found),
-        value=tuple(float(part.mean()) if len(part) else None for part in found),
-        error=tuple(float(part.std() / len(part) ** 0.5) if len(part) > 1 else None for part in found),
+        count=tuple(len(part[0]) for part in parts),
+        value=tuple(value for value, _ in found),
+        error=tuple(error for _, error in found),
     )
 
 
-def _ratio(above: Tensor, below: Tensor) -> tuple[float | None, float | None]:
+def _mean(rows: Tensor) -> Estimate:
+    value = float(rows.mean()) if len(rows) else None
+    return value, float(rows.std() / len(rows) ** 0.5) if len(rows) > 1 else None
+
+
+def _quantile(share: float) -> Callable[[Tensor], Estimate]:
+    return lambda rows: (float(rows.double().quantile(share)) if len(rows) else None, None)
+
+
+def _ratio(above: Tensor, below: Tensor) -> Estimate:
     """√(Σ above / Σ below) and its standard error over rows; None where nothing, or nothing below, is there."""
     fine = above.isfinite() & below.isfinite()
     above, below = above[fine].double(), below[fine].double()
@@ -372,25 +138,6 @@ def _ratio(above: Tensor, below: Tensor) -> tuple[float | None, float | None]:
     if len(above) < 2 or root == 0:
         return root, None
     return root, float((above - ratio * below).square().sum().sqrt()) / total / (2 * root)
-
-
-def _rooted(position: Tensor, above: Tensor, below: Tensor, edges: Tensor) -> Curve:
-    """√(Σ above / Σ below) of each bin with its standard error."""
-    bins = _which(position, edges)
-    found = [_ratio(above[bins == i], below[bins == i]) for i in range(len(edges) - 1)]
-    counts = tuple(int((bins == i).sum()) for i in range(len(edges) - 1))
-    return Curve(tuple(edges.tolist()), counts, tuple(v for v, _ in found), tuple(e for _, e in found))
-
-
-def _quantile(position: Tensor, values: Tensor, edges: Tensor, share: float) -> Curve:
-    """A quantile of each bin, without an error."""
-    found = [values[(_which(position, edges) == i) & values.isfinite()] for i in range(len(edges) - 1)]
-    return Curve(
-        edges=tuple(edges.tolist()),
-        count=tuple(len(part) for part in found),
-        value=tuple(float(part.double().quantile(share)) if len(part) else None for part in found),
-        error=(None,) * len(found),
-    )
 
 
 # ---------------------------------------------------------------- the probes
@@ -418,7 +165,7 @@ def _untaught(objective: Objective, flow: FlowMap) -> Objective:
     return taught
 
 
-class _Probe:
+class Probes:
     """The measurements of one diagnosis: rows are drawn by name from the seed, so that no probe moves another."""
 
     def __init__(
@@ -437,7 +184,7 @@ class _Probe:
         group = math.lcm(group or 1, objective.group)
         if group > 1:
             self.batch = max(1, batch // group) * group
-        self.clock, self.device = _Clock(flow.path), device_of(flow)
+        self.clock, self.device = TimeRange(flow.path), device_of(flow)
         self.seen = self.lost = 0
 
     def count(self, *numbers: Tensor) -> None:
@@ -478,8 +225,8 @@ class _Probe:
         rest, moving = (torch.cat(parts[kind], dim=1) for kind in (True, False))
         self.count(rest[1], moving[1])
         edges = self.clock.edges()
-        diagonal = _averaged(rest[0], rest[1], edges)
-        jumps = _averaged(moving[0], moving[1], edges) if self.jumps else None
+        diagonal = _binned(rest[0], edges, _mean, rest[1])
+        jumps = _binned(moving[0], edges, _mean, moving[1]) if self.jumps else None
         fine = rest[1:].isfinite().all(dim=0)
         power = float(rest[2, fine].mean()) if bool(fine.any()) else 0.0
         explained = 1 - float(rest[1, fine].mean()) / power if power > 0 else None
@@ -506,7 +253,9 @@ class _Probe:
         if not bool(instant.isfinite().all() & near.isfinite().all()):
             return None, None
         edges = self.clock.edges()
-        ours, theirs = (_averaged(t, values, edges) for values in (instant, gaussian.velocity_variance(t)))
+        ours, theirs = (
+            _binned(t, edges, _mean, values) for values in (instant, gaussian.velocity_variance(t))
+        )
         behind = None if self.objective.guidance is not None or width == 0 else _compared(ours, theirs)
         return behind, float(instant.mean() / near.mean()) if self.jumps and near.mean() > 0 else None
 
@@ -572,9 +321,9 @@ class _Probe:
         t_0, _, above_0, below_0 = numbers["to data"]
         span, a, b = (torch.cat([numbers[kind][i] for kind in numbers]) for i in (1, 2, 3))
         return Semigroup(
-            by_time=_rooted(t, above, below, edges),
-            by_span=_rooted(span, a, b, shares),
-            to_data=_rooted(t_0, above_0, below_0, edges),
+            by_time=_binned(t, edges, _ratio, above, below),
+            by_span=_binned(span, shares, _ratio, a, b),
+            to_data=_binned(t_0, edges, _ratio, above_0, below_0),
             overall=_ratio(above, below)[0],
             short=_ratio(above[short], below[short])[0],
             long=_ratio(a[span >= 0.8], b[span >= 0.8])[0],
@@ -588,14 +337,16 @@ class _Probe:
         size, rate, gap = torch.cat(parts, dim=1)
         self.count(rate)
         edges, t = self.clock.edges(), times[0]
-        median, p95, largest = (_quantile(t, rate.sqrt(), edges, share) for share in (0.5, 0.95, 1.0))
+        median, p95, largest = (
+            _binned(t, edges, _quantile(share), rate.sqrt()) for share in (0.5, 0.95, 1.0)
+        )
         return Tangent(
             strategy="exact JVP" if exact else "central difference",
             median=median,
             p95=p95,
             largest=largest,
-            relative=_rooted(t, rate, size, edges),
-            gap=_middle(_rooted(t, gap, rate, edges)) if exact else None,
+            relative=_binned(t, edges, _ratio, rate, size),
+            gap=_middle(_binned(t, edges, _ratio, gap, rate)) if exact else None,
         )
 
     def rates(self, rows: _Rows, exact: bool) -> Tensor:
@@ -783,3 +534,23 @@ def _directions(rows: Tensor) -> float | None:
     gram = centered @ centered.T if len(rows) < rows.shape[1] else centered.T @ centered
     below = float(gram.square().sum())
     return float(gram.trace()) ** 2 / below if below > 0 else None
+
+
+def settings(objective: Objective, network: Any) -> dict[str, Any]:
+    """Return the settings that findings name: the field that raises the share of r = t, time scale, QK-norm.
+
+    And `told`, since a network that knows one time alone is not to be held to what it says of two.
+    """
+    config = getattr(network, "config", {})
+    law = objective.times
+    solver = getattr(objective.target, "asks_solver", False)  # whose frozen network knows no jumps
+    shares = {"diagonal": "times.diagonal", "pair": "times.pair.diagonal", "share": "times.share"}
+    return {
+        "diagonal": next((path for name, path in shares.items() if hasattr(law, name)), None),
+        "told": "nothing" if solver else objective.told,
+        "bootstraps": isinstance(objective.target, SelfConsistency),
+        "guided": objective.guidance is not None,
+        "time_scale": config.get("time_scale"),
+        "qk_norm": config.get("qk_norm"),
+        "least_steps": objective.sampling.least,
+    }

@@ -1,0 +1,231 @@
+"""The design space in words: what methods are made of, side by side, all of it read off their values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from flowleap import methods, values
+from flowleap.formatting import BLANK
+from flowleap.objectives import Objective
+from flowleap.tables import Table
+
+__all__ = ["DESIGN", "canonical", "components", "design", "hyphens", "plain", "summary", "table"]
+
+WORDS = {
+    "path": "flow path",
+    "parameterization": "network output",
+    "times": "time law",
+    "coupling": "noise coupling",
+    "guidance": "guidance in training",
+    "target": "target, r < t",
+    "loss": "loss metric",
+    "frozen": "target network",
+    "batching": "batches",
+    "label_dropout": "label dropout",
+}
+"""What fields of an objective are called."""
+HEADINGS = ("name", "type", "steps")
+"""Fields that name an objective, or belong to a run."""
+DESIGN = (
+    "model type",
+    "flow path",
+    "network output",
+    "time law",
+    "first step t → s",
+    "second step s → r",
+    "one-step prediction",
+    "velocity",
+    "loss metric",
+    "weight",
+    "target network",
+    "noise coupling",
+    "batches",
+    "label dropout",
+    "guidance in training",
+    "sampler",
+    "sampled from",
+    "steps",
+)
+"""The rows of the design table."""
+MOST_STEPS = 128
+"""The largest number of sampling steps that the design table asks a method about."""
+
+
+# ---------------------------------------------------------------- names
+
+
+def hyphens(name: str) -> str:
+    """Return a method's name as the command line spells it."""
+    return name.replace("_", "-")
+
+
+def canonical(name: str) -> str:
+    """Return a method's name as the library spells it."""
+    return name.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def summary(name: str) -> str:
+    """Return the first line of a method's docstring; a variant without a function borrows that of its method."""
+    method, variant = name, ""
+    while method and not methods.about(method):
+        method, _, last = method.rpartition("_")
+        variant = f"{last} {variant}".strip()
+    lines = methods.about(method).strip().splitlines() if method else []
+    text = lines[0] if lines else name
+    return f"{text} Variant {variant}." if variant and method else text
+
+
+def plain(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return methods as plain data, by their names.
+
+    Raises: ValueError for an unknown method, naming its neighbors.
+    """
+    return {hyphens(canonical(name)): values.to_dict(methods.get(name)) for name in names}
+
+
+# ---------------------------------------------------------------- the design table
+
+
+def table(names: Sequence[str] | None = None) -> dict[str, dict[str, str]]:
+    """Return the design of each method by its name, of all methods where none are named."""
+    asked = dict.fromkeys(canonical(name) for name in names or methods.names())
+    return {hyphens(name): design(methods.get(name)) for name in asked}
+
+
+def design(objective: Objective) -> dict[str, str]:
+    """Return how a method fills the rows of the design table, in words read off its parts."""
+    told = in_words(objective) | loss_in_words(objective.loss)
+    told |= {
+        "flow path": brief(objective.path, usual=False),
+        "network output": brief(objective.parameterization, usual=False),
+        "time law": brief(objective.times),
+        "velocity": brief(objective.velocity),
+        "target network": brief(objective.frozen),
+        "noise coupling": brief(objective.coupling),
+        "batches": brief(objective.batching),
+        "label dropout": f"{objective.label_dropout:g}",
+        "guidance in training": BLANK if objective.guidance is None else brief(objective.guidance),
+    }
+    told |= sampling_in_words(objective)
+    return {label: told.get(label, BLANK) for label in DESIGN}
+
+
+def sampling_in_words(objective: Objective) -> dict[str, str]:
+    """The sampler of a method, the time its samples start at, and the numbers of steps that it gives no advice on."""
+    start = objective.path.t_max if objective.start is None else objective.start
+    counts = objective.trained or [n for n in range(1, MOST_STEPS + 1) if not objective.advice(n)]
+    steps = ", ".join(map(str, counts))
+    if objective.trained is None and MOST_STEPS in counts:
+        steps = "any" if counts[0] == 1 else f"{counts[0]} or more"
+    return {"sampler": objective.sampling.in_words(), "sampled from": f"t = {start:g}", "steps": steps}
+
+
+def loss_in_words(loss: Any) -> dict[str, str]:
+    """The metric and the weight of a loss by its `template`, around those of the loss inside it."""
+    told = (
+        loss_in_words(loss.inner) if hasattr(loss, "inner") else {"loss metric": spoken(loss), "weight": "1"}
+    )
+    template: dict[str, str] = getattr(loss, "template", {})
+    return told | {name: text.format(**vars(loss) | told) for name, text in template.items()}
+
+
+def in_words(objective: Objective) -> dict[str, str]:
+    """What a target tells of itself: the first line of its docstring, and its steps where it has a `template`.
+
+    A template maps names of steps to words, in which {velocity} and {output} stand for the objective's own.
+    """
+    doc = (type(objective.target).__doc__ or "").strip().splitlines()
+    meaning = getattr(objective.parameterization, "inner", objective.parameterization)
+    parts = {"velocity": spoken(objective.velocity), "output": spoken(meaning)}
+    template: dict[str, str] = getattr(objective.target, "template", {})
+    steps = {name: text.format(**parts) for name, text in template.items()}
+    return {"in words": doc[0] if doc else "–"} | steps
+
+
+def brief(part: Any, usual: bool = True) -> str:
+    """A part in one phrase: its type in words, its numbers (also `usual` ones, the defaults), and the parts inside it.
+
+    >>> from flowleap.times import LogitNormal, SortedPair
+    >>> brief(SortedPair(LogitNormal(mean=-0.4, std=1.0), diagonal=0.75))
+    'sorted pair (diagonal 0.75, fixed) of logit normal (mean -0.4, std 1)'
+    """
+    held = {f.name: getattr(part, f.name) for f in fields(part)}
+    inner = [brief(value) for value in held.values() if is_dataclass(value)]
+    knobs = [knob(name, value) for name, value in held.items() if not is_dataclass(value)]
+    if not usual:
+        changed = (f.name for f in fields(part) if held[f.name] != f.default)
+        knobs = [knob(name, held[name]) for name in changed if not is_dataclass(held[name])]
+    said = ", ".join(text for text in knobs if text)
+    return " of ".join([f"{spoken(part)} ({said})" if said else spoken(part), *inner])
+
+
+def knob(name: str, value: Any) -> str:
+    """A field and its value in a few characters; nothing where it is switched off or not set."""
+    if value is None or value is False:
+        return ""
+    words = name.replace("_", " ")
+    return words if value is True else f"{words} {scalar(value)}"
+
+
+def spoken(part: Any) -> str:
+    """The type of a part as words: AverageVelocity is "average velocity", GridEMA "grid EMA", EDM stays."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", type(part).__name__)
+    return " ".join(word if word.isupper() else word.lower() for word in name.split())
+
+
+# ---------------------------------------------------------------- side by side
+
+
+def components(shown: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the components of plain methods side by side: their fields, and below these the steps of their targets."""
+    made = Table.of_words("", *shown)
+    objectives, tall = [methods.get(name) for name in shown], len(shown) > 2
+    for field in next(iter(shown.values())):
+        if field in HEADINGS:
+            continue
+        made.add(WORDS.get(field, field), *(written(whole[field], tall) for whole in shown.values()))
+        below = {"target": in_words, "sampling": sampling_in_words}.get(field)
+        told = [] if below is None else [below(objective) for objective in objectives]
+        for label in dict.fromkeys(label for words in told for label in words):
+            made.add(f"  {label}", *(words.get(label, BLANK) for words in told))
+    return made
+
+
+def written(value: Any, tall: bool = False) -> str:
+    """A part in words: its type with its numbers, and the parts within it on lines of their own.
+
+    A `tall` part has its numbers on lines of their own too, which keeps many columns narrow.
+    """
+    return "\n".join(lines_of(value, tall))
+
+
+def lines_of(value: Any, tall: bool) -> list[str]:
+    """The lines of a part, those of inner parts indented; numbers that are none are left out."""
+    if not isinstance(value, dict):
+        return [scalar(value)]
+    inner = {key: item for key, item in value.items() if isinstance(item, dict)}
+    knobs = [
+        f"{key}={scalar(item)}"
+        for key, item in value.items()
+        if key != "type" and key not in inner and item is not None
+    ]
+    if tall or not knobs:
+        lines = [value["type"], *(f"  {knob}" for knob in knobs)]
+    else:
+        lines = [f"{value['type']}({', '.join(knobs)})"]
+    for key, item in inner.items():
+        first, *rest = lines_of(item, tall)
+        lines += [f"  {key}: {first}", *(f"  {line}" for line in rest)]
+    return lines
+
+
+def scalar(value: Any) -> str:
+    """A plain value in a few characters."""
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return "(" + ", ".join(scalar(item) for item in value) + ")"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

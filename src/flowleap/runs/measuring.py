@@ -1,0 +1,132 @@
+"""The quality of a run by number of network evaluations, against the data it learned from or others that are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowleap import evaluation
+from flowleap.autoencoders import Decoder
+from flowleap.data import Dataset
+from flowleap.data.latents import is_cache
+from flowleap.evaluation import Standard, rulers
+from flowleap.progress import counted
+from flowleap.runs.reading import Run
+
+__all__ = ["measure"]
+
+Say = Callable[[str], None]
+
+
+def measure(
+    run: Run,
+    steps: Sequence[int],
+    standard: Standard,
+    *,
+    features: str | None = None,
+    reference: str | None = None,
+    num: int | None = None,
+    seed: int = 0,
+    batch: int = 250,
+    times: Sequence[float] | None = None,
+    guidance: float | None = None,
+    vae: str | None = None,
+    say: Say,
+) -> list[dict[str, Any]]:
+    """Return the rows of `evaluation.evaluate` for a run.
+
+    Args:
+        features: their name, None for those of the run. num: None for what the standard asks for.
+        reference: the name or place of other data or of their statistics, None for what the run was trained on.
+        vae: another autoencoder than that of its latents.
+        say: told what could not be measured, in words.
+
+    Raises: ValueError, OSError where there is nothing to compare with, or what there is does not fit.
+    """
+    planned = evaluation.plan(run.flow, steps, times)
+    dataset = trained_on(run, reference, say)
+    look = rulers.look_like(run.shape if run.kind == "image" else (), reference, run.config.square)
+    asked, decoder = features or run.config.features, run.decoder(vae)
+    if run.kind == "latents":
+        asked = latent_features(run, dataset, asked, reference, decoder, say)
+    ruler = rulers.chosen(standard, asked, reference, dataset, evaluation.device_of(run.flow), look)
+    count = num or standard.num
+    total = count * sum(run.objective.nfe(n, guidance=guidance, times=t) for n, t in planned)
+    with counted(f"{count} samples at {', '.join(str(n) for n, _ in planned)} steps", total) as tick:
+        return evaluation.evaluate(
+            run.flow,
+            run.objective,
+            dataset,
+            steps,
+            count,
+            seed,
+            batch,
+            times,
+            guidance,
+            weights=run.weights,
+            ruler=ruler,
+            standard=standard,
+            tick=tick,
+            decoder=None if ruler.features.latents else decoder,
+        )
+
+
+def trained_on(run: Run, reference: str | None, say: Say) -> Dataset:
+    """Return the data set of a run; without rows where a reference is named, and it is not known or not to be had.
+
+    Raises: ValueError, OSError where it is needed and not to be had, or there is nothing to compare with.
+    """
+    if run.config.data:
+        try:
+            return run.dataset()
+        except (OSError, ValueError) as error:
+            if reference is None:
+                raise
+            say(f"no distance to training images is measured: {error}")
+    elif reference is None and run.kind == "latents":
+        raise ValueError(
+            f"the samples of {run.folder} are latents, which are not measured as they are: say with --reference what "
+            "to compare the decoded ones with, and name the autoencoder that decodes them with --vae"
+        )
+    elif reference is None:
+        raise ValueError(
+            f"{run.folder} was imported, and does not say what it was trained on: say what to compare it with, as "
+            "in --reference digits"
+        )
+    return Dataset(
+        "unknown",
+        torch.empty(0, *run.shape),
+        num_classes=run.num_classes,
+        classes=run.classes,
+        kind=run.kind,  # type: ignore[arg-type]
+        codec=run.codec,
+    )
+
+
+def latent_features(
+    run: Run, dataset: Dataset, asked: str, reference: str | None, decoder: Decoder | None, say: Say
+) -> str:
+    """Return the features that samples which are latents are compared by: of images where they can be decoded.
+
+    Raises: ValueError where only decoded images could be compared, and they cannot be decoded.
+    """
+    if asked != "auto" or (reference is not None and is_cache(Path(reference))):
+        return asked
+    if decoder is None and (reference is not None or not len(dataset)):
+        raise ValueError(
+            f"the samples of {run.folder} are latents, which are not measured beside images: name the autoencoder "
+            "that decodes them with --vae"
+        )
+    if reference is not None:
+        return "auto"
+    own, why = evaluation.features.default(dataset), "their autoencoder is not at hand"
+    if decoder is not None:
+        try:
+            return evaluation.named("auto", evaluation.originals(dataset)).name
+        except ValueError as error:
+            why = str(error)
+    say(f"latents are measured as they are, by {own.name} features: {why}")
+    return own.name
