@@ -323,28 +323,10 @@ def curves(
     if not series:
         raise ValueError("curves need at least one series, got none")
     drawing, (axis,) = _axes(6.4, 3.2)
-    for color, (name, (x, y)) in zip(_colors(len(series)), series.items(), strict=True):
-        if len(x) != len(y):
-            raise ValueError(f"{name}: {len(x)} positions for {len(y)} values, expected as many")
-        span = max(1, len(y) // 50) if window is None else window
-        if span > 1:
-            axis.plot(x, y, color=color, alpha=0.22, linewidth=0.8)
-        axis.plot(
-            x, smooth(y, span), color=color, linewidth=1.8, label=name, marker="o" if len(y) < 2 else None
-        )
+    _plot(axis, series, title, xlabel, window)
+    axis.set_ylabel(ylabel, color=INK)
     if log:
         _log_scale(axis)
-    axis.set_xlabel(xlabel, color=INK)
-    axis.set_ylabel(ylabel, color=INK)
-    axis.set_title(title, loc="left", fontsize=11, color=INK)
-    axis.grid(True, color="#eaeef2", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.tick_params(colors=FAINT, labelsize=9)
-    for side, spine in axis.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(RULE)
-    if len(series) > 1:
-        axis.legend(frameon=False, fontsize=9)
     return _write(drawing, path)
 
 
@@ -364,24 +346,40 @@ def panels(
         raise ValueError("a picture needs at least one panel, got none")
     drawing, axes = _axes(3.2 * len(series), 2.6, len(series))
     for axis, (title, lines) in zip(axes, series.items(), strict=True):
-        for color, (name, (x, y)) in zip(_colors(len(lines)), lines.items(), strict=True):
-            if len(x) != len(y):
-                raise ValueError(f"{name}: {len(x)} positions for {len(y)} values, expected as many")
-            heights = [math.nan if value is None else value for value in y]
-            axis.plot(x, heights, color=color, linewidth=1.6, marker="o", markersize=3, label=name)
-        axis.set_title(title, loc="left", fontsize=10, color=INK)
-        axis.set_xlabel(xlabel, color=INK, fontsize=9)
+        _plot(axis, lines, title, xlabel, window=1, marker="o")
         axis.set_xscale("log" if log else "linear")
         axis.set_ylim(bottom=0)
-        axis.grid(True, color="#eaeef2", linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.tick_params(colors=FAINT, labelsize=8)
-        for side, spine in axis.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(RULE)
-        if len(lines) > 1:
-            axis.legend(frameon=False, fontsize=8)
     return _write(drawing, path)
+
+
+def _plot(
+    axis: Any,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]],
+    title: str,
+    xlabel: str,
+    window: int | None,
+    marker: str | None = None,
+) -> None:
+    """Draw lines on an axis without a frame, with a faint grid, and a legend where there are several."""
+    for index, (name, (x, y)) in enumerate(lines.items()):
+        if len(x) != len(y):
+            raise ValueError(f"{name}: {len(x)} positions for {len(y)} values, expected as many")
+        color, span = COLORS[index % len(COLORS)], max(1, len(y) // 50) if window is None else window
+        heights = [math.nan if value is None else value for value in y]
+        if span > 1:
+            axis.plot(x, heights, color=color, alpha=0.22, linewidth=0.8)
+        dot = "o" if len(y) < 2 else marker
+        axis.plot(x, smooth(heights, span), color=color, linewidth=1.7, label=name, marker=dot, markersize=3)
+    axis.set_title(title, loc="left", fontsize=10, color=INK)
+    axis.set_xlabel(xlabel, color=INK)
+    axis.grid(True, color="#eaeef2", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.tick_params(colors=FAINT, labelsize=9)
+    for side, spine in axis.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(RULE)
+    if len(lines) > 1:
+        axis.legend(frameon=False, fontsize=9)
 
 
 def _log_scale(axis: Any) -> None:
@@ -394,7 +392,3 @@ def _log_scale(axis: Any) -> None:
     axis.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter("{x:g}")
-
-
-def _colors(count: int) -> list[str]:
-    return [COLORS[index % len(COLORS)] for index in range(count)]
