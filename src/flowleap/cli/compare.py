@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,14 +13,6 @@ from flowleap.cli.group import say
 
 SIGNALED = 128
 FAILED = 1
-
-
-class Equal(StrEnum):
-    """What all runs have alike."""
-
-    steps = "steps"
-    flops = "flops"
-    time = "time"
 
 
 Methods = Annotated[
@@ -44,7 +35,7 @@ Seeds = Annotated[
     typer.Option(min=1, help="Runs of each method, with the seeds 0, 1, …. More may be asked for later."),
 ]
 Alike = Annotated[
-    Equal | None,
+    Literal["steps", "flops", "time"] | None,
     typer.Option(
         help="What is equal for all runs: steps, flops (counted network evaluations) or time. If the budget has "
         "another unit, all get what flow matching, or the full method of an ablation, uses within it.",
@@ -101,7 +92,7 @@ class Study(options.Training):
             **about,
             data=self.named_data(),
             budget=self.budget.strip(),
-            equal=None if self.equal is None else self.equal.value,
+            equal=self.equal,
             seeds=self.seeds,
             steps=steps,
             num=self.num,

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -48,23 +47,15 @@ Strict = Annotated[
 ]
 
 
-class Floats(StrEnum):
-    """Types of numbers."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-PRECISIONS = {"fp32": Floats.float32, "bf16": Floats.bfloat16, "fp16": Floats.float16}
-
-
-def computed_in(name: str) -> Floats:
+def computed_in(name: str) -> str:
     """Read the precision of a network, by the name that `flowleap train` gives it or by that of its numbers.
 
     Raises: typer.BadParameter for any other.
     """
-    found = {**PRECISIONS, **{kind.value: kind for kind in Floats}}.get(name)
+    found = {**PRECISIONS, **{kind: kind for kind in PRECISIONS.values()}}.get(name)
     if found is None:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(PRECISIONS)}")
     return found
@@ -104,9 +95,12 @@ Flip = Annotated[
         "--flip/--no-flip", help="Mirror images with probability ½ in training: encode mirrored ones too."
     ),
 ]
-Dtype = Annotated[Floats, typer.Option(help="What the numbers are kept in: float16 halves the disk.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option(help="What the numbers are kept in: float16 halves the disk."),
+]
 Precision = Annotated[
-    Floats,
+    str,
     typer.Option(
         parser=computed_in,
         metavar="fp32|bf16|fp16",
@@ -138,8 +132,8 @@ def encode(
     size: Size = None,
     strict: Strict = False,
     flip: Flip = True,
-    dtype: Dtype = Floats.float32,
-    precision: Precision = Floats.float32,
+    dtype: Dtype = "float32",
+    precision: Precision = "float32",
     per_device: options.PerDevice = 32,
     per_file: PerFile = 512,
     stream: Streamed = False,
@@ -161,7 +155,7 @@ def encode(
     look = Look(square, size, strict=strict, memory=0.0)
     parts, images, policy = streamed(source, split, look) if stream else opened(source, split, look)
     with waiting(f"reading {vae}"):
-        model = autoencoders.load(vae, options.device(device), precision.value)
+        model = autoencoders.load(vae, options.device(device), precision)
     contents = autoencoders.planned(
         parts,
         model,
@@ -170,7 +164,7 @@ def encode(
         shift=shift,
         flip=flip,
         square=policy,
-        dtype=dtype.value,
+        dtype=dtype,
         shard=per_file,
         images=images,
     )

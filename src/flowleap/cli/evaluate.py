@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from flowleap.cli import options
 from flowleap.cli.group import print_json, say, show
-
-
-class LabelLaw(StrEnum):
-    """Laws of labels, see `evaluation.labels`."""
-
-    data = "data"
-    cycle = "cycle"
-    uniform = "uniform"
-
 
 Target = Annotated[
     Path,
@@ -64,7 +54,7 @@ ReferenceName = Annotated[
     ),
 ]
 Labels = Annotated[
-    LabelLaw | None,
+    Literal["data", "cycle", "uniform"] | None,
     typer.Option(
         "--labels",
         help="How classes are asked for: data gives each its share of the reference, cycle every class equally often, "
@@ -108,7 +98,7 @@ def evaluate(
     from flowleap import evaluation, processes
     from flowleap.threads import limited, most
 
-    standard = evaluation.standard(protocol).with_labels(None if labels is None else labels.value)
+    standard = evaluation.standard(protocol).with_labels(labels)
     chosen = standard.with_features(features)
     device = options.device(sampling.device)
     if not target.exists() and reference is not None:

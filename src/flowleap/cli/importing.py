@@ -3,40 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from flowleap.cli import options
 from flowleap.cli.group import echo, waiting
-
-
-class Layouts(StrEnum):
-    """Whose network it is."""
-
-    auto = "auto"
-    esc = "esc"
-    sit = "sit"
-    dit = "dit"
-    shortcut = "shortcut"
-
-
-class Sets(StrEnum):
-    """Which of the weights in a file."""
-
-    ema = "ema"
-    raw = "raw"
-
-
-class Kinds(StrEnum):
-    """What a network makes."""
-
-    auto = "auto"
-    latents = "latents"
-    image = "image"
-
 
 File = Annotated[
     str,
@@ -47,14 +20,15 @@ File = Annotated[
 ]
 Out = Annotated[Path, typer.Option(metavar="RUN", help="Where to write: the run folder.")]
 LayoutName = Annotated[
-    Layouts,
+    Literal["auto", "esc", "sit", "dit", "shortcut"],
     typer.Option(
         help="Whose network it is: ESC (ExplicitShortCut), SiT, DiT, or shortcut-models. SiT and DiT have the same "
         "tensors, so auto asks which.",
     ),
 ]
 Weights = Annotated[
-    Sets, typer.Option(help="Which weights: the running average in the file, or those of the last step.")
+    Literal["ema", "raw"],
+    typer.Option(help="Which weights: the running average in the file, or those of the last step."),
 ]
 Classes = Annotated[
     str | None,
@@ -72,7 +46,8 @@ Size = Annotated[
     typer.Option(min=1, help="Height and width of what it takes.", show_default="by its positions, or 32"),
 ]
 Kind = Annotated[
-    Kinds, typer.Option(help="What it makes; auto takes four channels for latents of an image decoder.")
+    Literal["auto", "latents", "image"],
+    typer.Option(help="What it makes; auto takes four channels for latents of an image decoder."),
 ]
 Data = Annotated[
     str | None,
@@ -86,12 +61,12 @@ Data = Annotated[
 def import_(
     file: File,
     out: Out,
-    layout: LayoutName = Layouts.auto,
-    weights: Weights = Sets.ema,
+    layout: LayoutName = "auto",
+    weights: Weights = "ema",
     classes: Classes = None,
     heads: Heads = None,
     image_size: Size = None,
-    kind: Kind = Kinds.auto,
+    kind: Kind = "auto",
     data: Data = None,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -107,12 +82,12 @@ def import_(
         made = foreign.import_weights(
             file,
             out,
-            layout=layout.value,
-            weights=weights.value,
+            layout=layout,
+            weights=weights,
             classes=classes,
             heads=heads,
             image_size=image_size,
-            kind=kind.value,
+            kind=kind,
             data=data,
             overwrite=overwrite,
         )
