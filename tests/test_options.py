@@ -54,8 +54,8 @@ def commands():
 def told(hint):
     """What an annotation says of its option: the kind of its values, and the first words of its help."""
     kind, info = typing.get_args(hint)[:2]
-    choices = [one for one in typing.get_args(kind) or (kind,) if one is not type(None)]
-    kind = choices[0]
+    optional = typing.get_origin(kind) is not typing.Literal and typing.get_args(kind)
+    kind = next(one for one in optional or (kind,) if one is not type(None))
     if typing.get_origin(kind) is typing.Literal or (isinstance(kind, type) and issubclass(kind, str | Enum)):
         kind = str
     words = "".join(c for c in info.help if c.isalnum() or c in " -").split()
