@@ -24,7 +24,6 @@ from flowleap.objectives import Objective
 from flowleap.paths import TrigPath
 from flowleap.studies import ablation, outcome, picture, plan, table
 from flowleap.times import LogitNormal, SortedPair
-from flowleap.training import report
 from flowleap.training.loop import Plan as Loop
 from flowleap.training.loop import draw_batch
 from flowleap.velocities import Conditional
@@ -55,10 +54,8 @@ def quiet() -> Console:
 
 @pytest.fixture(scope="module", autouse=True)
 def light() -> Iterator[None]:
-    """Leave out the pictures of single runs, and hold against few rows."""
+    """Hold against few rows."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_curves", "draw_budgets", "draw_samples"):
-            patch.setattr(report, name, lambda *arguments: None)
         patch.setattr(rulers, "PAIRS", 300)
         patch.setattr(picture, "POINTS", 200)
         yield

@@ -459,9 +459,7 @@ def config(**options: object) -> runs.TrainConfig:
 
 
 @pytest.fixture
-def quiet(monkeypatch) -> Console:
-    for name in ("draw_curves", "draw_budgets", "draw_samples"):
-        monkeypatch.setattr(report, name, lambda *arguments: None)
+def quiet() -> Console:
     return Console(file=io.StringIO(), width=200)
 
 

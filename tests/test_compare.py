@@ -29,7 +29,6 @@ from flowleap.couplings import Independent
 from flowleap.evaluation import rulers
 from flowleap.runs import story
 from flowleap.studies import budget, live, outcome, picture, plan, table
-from flowleap.training import report
 from flowleap.training.guard import Diverged
 from flowleap.training.loop import Plan as Loop
 from flowleap.training.loop import draw_batch
@@ -49,9 +48,7 @@ ASKED = studies.Request(
 
 @pytest.fixture(autouse=True)
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the pictures of single runs, and hold against few rows."""
-    for name in ("draw_curves", "draw_budgets", "draw_samples"):
-        monkeypatch.setattr(report, name, lambda *arguments: None)
+    """Hold against few rows."""
     monkeypatch.setattr(rulers, "PAIRS", 300)
     monkeypatch.setattr(budget, "POSITIONS", 2)
     monkeypatch.setattr(picture, "POINTS", 200)
@@ -70,8 +67,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[studies.Fin
     """An uninterrupted study, and what it said."""
     console = quiet()
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_curves", "draw_budgets", "draw_samples"):
-            patch.setattr(report, name, lambda *arguments: None)
         patch.setattr(rulers, "PAIRS", 300)
         yield (
             studies.compare(ASKED, tmp_path_factory.mktemp("studies") / "whole", console=console),

@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 
 from flowleap import evaluation, methods, runs, samplers
-from flowleap.training import report
 
 STEPS = 20
 PIXELS = [
@@ -32,20 +31,18 @@ HOMES = {
 
 @pytest.mark.parametrize("home", HOMES)
 @pytest.mark.parametrize("method", methods.names())
-def test_it_trains_is_sampled_and_measured(method, home, tmp_path, monkeypatch) -> None:
+def test_it_trains_is_sampled_and_measured(method, home, tmp_path) -> None:
     data, tiny = HOMES[home]
-    whole_story(method, data, tiny, None, tmp_path, monkeypatch)
+    whole_story(method, data, tiny, None, tmp_path)
 
 
 @pytest.mark.parametrize("method", SOME)
-def test_it_trains_a_u_net(method, tmp_path, monkeypatch) -> None:
-    whole_story(method, "digits", PIXELS, "unet-small", tmp_path, monkeypatch)
+def test_it_trains_a_u_net(method, tmp_path) -> None:
+    whole_story(method, "digits", PIXELS, "unet-small", tmp_path)
 
 
-def whole_story(method, data, tiny, network, tmp_path, monkeypatch) -> None:
+def whole_story(method, data, tiny, network, tmp_path) -> None:
     """Train, read back, sample and measure."""
-    for name in ("draw_curves", "draw_budgets", "draw_samples"):
-        monkeypatch.setattr(report, name, lambda *arguments: None)
     pairs = [("pair_steps", "2"), ("pairs", "64")] if method == "reflow" else []
     config = runs.configure(
         method, data, network, [*tiny, *pairs], steps=STEPS, batch=64, eval_num=0, watch_share=0

@@ -21,7 +21,6 @@ from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.point import Batch, Point, Regression
 from flowleap.studies import plan
 from flowleap.times import OneTime, Particles
-from flowleap.training import report
 
 D = torch.float64
 
@@ -297,9 +296,7 @@ def test_components_are_one_replace_away():
     assert bool(levels(levels.flow_map(networks.NoiseTime(flow.network)), batch=Batch(x)).isfinite().all())
 
 
-def test_it_is_diagnosed_in_whole_groups_and_its_cost_is_counted(tmp_path, monkeypatch):
-    for name in ("draw_curves", "draw_budgets", "draw_samples"):
-        monkeypatch.setattr(report, name, lambda *arguments: None)
+def test_it_is_diagnosed_in_whole_groups_and_its_cost_is_counted(tmp_path):
     x = torch.randn(64, 2, generator=random()) * 0.5
     cloud = Dataset("cloud", x, torch.arange(64) % 3, 3, kind="points")
     config = runs.configure(

@@ -48,18 +48,15 @@ def config(method: str = "meanflow", **options: object) -> runs.TrainConfig:
 
 
 @pytest.fixture
-def drawing(monkeypatch) -> Console:
-    """Leave out the pictures of 128 steps, which cost seconds, and catch what is printed."""
-    monkeypatch.setattr(report, "BUDGETS", (1, 2))
+def quiet() -> Console:
+    """Catch what is printed."""
     return Console(file=io.StringIO(), width=200)
 
 
 @pytest.fixture
-def quiet(drawing: Console, monkeypatch) -> Console:
-    """Leave out all pictures."""
-    for name in ("draw_curves", "draw_budgets"):
-        monkeypatch.setattr(report, name, lambda *arguments: None)
-    return drawing
+def drawing(with_pictures, quiet: Console) -> Console:
+    """Draw, and catch what is printed."""
+    return quiet
 
 
 def said(console: Console) -> str:

@@ -28,7 +28,7 @@ from flowleap.paths import Path as Curve
 from flowleap.point import Point, Regression
 from flowleap.tensors import like
 from flowleap.times import Denoising, NoiseLevels, OneTime, Uniform
-from flowleap.training import checkpoint, loop, report
+from flowleap.training import checkpoint, loop
 from flowleap.training.guard import Diverged, Guard
 from flowleap.training.state import RIVAL, STUDENT, State, new_player
 from flowleap.velocities import Teacher
@@ -510,9 +510,7 @@ def config(
 
 
 @pytest.fixture
-def quiet(monkeypatch) -> Console:
-    for name in ("draw_curves", "draw_budgets", "draw_samples"):
-        monkeypatch.setattr(report, name, lambda *arguments: None)
+def quiet() -> Console:
     return Console(file=io.StringIO(), width=200)
 
 

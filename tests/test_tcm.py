@@ -24,7 +24,6 @@ from flowleap.paths import VEPath
 from flowleap.point import Batch, Point, Regression
 from flowleap.studies import plan
 from flowleap.times import StudentT, Truncation
-from flowleap.training import report
 
 D = torch.float64
 TINY = [("network.width", "8"), ("network.depth", "1"), ("watch_share", "0")]
@@ -278,9 +277,7 @@ def config(method: str = "tcm", **options: object) -> runs.TrainConfig:
 
 
 @pytest.fixture
-def quiet(monkeypatch) -> Console:
-    for name in ("draw_curves", "draw_budgets", "draw_samples"):
-        monkeypatch.setattr(report, name, lambda *arguments: None)
+def quiet() -> Console:
     return Console(file=io.StringIO(), width=200)
 
 

@@ -23,7 +23,7 @@ from flowleap.data import Dataset
 from flowleap.data.pairs import Origin, PairStore, checksum
 from flowleap.evaluation import diagnosis
 from flowleap.runs.pairs import seed_of
-from flowleap.training import loop, report
+from flowleap.training import loop
 from flowleap.training.log import Reporter
 from flowleap.training.state import Player, State, new_player
 
@@ -55,9 +55,7 @@ def config(method: str, data: Dataset | None = None, **options: object) -> runs.
 
 
 @pytest.fixture
-def quiet(monkeypatch) -> Console:
-    for name in ("draw_curves", "draw_budgets", "draw_samples"):
-        monkeypatch.setattr(report, name, lambda *arguments: None)
+def quiet() -> Console:
     return Console(file=io.StringIO(), width=200)
 
 
@@ -177,10 +175,7 @@ def teacher(tmp_path_factory) -> Path:
     """A finished flow-matching run with labels."""
     place = tmp_path_factory.mktemp("runs") / "teacher"
     settings = config("flow_matching", cloud(True), steps=6, settings=[("label_dropout", "0.1")])
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_curves", "draw_budgets", "draw_samples"):
-            patch.setattr(report, name, lambda *arguments: None)
-        runs.train(settings, place, dataset=cloud(True), console=Console(quiet=True))
+    runs.train(settings, place, dataset=cloud(True), console=Console(quiet=True))
     return place
 
 

@@ -20,7 +20,7 @@ from flowleap import cli, runs, studies, threads
 from flowleap.data import Dataset
 from flowleap.runs import session
 from flowleap.studies import outcome, plan
-from flowleap.training import checkpoint, folder, report
+from flowleap.training import checkpoint, folder
 from flowleap.training.log import Reporter
 
 TINY = [("network.width", "16"), ("network.depth", "1")]
@@ -154,14 +154,7 @@ def train(place: Path, *, resume: bool = False, **options: object) -> dict[str, 
     return json.loads((place / "environment.json").read_text())["sittings"][-1]
 
 
-@pytest.fixture
-def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out all pictures."""
-    for name in ("draw_curves", "draw_budgets"):
-        monkeypatch.setattr(report, name, lambda *arguments: None)
-
-
-def test_a_run_keeps_its_threads_when_it_is_resumed(monkeypatch, tmp_path: Path, cores, light) -> None:
+def test_a_run_keeps_its_threads_when_it_is_resumed(monkeypatch, tmp_path: Path, cores) -> None:
     cores(4)
     monkeypatch.setattr(threads, "fastest", lambda step, limit: step() or 2)
     assert train(tmp_path / "run")["threads"] == 2
@@ -181,7 +174,7 @@ def test_threads_of_another_machine_are_not_taken(tmp_path: Path) -> None:
         assert folder.last_threads(tmp_path) == count
 
 
-def test_what_the_user_says_is_taken_unmeasured(monkeypatch, tmp_path: Path, cores, light) -> None:
+def test_what_the_user_says_is_taken_unmeasured(monkeypatch, tmp_path: Path, cores) -> None:
     cores(4)
     monkeypatch.setattr(threads, "fastest", lambda step, limit: pytest.fail("measured"))
     assert train(tmp_path / "option", threads=3)["threads"] == 3
@@ -189,7 +182,7 @@ def test_what_the_user_says_is_taken_unmeasured(monkeypatch, tmp_path: Path, cor
     assert train(tmp_path / "environment")["threads"] == 4
 
 
-def test_trial_steps_leave_no_trace(monkeypatch, tmp_path: Path, cores, light) -> None:
+def test_trial_steps_leave_no_trace(monkeypatch, tmp_path: Path, cores) -> None:
     cores(2)
     told = train(tmp_path / "told", threads=1)
     monkeypatch.setattr(threads, "fastest", lambda step, limit: step() or step() or 1)
