@@ -131,7 +131,7 @@ def test_the_reader_of_imports_reads_all_kinds(text, found):
 
 def test_importing_the_library_is_light():
     """Nothing of pictures, tables, judges or command lines is loaded, whatever room is looked at."""
-    rooms = "[getattr(flowleap, name) for name in flowleap.__all__]"
+    rooms = "import flowleap.data, flowleap.pictures; [getattr(flowleap, name) for name in flowleap.__all__]"
     script = f"import sys, flowleap; {rooms}; print([name for name in {LIGHT} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

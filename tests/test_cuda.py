@@ -13,7 +13,10 @@ from flowleap.couplings import StoredPairs
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.objectives import LearnedSolver, SelfConsistency
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 
 def network(device: str, seed: int) -> networks.DiT:

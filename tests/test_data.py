@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import FrozenInstanceError, replace
 
@@ -103,11 +101,6 @@ def test_unknown_data_names_its_neighbors() -> None:
     with pytest.raises(ValueError, match="unknown data set 'xyzzy'; known: digits"):
         data.load("xyzzy")
     assert all(len(data.load(name)) for name in data.names)
-
-
-def test_importing_data_does_not_import_scikit_learn() -> None:
-    code = "import sys, flowleap.data; sys.exit('sklearn' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # --- checks

@@ -6,12 +6,14 @@ import io
 import json
 import math
 import warnings
+from functools import cache
 
 import pytest
 import torch
 from rich.console import Console
 
 from flowleap import evaluation, methods, runs, samplers
+from flowleap.data import load
 
 STEPS = 20
 PIXELS = [
@@ -41,6 +43,12 @@ def test_it_trains_a_u_net(method, tmp_path) -> None:
     whole_story(method, "digits", PIXELS, "unet-small", tmp_path)
 
 
+@cache
+def ruler(data: str) -> evaluation.Reference:
+    """What samples are compared with, made once."""
+    return evaluation.reference(load(data))
+
+
 def whole_story(method, data, tiny, network, tmp_path) -> None:
     """Train, read back, sample and measure."""
     pairs = [("pair_steps", "2"), ("pairs", "64")] if method == "reflow" else []
@@ -51,7 +59,8 @@ def whole_story(method, data, tiny, network, tmp_path) -> None:
 
     lines = (place / "metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
-    assert last["step"] == runs.length(config) and math.isfinite(last["loss"]) and last["skipped"] == 0
+    assert last["step"] == runs.length(config) and last["skipped"] == 0
+    assert math.isfinite(last["loss"]) and math.isfinite(last["raw_error"])
     run = runs.load_run(place)
     start = runs.build_network(config).state_dict()
     raw = runs.load_run(place, weights="raw").network.state_dict()
@@ -63,6 +72,8 @@ def whole_story(method, data, tiny, network, tmp_path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # flow matching in so few steps, and the like
         made = run.objective.sample(run.flow, noise, budget, label=label)
-        rows = evaluation.evaluate(run.flow, run.objective, run.dataset(), steps=(budget,), num=100)
+        rows = evaluation.evaluate(
+            run.flow, run.objective, run.dataset(), steps=(budget,), num=100, ruler=ruler(data)
+        )
     assert made.shape == noise.shape and bool(made.isfinite().all()) and not torch.equal(made, noise)
     assert math.isfinite(rows[0]["distance"]) and rows[0]["nfe"] == run.objective.nfe(budget)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from PIL import Image
@@ -150,8 +147,3 @@ def test_curves_draw_and_refuse_uneven_series(tmp_path):
         pictures.curves({"a": ([0, 1], [1.0])}, tmp_path / "curves.png")
     with pytest.raises(ValueError, match="at least one series"):
         pictures.curves({}, tmp_path / "curves.png")
-
-
-def test_importing_pictures_imports_no_matplotlib():
-    code = "import sys, flowleap.pictures; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

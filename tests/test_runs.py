@@ -667,8 +667,9 @@ def test_the_command_line_trains_refuses_and_resumes(tmp_path: Path, quiet, monk
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_exits_with_130_and_resume_goes_on(tmp_path: Path) -> None:
-    options = ["--network", "mlp", "--batch", "20", "--no-eval", "--log-every", "1", "--sample-every", "0"]
-    arguments = ["train", "esc", "--steps", "100000", "--out", "run", *options]
+    options = ["--data", "two-moons", "--batch", "20", "--no-eval", "--log-every", "1", "--sample-every", "0"]
+    options += ["--set", "watch_share=0"]
+    arguments = ["train", "flow-matching", "--steps", "100000", "--out", "run", *options]
     command = [sys.executable, "-c", "from flowleap.cli import main; main()", *arguments]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True)
     metrics = tmp_path / "run" / "metrics.jsonl"

@@ -8,7 +8,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,16 @@ from flowleap.training.loop import Plan, draw_batch
 from flowleap.training.loss_module import LossModule
 from flowleap.training.state import State, new_player
 
-needs_processes = pytest.mark.skipif(
+available = pytest.mark.skipif(
     not torch_distributed.is_available(), reason="this build of torch has no torch.distributed"
 )
+
+
+def needs_processes(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test of several processes."""
+    return pytest.mark.distributed(available(test))
+
+
 CPU = torch.device("cpu")
 STREAMS: dict[str, dict[str, Any]] = {
     "shortcut": {"method": "shortcut", "data": "two-moons"},
@@ -129,8 +138,15 @@ def free_port() -> str:
         return str(found.getsockname()[1])
 
 
-def alone(root: Path, **about: Any) -> dict[str, Any]:
-    return scale_worker.play({"name": f"alone {about}", **about}, root / "alone" / str(abs(hash(str(about)))))
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """What comes of a scenario on one process, which is played once."""
+
+    @cache
+    def played(scenario: str) -> dict[str, Any]:
+        return scale_worker.play({"name": "run", **json.loads(scenario)}, tmp_path_factory.mktemp("alone"))
+
+    return lambda **about: played(json.dumps(about, sort_keys=True))
 
 
 def apart(found: dict[str, Any], expected: dict[str, Any], *names: str, size: float = 0.0) -> float:
@@ -159,9 +175,9 @@ def weights_apart(found: dict[str, Any], expected: dict[str, Any]) -> float:
 
 @needs_processes
 @pytest.mark.parametrize("name", STREAMS)
-def test_two_processes_give_the_loss_stream_of_one(name, root, together):
+def test_two_processes_give_the_loss_stream_of_one(name, alone, together):
     """Fifty steps, each number to 1e-6, with plug-in velocities and groups; every process ends at the same step."""
-    expected = alone(root, steps=STREAM_STEPS, **STREAMS[name])
+    expected = alone(steps=STREAM_STEPS, **STREAMS[name])
     assert len(expected["rows"]) == STREAM_STEPS
     assert apart(together[0][name], expected, size=SUBTRACTED.get(name, 0.0)) < 1e-6
     assert (
@@ -173,14 +189,14 @@ def test_two_processes_give_the_loss_stream_of_one(name, root, together):
 
 
 @needs_processes
-def test_plug_in_sets_are_whole_without_labels_too(root, together):
-    expected = alone(root, method="esc", data="two-moons", steps=10)
+def test_plug_in_sets_are_whole_without_labels_too(alone, together):
+    expected = alone(method="esc", data="two-moons", steps=10)
     assert apart(together[0]["unconditional"], expected) < 1e-6
 
 
 @needs_processes
-def test_micro_batches_of_processes_change_nothing(root, together):
-    expected = alone(root, method="meanflow", data="two-moons", steps=10)
+def test_micro_batches_of_processes_change_nothing(alone, together):
+    expected = alone(method="meanflow", data="two-moons", steps=10)
     assert apart(together[0]["micro"], expected) < 1e-6
     said = [text for text in together[0]["micro"]["said"] if text.startswith("checked")]
     assert len(said) == 1 and "8 parts hold each of the 32 rows of a batch once" in said[0]
@@ -189,11 +205,11 @@ def test_micro_batches_of_processes_change_nothing(root, together):
 
 @needs_processes
 @pytest.mark.parametrize("divided, whole", [("fsdp", "ddp"), ("fsdp jvp", None), ("fsdp micro", None)])
-def test_divided_weights_train_as_whole_ones(divided, whole, root, together):
+def test_divided_weights_train_as_whole_ones(divided, whole, alone, together):
     """FSDP2 as DDP to 1e-5, with averages; the weights are divided while training and whole afterwards."""
     about = next(each for each in SCENARIOS if each["name"] == divided)
     plain = {k: v for k, v in about.items() if k not in ("name", "shard", "accumulate")}
-    expected = together[0][whole] if whole else alone(root, **plain)
+    expected = together[0][whole] if whole else alone(**plain)
     found = together[0][divided]
     assert apart(found, expected) < 1e-5
     assert all(found["divided"]) and len(found["divided"]) == 10
@@ -202,12 +218,12 @@ def test_divided_weights_train_as_whole_ones(divided, whole, root, together):
 
 
 @needs_processes
-def test_a_run_goes_on_with_other_numbers_of_processes(root, together):
+def test_a_run_goes_on_with_other_numbers_of_processes(root, alone, together):
     """Four steps on one process, four on two, four on one: the numbers of twelve on one."""
     about = {"method": "shortcut", "data": "two-moons", "steps": LEGS}
     assert together[0]["one two"]["signal"] and together[0]["one two"]["steps"] == [8, 8]
     last = scale_worker.play({"name": "end", "resume": True, "out": "one two one", **about}, root)
-    expected = alone(root, **about)
+    expected = alone(**about)
     assert apart(last, expected) < 1e-6 and len(last["rows"]) == LEGS
     assert (
         weights_apart(last, expected) < 1e-5
@@ -237,9 +253,9 @@ def test_divided_weights_are_saved_whole_and_go_on(root, together):
 
 
 @needs_processes
-def test_recomputing_activations_on_two_processes_changes_nothing(root, together):
+def test_recomputing_activations_on_two_processes_changes_nothing(alone, together):
     """Checkpointing beside the derivative by two passes and the hooks of DDP, against neither."""
-    assert apart(together[0]["recomputed"], alone(root, method="meanflow", data="digits", steps=10)) < 1e-6
+    assert apart(together[0]["recomputed"], alone(method="meanflow", data="digits", steps=10)) < 1e-6
 
 
 @needs_processes
@@ -262,8 +278,8 @@ def test_all_phases_and_samples_on_two_processes_are_those_on_one(root, together
 
 
 @needs_processes
-def test_bf16_on_two_processes_is_that_on_one(root, together):
-    expected = alone(root, method="meanflow", data="two-moons", steps=5, precision="bf16")
+def test_bf16_on_two_processes_is_that_on_one(alone, together):
+    expected = alone(method="meanflow", data="two-moons", steps=5, precision="bf16")
     assert apart(together[0]["bf16"], expected) < 1e-2
 
 
@@ -387,9 +403,9 @@ def test_batches_that_cannot_be_split_are_refused(per_device, accumulate, words)
 
 
 @pytest.mark.parametrize("per_device", [7, 16])
-def test_the_rows_per_device_do_not_change_the_numbers(per_device, tmp_path):
+def test_the_rows_per_device_do_not_change_the_numbers(per_device, alone):
     about = {"method": "meanflow", "data": "two-moons", "steps": 10}
-    assert apart(alone(tmp_path, per_device=per_device, **about), alone(tmp_path, **about)) < 1e-6
+    assert apart(alone(per_device=per_device, **about), alone(**about)) < 1e-6
 
 
 DERIVATIVES = [ExactJVP(), TwoPass(), CentralDifference(0.05)]

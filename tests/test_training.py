@@ -14,10 +14,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from flowleap import data, methods, networks
-from flowleap.couplings import StoredPairs
+from flowleap import methods, networks
 from flowleap.data import Dataset
-from flowleap.objectives import EMA, LearnedSolver, Objective
+from flowleap.objectives import EMA, Objective
 from flowleap.point import Batch, Regression
 from flowleap.training.ema import averaged, restore
 from flowleap.training.guard import Diverged, Guard, likely_cause
@@ -299,20 +298,3 @@ def test_the_explanation_is_true_of_the_default_method() -> None:
         assert "metrics.jsonl" in explanation(methods.get(name)), name
     assert "step size" in explanation(methods.ict()) and "step size" not in explanation(methods.imm())
     assert all(abs(row["loss"] - 1) < 0.1 for row in rows) and rows[0]["raw_error"] > 2
-
-
-@pytest.mark.parametrize("method", methods.names())
-def test_every_method_trains_on_real_digits(method: str) -> None:
-    digits, objective = data.load("digits"), methods.get(method).for_run(7)
-    network, teacher = (
-        networks.DiT((1, 8, 8), 10, width=16, depth=1, heads=2, log_variance=True) for _ in range(2)
-    )
-    if objective.needs_teacher:
-        objective = objective.with_teacher(objective.flow_map(teacher))
-    if isinstance(objective.coupling, StoredPairs):
-        digits = replace(digits, noise=torch.randn_like(digits.x))
-    if isinstance(objective.target, LearnedSolver):
-        network = networks.MeanDirection(network)
-    rows: list = []
-    fit(begin(network, objective), objective, digits, plan(7, batch=64), silent(rows))
-    assert rows[-1]["step"] == 7 and rows[-1]["skipped"] == 0 and math.isfinite(rows[-1]["raw_error"])
