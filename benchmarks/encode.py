@@ -25,8 +25,7 @@ import torch
 from PIL import Image
 
 import flowleap
-from flowleap import autoencoders
-from flowleap.data import source
+from flowleap import autoencoders, data
 from flowleap.data.latent_cache import Cache
 
 
@@ -77,7 +76,7 @@ def measure(args: argparse.Namespace, place: Path) -> Taken:
     build(place / "vae", args.width)
     draw(place / "images", args.num, args.size)
     vae = autoencoders.load(place / "vae", args.device, args.precision)
-    images = source.open_images(place / "images")
+    images = data.open_images(place / "images")
     held = torch.cat(list(images.batches(args.batch)))
     contents = autoencoders.planned({"all": images}, vae, source="images", shard=args.shard)
 

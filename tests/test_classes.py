@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 
 from flowleap import data
-from flowleap.data import classes
+from flowleap.data import classes, open_images
 from flowleap.data.known import KNOWN, recognized
-from flowleap.data.source import open_images
 
 DRAWN = np.random.default_rng(5)
 

@@ -10,10 +10,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flowleap.cli import app, check
-from flowleap.data import inspection
+from flowleap.data import Look, inspection
 from flowleap.data.inspection import examine, signature
 from flowleap.data.opening import store_of
-from flowleap.data.prepare import Look
 from test_folder_data import draw, folder, noted, spoiled
 
 
@@ -41,7 +40,7 @@ def names(found, groups):
 
 
 def test_clean_images_have_no_duplicates(photos):
-    found = examine(*store_of(photos), workers=0)
+    found = examine(store_of(photos), workers=0)
     assert (
         found.exact == found.near == ()
         and found.usable == 80
@@ -57,7 +56,7 @@ def test_copies_are_found_whatever_file_they_are_in_and_near_ones_as_such(photos
     Image.open(photos / "001.png").save(photos / "again.jpg", quality=70)
     Image.open(photos / "002.png").resize((90, 90), Image.Resampling.BICUBIC).save(photos / "larger.png")
     Image.open(photos / "003.png").point(lambda v: min(255, int(1.06 * v))).save(photos / "lighter.png")
-    found = examine(*store_of(photos), workers=0)
+    found = examine(store_of(photos), workers=0)
     assert names(found, found.exact) == [("000.png", "copy.bmp", "twice.png")]
     assert names(found, found.near) == [
         ("001.png", "again.jpg"),
@@ -73,7 +72,7 @@ def test_turned_images_are_seen_as_training_sees_them(tmp_path):
     noted(image, tmp_path / "a.tif", 6)
     noted(image, tmp_path / "b.png", 6, "text")
     image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "c.png")
-    found = examine(*store_of(tmp_path), workers=0)
+    found = examine(store_of(tmp_path), workers=0)
     assert found.sizes == {(20, 30): 3} and names(found, found.exact) == [("a.tif", "b.png", "c.png")]
     assert {check.picture(found, row).size for row in range(3)} == {(20, 30)}
 
@@ -82,24 +81,24 @@ def test_mirrored_and_other_images_are_no_near_duplicates(photos):
     Image.open(photos / "000.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photos / "mirrored.png")
     Image.new("RGB", (64, 64), (3, 3, 3)).save(photos / "black.png")
     Image.new("RGB", (64, 64), (250, 250, 250)).save(photos / "white.png")
-    assert examine(*store_of(photos), workers=0).near == ()
+    assert examine(store_of(photos), workers=0).near == ()
 
 
 def test_a_crowd_of_alike_hashes_is_compared_along_its_order(photos, monkeypatch):
     monkeypatch.setattr(inspection, "CROWD", 1)
     Image.open(photos / "002.png").resize((90, 90), Image.Resampling.BICUBIC).save(photos / "larger.png")
-    found = examine(*store_of(photos), workers=0)
+    found = examine(store_of(photos), workers=0)
     assert names(found, found.near) == [("002.png", "larger.png")]
 
 
 def test_what_training_leaves_out_is_what_is_found(tmp_path):
-    found = examine(*store_of(spoiled(tmp_path)), workers=0)
+    found = examine(store_of(spoiled(tmp_path)), workers=0)
     assert {kind: len(found.of_fault(kind)) for kind in ("unreadable", "mode", "transparent", "small")} == {
         "unreadable": 4, "mode": 1, "transparent": 1, "small": 0,
     }  # fmt: skip
     assert found.usable == 23 and found.names_of_modes["RGB"] == 21
     assert {"P", "L", "CMYK", "RGBA"} <= set(found.names_of_modes)
-    small = examine(*store_of(tmp_path), look=Look(size=64), workers=0)
+    small = examine(store_of(tmp_path), look=Look(size=64), workers=0)
     assert len(small.of_fault("small")) == 23 and small.usable == 0
 
 
@@ -108,14 +107,14 @@ def test_classes_are_counted_and_uneven_ones_told(tmp_path):
     for index, file in enumerate(sorted((tmp_path / "class1").iterdir())):
         if index:
             file.unlink()
-    found = examine(*store_of(tmp_path), workers=0)
+    found = examine(store_of(tmp_path), workers=0)
     assert found.classes == {"class0": 12, "class1": 1}
     assert any("classes of 1 to 12 images" in problem for problem in found.problems())
 
 
 def test_processes_find_what_one_finds(photos):
     (photos / "004.png").write_bytes(b"no")
-    one, many = (examine(*store_of(photos), workers=workers) for workers in (0, 2))
+    one, many = (examine(store_of(photos), workers=workers) for workers in (0, 2))
     assert one.to_dict() == many.to_dict() and one.to_dict()["faults"]["unreadable"]
 
 
@@ -123,7 +122,7 @@ def test_arrays_are_checked_as_files_are(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (9, 8, 8), dtype=np.uint8)
     images[5] = images[2]
     np.savez(tmp_path / "a.npz", images=images, labels=np.arange(9) % 3)
-    found = examine(*store_of(tmp_path / "a.npz"), workers=0)
+    found = examine(store_of(tmp_path / "a.npz"), workers=0)
     assert (
         found.exact == ((2, 5),)
         and found.classes == {"0": 3, "1": 3, "2": 3}
@@ -151,11 +150,10 @@ def test_the_command_tells_draws_and_says_by_its_status(photos):
 
 
 def test_nothing_wrong_is_said_and_strict_passes(tmp_path, monkeypatch):
-    monkeypatch.setattr(inspection.Findings, "few", 10)
+    monkeypatch.setattr(inspection, "FEW_IMAGES", 10)
     rng = np.random.default_rng(0)
     for index in range(12):
         textured(rng).save(tmp_path / f"{index}.png")
-    monkeypatch.setattr(inspection.Findings.__init__, "__defaults__", (10, (), inspection.MODES))
     done = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--strict", "--workers", "0"])
     assert done.exit_code == 0 and "nothing is wrong" in done.output
 

@@ -23,8 +23,7 @@ from typer.testing import CliRunner
 
 from flowleap import data
 from flowleap.cli.data import app
-from flowleap.data import Dataset
-from flowleap.data.source import open_images
+from flowleap.data import Dataset, open_images
 from flowleap.evaluation import adapters, classifier, distances, inception, library, statistics_file
 from flowleap.evaluation.features import PIXEL, PIXEL16, POINT, Features
 

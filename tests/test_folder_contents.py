@@ -13,18 +13,10 @@ from typer.testing import CliRunner
 
 from flowleap import data, pictures, runs
 from flowleap.cli import app
-from flowleap.data import opening
+from flowleap.data import Look, open_images, opening
 from flowleap.data.parts import part_of, parts_of
-from flowleap.data.prepare import Look
-from flowleap.data.source import open_images
 from flowleap.data.store import files_below
 from test_folder_data import TINY, draw
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-    """Each test reads its own files."""
-    opening._RECENT.clear()
 
 
 def put(root: Path, *names: str, seed: int = 0) -> Path:

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,23 +20,15 @@ from typer.testing import CliRunner
 
 from flowleap import Batch, data, methods, runs
 from flowleap.cli import app
-from flowleap.data import ahead, inspection, opening, prepare
+from flowleap.data import Look, ahead, inspection, opening, prepare
 from flowleap.data.pixels import Faulty, decode, probe
-from flowleap.data.prepare import Look
 from flowleap.data.rows import Held, Rows, scaled
-from flowleap.data.source import of_dataset
 from flowleap.data.store import files_below
 from flowleap.data.view import View, suggested
 from flowleap.data.workers import in_order
 from flowleap.training.loop import Plan, Reads, draw_batch
 
 ON_DISK = Look(memory=0.0)
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-    """Each test reads its own files."""
-    opening._RECENT.clear()
 
 
 def draw(rng: np.random.Generator, width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -233,7 +226,7 @@ def test_only_the_first_frame_is_taken_and_that_is_said(tmp_path):
     assert len(found) == 5 and found.shape == (3, 16, 16)
     said = f"4 images have several frames or pages ({tmp_path / 'a.gif'}): only the first is taken"
     assert said in found.notes and torch.equal(found.x[1], found.x[3])
-    assert said in inspection.examine(*opening.store_of(tmp_path), workers=0).notes
+    assert said in inspection.examine(opening.store_of(tmp_path), workers=0).notes
 
 
 # ---------------------------------------------------------------- what cannot be used
@@ -586,7 +579,7 @@ def test_rulers_judges_and_pictures_see_the_same_in_all_three_places(three, monk
     assert torch.equal(near[0].distance, near[2].distance) and near[0].typical == near[2].typical
     assert torch.equal(near[0].nearest, near[2].nearest) and torch.equal(near[0].nearest, whole.x[:12])
     assert torch.equal(run_samples.real(whole, 3), run_samples.real(disk, 3))
-    stream = [torch.cat(list(of_dataset(dataset).batches(7))) for dataset in three]
+    stream = [torch.cat(list(dataset.batches(7))) for dataset in three]
     assert torch.equal(stream[0], whole.x) and torch.equal(stream[2], whole.x)
 
 
@@ -665,6 +658,57 @@ def _stopped_after(config, place, steps):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(log.Reporter, "advance", stop)
         return runs.train(config, place)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How often each file is decoded, and how often its header is looked at."""
+    seen = {"probe": Counter(), "decode": Counter()}
+
+    def watched(name, work):
+        def counting(file, *given):
+            seen[name][file] += 1
+            return work(file, *given)
+
+        monkeypatch.setattr(prepare, name, counting)
+
+    watched("probe", prepare.probe)
+    watched("decode", prepare.decode)
+    return seen
+
+
+def test_a_run_from_the_command_line_reads_its_data_once(tmp_path, reads):
+    """Also where a teacher is trained first, and samples are measured against a held-out part."""
+    files = [folder(tmp_path / "x" / part, 24, (16, 16), seed=len(part)) for part in ("train", "test")]
+    command = [
+        "train",
+        "progressive-distillation",
+        "--data",
+        str(tmp_path / "x"),
+        "--steps",
+        "14",
+        "--batch",
+        "4",
+    ]
+    command += ["--num", "20", "--show", "1", "--device", "cpu", "--out", str(tmp_path / "run")]
+    for name, value in [*TINY, ("watch_num", "20")]:
+        command += ["--set", f"{name}={value}"]
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    for count in reads.values():
+        assert count == dict.fromkeys((str(file) for place in files for file in place.rglob("*.png")), 1)
+
+
+def test_a_run_of_a_config_reads_its_data_once(tmp_path, reads):
+    folder(tmp_path / "x", 24, (16, 16))
+    config = runs.configure("flow-matching", str(tmp_path / "x"), settings=TINY, **SMALL)
+    for count in reads.values():
+        count.clear()
+    runs.train(config, tmp_path / "run")
+    for count in reads.values():
+        assert len(count) == 24 and set(count.values()) == {1}
+    runs.train(None, tmp_path / "run", resume=True)
+    assert set(reads["decode"].values()) == {2}
 
 
 def test_training_on_a_folder_from_the_command_line(tmp_path):

@@ -13,9 +13,8 @@ from typer.testing import CliRunner
 
 from flowleap import data
 from flowleap.cli import app
-from flowleap.data import huggingface, opening
+from flowleap.data import Look, huggingface
 from flowleap.data.huggingface import Address, open_table
-from flowleap.data.prepare import Look
 from test_folder_data import TINY, draw
 
 datasets = pytest.importorskip("datasets", reason="the extra 'hub' is not installed")
@@ -23,7 +22,6 @@ datasets = pytest.importorskip("datasets", reason="the extra 'hub' is not instal
 
 @pytest.fixture(autouse=True)
 def _quiet(tmp_path_factory, monkeypatch):
-    opening._RECENT.clear()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from flowleap import data
-from flowleap.data import idx
-from flowleap.data.source import open_images
+from flowleap.data import idx, open_images
 
 DRAWN = np.random.default_rng(1)
 TRAIN, TEST = (
@@ -138,8 +137,6 @@ def test_blocks(tmp_path, rows, packed):
 def test_a_part_of_the_images_is_read(tmp_path):
     source = open_images(written(tmp_path))
     assert torch.equal(torch.cat(list(source.batches(2, 3))), values(TRAIN)[source.chosen(3)])
-    part = source.dataset(3)
-    assert part.split == "train[3]" and not part.path and part.held_out is None
 
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"

@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 from flowleap import autoencoders, data, evaluation, networks, runs
 from flowleap.autoencoders import encoding, model
 from flowleap.cli import app
-from flowleap.data import latents, source
+from flowleap.data import latents
 from flowleap.data.codec import Codec
-from flowleap.data.latent_cache import Cache, CacheError, Contents
+from flowleap.data.latent_cache import Cache, Contents
+from flowleap.data.shards import ShardError
 from flowleap.lock import locked
 from flowleap.randomness import generator
 from flowleap.training.config import PRESETS
@@ -113,8 +114,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory, vaes: dict[str, Path], image
     return out
 
 
-def parts(images: Path) -> dict[str, source.Source]:
-    return {part: source.open_images(images, part) for part in ("train", "test")}
+def parts(images: Path) -> dict[str, data.Dataset]:
+    return {part: data.open_images(images, part) for part in ("train", "test")}
 
 
 def begun(place: Path, vae: Path, images: Path, **options: Any) -> tuple[Cache, dict[str, Any]]:
@@ -131,7 +132,7 @@ def bytes_of(place: Path) -> dict[str, bytes]:
 
 
 def pixels(images: Path, part: str = "train") -> Tensor:
-    return torch.cat(list(source.open_images(images, part).batches(100)))
+    return torch.cat(list(data.open_images(images, part).batches(100)))
 
 
 # ---------------------------------------------------------------- what is kept
@@ -218,7 +219,7 @@ def test_a_resumed_cache_is_that_of_an_uninterrupted_encode(tmp_path, cache, vae
         autoencoders.encode(made, **options, progress=progress)
     there = {path: path.stat().st_mtime_ns for path in made.folder.glob("*.safetensors")}
     assert len(there) == 2 and not made.whole and not list(made.folder.glob(".*"))
-    with pytest.raises(CacheError, match=r"is not whole: 2 of 5 shards .* Finish it with"):
+    with pytest.raises(ShardError, match=r"is not whole: 2 of 5 shards .* Finish it with"):
         data.load(made.folder)
 
     seen = []
@@ -392,7 +393,7 @@ def test_a_cache_that_is_cut_short_is_refused(tmp_path, cache):
     ):
         place = shutil.copytree(cache, tmp_path / "cache")
         spoil(place / name)
-        with pytest.raises(CacheError, match=reason):
+        with pytest.raises(ShardError, match=reason):
             data.load(place)
         shutil.rmtree(place)
 
@@ -406,7 +407,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, values, reason):
     shard = made.contents.shards()[1]
     arrays = {"moments": torch.zeros(len(shard.rows), 8, 2, 2)}
     arrays["moments"][2, 0] = values
-    with pytest.raises(CacheError, match=reason):
+    with pytest.raises(ShardError, match=reason):
         made.write(shard, arrays, None)
     assert not made.path(shard).exists()
 
@@ -751,3 +752,27 @@ def test_imported_latents_are_decoded_by_a_named_autoencoder(tmp_path, vaes):
 def pixel_run(place: Path) -> Path:
     config = runs.configure("meanflow", "digits", settings=TINY, **{**FEW, "steps": 1})
     return runs.train(config, place / "pixels", console=Console(quiet=True)).folder
+
+
+def test_latents_that_version_0_1_encoded_are_read(tmp_path):
+    """`shards_of_0_1` was written by that version; what it would write now is the same to the last byte."""
+    old = Path(__file__).parent / "shards_of_0_1" / "latents"
+    dataset = data.load(old)
+    assert (len(dataset), dataset.shape, dataset.held_out, dataset.classes) == (
+        5,
+        (2, 1, 1),
+        "test",
+        ("a", "b"),
+    )
+    assert dataset.label.tolist() == [0, 1, 0, 1, 0] and dataset.checksum == "6c25c8fcb59a"
+    place, g = tmp_path / "again", torch.Generator().manual_seed(0)
+    made = Cache.begin(place, Cache.read(old).contents)
+    for shard in made.contents.shards():
+        shape = (len(shard.rows), *made.contents.stored)
+        arrays = {name: torch.randn(shape, generator=g) for name in made.contents.arrays}
+        made.write(shard, arrays, torch.arange(shard.rows.start, shard.rows.stop) % 2)
+    assert made.finish() and bytes_of(place) == bytes_of(old)
+    shutil.copytree(old, tmp_path / "begun", ignore=lambda *_: ["train-00001.safetensors"])
+    begun = Cache.read(tmp_path / "begun")
+    assert [shard.name for shard in begun.missing()] == ["train-00001.safetensors"]
+    begun.verify(begun.contents.shards()[0])

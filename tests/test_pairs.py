@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from flowleap import files
 from flowleap.data import Dataset
-from flowleap.data.pairs import Origin, PairStore, PairStoreError, checksum
+from flowleap.data.pairs import Origin, PairStore
+from flowleap.data.shards import ShardError, checksum
 
+OLD = Path(__file__).parent / "shards_of_0_1"
 ORIGIN = Origin(
     count=25,
     shape=(2,),
@@ -64,7 +67,7 @@ def test_an_interrupted_store_goes_on_and_is_the_same_to_the_last_byte(tmp_path:
     fill(PairStore(tmp_path / "parts", ORIGIN), stop=2)
     store = PairStore(tmp_path / "parts", ORIGIN)
     assert (store.done, list(store.missing()), store.whole) == (20, [2], False)
-    with pytest.raises(PairStoreError, match=r"cut short.*holds 20 of 25 pairs"):
+    with pytest.raises(ShardError, match=r"cut short.*holds 20 of 25 pairs"):
         store.load()
     fill(store)
     for number in range(3):
@@ -82,7 +85,7 @@ def test_a_shard_that_the_index_does_not_name_is_made_again(tmp_path: Path, monk
         original(path, content)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("flowleap.data.pairs.replace_file", failing)
+        patch.setattr("flowleap.data.shards.replace_file", failing)
         fill(store)
     assert store.path(1).exists()
     again = PairStore(tmp_path / "pairs", ORIGIN)
@@ -107,7 +110,7 @@ def shorten(path: Path) -> None:
 def test_a_store_cut_short_is_refused(tmp_path: Path, spoil, message: str) -> None:
     fill(PairStore(tmp_path / "pairs", ORIGIN))
     spoil(tmp_path / "pairs")
-    with pytest.raises(PairStoreError, match=f"{message}.*Remove the folder"):
+    with pytest.raises(ShardError, match=f"{message}.*Remove the folder"):
         PairStore(tmp_path / "pairs", ORIGIN)
 
 
@@ -117,7 +120,9 @@ def test_a_shard_of_another_shape_is_refused_even_with_a_fitting_checksum(tmp_pa
     index = json.loads((store.folder / "index.json").read_text())
     index["checksums"][1] = checksum(store.path(1))
     (store.folder / "index.json").write_text(json.dumps(index))
-    with pytest.raises(PairStoreError, match=r"shard 1 is noise \(10, 3\).*expected label \(10,\)"):
+    with pytest.raises(
+        ShardError, match=r"pairs-00001\.safetensors holds noise \(10, 3\).*expected label \(10,\)"
+    ):
         PairStore(store.folder, ORIGIN)
 
 
@@ -127,7 +132,7 @@ def test_a_shard_of_another_shape_is_refused_even_with_a_fitting_checksum(tmp_pa
 )
 def test_other_pairs_are_refused_and_what_differs_is_named(tmp_path: Path, change: dict) -> None:
     fill(PairStore(tmp_path / "pairs", ORIGIN))
-    with pytest.raises(PairStoreError, match=f"holds other pairs: {next(iter(change))} is"):
+    with pytest.raises(ShardError, match=f"holds other pairs: {next(iter(change))} is"):
         PairStore(tmp_path / "pairs", replace(ORIGIN, **change))
 
 
@@ -135,9 +140,9 @@ def test_what_does_not_fit_is_not_stored(tmp_path: Path) -> None:
     store = PairStore(tmp_path / "pairs", ORIGIN)
     noise, x, label = pairs(range(10))
     for wrong in ((noise, x, None), (noise[:9], x[:9], label[:9]), (noise, x.double(), label)):
-        with pytest.raises(PairStoreError, match="shard 0 is"):
+        with pytest.raises(ShardError, match=r"pairs-00000\.safetensors holds"):
             store.add(*wrong)
-    with pytest.raises(PairStoreError, match="1 of 10 samples of the teacher are not finite"):
+    with pytest.raises(ShardError, match="1 of 10 samples of the teacher are not finite"):
         store.add(noise, x.clone().index_fill_(0, torch.tensor([3]), float("nan")), label)
     assert not (tmp_path / "pairs").exists()
 
@@ -145,3 +150,15 @@ def test_what_does_not_fit_is_not_stored(tmp_path: Path) -> None:
 def test_noise_of_another_shape_than_its_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="each row brings its own noise"):
         Dataset("cloud", torch.zeros(4, 2), noise=torch.zeros(3, 2), kind="points")
+
+
+def test_pairs_that_version_0_1_began_are_read_and_gone_on_with(tmp_path: Path) -> None:
+    """`shards_of_0_1` was written by that version: two shards of three."""
+    place = shutil.copytree(OLD / "pairs", tmp_path / "pairs")
+    before = {path.name: path.read_bytes() for path in place.glob("*.safetensors")}
+    store = PairStore(place, replace(ORIGIN, count=5, shard=2))
+    assert (store.done, list(store.missing()), store.seconds) == (4, [2], 3.0)
+    noise, x, label = fill(store).load()
+    wanted = pairs(range(5))
+    assert torch.equal(noise, wanted[0]) and torch.equal(x, wanted[1]) and torch.equal(label, wanted[2])
+    assert all((place / name).read_bytes() == content for name, content in before.items())

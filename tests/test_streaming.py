@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from flowleap import data, evaluation
-from flowleap.data import opening, streaming
-from flowleap.data.prepare import Look
+from flowleap.data import Look, streaming
 from flowleap.data.streaming import open_streams
 from flowleap.data.view import View
 from test_folder_data import draw
@@ -26,7 +25,6 @@ COUNT, SIDE = 23, 16
 
 @pytest.fixture(autouse=True)
 def _quiet(tmp_path_factory, monkeypatch):
-    opening._RECENT.clear()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
@@ -66,7 +64,7 @@ def vae(tmp_path):
 
 
 def everything(source, n=4):
-    return torch.cat(list(source.read(torch.arange(len(source)), n)))
+    return torch.cat(list(source.x.blocks(torch.arange(len(source)), n)))
 
 
 def test_a_stream_gives_what_the_disk_gives(tmp_path):
@@ -86,7 +84,7 @@ def test_a_stream_gives_what_the_disk_gives(tmp_path):
         assert torch.equal(everything(source), there.x) and source.shape == (3, SIDE, SIDE)
     some = torch.tensor([2, 3, 11, 22])
     train = data.load(f"hf:{place}", look=Look("crop", SIDE))
-    assert torch.equal(torch.cat(list(sources["train"].read(some, 3))), train.x[some])
+    assert torch.equal(torch.cat(list(sources["train"].x.blocks(some, 3))), train.x[some])
     assert list(open_streams(f"hf:{place}", View("crop", SIDE), "test")[0]) == ["test"]
 
 
@@ -183,7 +181,7 @@ def test_a_stream_that_breaks_off_says_where(tmp_path, monkeypatch):
     parquet(place)
     (source,) = open_streams(f"hf:{place}", View("crop", SIDE))[0].values()
     with pytest.raises(ValueError, match=r"p \(train\) ends after 23 images: more were announced"):
-        list(source.read(torch.arange(COUNT + 1), 5))
+        list(source.x.blocks(torch.arange(COUNT + 1), 5))
 
     class Broken:
         def skip(self, first):

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from flowleap import evaluation, networks, reports, runs, samplers, values
 from flowleap.cli import app
 from flowleap.data import Dataset
-from flowleap.data.pairs import Origin, PairStore, checksum
+from flowleap.data.pairs import Origin, PairStore
+from flowleap.data.shards import checksum
 from flowleap.evaluation import diagnosis
 from flowleap.runs.pairs import seed_of
 from flowleap.training import loop

@@ -1,7 +1,7 @@
 """Autoencoders of the package diffusers: images to latents, once, and latents to images, wherever one looks at them.
 
 vae = load("stabilityai/sd-vae-ft-ema", device="cuda")     # an id of the hub, or a folder
-parts = {"all": of_dataset(data.load("photos"))}           # data.source.of_dataset
+parts = {"all": data.load("photos")}
 contents = planned(parts, vae, source="photos")            # what a cache is to hold, see data.latent_cache
 encode(Cache.begin("photos-latents", contents), parts, vae)
 images = Decoder(vae, contents.codec)(latents)             # in [-1, 1]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowleap.autoencoders.model import Autoencoder
-from flowleap.data.latent_cache import Cache, Contents, Shard
-from flowleap.data.source import Source
+from flowleap.data import Dataset
+from flowleap.data.latent_cache import Cache, Contents
+from flowleap.data.rows import some
+from flowleap.data.shards import Shard
 
 __all__ = ["Progress", "Stopped", "encode", "planned"]
 
@@ -44,7 +45,7 @@ class Progress:
 
 
 def planned(
-    sources: Mapping[str, Source],
+    sources: Mapping[str, Dataset],
     autoencoder: Autoencoder,
     *,
     source: str,
@@ -72,10 +73,10 @@ def planned(
     for part, other in sources.items():
         if other.kind != "image":
             raise ValueError(f"{other.name} holds {other.kind}, and images are what an autoencoder encodes")
-        if other.shape != first.shape or other.classes != first.classes:
+        if other.shape != first.shape or other.class_names != first.class_names:
             raise ValueError(
-                f"the part {part!r} of {first.name} has images of {other.shape} and {len(other.classes)} classes, the "
-                f"first {first.shape} and {len(first.classes)}: name one part with --split"
+                f"the part {part!r} of {first.name} has images of {other.shape} and {len(other.class_names)} "
+                f"classes, the first {first.shape} and {len(first.class_names)}: name one part with --split"
             )
     digests = {part: _digest(found.label) for part, found in sources.items() if found.label is not None}
     if 0 < len(digests) < len(sources):
@@ -88,7 +89,7 @@ def planned(
         parts={part: len(found) for part, found in sources.items()},
         image=tuple(first.shape),
         shape=shape,
-        classes=_classes(sources) if digests else None,
+        classes=first.class_names if digests else None,
         labels=digests,
         posterior=autoencoder.posterior,
         flipped=flip,
@@ -101,20 +102,13 @@ def planned(
     )
 
 
-def _classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
-    """The names of the classes; their numbers where they have none."""
-    named = next(iter(sources.values())).classes
-    labels = [found.label for found in sources.values() if found.label is not None]
-    return named or tuple(str(number) for number in range(1 + max(int(label.max()) for label in labels)))
-
-
 def _digest(label: Tensor) -> str:
     return hashlib.sha256(label.contiguous().numpy().data).hexdigest()[:12]
 
 
 def encode(
     cache: Cache,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, Dataset],
     autoencoder: Autoencoder,
     *,
     batch: int = 32,
@@ -127,7 +121,7 @@ def encode(
     Every `processes`-th shard is a process's; they need not know of one another, only see one folder. Batches begin
     with each shard, so that a shard depends on its rows and on `batch` alone.
 
-    Raises: CacheError for a shard that is there but spoiled; ValueError for images that cannot be read; Stopped where
+    Raises: ShardError for a shard that is there but spoiled; ValueError for images that cannot be read; Stopped where
         it was interrupted.
     """
     if batch < 1:
@@ -152,7 +146,7 @@ def encode(
 
 
 def _encoded(
-    source: Source,
+    source: Dataset,
     shards: Sequence[Shard],
     autoencoder: Autoencoder,
     contents: Contents,
@@ -160,7 +154,7 @@ def _encoded(
     progress: Progress,
 ) -> Iterator[tuple[Shard, dict[str, Tensor]]]:
     """Yield shards with their arrays, filled in memory batch by batch."""
-    with _Ahead(_batches(source, shards, batch), AHEAD) as batches:
+    with closing(_ahead(_batches(source, shards, batch), AHEAD)) as batches:
         for shard in shards:
             arrays = {name: torch.empty(len(shard.rows), *contents.stored) for name in contents.arrays}
             done = 0
@@ -176,71 +170,32 @@ def _encoded(
             yield shard, arrays
 
 
-def _batches(source: Source, shards: Sequence[Shard], batch: int) -> Iterator[Tensor]:
+def _batches(source: Dataset, shards: Sequence[Shard], batch: int) -> Iterator[Tensor]:
     """Yield the images of shards, at most `batch` at a time and never of two shards, in one pass over the source."""
     if not shards:
         return
     rows = torch.cat([torch.arange(shard.rows.start, shard.rows.stop) for shard in shards])
-    chosen = replace(
-        source,
-        name=source.name if len(rows) == len(source) else f"{source.name}, counted among those to be encoded",
-        count=len(rows),
-        read=lambda index, n: source.read(rows[index], n),
-        label=None,
-    )
-    held: Tensor | None = None
-    read = chosen.batches(batch)
+    if len(rows) < len(source):
+        name = f"{source.name}, counted among those to be encoded"
+        source = replace(source, name=name, x=some(source.x, rows), label=None, num_classes=None)
+    read, held = source.batches(batch), torch.empty(0, *source.shape)
     for shard in shards:
         left = len(shard.rows)
         while left:
             wanted = min(batch, left)
-            while held is None or len(held) < wanted:
-                more = next(read)
-                held = more if held is None else torch.cat([held, more])
+            while len(held) < wanted:
+                held = torch.cat([held, next(read)])
             yield held[:wanted].clamp(-1, 1)
             held, left = held[wanted:], left - wanted
 
 
-class _Ahead:
-    """A context in which an iterator is run by a thread of its own, a few items ahead; its errors are raised here."""
-
-    def __init__(self, items: Iterator[Tensor], ahead: int) -> None:
-        self.items, self.found = items, queue.Queue[Any](ahead)
-        self.left = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        try:
-            for item in self.items:
-                if not self._put(item):
-                    return
-            self._put(StopIteration())
-        except BaseException as error:
-            self._put(error)
-
-    def _put(self, item: Any) -> bool:
-        """Hand an item over; False where nobody waits any more."""
-        while not self.left.is_set():
-            try:
-                self.found.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def __enter__(self) -> Iterator[Tensor]:
-        self.thread.start()
-        return iter(self)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        while True:
-            item = self.found.get()
-            if isinstance(item, StopIteration):
-                return
-            if isinstance(item, BaseException):
-                raise item
+def _ahead(items: Iterator[Tensor], ahead: int) -> Generator[Tensor, None, None]:
+    """Yield the items of an iterator that a thread of its own runs, a few items ahead; its errors are raised here."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        coming = deque(pool.submit(next, items, None) for _ in range(ahead))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, items, None))
             yield item
-
-    def __exit__(self, *_: object) -> None:
-        self.left.set()
-        self.thread.join()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -71,9 +71,8 @@ def check(
     from flowleap.data import Look, inspection
     from flowleap.data.opening import store_of
 
-    store, label, classes = store_of(source, split)
     look = None if size is None else Look(size=size)
-    found = inspection.examine(store, label, classes, look, workers)
+    found = inspection.examine(store_of(source, split), look, workers)
     if out is not None:
         from flowleap import pictures
 
@@ -170,7 +169,7 @@ def sections(found: Findings) -> dict[str, list[tuple[str, Image]]]:
     from flowleap.data.rows import chosen
     from flowleap.data.view import View
 
-    fine = (found.fault == 0).nonzero()[0]
+    fine, width, height = found.fine, found.seen["width"], found.seen["height"]
     some = fine[chosen(len(fine), SHOWN, "contact sheet").numpy()]
     order = torch.randperm(len(some), generator=torch.Generator().manual_seed(0)).numpy()
     view = View("crop", max(1, found.size))
@@ -181,14 +180,14 @@ def sections(found: Findings) -> dict[str, list[tuple[str, Image]]]:
         members = [row for group in groups for row in group[:5]][:SHOWN]
         if members:
             shown[f"{words} ({len(groups):,})"] = drawn((short(found, r), picture(found, r)) for r in members)
-    area = found.width[fine].astype(np.int64) * found.height[fine]
+    area = width[fine].astype(np.int64) * height[fine]
     if len(found.sizes) > 1:
         usual = next(iter(found.sizes))
-        odd = (found.width[fine] != usual[0]) | (found.height[fine] != usual[1])
+        odd = (width[fine] != usual[0]) | (height[fine] != usual[1])
         fine, area = fine[odd], area[odd]
         for words, rows in (("the smallest of unusual size", fine[np.argsort(area, kind="stable")]),
                             ("the largest of unusual size", fine[np.argsort(-area, kind="stable")])):  # fmt: skip
-            named = ((f"{found.width[r]} x {found.height[r]}", picture(found, r)) for r in rows[:10].tolist())
+            named = ((f"{width[r]} x {height[r]}", picture(found, r)) for r in rows[:10].tolist())
             shown[words] = drawn(named)
     for kind in ("transparent", "mode", "small"):
         rows = found.of_fault(kind)[:10]

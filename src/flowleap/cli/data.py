@@ -12,7 +12,7 @@ from flowleap.cli import check, encode, options
 from flowleap.cli.group import counting, echo, say, waiting
 
 if TYPE_CHECKING:
-    from flowleap.data.source import Source
+    from flowleap.data import Dataset
 
 CHUNK = 250
 
@@ -120,10 +120,10 @@ def classifier(
     """
     refuse_output(out, overwrite)
 
-    from flowleap.data.source import load_any
+    from flowleap import data
     from flowleap.evaluation.classifier import fit
 
-    dataset = load_any(source, split, look(square, size))
+    dataset = data.load(source, split=split, look=look(square, size))
     for note in dataset.notes:
         say(note)
     with waiting(f"fitting a classifier to {len(dataset):,} images of {dataset.name}"):
@@ -155,7 +155,7 @@ def look(square: Any, size: int | None, memory: float | None = None) -> Any:
     return look_of([("square", square), ("size", size), ("memory", memory)])
 
 
-def open_source(text: str, split: str | None, square: Any = None, size: int | None = None) -> Source:
+def open_source(text: str, split: str | None, square: Any = None, size: int | None = None) -> Dataset:
     """A data set by its name, or images at a path; a name wins over a file of the same name.
 
     Images of a folder and of a table are read as they are needed, and made alike as for training.
@@ -163,29 +163,27 @@ def open_source(text: str, split: str | None, square: Any = None, size: int | No
     Raises: ValueError for what is neither, and for a split that is not there.
     """
     from flowleap import data
-    from flowleap.data import opening, source
+    from flowleap.data import opening, store
+    from flowleap.data.prepare import prepare
 
-    named = data.is_name(text) or not opening.present(text)
-    if named:
-        return source.of_dataset(data.load(text, split=split, look=look(square, size)))
-    path = Path(text)
-    if opening.is_address(text) or (path.is_dir() and not source.idx.is_idx(path)):
-        if path.is_dir():
-            source.listed(path, split)  # here all parts are meant, or the one that is named
-        dataset = opening.from_path(text, split, look(square, size, memory=0.0))
-    elif square is None and size is None:
-        images = source.open_images(text, split)
-        for note in images.notes:
-            say(note)
-        return images
+    taken = look(square, size)
+    if data.is_name(text) or not data.present(text):
+        return data.load(text, split=split, look=taken)
+    if opening.is_address(text) or opening.is_folder(
+        text
+    ):  # here all parts are meant, or the one that is named
+        images = opening.store_of(text, split, store.files_of)
+        dataset = prepare(images, look(square, size, memory=0.0), text)
+    elif taken is None:
+        dataset = data.open_images(text, split)
     else:
-        dataset = opening.from_path(text, split, look(square, size))
+        dataset = opening.from_path(text, split, taken)
     for note in dataset.notes:
         say(note)
-    return source.of_dataset(dataset)
+    return dataset
 
 
-def like(source: Source) -> Any:
+def like(source: Dataset) -> Dataset:
     """A data set of no rows that looks like the source, from which features follow."""
     import torch
 
@@ -194,7 +192,7 @@ def like(source: Source) -> Any:
     return Dataset(source.name, torch.empty(0, *source.shape), kind=source.kind)
 
 
-def gather(source: Source, features: Any, count: int, tick: Any) -> tuple[Any, dict[str, Any]]:
+def gather(source: Dataset, features: Any, count: int, tick: Any) -> tuple[Any, dict[str, Any]]:
     """The statistics of the features of `count` images, their checksum, the distance of their halves, and how many
     there are of each class.
 
@@ -221,8 +219,8 @@ def gather(source: Source, features: Any, count: int, tick: Any) -> tuple[Any, d
     if source.label is not None:
         label = source.label[source.chosen(count)]
         digest.update(label.contiguous().numpy().tobytes())
-        found = label.bincount(minlength=len(source.classes)).tolist()
-        classes = {name: many for name, many in zip(source.classes, found, strict=True) if many}
+        found = label.bincount(minlength=len(source.class_names)).tolist()
+        classes = {name: many for name, many in zip(source.class_names, found, strict=True) if many}
     made = halves[0].merge(halves[1]).statistics()
     enough = count // 2 > len(made.mean)
     floor = frechet(*(half.statistics() for half in halves)) if enough else None

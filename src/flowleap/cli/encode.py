@@ -16,9 +16,8 @@ from flowleap.cli import options
 from flowleap.cli.group import counting, echo, say, waiting
 
 if TYPE_CHECKING:
-    from flowleap.data import Look
+    from flowleap.data import Dataset, Look
     from flowleap.data.latent_cache import Cache, Contents
-    from flowleap.data.source import Source
 
 SIGNALED = 128
 SIDE = 256
@@ -193,7 +192,7 @@ def encode(
 MESSAGE = "finishing this batch; once more to stop at once"
 
 
-Found = tuple[dict[str, "Source"], dict[str, str], str]
+Found = tuple[dict[str, "Dataset"], dict[str, str], str]
 """The images of each part that is to be encoded, what tells them from others, and how they became squares."""
 
 
@@ -203,7 +202,6 @@ def opened(text: str, split: str | None, look: Look) -> Found:
     Raises: ValueError for what is no data, or a split that is not there.
     """
     from flowleap import data
-    from flowleap.data.source import of_dataset
 
     dataset = data.load(text, split=split, look=look)
     if look.size is None and dataset.look.size is not None:
@@ -215,7 +213,7 @@ def opened(text: str, split: str | None, look: Look) -> Found:
     apart = data.held_out(dataset) if split is None else None
     parts = [part for part in (dataset, apart) if part is not None]
     images = {part.split: part.checksum for part in parts}
-    return {part.split: of_dataset(part) for part in parts}, images, dataset.look.square or ""
+    return {part.split: part for part in parts}, images, dataset.look.square or ""
 
 
 def streamed(text: str, split: str | None, look: Look) -> Found:

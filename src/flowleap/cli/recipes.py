@@ -12,6 +12,7 @@ from flowleap.cli.group import print_json, say, show
 from flowleap.tables import Table
 
 if TYPE_CHECKING:
+    from flowleap.data import Dataset
     from flowleap.runs.recipes import Recipe
     from flowleap.training.config import TrainConfig
 
@@ -88,8 +89,8 @@ def show_one(recipe: Recipe) -> None:
     show(table)
 
 
-def configured(name: str, about: dict[str, Any], planned: bool) -> TrainConfig:
-    """Return the config of a recipe as the options change it, saying what they change.
+def configured(name: str, about: dict[str, Any], planned: bool) -> tuple[TrainConfig, Dataset]:
+    """Return the config of a recipe as the options change it, saying what they change, and its data.
 
     Raises: ValueError for a recipe without data that is to be trained, and where parts do not fit.
     """
@@ -101,7 +102,9 @@ def configured(name: str, about: dict[str, Any], planned: bool) -> TrainConfig:
             f"the recipe {recipe.name} is for {recipe.data}: say where it is, --data PATH; or see what it takes, "
             "--dry-run"
         )
-    config, changed = known.configure(recipe.name, **about)
+    dataset = known.data_for(recipe.name, **about)
+    loaded = {} if about.get("data") is None else {"data": dataset}
+    config, changed = known.configure(recipe.name, **{**about, **loaded})
     for line in changed:
         say(line)
-    return config
+    return config, dataset

@@ -13,6 +13,7 @@ from flowleap.cli.group import print_json, say, show, waiting
 from flowleap.cli.launcher import on_all_processes, spread
 
 if TYPE_CHECKING:
+    from flowleap.data import Dataset
     from flowleap.training.config import TrainConfig
 
 SIGNALED = 128
@@ -177,12 +178,12 @@ def train(
         "eval_num": 0 if no_eval else num,
         "settings": options.pairs(settings or []),
     }
-    config, out = settled(about, out, recipe, resume=resume, dry_run=dry_run)
+    config, out, dataset = settled(about, out, recipe, resume=resume, dry_run=dry_run)
     if dry_run:
-        foretell(config, as_json)
+        foretell(config, dataset, as_json)
         return
     try:
-        result = runs.train(config, out, resume=resume, overwrite=overwrite)
+        result = runs.train(config, out, resume=resume, overwrite=overwrite, dataset=dataset)
     except runs.Diverged as error:
         if processes.first():
             say(f"error: {error}")
@@ -191,13 +192,13 @@ def train(
         raise typer.Exit(FAILED if result.signal is None else SIGNALED + result.signal)
 
 
-def foretell(config: TrainConfig, as_json: bool) -> None:
+def foretell(config: TrainConfig, dataset: Dataset | None, as_json: bool) -> None:
     """Print what a run will take, without beginning it; with JSON its config besides."""
     from flowleap import runs
     from flowleap.runs import forecast
 
     with waiting("measuring a few steps …"):
-        found = forecast.forecast(config)
+        found = forecast.forecast(config, dataset)
     if as_json:
         print_json({"config": runs.to_dict(config), "estimate": found.to_dict()})
     else:
@@ -206,18 +207,22 @@ def foretell(config: TrainConfig, as_json: bool) -> None:
 
 def settled(
     about: dict[str, Any], out: Path | None, recipe: str | None, *, resume: bool, dry_run: bool
-) -> tuple[TrainConfig, Path | None]:
-    """The config of a run, new or to be continued, by what was said about it, and its folder.
+) -> tuple[TrainConfig, Path | None, Dataset | None]:
+    """The config of a run, new or to be continued, by what was said about it, its folder, and the data of a new one.
 
     Raises: typer.BadParameter for a recipe of a run that has its settings already.
     """
     from flowleap import runs
 
     known = {name: value for name, value in about.items() if value is not None}
+    if not resume and recipe:
+        config, dataset = recipes.configured(recipe, known, dry_run)
+        return config, out, dataset
     if not resume:
-        return recipes.configured(recipe, known, dry_run) if recipe else runs.configure(**known), out
+        dataset = runs.data_for(**known)
+        return runs.configure(**{**known, "data": dataset}), out, dataset
     if recipe:
         raise typer.BadParameter("a resumed run has its settings: leave it out", param_hint="--recipe")
     names = {name: known[name] for name in ("method", "data", "seed") if name in known}
     out = out or runs.resumed_folder(**names)
-    return runs.reconfigure(runs.read_config(out), **about), out
+    return runs.reconfigure(runs.read_config(out), **about), out, None

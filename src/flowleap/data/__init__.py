@@ -1,21 +1,19 @@
 """Data sets, by name or from files, and which of their rows make a batch."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
-from torch import Tensor
-
-from flowleap.data import batching, classes, latents, opening, source, toy
+from flowleap.data import arrays, batching, classes, latents, opening, toy
 from flowleap.data.ahead import Ahead, Reads
-from flowleap.data.check import check
-from flowleap.data.dataset import Dataset
-from flowleap.data.digits import load_digits
+from flowleap.data.dataset import Dataset, check
 from flowleap.data.huggingface import Address, is_address
-from flowleap.data.prepare import Look
+from flowleap.data.opening import open_images
 from flowleap.data.rows import Rows, Samples
+from flowleap.data.view import Look
 from flowleap.data.workers import default_workers
 from flowleap.neighbors import neighbors
 
@@ -24,12 +22,14 @@ __all__ = [
     "Look",
     "Rows",
     "Samples",
+    "address",
     "batching",
     "check",
     "held_out",
     "is_name",
     "load",
     "names",
+    "open_images",
     "place",
     "present",
     "reading_ahead",
@@ -37,21 +37,9 @@ __all__ = [
     "unchanged",
 ]
 
-_POINTS: dict[str, Callable[[int, int], Tensor]] = {
-    "two-moons": toy.two_moons,
-    "eight-gaussians": toy.eight_gaussians,
-    "checkerboard": toy.checkerboard,
-}
-names: tuple[str, ...] = ("digits", *_POINTS)
-
-
-def beside(path: Path) -> list[str]:
-    """Return what is in the folder that a path is in, as far as its name is near: what may have been meant."""
-    try:
-        there = {entry.name: str(entry) for entry in path.parent.iterdir()}
-    except OSError:
-        return []
-    return [there[name] for name in difflib.get_close_matches(path.name, there, n=3)]
+names: tuple[str, ...] = ("digits", *toy.POINTS)
+_APART: WeakKeyDictionary[Dataset, Dataset | None] = WeakKeyDictionary()
+"""What was held out of data sets that are in use."""
 
 
 def load(
@@ -64,8 +52,8 @@ def load(
     """Load a data set by its name, or read one from a path or from hf:NAME.
 
     In names hyphens and underscores are the same; a name wins over a file of the same name (./digits is the file).
-    Paths are what `source.open_images` takes, but images in a folder may have several sizes; what does not fit into
-    memory stays on the disk, see `Dataset`.
+    Paths are what `open_images` takes, but images in a folder may have several sizes; what does not fit into memory
+    stays on the disk, see `Dataset`.
 
     Args:
         seed: draws the point sets.
@@ -76,9 +64,9 @@ def load(
     Raises: ValueError for what is neither a name nor a path, with the neighbors of the name; for a split that is not
         there; for files that cannot be read or have changed.
     """
-    known = _key(text)
-    if is_name(text):
-        dataset = _named(known, seed)
+    known = address(text)
+    if known in names:
+        dataset = check(toy.digits() if known == "digits" else toy.points(known, seed))
         if split not in (None, dataset.split):
             raise ValueError(
                 f"data set {str(text)!r} has no split {split!r}, its only one is {dataset.split!r}"
@@ -87,54 +75,77 @@ def load(
             raise ValueError(
                 f"data set {str(text)!r} is taken as it is: --size and --square are for images at a path"
             )
-        return unchanged(dataset, checksum)
-    if not present(text):
-        path = Path(text)
-        if path.suffix or len(path.parts) > 1:
-            raise ValueError(
-                f"data {str(text)!r}: there is no such file or folder (seen from {Path.cwd().name or '/'}/), and it is "
-                f"no name{neighbors(str(path), [*beside(path), *names])}"
-            )
-        raise ValueError(f"unknown data set {str(text)!r}{neighbors(known, names)}, or the path of images")
-    if latents.is_cache(path := Path(text)):
-        dataset = latents.load(path, split, address=str(text))
+    elif latents.is_cache(Path(text)):
+        dataset = latents.load(Path(text), split, address=known)
     else:
         dataset = opening.from_path(text, split, look)
     return unchanged(dataset, checksum)
 
 
+def address(text: str | Path) -> str:
+    """Return what `Dataset.address` is of the data by this name or at this path; nothing is read.
+
+    Raises: ValueError for what is neither a name nor a path, with the neighbors of the name.
+    """
+    if is_name(text):
+        return _key(text)
+    if present(text):
+        return str(text)
+    path = Path(text)
+    if not path.suffix and len(path.parts) == 1:
+        raise ValueError(
+            f"unknown data set {str(text)!r}{neighbors(_key(text), names)}, or the path of images"
+        )
+    raise ValueError(
+        f"data {str(text)!r}: there is no such file or folder (seen from {Path.cwd().name or '/'}/), and it is no name"
+        f"{neighbors(str(path), [*_beside(path), *names])}"
+    )
+
+
+def _beside(path: Path) -> list[str]:
+    """Return what is in the folder that a path is in, as far as its name is near: what may have been meant."""
+    try:
+        there = {entry.name: str(entry) for entry in path.parent.iterdir()}
+    except OSError:
+        return []
+    return [there[name] for name in difflib.get_close_matches(path.name, there, n=3)]
+
+
 def unchanged(dataset: Dataset, checksum: str | None) -> Dataset:
     """Return a data set that has the checksum a run began with, its classes numbered as they were; None accepts any.
+
+    Earlier versions numbered classes otherwise: runs that began so go on so.
 
     Raises: ValueError.
     """
     if checksum in (None, dataset.checksum):
         return dataset
-    for before in _numbered_before(dataset):
-        if before.checksum == checksum:
-            return before
+    if dataset.label is not None:
+        for label, named in classes.former(dataset.label, dataset.class_names):
+            before = replace(dataset, label=label, num_classes=len(named), classes=named)
+            if before.checksum == checksum:
+                return before
     raise ValueError(
         f"the images or labels at {dataset.address} have changed: their checksum is {dataset.checksum}, and "
         f"{checksum} was expected. Put back what was there, name the place where it is now, or start a new run"
     )
 
 
-def _numbered_before(dataset: Dataset) -> Iterator[Dataset]:
-    """Yield the same data with its classes as earlier versions numbered them: runs that began so go on so."""
-    if dataset.label is None:
-        return
-    for label, named in classes.former(dataset.label, dataset.class_names):
-        yield replace(dataset, label=label, num_classes=len(named), classes=named)
-
-
 def held_out(dataset: Dataset) -> Dataset | None:
     """The split that was kept apart from these training rows, which samples are measured against; None without one.
 
+    It is read once for each data set.
+
     Raises: ValueError where its images or classes are not those of the training rows.
     """
-    if dataset.held_out is None:
-        return None
-    part = load(dataset.path, split=dataset.held_out, look=dataset.look)
+    if dataset not in _APART:
+        _APART[dataset] = None if dataset.held_out is None else _fitted(dataset, dataset.held_out)
+    return _APART[dataset]
+
+
+def _fitted(dataset: Dataset, split: str) -> Dataset:
+    """The images of another split, in the classes of the training rows."""
+    part = load(dataset.path, split=split, look=dataset.look)
     where = f"split {part.split!r} of {dataset.path}"
     if part.shape != dataset.shape:
         raise ValueError(
@@ -143,13 +154,7 @@ def held_out(dataset: Dataset) -> Dataset | None:
     if dataset.num_classes is None or part.label is None:
         return replace(part, label=None, num_classes=None)
     label = classes.aligned(part.label, part.class_names, dataset.class_names, where, repr(dataset.split))
-    fitted = replace(part, label=label, num_classes=dataset.num_classes, classes=dataset.classes)
-    if part.kind == "latents":  # checked when they are encoded
-        return fitted
-    try:
-        return check(fitted)
-    except ValueError as error:
-        raise ValueError(f"{where} does not fit {dataset.split!r}: {error}") from None
+    return replace(part, label=label, num_classes=dataset.num_classes, classes=dataset.classes)
 
 
 @contextmanager
@@ -161,11 +166,11 @@ def reading_ahead(dataset: Dataset, reads: Reads, last: int, workers: int | None
         workers: processes that read, 0 for none; `default_workers` unless given.
     """
     count = default_workers() if workers is None else workers
-    stays = isinstance(dataset.x, Rows) and dataset.x.on_disk and dataset.kind == "image"
-    if not isinstance(dataset.x, Rows) or not stays or count == 0:
+    x = dataset.x
+    if not isinstance(x, Rows) or not x.on_disk or dataset.kind != "image" or count == 0:
         yield dataset
         return
-    ahead = Ahead(dataset.x, reads, last, count)
+    ahead = Ahead(x, reads, last, count)
     try:
         yield replace(dataset, ahead=ahead)
     finally:
@@ -194,22 +199,12 @@ def place(text: str | Path) -> str:
 
 def short(text: str | Path) -> str:
     """What runs on this data are called after: its name, or that of the file or folder, with hyphens."""
-    known = _key(text)
     if is_address(text):
-        return _hyphened(Address.of(str(text)).short)
-    return _hyphened(known if known in names else source.place_name(Path(text)))
-
-
-def _hyphened(name: str) -> str:
+        name = Address.of(str(text)).short
+    else:
+        name = _key(text) if is_name(text) else arrays.place_name(Path(text))
     return "-".join("".join(c if c.isalnum() or c == "." else " " for c in name.lower()).split()) or "data"
 
 
 def _key(text: str | Path) -> str:
     return str(text).lower().replace("_", "-")
-
-
-def _named(known: str, seed: int) -> Dataset:
-    if known == "digits":
-        return check(load_digits())
-    x = _POINTS[known](10_000, seed)
-    return check(Dataset(known, x, kind="points", license="CC0", source="drawn from a seed"))

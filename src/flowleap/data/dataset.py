@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -13,23 +13,16 @@ from torch import Tensor
 
 from flowleap.data.ahead import Ahead
 from flowleap.data.codec import Codec
-from flowleap.data.parts import HELD_OUT
-from flowleap.data.prepare import Look
-from flowleap.data.rows import Rows, Samples, chosen, some
+from flowleap.data.rows import Rows, Samples, blocks, chosen, not_finite, some
+from flowleap.data.view import Look
 from flowleap.randomness import generator
+
+__all__ = ["Dataset", "check"]
 
 LOOKED_AT = 1000
 """So many images go into the checksum of those that stay on the disk, a fixed random part."""
-
-
-def kept_apart(split: str, splits: Collection[str]) -> str | None:
-    """Return the part of a source that was kept apart from this one; only that for training has such.
-
-    >>> kept_apart("train", ("train", "val")), kept_apart("val", ("train", "val"))
-    ('val', None)
-    """
-    apart = [name for name in HELD_OUT if name in splits and split == "train"]
-    return apart[0] if apart else None
+SLACK = 1e-3
+"""How far beyond [-1, 1] a value of a file may lie before it is an error rather than rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +112,39 @@ class Dataset:
             raise ValueError(f"--flip mirrors images, and {self.name} holds {self.kind}: leave it out")
         return replace(self, flip=bool(flip))
 
+    def chosen(self, count: int | None = None) -> Tensor:
+        """The numbers of the rows that `batches` gives: all, or a fixed random part of them, in order.
+
+        Shapes: -> (count,), int64. Raises: ValueError where fewer than 1 or more than there are is asked for.
+        """
+        if count is not None and count != len(self) and not 1 <= count <= len(self):
+            raise ValueError(f"{self.name} holds {len(self)} images, and {count} were asked for")
+        return chosen(len(self), len(self) if count is None else count, "source")
+
+    def batches(self, n: int, count: int | None = None) -> Iterator[Tensor]:
+        """Yield float32 images in [-1, 1], n at a time (the last batch may be smaller), exactly `count` in all.
+
+        Shapes: (≤ n, *shape).
+        Raises: ValueError for a file that cannot be read, another size than the first, values outside [-1, 1].
+        """
+        if n < 1:
+            raise ValueError(f"a batch holds at least one image, got n={n}")
+        index, start = self.chosen(count), 0
+        for batch in blocks(self.x, index, n):
+            here, start = index[start : start + len(batch)], start + len(batch)
+            if len(broken := not_finite(batch)):
+                raise ValueError(
+                    f"{len(broken)} images of {self.name} hold NaN or infinity, the first is image "
+                    f"{int(here[broken[0]])}: repair or remove them"
+                )
+            low, high = (float(edge) for edge in batch.aminmax())
+            if self.kind == "image" and not -1 - SLACK <= low <= high <= 1 + SLACK:
+                raise ValueError(
+                    f"images {int(here[0])} to {int(here[-1])} of {self.name} lie in [{low:g}, {high:g}]: floats must "
+                    "lie in [-1, 1], 8-bit values be stored as uint8"
+                )
+            yield batch
+
     def part(self, count: int) -> Dataset:
         """A fixed random part of at most `count` rows, called so by its split; the whole where there are not more.
 
@@ -184,3 +210,44 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+def check(dataset: Dataset) -> Dataset:
+    """Return the data set as it is, if it is fit to train on.
+
+    Raises: ValueError for an empty set, NaN or infinity, images outside [-1, 1], labels that do not fit.
+    """
+    name, x, label, classes = dataset.name, dataset.x, dataset.label, dataset.num_classes
+    if not len(x):
+        raise ValueError(f"data set {name!r} is empty")
+    if isinstance(x, Tensor):  # what is stored as 8 bits lies in [-1, 1]
+        _check_values(name, x, dataset.kind)
+    if (label is None) != (classes is None):
+        raise ValueError(f"data set {name!r} needs both labels and their number of classes, or neither")
+    if label is not None and classes is not None:
+        if label.shape != (len(x),) or label.dtype != torch.int64:
+            raise ValueError(f"labels are int64 of shape ({len(x)},); got {label.dtype} {tuple(label.shape)}")
+        outside = (label < 0) | (label >= classes)
+        if outside.any():
+            row = int(outside.int().argmax())
+            raise ValueError(f"labels of {name!r} lie in 0 to {classes - 1}; row {row} has {int(label[row])}")
+        if dataset.classes and len(set(dataset.classes)) != classes:
+            raise ValueError(
+                f"data set {name!r} has {classes} classes and {len(set(dataset.classes))} different names for them "
+                f"({', '.join(dataset.classes[:5])}, …): give each class a name, or none"
+            )
+    return dataset
+
+
+def _check_values(name: str, x: Tensor, kind: str) -> None:
+    if not x.is_floating_point():
+        raise ValueError(f"data set {name!r} holds {x.dtype}; convert it to float32, images to [-1, 1]")
+    broken = [int(row) + 1000 * block for block, part in enumerate(x.split(1000)) for row in not_finite(part)]
+    if broken:
+        raise ValueError(
+            f"data set {name!r} holds NaN or infinity in {len(broken)} of {len(x)} rows, the first is row {broken[0]}; "
+            "remove or repair them"
+        )
+    low, high = (float(edge) for edge in x.aminmax())
+    if kind == "image" and not -1 <= low <= high <= 1:
+        raise ValueError(f"images lie in [-1, 1], but those of {name!r} in [{low:g}, {high:g}]; rescale them")

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from flowleap.data.classes import numbered
-from flowleap.data.parts import HELD_OUT
+from flowleap.data.parts import HELD_OUT, kept_apart
 from flowleap.data.pixels import Encoded, Faulty
+from flowleap.data.store import some_of
 
 __all__ = [
     "PREFIX",
@@ -103,7 +104,7 @@ class Table:
     column: str
     called: str
     split: str
-    splits: tuple[str, ...]
+    held_out: str | None
     label: Tensor | None
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -127,8 +128,7 @@ class Table:
 
     def only(self, rows: np.ndarray) -> Table:
         """Some of these images, by their numbers."""
-        label = None if self.label is None else self.label[torch.from_numpy(rows)]
-        return replace(self, rows=self.rows.select(rows), label=label)
+        return replace(self, rows=self.rows.select(rows), label=some_of(self.label, rows))
 
     @property
     def stamp(self) -> str:
@@ -223,7 +223,8 @@ def _table(rows: Any, address: Address, text: str, split: str, splits: tuple[str
         label, classes, hidden = labels_of(held, named, classes, text)
         said = hidden or said
     rows = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    return Table(rows, column, address.short, split, splits, label, classes, (*notes, *said))
+    apart = kept_apart(split, splits)
+    return Table(rows, column, address.short, split, apart, label, classes, (*notes, *said))
 
 
 def image_column(features: Mapping[str, Any], text: str) -> tuple[str, list[str]]:

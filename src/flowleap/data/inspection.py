@@ -17,7 +17,7 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -36,11 +36,10 @@ from flowleap.data.pixels import (
     transparent,
     upright,
 )
-from flowleap.data.prepare import FEW_IMAGES, Look, drawn_by_flowleap, first_frames
+from flowleap.data.prepare import FEW_IMAGES, drawn_by_flowleap, each, fault_number, first_frames
 from flowleap.data.store import Store
-from flowleap.data.view import suggested
-from flowleap.data.workers import default_workers, in_order
-from flowleap.progress import counted
+from flowleap.data.view import Look, suggested
+from flowleap.data.workers import default_workers
 
 __all__ = ["CLOSE", "NEAR", "Findings", "examine", "groups_of", "signature"]
 
@@ -49,58 +48,72 @@ CLOSE = 4.0
 BITS, PARTS, SIDE, THUMB = 256, 16, 16, 8
 FLAT = 2.0  # levels of standard deviation below which a hash means nothing
 CROWD = 2000  # images that share a part of the hash beyond which only neighbors in its order are compared
-CHUNK = 100
 MODES = (*GREY, *COLOR, *SEE_THROUGH)
 UNEVEN = 10.0
 ONES = np.array([number.bit_count() for number in range(1 << 16)], dtype=np.uint16)
 TOGETHER = 20_000  # pairs that are compared at a time
+RECORD = np.dtype(
+    [
+        ("width", np.int32),
+        ("height", np.int32),
+        ("mode", np.uint8),
+        ("fault", np.uint8),
+        ("flat", bool),
+        ("frames", bool),
+        ("drawn", bool),
+        ("digest", "V16"),
+        ("hash", np.uint16, (PARTS,)),
+        ("thumb", np.uint8, (THUMB, THUMB)),
+    ]
+)
+"""What is kept of an image: `mode` is 1 + its place in `MODES`, `fault` is 0 or `fault_number`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
     """What was found.
 
-    Shapes: (n,) each, by the number of the image; exact, near: groups of numbers, the first of which comes first.
+    Shapes: seen (n,), `RECORD` by the number of the image; exact, near: groups of numbers, the first of which comes
+    first.
     """
 
     store: Store
-    width: np.ndarray
-    height: np.ndarray
-    mode: np.ndarray
-    fault: np.ndarray
+    seen: np.ndarray
     messages: dict[int, str]
     exact: tuple[tuple[int, ...], ...]
     near: tuple[tuple[int, ...], ...]
     classes: dict[str, int]
     size: int
-    few: int = FEW_IMAGES
     notes: tuple[str, ...] = ()
-    modes: tuple[str, ...] = field(default=MODES)
 
     def __len__(self) -> int:
-        return len(self.width)
+        return len(self.seen)
 
     def of_fault(self, kind: str) -> list[int]:
         """The images with a fault, one of `FAULTS`."""
-        return (self.fault == 1 + list(FAULTS).index(kind)).nonzero()[0].tolist()
+        return (self.seen["fault"] == fault_number(kind)).nonzero()[0].tolist()
+
+    @property
+    def fine(self) -> np.ndarray:
+        """The images that a run would take."""
+        return (self.seen["fault"] == 0).nonzero()[0]
 
     @property
     def usable(self) -> int:
         """How many images a run would take."""
-        return int((self.fault == 0).sum())
+        return len(self.fine)
 
     @property
     def names_of_modes(self) -> dict[str, int]:
         """How many images have each kind of pixels, the most frequent first."""
-        counts = Counter(self.modes[code - 1] for code in self.mode.tolist() if code)
-        return dict(counts.most_common())
+        return dict(Counter(MODES[code - 1] for code in self.seen["mode"].tolist() if code).most_common())
 
     @property
     def sizes(self) -> dict[tuple[int, int], int]:
         """How many images have each size, the most frequent first."""
-        there = self.width > 0
+        there = self.seen[self.seen["width"] > 0]
         return dict(
-            Counter(zip(self.width[there].tolist(), self.height[there].tolist(), strict=True)).most_common()
+            Counter(zip(there["width"].tolist(), there["height"].tolist(), strict=True)).most_common()
         )
 
     def problems(self) -> list[str]:
@@ -114,7 +127,7 @@ class Findings:
             if groups:
                 more = sum(len(group) - 1 for group in groups)
                 found.append(f"{more:,} {words} duplicate{'s' * (more != 1)} of other images")
-        if self.usable < self.few:
+        if self.usable < FEW_IMAGES:
             found.append(f"only {self.usable:,} usable images: a generator may memorize them")
         counts = [count for count in self.classes.values() if count]
         if len(self.classes) == 1:
@@ -160,40 +173,13 @@ def signature(image: Any) -> tuple[np.ndarray, np.ndarray, float]:
     return bits, thumb, float(levels.std())
 
 
-RECORD = np.dtype(
-    [
-        ("width", np.int32),
-        ("height", np.int32),
-        ("mode", np.uint8),
-        ("fault", np.uint8),
-        ("flat", bool),
-        ("frames", bool),
-        ("drawn", bool),
-        ("digest", "V16"),
-        ("hash", np.uint16, (PARTS,)),
-        ("thumb", np.uint8, (THUMB, THUMB)),
-    ]
-)
-
-
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """Decodes a range of images and keeps what is known of each."""
+    """Decodes an image and records what is known of it."""
 
     store: Store
 
-    def __call__(self, rows: range) -> tuple[np.ndarray, dict[int, str]]:
-        found = np.zeros(len(rows), dtype=RECORD)
-        messages: dict[int, str] = {}
-        for record, row in zip(found, rows, strict=True):
-            try:
-                self._look(record, row)
-            except Faulty as error:
-                record["fault"] = 1 + list(FAULTS).index(error.kind)
-                messages[row] = str(error)
-        return found, messages
-
-    def _look(self, record: Any, row: int) -> None:
+    def __call__(self, record: Any, row: int) -> None:
         name = self.store.name(row)
         with opened(self.store.encoded(row), name) as image:
             if image.mode not in MODES:
@@ -213,70 +199,39 @@ class _Seen:
             record["flat"] = contrast < FLAT
 
 
-def examine(
-    store: Store,
-    label: Any = None,
-    classes: tuple[str, ...] = (),
-    look: Look | None = None,
-    workers: int | None = None,
-) -> Findings:
+def examine(store: Store, look: Look | None = None, workers: int | None = None) -> Findings:
     """Decode every image of a store once, and say what was found.
 
     Args:
-        label: int64 (n,), the place of the class of each image in `classes`; None without classes.
         look: where it names a size, images smaller than that are a fault.
     """
-    whole, messages = _records(store, default_workers() + 1 if workers is None else workers)
-    notes = [*store.notes, *drawn_by_flowleap(store, whole["drawn"].nonzero()[0])]
-    rest = (~whole["drawn"]).nonzero()[0]
-    store, whole = store.only(rest), whole[rest]
-    label = None if label is None else np.asarray(label)[rest]
-    messages = {place: messages[row] for place, row in enumerate(rest.tolist()) if row in messages}
-    fine = whole["fault"] == 0
-    short = np.minimum(whole["width"], whole["height"])
-    size = look.size if look is not None and look.size is not None else None
-    size = size or (suggested(short[fine]) if fine.any() else 0)
-    if look is not None and look.size is not None:
-        for row in (fine & (short < look.size)).nonzero()[0].tolist():
-            whole["fault"][row] = 1 + list(FAULTS).index("small")
-            messages[row] = f"{store.name(row)} has {whole['width'][row]} × {whole['height'][row]} pixels"
-    fine = (whole["fault"] == 0).nonzero()[0]
-    notes += first_frames(store, fine[whole["frames"][fine]])
-    exact = _same(whole, fine)
-    first = np.setdiff1d(fine, [row for group in exact for row in group[1:]])
-    counts = {} if label is None else _counted(label, classes, fine)
-    return Findings(
-        store,
-        whole["width"].copy(),
-        whole["height"].copy(),
-        whole["mode"].copy(),
-        whole["fault"].copy(),
-        messages,
-        exact,
-        _alike(whole, first),
-        counts,
-        size,
-        notes=tuple(notes),
-    )
-
-
-def _records(store: Store, workers: int) -> tuple[np.ndarray, dict[int, str]]:
-    chunks = [range(start, min(start + CHUNK, len(store))) for start in range(0, len(store), CHUNK)]
-    whole = np.zeros(len(store), dtype=RECORD)
-    messages: dict[int, str] = {}
-    with counted(f"checking {len(store):,} images", len(store)) as tick, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of Pillow: what matters is found
-        for rows, (found, said) in zip(chunks, in_order(_Seen(store), chunks, workers), strict=True):
-            whole[rows.start : rows.stop] = found
-            messages |= said
-            tick(len(rows))
-    return whole, messages
-
-
-def _counted(label: np.ndarray, classes: tuple[str, ...], fine: np.ndarray) -> dict[str, int]:
-    counts = np.bincount(label[fine], minlength=max(len(classes), int(label.max()) + 1 if len(label) else 0))
-    names = classes or tuple(str(index) for index in range(len(counts)))
-    return dict(zip(names, counts.tolist(), strict=True))
+        workers = default_workers() + 1 if workers is None else workers
+        seen, faults = each(_Seen(store), len(store), "checking", RECORD, workers=workers)
+    for row, kind, _ in faults:
+        seen["fault"][row] = fault_number(kind)
+    said = {row: message for row, _, message in faults}
+    notes = [*store.notes, *drawn_by_flowleap(store, seen["drawn"].nonzero()[0])]
+    rest = (~seen["drawn"]).nonzero()[0]
+    store, seen = store.only(rest), seen[rest]
+    messages = {place: said[row] for place, row in enumerate(rest.tolist()) if row in said}
+    fine, short = seen["fault"] == 0, np.minimum(seen["width"], seen["height"])
+    size = look.size if look is not None else None
+    if size is not None:
+        for row in (fine & (short < size)).nonzero()[0].tolist():
+            seen["fault"][row] = fault_number("small")
+            messages[row] = f"{store.name(row)} has {seen['width'][row]} × {seen['height'][row]} pixels"
+    size = size or (suggested(short[fine]) if fine.any() else 0)
+    usable = (seen["fault"] == 0).nonzero()[0]
+    notes += first_frames(store, usable[seen["frames"][usable]])
+    exact = _same(seen, usable)
+    first = np.setdiff1d(usable, [row for group in exact for row in group[1:]])
+    counts: dict[str, int] = {}
+    if store.label is not None:
+        found = np.bincount(store.label.numpy()[usable], minlength=len(store.classes))
+        counts = dict(zip(store.classes, found.tolist(), strict=True))
+    return Findings(store, seen, messages, exact, _alike(seen, first), counts, size, tuple(notes))
 
 
 def _same(whole: np.ndarray, rows: np.ndarray) -> tuple[tuple[int, ...], ...]:

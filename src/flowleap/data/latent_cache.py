@@ -5,9 +5,9 @@ cache/
   train-00000.safetensors       moments, flipped_moments and, where there are classes, label: whole numbers of rows
   test-00000.safetensors        the parts of the data have shards of their own; data without parts is `all`
 
-A shard is written beside its place and renamed, and says itself which rows of which images by which autoencoder it
-holds, with a checksum: what is interrupted goes on with the shards that are missing. Rows are read from the shards as
-they are asked for, so a cache of any size takes the memory of a batch.
+A shard says itself which rows of which images by which autoencoder it holds, with a checksum: what is interrupted goes
+on with the shards that are missing. Rows are read from the shards as they are asked for, so a cache of any size takes
+the memory of a batch.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flowleap.data.codec import Codec
-from flowleap.files import free_name, open_tensors, replace_file
+from flowleap.data.rows import not_finite
+from flowleap.data.shards import Kinds, Shard, ShardError, ShardFolder, cut, differences
+from flowleap.files import free_name
 from flowleap.lock import LOCK, locked, vacant
 
-__all__ = ["ARRAYS", "DTYPES", "INDEX", "STREAMED", "Cache", "CacheError", "Contents", "Shard", "is_cache"]
+__all__ = ["ARRAYS", "DTYPES", "INDEX", "STREAMED", "Cache", "Contents", "is_cache"]
 
-FORMAT = 1
 INDEX = "latents.json"
 STREAMED = "stream-"
 """What the checksum of images begins with that were streamed."""
@@ -45,30 +44,12 @@ ARRAYS = {
 }
 """What each array of a shard means; a shard has moments or latents, never both."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
-
-
-class CacheError(ValueError):
-    """A cache of latents is not what it should be; the message says what is wrong and what to do."""
+CURE = "Remove that file, and make it again with the command that made them, flowleap data encode"
 
 
 def is_cache(path: Path) -> bool:
     """Whether a folder holds a cache of latents, whole or not."""
     return (path / INDEX).is_file()
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Some rows of a part of the data, and the file that holds them."""
-
-    part: str
-    number: int
-    rows: range
-
-    @property
-    def name(self) -> str:
-        """The name of its file."""
-        return f"{self.part}-{self.number:05d}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -137,14 +118,15 @@ class Contents:
             del content[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def kinds(self, rows: int) -> Kinds:
+        """What a shard of so many rows holds."""
+        numbers = dict.fromkeys(self.arrays, ((rows, *self.stored), self.dtype))
+        return numbers if self.classes is None else {**numbers, "label": ((rows,), "int64")}
+
     def shards(self, part: str | None = None) -> list[Shard]:
         """Return the shards of a part, or of all."""
-        return [
-            Shard(name, number, range(start, min(start + self.shard, count)))
-            for name, count in self.parts.items()
-            if part in (None, name)
-            for number, start in enumerate(range(0, count, self.shard))
-        ]
+        chosen = self.parts.items() if part is None else [(part, self.parts[part])]
+        return [shard for name, count in chosen for shard in cut(name, count, self.shard)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able values."""
@@ -165,24 +147,18 @@ class Cache:
 
     def __init__(self, folder: Path, contents: Contents, checksums: Mapping[str, str] | None = None) -> None:
         self.folder, self.contents = folder, contents
+        self.files = _files(folder)
         self.checksums = dict(checksums or {})
 
     @classmethod
     def read(cls, folder: Path) -> Cache:
         """Open what is in a folder.
 
-        Raises: CacheError where latents.json is broken.
+        Raises: ShardError where latents.json is broken.
         """
-        path = folder / INDEX
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
-                raise ValueError(f"a format other than {FORMAT}, written by another version of flowleap")
-            return cls(folder, Contents.from_dict(content["contents"]), content["checksums"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CacheError(
-                f"{path}: truncated or not that of latents ({type(error).__name__}: {error})"
-            ) from error
+        return _files(folder).read_index(
+            lambda content: cls(folder, Contents.from_dict(content["contents"]), content["checksums"])
+        )
 
     @classmethod
     def begin(cls, folder: Path, contents: Contents, *, overwrite: bool = False) -> Cache:
@@ -191,7 +167,7 @@ class Cache:
         Where only scaling or shift are others, `overwrite` writes them down and keeps every shard; where anything else
         is, it moves the folder to <name>.old-N.
 
-        Raises: CacheError for a cache of something else, naming what differs; ValueError for a folder that holds
+        Raises: ShardError for a cache of something else, naming what differs; ValueError for a folder that holds
             anything else, or that another process writes into.
         """
         if not is_cache(folder):
@@ -205,9 +181,13 @@ class Cache:
         if found.contents == contents:
             return found
         if not overwrite:
-            raise CacheError(
-                f"{folder} holds other latents: {_differences(found.contents, contents)}. Name another folder with "
-                "--out, or begin anew with --overwrite (the old one is moved aside)"
+            stored, wanted = (
+                {**content.pop("codec"), **content}
+                for content in (found.contents.to_dict(), contents.to_dict())
+            )
+            raise ShardError(
+                f"{folder} holds other latents: {differences(stored, wanted)}. Name another folder with --out, or "
+                "begin anew with --overwrite (the old one is moved aside)"
             )
         with locked(folder):
             if found.contents.fingerprint == contents.fingerprint:
@@ -224,7 +204,7 @@ class Cache:
 
     def path(self, shard: Shard) -> Path:
         """Return the file of a shard."""
-        return self.folder / shard.name
+        return self.files.path(shard)
 
     def missing(self) -> list[Shard]:
         """Return the shards that have no file."""
@@ -234,63 +214,47 @@ class Cache:
         """Write a shard.
 
         Shapes: arrays (rows, *contents.stored), label int64 (rows,), None without classes.
-        Raises: CacheError for numbers that are not finite, or do not fit the type that they are kept in.
+        Raises: ShardError for numbers that are not finite, or do not fit the type that they are kept in.
         """
         kept = {name: rows.to(DTYPES[self.contents.dtype]).contiguous() for name, rows in arrays.items()}
         for name, rows in kept.items():
-            if bool(rows.isfinite().all()):
-                continue
-            row = shard.rows.start + int((~rows.flatten(1).isfinite().all(dim=1)).int().argmax())
-            fits = bool(arrays[name].isfinite().all())
-            cure = "keep them as float32" if fits else "compute in float32 (--precision fp32)"
-            raise CacheError(f"the {name} of image {row} of {shard.part} are not finite: {cure}")
+            if len(broken := not_finite(rows)):
+                row = shard.rows.start + int(broken[0])
+                fits = bool(arrays[name].isfinite().all())
+                cure = "keep them as float32" if fits else "compute in float32 (--precision fp32)"
+                raise ShardError(f"the {name} of image {row} of {shard.part} are not finite: {cure}")
         if label is not None:
             kept["label"] = label.contiguous()
-        self._fits(shard, {name: (tuple(t.shape), str(t.dtype)[6:]) for name, t in kept.items()})
-        said = {"made": self.contents.fingerprint, "start": shard.rows.start, "checksum": _digest(kept)}
-        about = {ABOUT: json.dumps(said)}  # one entry, for safetensors writes several in any order
-
-        replace_file(self.path(shard), lambda partial: save_file(kept, partial, metadata=about))
+        made = {"made": self.contents.fingerprint, "start": shard.rows.start, "checksum": _digest(kept)}
+        self.files.write(shard, kept, self.contents.kinds(len(shard.rows)), {ABOUT: made})
 
     def look(self, shard: Shard) -> str:
         """Return the checksum that a shard says it has; its size and what it is are looked at, not its numbers.
 
-        Raises: CacheError for a shard that is missing, cut short, or of something else.
+        Raises: ShardError for a shard that is missing, cut short, or of something else.
         """
-        path = self.path(shard)
-        if not path.is_file():
-            raise self._broken(f"{path.name} is missing")
-        try:
-            with open_tensors(path) as file:
-                about = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
-                found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                types = {stored: name for name, stored in STORED.items()}
-                shapes = {n: (tuple(s.get_shape()), types.get(s.get_dtype(), "")) for n, s in found.items()}
-        except (OSError, ValueError, SafetensorError) as error:
-            raise self._broken(f"{path.name}: {error}") from error
-        if (about.get("made"), about.get("start")) != (self.contents.fingerprint, shard.rows.start):
-            raise self._broken(f"{path.name} holds other latents than {INDEX} says")
-        self._fits(shard, shapes)
-        return str(about.get("checksum"))
+        said = self.files.look(shard, self.contents.kinds(len(shard.rows))).get(ABOUT, {})
+        if (said.get("made"), said.get("start")) != (self.contents.fingerprint, shard.rows.start):
+            raise self.files.broken(f"{shard.name} holds other latents than {INDEX} says")
+        return str(said.get("checksum"))
 
     def verify(self, shard: Shard) -> None:
         """Read a shard whole and hold it to its checksum.
 
-        Raises: CacheError for one that is cut short or changed.
+        Raises: ShardError for one that is cut short or changed.
         """
         said = self.look(shard)
         if _digest(self.tensors(shard)) != said or self.checksums.get(shard.name, said) != said:
-            raise self._broken(f"{shard.name} has changed, its checksum is another")
+            raise self.files.broken(f"{shard.name} has changed, its checksum is another")
 
     def tensors(self, shard: Shard) -> dict[str, Tensor]:
         """Return the arrays of a shard, mapped into memory: what is not touched is not read."""
-        with open_tensors(self.path(shard)) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return self.files.tensors(shard)
 
     def finish(self, mark: str = "") -> bool:
         """Write down that all is there, if it is; `mark` tells processes apart that do so at once.
 
-        Raises: CacheError for a shard that is cut short.
+        Raises: ShardError for a shard that is cut short.
         """
         if self.missing():
             return False
@@ -300,39 +264,17 @@ class Cache:
 
     def _noted(self, mark: str = "") -> Cache:
         content = {
-            "format": FORMAT,
-            "arrays": {name: ARRAYS[name] for name in (*self.contents.arrays, *self._label)},
+            "arrays": {name: ARRAYS[name] for name in self.contents.kinds(0)},
             "trained on": "(z − codec.shift) · codec.scaling, z a sample of the posterior, drawn anew in each step",
             "contents": self.contents.to_dict(),
             "checksums": self.checksums,
         }
-        path = self.folder / f"{INDEX}{mark}"
-        replace_file(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        if mark:
-            path.replace(self.folder / INDEX)
+        self.files.write_index(content, mark)
         return self
 
-    @property
-    def _label(self) -> tuple[str, ...]:
-        return () if self.contents.classes is None else ("label",)
 
-    def _fits(self, shard: Shard, found: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
-        rows = len(shard.rows)
-        numbers = ((rows, *self.contents.stored), self.contents.dtype)
-        wanted = dict.fromkeys(self.contents.arrays, numbers)
-        wanted |= dict.fromkeys(self._label, ((rows,), "int64"))
-        if dict(found) != wanted:
-            raise self._broken(f"{shard.name} holds {_listed(found)}, expected {_listed(wanted)}")
-
-    def _broken(self, reason: str) -> CacheError:
-        return CacheError(
-            f"the latents in {self.folder} are cut short or spoiled: {reason}. Remove that file, and make it again "
-            "with the command that made them, flowleap data encode"
-        )
-
-
-def _listed(arrays: Mapping[str, tuple[tuple[int, ...], str]]) -> str:
-    return ", ".join(f"{name} {shape} {kind}" for name, (shape, kind) in sorted(arrays.items())) or "nothing"
+def _files(folder: Path) -> ShardFolder:
+    return ShardFolder(folder, INDEX, "latents", CURE)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -342,16 +284,3 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _differences(stored: Contents, wanted: Contents) -> str:
-    """What differs between two contents, in words."""
-    ours, theirs = stored.to_dict(), wanted.to_dict()
-    told = []
-    for name, value in theirs.items():
-        if name == "codec":
-            differing = [key for key in value if ours[name][key] != value[key]]
-            told += [f"{key} is {ours[name][key]}, not {value[key]}" for key in differing]
-        elif ours[name] != value:
-            told.append(f"{name} is {ours[name]}, not {value}")
-    return "; ".join(told)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowleap.data.dataset import Dataset, kept_apart
-from flowleap.data.latent_cache import INDEX, STREAMED, Cache, CacheError, Contents, Shard, is_cache
-from flowleap.data.prepare import Look
+from flowleap.data.dataset import Dataset
+from flowleap.data.latent_cache import INDEX, STREAMED, Cache, is_cache
+from flowleap.data.parts import kept_apart
 from flowleap.data.rows import Rows
+from flowleap.data.shards import Shard, ShardError
+from flowleap.data.view import Look
 from flowleap.randomness import generator
 
 __all__ = ["Draws", "Latents", "is_cache", "load"]
@@ -31,8 +32,9 @@ FIXED = "latents/fixed"
 class Draws:
     """The latents of a part as a network sees them: of each row one draw of its posterior, always the same.
 
-    Read from the shards when asked for. Indexed like a tensor's first axis, by a number, a slice, int64 indices or a
-    mask; `split` goes through all of them in blocks.
+    Read from the shards when asked for.
+
+    Shapes: call: int64 (n,) -> float32 (n, *shape of a latent).
     """
 
     cache: Cache
@@ -44,40 +46,15 @@ class Draws:
         """The shards of the part."""
         return self.cache.contents.shards(self.part)
 
-    @property
-    def shape(self) -> torch.Size:
-        """(rows, *shape of a latent)."""
-        return torch.Size((self.cache.contents.parts[self.part], *self.cache.contents.shape))
-
-    dtype = torch.float32
-    on_disk = True
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __reduce__(self) -> tuple[Any, ...]:
         return Draws, (self.cache, self.part)  # what is mapped into memory is mapped anew in another process
 
-    def __getitem__(self, index: Any) -> Tensor:
-        if isinstance(index, int):
-            return self[torch.tensor([index])][0]
-        return self(torch.arange(len(self))[index])
-
     def __call__(self, rows: Tensor) -> Tensor:
-        """Return the latents of some rows, of the numbers given.
-
-        Shapes: int64 (n,) -> float32 (n, *shape of a latent).
-        """
-        noise = None
-        if self.cache.contents.posterior:
-            draws = [torch.randn(self.shape[1:], generator=generator(0, FIXED, i)) for i in rows.tolist()]
-            noise = torch.stack(draws) if draws else torch.empty(0, *self.shape[1:])
-        return self.cache.contents.codec.scaled(drawn(self.stored(rows), noise))
-
-    def split(self, size: int) -> Iterator[Tensor]:
-        """Yield the rows in order, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self[start : start + size]
+        noise, contents = None, self.cache.contents
+        if contents.posterior:
+            draws = [torch.randn(contents.shape, generator=generator(0, FIXED, i)) for i in rows.tolist()]
+            noise = torch.stack(draws) if draws else torch.empty(0, *contents.shape)
+        return contents.codec.scaled(drawn(self.stored(rows), noise))
 
     def stored(self, rows: Tensor, flipped: Tensor | None = None) -> Tensor:
         """Return rows of the arrays of the cache, those of the mirrored images where `flipped`.
@@ -127,22 +104,21 @@ def drawn(stored: Tensor, noise: Tensor | None) -> Tensor:
 class Latents(Dataset):
     """A part of a cache of latents as a data set: each step draws from the posterior anew.
 
-    `x` is array-like, see `Draws`: of each row one draw, always the same, for what looks at the data without a step.
+    `x` holds of each row one draw, always the same, for what looks at the data without a step, see `Draws`.
     `mirrored` takes the mirrored image with probability ½ where the cache has it. Rows that a teacher made are
     tensors, and taken as they are.
     """
 
-    draws: Draws | None = None
+    _: KW_ONLY
+    draws: Draws
     mirrored: bool = True
 
     @property
     def mirrors(self) -> bool:
-        return self.draws is not None and self.draws.cache.contents.flipped and self.mirrored
+        return self.draws.cache.contents.flipped and self.mirrored
 
     @property
     def streamed(self) -> bool:
-        if self.draws is None:
-            return False
         return self.draws.cache.contents.images.get(self.draws.part, "").startswith(STREAMED)
 
     def turned(self, flip: bool | None) -> Latents:
@@ -150,7 +126,7 @@ class Latents(Dataset):
 
         Raises: ValueError where they are not.
         """
-        if flip and (self.draws is None or not self.draws.cache.contents.flipped):
+        if flip and not self.draws.cache.contents.flipped:
             raise ValueError(
                 f"--flip: {self.address} holds no latents of mirrored images: encode it again without --no-flip"
             )
@@ -167,7 +143,7 @@ class Latents(Dataset):
         Noise and mirroring are drawn for the whole batch and sliced by `here`.
         Shapes: rows (global batch,), here (batch,) → (batch, *shape), (z − shift) · scaling.
         """
-        if self.draws is None or not self.whole:
+        if not self.whole:
             return super().take(rows, step, key, here)
         contents = self.draws.cache.contents
         flipped = noise = None
@@ -184,7 +160,7 @@ class Latents(Dataset):
     @cached_property
     def checksum(self) -> str:
         """The first 12 hexadecimal digits of the SHA-256 of the checksums of its shards, the scaling and the shift."""
-        if self.draws is None or not self.whole:
+        if not self.whole:
             return super().checksum
         cache, codec = self.draws.cache, self.draws.cache.contents.codec
         parts = [cache.checksums[shard.name] for shard in self.draws.shards]
@@ -198,13 +174,13 @@ def load(folder: Path, split: str | None = None, address: str = "") -> Latents:
     Args:
         address: what the folder was called, by which it is found again.
 
-    Raises: CacheError for a cache that is not whole; ValueError for a part that it does not have.
+    Raises: ShardError for a cache that is not whole; ValueError for a part that it does not have.
     """
     cache = Cache.read(folder)
     contents = cache.contents
     if not cache.whole:
         done = len(contents.shards()) - len(cache.missing())
-        raise CacheError(
+        raise ShardError(
             f"{folder} is not whole: {done} of {len(contents.shards())} shards of latents are there. Finish it "
             "with the command that began it, flowleap data encode"
         )
@@ -213,11 +189,13 @@ def load(folder: Path, split: str | None = None, address: str = "") -> Latents:
         raise ValueError(f"{folder} has no split {split!r}: choose {' or '.join(contents.parts)}")
     for shard in contents.shards(part):
         if cache.look(shard) != cache.checksums.get(shard.name):
-            raise CacheError(f"{folder}: {shard.name} is not the one that {INDEX} names: encode it again")
+            raise ShardError(f"{folder}: {shard.name} is not the one that {INDEX} names: encode it again")
     draws = Draws(cache, part)
+    square: Any = contents.square
+    look = Look(square, contents.image[-1]) if square else Look()  # how images are those that were encoded
     return Latents(
         contents.name,
-        Rows(draws, len(draws), contents.shape, stamp=contents.codec.checksum),
+        Rows(draws, contents.parts[part], contents.shape, stamp=contents.codec.checksum, floats=True),
         label=draws.labels(),
         num_classes=None if contents.classes is None else len(contents.classes),
         kind="latents",
@@ -227,14 +205,7 @@ def load(folder: Path, split: str | None = None, address: str = "") -> Latents:
         path=address or str(folder),
         held_out=kept_apart(part, contents.parts),
         codec=contents.codec,
-        look=_look(contents),
+        look=look,
         classes=tuple(contents.classes or ()),
         draws=draws,
     )
-
-
-def _look(contents: Contents) -> Look:
-    """How images are to be taken so that they are those that were encoded."""
-    if contents.square == "":
-        return Look()
-    return Look("resize" if contents.square == "resize" else "crop", contents.image[-1])

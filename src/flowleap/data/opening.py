@@ -1,31 +1,27 @@
-"""A data set from a path or an address, as a look says: whatever is there, made into images of one size."""
+"""What is at a path or an address: found, opened, and made a data set as a look says."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flowleap.data import idx
-from flowleap.data.check import check
-from flowleap.data.classes import described, left_out, occurring
-from flowleap.data.classes import listed as listed_names
-from flowleap.data.dataset import Dataset, kept_apart
+from flowleap.data.arrays import in_memory, levels_in, open_arrays
+from flowleap.data.dataset import Dataset
 from flowleap.data.huggingface import is_address, open_table
-from flowleap.data.known import recognized
-from flowleap.data.parts import parts_of
-from flowleap.data.prepare import FEW_IMAGES, Look, Prepared, prepare
-from flowleap.data.source import listed, no_images, open_images, training_part
-from flowleap.data.store import Arrays, Files, Store, files_below
+from flowleap.data.pixels import decode, planes
+from flowleap.data.prepare import introduced, prepare
+from flowleap.data.rows import Rows
+from flowleap.data.store import Files, Store, files_of, looked_at, trained_on
+from flowleap.data.view import Look
 
-__all__ = ["from_path", "present", "store_of"]
-
-REMEMBERED = 2
-_RECENT: dict[Hashable, Dataset] = {}
-"""What was read last: a command asks for its data more than once."""
+__all__ = ["from_path", "is_folder", "open_images", "present", "store_of"]
 
 
 def present(text: str | Path) -> bool:
@@ -33,8 +29,14 @@ def present(text: str | Path) -> bool:
     return is_address(text) or Path(text).exists()
 
 
+def is_folder(text: str | Path) -> bool:
+    """Whether this is the path of a folder of image files."""
+    path = Path(text)
+    return not is_address(text) and path.is_dir() and not idx.is_idx(path)
+
+
 def from_path(text: str | Path, split: str | None = None, look: Look | None = None) -> Dataset:
-    """Read or open the images at a path or an address.
+    """Read the images at a path or an address, or open them where they do not fit into memory.
 
     Args:
         split: the part to take; that for training by default, where there are parts.
@@ -43,116 +45,86 @@ def from_path(text: str | Path, split: str | None = None, look: Look | None = No
     Raises: ValueError for what cannot be read, or is refused by the look.
     """
     look = look or Look()
-    if is_address(text):
-        return _table(str(text), split, look)
-    path = Path(text)
-    if path.is_dir() and not idx.is_idx(path):
-        part, beside = (split, "") if split else training_part(path)
-        return _folder(path, str(text), part, look, beside)
-    source = open_images(path, split)
-    alike = source.shape[1:] == (look.size, look.size) or (look.size is None and look.square is None)
-    if alike:
-        return introduced(replace(source.dataset(memory=look.memory), look=look, path=str(text)))
-    store = Arrays(source.levels(), str(path), source.notes)
-    whole = prepare(store, look, source.label, source.classes, str(path))
-    return _made(whole, _about(source.name, source.split, source.splits, str(text)))
+    if not is_address(text) and not is_folder(text):
+        images = open_images(text, split)
+        if images.shape[1:] == (look.size, look.size) or (look.size is None and look.square is None):
+            return introduced(replace(in_memory(images, look.memory), look=look, path=str(text)))
+    return prepare(store_of(text, split, partial(trained_on, strict=look.strict)), look, str(text))
 
 
-def store_of(text: str | Path, split: str | None = None) -> tuple[Store, Tensor | None, tuple[str, ...]]:
-    """The images at a path or an address as they are encoded, their labels and the names of their classes.
+def store_of(
+    text: str | Path, split: str | None = None, files: Callable[[Path, str | None], Files] = looked_at
+) -> Store:
+    """The images at a path or an address as they are encoded.
 
-    Of a folder with parts of which none is named, all images, with their parts as classes.
+    Args:
+        files: which images of a folder are taken, and what is refused: `store.looked_at`, `trained_on` or `files_of`.
 
     Raises: ValueError for what holds no images, and for a split that is not there.
     """
     if is_address(text):
-        table = open_table(str(text), split)
-        return table, table.label, table.classes
-    path = Path(text)
-    if path.is_dir() and not idx.is_idx(path):
-        if split is not None:
-            files = listed(path, split)[0]
-        else:
-            files = files_below(path)
-            files = replace(files, doubt="; ".join(filter(None, [files.doubt, _about_parts(files)])))
-        if not len(files):
-            raise ValueError(no_images(files))
-        return files, files.label, files.classes
-    source = open_images(path, split)
-    return Arrays(source.levels(), str(path), source.notes), source.label, source.classes
+        return open_table(str(text), split)
+    return files(Path(text), split) if is_folder(text) else levels_in(open_images(text, split))
 
 
-def _about_parts(files: Files) -> str:
-    """Say that some sub-folders are parts of the data, or may be, where they are taken as classes."""
-    found = parts_of(files.folders)
-    if found.whole:
-        return (
-            f"{listed_names([*found.folders.values()])} are parts of the data, counted as classes here; --split looks "
-            "at one of them"
-        )
-    doubt = found.doubt(files.names)
-    return f"{doubt}: a run would ask which is meant" if doubt else ""
+def open_images(path: Path | str, split: str | None = None) -> Dataset:
+    """Open images without reading them: a folder of image files of one size, or what `arrays.open_arrays` takes.
 
+    A folder is searched through, in the order of its paths; where all files lie in sub-folders, the first of these
+    is the class.
 
-def _folder(path: Path, text: str, split: str | None, look: Look, beside: str = "") -> Dataset:
-    """The images of a folder or a part of it; `beside` is what is to be said of what lies beside the parts."""
-    files, part, parts = listed(path, split)
-    files = replace(files, doubt="; ".join(filter(None, [beside, files.doubt])))
-    if look.strict and files.unclear:
-        raise ValueError(f"{files.unclear}; leave out --strict to go on")
-    key = ("folder", str(path.resolve()), split, look, files.stamp, files.changed, files.notes)
-    if key not in _RECENT:
-        whole = prepare(files, look, files.label, files.classes, text)
-        name = path.name or path.resolve().name
-        _remember(key, _made(whole, _about(name, part, parts, text)))
-    return replace(_RECENT[key], path=text)
+    Args:
+        split: "train" or "test": the sub-folder, arrays or files to take; None takes all of a folder of images, the
+            split of an IDX file, and train of everything else.
 
-
-def _table(text: str, split: str | None, look: Look) -> Dataset:
-    table = open_table(text, split)
-    key = ("table", text, table.split, look, table.rows._fingerprint)
-    if key not in _RECENT:
-        whole = prepare(table, look, table.label, table.classes, text)
-        _remember(key, _made(whole, _about(table.called, table.split, table.splits, text)))
-    return _RECENT[key]
-
-
-def _remember(key: Hashable, dataset: Dataset) -> None:
-    while len(_RECENT) >= REMEMBERED:
-        _RECENT.pop(next(iter(_RECENT)))
-    _RECENT[key] = dataset
-
-
-def _about(name: str, split: str, splits: Collection[str], text: str) -> Dataset:
-    """What is known of a data set before its images are read."""
-    return Dataset(name, torch.empty(0), split=split, path=text, held_out=kept_apart(split, splits))
-
-
-def _made(whole: Prepared, about: Dataset) -> Dataset:
-    """The data set of images that were prepared, with what is to be said of it."""
-    x, left = whole.held()
-    label, classes = left.label, left.classes
-    empty: tuple[str, ...] = ()
-    if label is not None:
-        label, classes, empty = occurring(label, classes)  # decoding may have cost the last image of a class
-    made = replace(
-        about,
-        x=x,
-        label=label,
-        num_classes=None if label is None else len(classes),
-        classes=classes,
-        source=about.name,
-        look=left.look,
-        notes=(*left.notes, *left_out(empty)),
+    Raises: ValueError for what holds no images, for other shapes and types, for a split that is not there.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: give a folder of images, an .npz, or IDX files")
+    if not is_folder(path):
+        return open_arrays(path, split)
+    files = files_of(path, split)
+    first = planes(decode(files.name(0), files.name(0)))
+    channels, height, width = first.shape
+    return Dataset(
+        files.called,
+        Rows(_Alike(files, (channels, height, width)), len(files), first.shape),
+        files.label,
+        None if files.label is None else len(files.classes),
+        source=files.called,
+        split=files.split,
+        path=str(path),
+        held_out=files.held_out,
+        classes=files.classes,
+        notes=files.notes,
     )
-    return introduced(recognized(check(made)))
 
 
-def introduced(dataset: Dataset) -> Dataset:
-    """Return data that was read, with notes on its classes and on how few its images are."""
-    notes = [*dataset.notes]
-    if dataset.label is not None:
-        notes.append(described(dataset.label, dataset.class_names))
-    if len(dataset) < FEW_IMAGES:
-        notes.append(f"only {len(dataset):,} images: a generator may memorize them")
-    return replace(dataset, notes=tuple(notes))
+@dataclass(frozen=True, eq=False)
+class _Alike:
+    """Decodes files that must look like the first one; grey ones fit among colored ones.
+
+    Shapes: int64 (k,) -> uint8 (k, *one). Raises: ValueError naming the file that does not fit.
+    """
+
+    files: Files
+    one: tuple[int, int, int]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return torch.from_numpy(np.stack([self.image(row) for row in rows.tolist()]))
+
+    def image(self, row: int) -> np.ndarray:
+        """One image. Shapes: -> uint8 (*one)."""
+        (channels, *sides), first, file = self.one, self.files.name(0), self.files.name(row)
+        image = planes(decode(file, file))
+        found = list(image.shape[1:])
+        if found != sides:
+            side = 1 << (min(*found, *sides).bit_length() - 1)
+            raise ValueError(
+                f"images must have one size: {first} has {sides[1]} × {sides[0]}, {file} has {found[1]} × {found[0]}; "
+                f"crop and resize all to one square, such as {side} × {side}"
+            )
+        if len(image) > channels:
+            raise ValueError(f"{first} is grey and {file} is colored: store all in color, or all in grey")
+        return np.broadcast_to(image, self.one)

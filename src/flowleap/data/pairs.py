@@ -4,33 +4,25 @@ pairs/
   index.json                what was asked for, and the shards that are whole, each with its checksum
   pairs-00000.safetensors   noise, x and, where there are classes, label
 
-A shard is written before the index names it, and both are renamed into place: what is interrupted goes on with the
-first shard that the index does not name.
+A shard is written before the index names it: what is interrupted goes on with the first shard that it does not name.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from flowleap.files import open_tensors, replace_file
+from flowleap.data.rows import not_finite
+from flowleap.data.shards import Kinds, Shard, ShardError, ShardFolder, checksum, cut, differences
 
-__all__ = ["Origin", "PairStore", "PairStoreError", "checksum"]
+__all__ = ["Origin", "PairStore"]
 
-FORMAT = 1
 INDEX = "index.json"
-
-
-class PairStoreError(ValueError):
-    """A store of pairs is not what it should be; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +49,20 @@ class Origin:
     seed: int
     shard: int = 1000
 
-    @property
-    def shards(self) -> int:
-        """How many shards a whole store has."""
-        return -(-self.count // self.shard)
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """The shards of a whole store."""
+        return cut("pairs", self.count, self.shard)
 
     def rows(self, index: int) -> range:
         """Return the numbers of the pairs of a shard."""
-        return range(index * self.shard, min(self.count, (index + 1) * self.shard))
+        return self.shards[index].rows
+
+    def arrays(self, shard: Shard) -> Kinds:
+        """Return what a shard holds."""
+        rows = len(shard.rows)
+        kinds = dict.fromkeys(("noise", "x"), ((rows, *self.shape), "float32"))
+        return kinds if self.classes is None else {**kinds, "label": ((rows,), "int64")}
 
 
 class PairStore:
@@ -73,24 +71,28 @@ class PairStore:
     def __init__(self, folder: Path, origin: Origin) -> None:
         """Open a store, or begin one where there is none; nothing is written until the first shard.
 
-        Raises: PairStoreError for a store of other pairs, or one that has lost some of what its index names.
+        Raises: ShardError for a store of other pairs, or one that has lost some of what its index names.
         """
         self.folder, self.origin = folder, origin
+        self.files = ShardFolder(folder, INDEX, "pairs", "Remove the folder to make them anew")
         self.checksums: list[str] = []
         self.seconds = 0.0
         if not (folder / INDEX).is_file():
             return
-        stored, self.checksums = self._read()
-        differing = [f.name for f in fields(Origin) if getattr(stored, f.name) != getattr(origin, f.name)]
-        if differing:
-            told = (f"{name} is {getattr(stored, name)}, not {getattr(origin, name)}" for name in differing)
-            raise PairStoreError(
-                f"{folder} holds other pairs: {'; '.join(told)}. Remove the folder to make the pairs anew"
+        stored = self.files.read_index(self._parse)
+        if stored != origin:
+            raise ShardError(
+                f"{folder} holds other pairs: {differences(asdict(stored), asdict(origin))}. Remove the folder to make "
+                "the pairs anew"
             )
-        if len(self.checksums) > origin.shards:
-            raise self._broken(f"{len(self.checksums)} shards are named where {origin.shards} are expected")
-        for index in range(len(self.checksums)):
-            self._check(index)
+        if len(self.checksums) > len(origin.shards):
+            named, expected = len(self.checksums), len(origin.shards)
+            raise self.files.broken(f"{named} shards are named where {expected} are expected")
+        for shard, known in zip(origin.shards, self.checksums, strict=False):
+            self.files.there(shard)
+            if checksum(self.files.path(shard)) != known:
+                raise self.files.broken(f"{shard.name} is truncated or changed, its checksum is another")
+            self.files.look(shard, origin.arrays(shard))
 
     @property
     def done(self) -> int:
@@ -104,104 +106,49 @@ class PairStore:
 
     def missing(self) -> range:
         """Return the shards that are still to be made."""
-        return range(len(self.checksums), self.origin.shards)
+        return range(len(self.checksums), len(self.origin.shards))
 
     def add(self, noise: Tensor, x: Tensor, label: Tensor | None, seconds: float = 0.0) -> None:
         """Write the next shard, then name it in the index; `seconds` is what it took to make, added up there.
 
         Shapes: noise, x float32 (rows, *shape); label int64 (rows,), None without classes.
-        Raises: PairStoreError for rows of another number or shape, or that are not finite.
+        Raises: ShardError for rows of another number or shape, or that are not finite.
         """
-        index = len(self.checksums)
+        shard = self.origin.shards[len(self.checksums)]
         tensors = {"noise": noise, "x": x} | ({} if label is None else {"label": label})
-        self._fits(index, {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
-        lost = int((~x.flatten(1).isfinite().all(dim=1)).sum())
-        if lost:
-            raise PairStoreError(
+        if lost := len(not_finite(x)):
+            raise ShardError(
                 f"{lost} of {len(x)} samples of the teacher are not finite: it has diverged, or "
                 f"{self.origin.steps} steps do not suit it"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(index)
-        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        replace_file(path, lambda partial: save_file(whole, partial))
-        self.checksums.append(checksum(path))
+        self.files.write(shard, tensors, self.origin.arrays(shard))
+        self.checksums.append(checksum(self.files.path(shard)))
         self.seconds += seconds
-        content = {"format": FORMAT, **asdict(self.origin), "checksums": self.checksums}
-        content["seconds"] = round(self.seconds, 3)
-        replace_file(self.folder / INDEX, json.dumps(content, indent=2) + "\n")
+        about = {**asdict(self.origin), "checksums": self.checksums, "seconds": round(self.seconds, 3)}
+        self.files.write_index(about)
 
     def refresh(self) -> None:
         """Learn of the shards that another process added."""
-        self.checksums = self._read()[1]
+        self.files.read_index(self._parse)
 
     def load(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return noise, x and label of all pairs, in their order.
 
         Shapes: float32 (count, *shape) twice; int64 (count,), None without classes.
-        Raises: PairStoreError for a store that is not whole.
+        Raises: ShardError for a store that is not whole.
         """
         if not self.whole:
-            raise self._broken(f"it holds {self.done} of {self.origin.count} pairs")
-        parts: dict[str, list[Tensor]] = {}
-        for index in range(self.origin.shards):
-            with open_tensors(self.path(index)) as file:
-                for name in file.keys():  # noqa: SIM118
-                    parts.setdefault(name, []).append(file.get_tensor(name))
-        found = {name: torch.cat(tensors) for name, tensors in parts.items()}
+            raise self.files.broken(f"it holds {self.done} of {self.origin.count} pairs")
+        parts = [self.files.tensors(shard) for shard in self.origin.shards]
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return found["noise"], found["x"], found.get("label")
 
     def path(self, index: int) -> Path:
         """Return the file of a shard."""
-        return self.folder / f"pairs-{index:05d}.safetensors"
+        return self.files.path(self.origin.shards[index])
 
-    def _read(self) -> tuple[Origin, list[str]]:
-        path = self.folder / INDEX
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("format") != FORMAT:
-                raise ValueError(f"a format other than {FORMAT}, written by another version of flowleap")
-            checksums = [str(text) for text in content.pop("checksums")]
-            self.seconds = float(content.pop("seconds"))
-            origin = Origin(**content)
-            return replace(origin, shape=tuple(origin.shape)), checksums
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self._broken(f"its {INDEX} is truncated or not that of pairs ({error})") from error
-
-    def _check(self, index: int) -> None:
-        """Refuse a shard that is not the one which the index names."""
-        path = self.path(index)
-        if not path.is_file():
-            raise self._broken(f"{path.name} is missing")
-        if checksum(path) != self.checksums[index]:
-            raise self._broken(f"{path.name} is truncated or changed, its checksum is another")
-        try:
-            with open_tensors(path) as file:
-                found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                kinds = {"F32": torch.float32, "I64": torch.int64}
-                shapes = {n: (tuple(s.get_shape()), kinds.get(s.get_dtype())) for n, s in found.items()}
-        except (OSError, SafetensorError) as error:
-            raise self._broken(f"{path.name}: {error}") from error
-        self._fits(index, shapes)
-
-    def _fits(self, index: int, found: dict[str, tuple[tuple[int, ...], torch.dtype | None]]) -> None:
-        origin, rows = self.origin, len(self.origin.rows(index))
-        sample = ((rows, *origin.shape), torch.float32)
-        wanted = {"noise": sample, "x": sample}
-        if origin.classes is not None:
-            wanted["label"] = ((rows,), torch.int64)
-        if found != wanted:
-            given = ", ".join(f"{name} {shape} {kind}" for name, (shape, kind) in sorted(found.items()))
-            expected = ", ".join(f"{name} {shape} {kind}" for name, (shape, kind) in sorted(wanted.items()))
-            raise self._broken(f"shard {index} is {given or 'empty'}, expected {expected}")
-
-    def _broken(self, reason: str) -> PairStoreError:
-        return PairStoreError(
-            f"the pairs in {self.folder} are cut short or spoiled: {reason}. Remove the folder to make them anew"
-        )
-
-
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def _parse(self, content: dict[str, Any]) -> Origin:
+        self.checksums = [str(text) for text in content.pop("checksums")]
+        self.seconds = float(content.pop("seconds"))
+        origin = Origin(**content)
+        return replace(origin, shape=tuple(origin.shape))

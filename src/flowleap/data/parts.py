@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from flowleap.data.classes import listed
 
-__all__ = ["HELD_OUT", "TRAIN", "Parts", "part_of", "parts_of"]
+__all__ = ["HELD_OUT", "TRAIN", "Parts", "kept_apart", "part_of", "parts_of"]
 
 HELD_OUT = ("validation", "valid", "val", "test")
 """What parts are called that samples are measured against, the first that is there: labels of a test may be hidden."""
@@ -94,6 +94,15 @@ def parts_of(names: Sequence[str]) -> Parts:
         else:
             folders[part] = name
     return Parts(folders, tuple(others), twice)
+
+
+def kept_apart(split: str, splits: Collection[str]) -> str | None:
+    """Return the part of a source that was kept apart from this one; only that for training has such.
+
+    >>> kept_apart("train", ("train", "val")), kept_apart("val", ("train", "val"))
+    ('val', None)
+    """
+    return next((name for name in HELD_OUT if name in splits and split == TRAIN), None)
 
 
 def _words(name: str) -> list[str]:

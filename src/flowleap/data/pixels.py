@@ -30,6 +30,7 @@ __all__ = [
     "fault_of",
     "frames",
     "opened",
+    "planes",
     "probe",
     "transparent",
     "upright",
@@ -168,6 +169,14 @@ def decode(file: Encoded, name: str, view: View | None = None) -> np.ndarray:
         made, mode = upright(image), "RGB" if header.colored else "L"
         made = made if made.mode == mode else made.convert(mode)
         return np.asarray(made if view is None else view(made))
+
+
+def planes(pixels: np.ndarray) -> np.ndarray:
+    """Pixels with the channels in front.
+
+    Shapes: (height, width) or (height, width, 3) -> (1 or 3, height, width).
+    """
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def transparent(image: Image) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import overload
 
@@ -10,16 +11,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowleap.data.view import GIB
 from flowleap.data.workers import default_workers, in_order
 from flowleap.randomness import generator
 
-__all__ = ["Fetch", "Held", "Rows", "Samples", "Some", "chosen", "levels_of", "scaled", "some"]
+__all__ = [
+    "MANY",
+    "Fetch",
+    "Held",
+    "Reader",
+    "Rows",
+    "Samples",
+    "blocks",
+    "chosen",
+    "filled",
+    "kept",
+    "levels_of",
+    "not_finite",
+    "passing",
+    "scaled",
+    "some",
+]
 
 MANY = 2000
 """Fewer images than this are read by this process: starting others would take longer."""
+BLOCK = 1000
 
 Fetch = Callable[[Tensor], Tensor]
-"""Sorted or not, repeated or not: int64 (k,) -> uint8 (k, *shape)."""
+"""Sorted or not, repeated or not: int64 (k,) -> uint8 (k, *shape), or float32 where there are no 8 bits."""
+Reader = Callable[[Tensor, int], Iterator[Tensor]]
+"""(sorted numbers (k,), n) -> the same of these rows in order, at most n at a time."""
 
 
 def scaled(levels: Tensor) -> Tensor:
@@ -35,6 +56,14 @@ def scaled(levels: Tensor) -> Tensor:
 def levels_of(x: Tensor) -> Tensor:
     """The 8 bits that `scaled` made x from: round(127.5 (x + 1)), within 0 to 255."""
     return (127.5 * (x + 1)).round_().clamp_(0, 255).byte()
+
+
+def not_finite(x: Tensor) -> Tensor:
+    """The numbers of the rows that hold NaN or infinity.
+
+    Shapes: (n, …) -> int64 (at most n,).
+    """
+    return (~x.flatten(1).isfinite().all(dim=1)).nonzero().flatten()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +88,18 @@ class Rows:
         one: the shape of one.
         stamp: what tells these from others where they stay on the disk: names, sizes and the way they are taken;
             None in memory, where the values themselves do.
+        read: goes through rows in one pass, where that is how they are stored; see `passing`.
+        floats: whether their values are other than those of 8 bits.
 
-    Shapes: as of a tensor (count, *one), float32 in [-1, 1].
+    Shapes: as of a tensor (count, *one), float32, images in [-1, 1].
     """
 
     fetch: Fetch
     count: int
     one: tuple[int, ...]
     stamp: str | None = None
+    read: Reader | None = None
+    floats: bool = False
 
     dtype = torch.float32
 
@@ -91,7 +124,7 @@ class Rows:
         return scaled(self.levels(index))
 
     def levels(self, index: slice | list[int] | Tensor) -> Tensor:
-        """The 8 bits of some rows.
+        """Some rows as they are stored, 8 bits.
 
         Shapes: -> uint8 (k, *one). Raises: IndexError for rows that are not there.
         """
@@ -104,18 +137,34 @@ class Rows:
 
     def blocks(self, rows: Tensor, n: int) -> Iterator[Tensor]:
         """Some rows, n at a time; many of them are read from the disk by other processes while a block is used."""
+        return map(scaled, self.stored(rows, n))
+
+    def stored(self, rows: Tensor, n: int) -> Iterator[Tensor]:
+        """The same as they are stored, 8 bits."""
+        if self.read is not None:
+            return self.read(rows, n)
         workers = default_workers() if self.on_disk and len(rows) >= MANY else 0
-        for levels in in_order(_Read(self.fetch), rows.split(n), workers):
-            yield scaled(torch.from_numpy(levels))
+        return map(torch.from_numpy, in_order(_Read(self.fetch), rows.split(n), workers))
 
     def only(self, rows: Tensor) -> Rows:
-        """Some of the rows, in the order of the given numbers; nothing is read."""
-        stamp = None if self.stamp is None else f"{self.stamp}[{len(rows)}]"
-        return replace(self, fetch=Some(self.fetch, rows), count=len(rows), stamp=stamp)
+        """Some of the rows, in the order of the given numbers (sorted ones of `passing` rows); nothing is read."""
+        stamp, whole = None if self.stamp is None else f"{self.stamp}[{len(rows)}]", self.read
+        read = None if whole is None else lambda index, n: whole(rows[index], n)
+        return replace(self, fetch=_Some(self.fetch, rows), count=len(rows), stamp=stamp, read=read)
+
+
+def passing(read: Reader, count: int, one: tuple[int, ...], *, floats: bool = False) -> Rows:
+    """Rows that are gone through from the first to the last, as those of an archive; single ones take a pass each."""
+
+    def fetch(rows: Tensor) -> Tensor:
+        wanted, place = rows.unique(return_inverse=True)
+        return torch.cat([torch.empty(0, *one, dtype=torch.uint8), *read(wanted, BLOCK)])[place]
+
+    return Rows(fetch, count, one, read=read, floats=floats)
 
 
 @dataclass(frozen=True, eq=False)
-class Some:
+class _Some:
     """Rows by their place in a list of numbers."""
 
     fetch: Fetch
@@ -155,3 +204,31 @@ def some(x: Rows, rows: Tensor) -> Rows: ...
 def some(x: Samples, rows: Tensor) -> Samples:
     """Some rows of samples, of what stays on the disk without reading them."""
     return x[rows] if isinstance(x, Tensor) else x.only(rows)
+
+
+def blocks(x: Samples, rows: Tensor, n: int) -> Iterator[Tensor]:
+    """Some rows of samples, n at a time."""
+    return (x[part] for part in rows.split(n)) if isinstance(x, Tensor) else x.blocks(rows, n)
+
+
+def filled(shape: tuple[int, ...], dtype: torch.dtype, parts: Iterable[Tensor]) -> Tensor:
+    """A tensor made of blocks of rows, of which one is in memory beside it.
+
+    Shapes: (≤ n, *shape[1:]) each -> shape.
+    """
+    made, done = torch.empty(shape, dtype=dtype), 0
+    for part in parts:
+        made[done : done + len(part)] = part
+        done += len(part)
+    return made
+
+
+def kept(levels: Tensor, memory: float) -> Samples:
+    """8 bits as floats, or where these take more than so many GiB as they are.
+
+    Shapes: uint8 (n, *one) -> as of float32 (n, *one).
+    """
+    shape = tuple(levels.shape)
+    if 4 * math.prod(shape) > memory * GIB:
+        return Rows(Held(levels), shape[0], shape[1:])
+    return filled(shape, torch.float32, map(scaled, levels.split(BLOCK)))

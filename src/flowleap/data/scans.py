@@ -6,12 +6,15 @@ Image i is header + scan[end[i − 1] : end[i]] + FF D9, a whole JPEG file.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from flowleap.data.npz import Archive
-from flowleap.data.pixels import Faulty, decode
+from flowleap.data.pixels import Faulty, decode, planes
 
 __all__ = ["Scans", "scans", "splits"]
 
@@ -25,7 +28,10 @@ def splits(archive: Archive) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Scans:
-    """The packed JPEG files of one split."""
+    """The packed JPEG files of one split, decoded when they are asked for.
+
+    Shapes: int64 (k,) -> uint8 (k, *one), all of the size of the first.
+    """
 
     path: Path
     split: str
@@ -36,15 +42,27 @@ class Scans:
     def __len__(self) -> int:
         return len(self.end)
 
+    def __call__(self, rows: Tensor) -> Tensor:
+        images = [self.image(row) for row in rows.tolist()]
+        for row, image in zip(rows.tolist(), images, strict=True):
+            if image.shape != self.one:
+                raise ValueError(f"image {row} of {self.path} has shape {image.shape}, unlike the first")
+        return torch.from_numpy(np.stack(images))
+
+    @cached_property
+    def one(self) -> tuple[int, ...]:
+        """The shape of the first image, (channels, height, width)."""
+        return self.image(0).shape
+
     def image(self, index: int) -> np.ndarray:
         """Decode an image.
 
-        Shapes: -> uint8 (height, width[, 3]). Raises: ValueError where it is damaged.
+        Shapes: -> uint8 (channels, height, width). Raises: ValueError where it is damaged.
         """
         start = self.end[index - 1] if index else 0
         name = f"image {index} of the {self.split} split of {self.path}"
         try:
-            return decode(self.header + self.scan[start : self.end[index]] + END, name)
+            return planes(decode(self.header + self.scan[start : self.end[index]] + END, name))
         except Faulty as error:
             raise ValueError(f"{name} cannot be decoded ({error}): get the file again") from None
 

@@ -7,7 +7,6 @@ import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -16,11 +15,21 @@ import torch
 from torch import Tensor
 
 from flowleap.data.classes import listed, natural, ordered
-from flowleap.data.parts import parts_of
+from flowleap.data.parts import TRAIN, Parts, kept_apart, parts_of
 from flowleap.data.pixels import Encoded, drawn_here
 from flowleap.data.skipped import Skipped, hidden, kinds, made, suffix
 
-__all__ = ["Arrays", "Files", "Names", "Store", "files_below"]
+__all__ = [
+    "Arrays",
+    "Files",
+    "Names",
+    "Store",
+    "files_below",
+    "files_of",
+    "looked_at",
+    "some_of",
+    "trained_on",
+]
 
 FEW_LOOSE = 0.1
 """Beside the images in sub-folders, up to this share of them may lie in none, and is left out; a single one always."""
@@ -29,7 +38,26 @@ LOOKED_AT = 1000
 
 
 class Store(Protocol):
-    """What images are read from."""
+    """What images are read from: a data set before its images are alike.
+
+    `label`, int64 (n,), and `classes` are those of its images, None and empty without; `called`, `split`, `held_out`
+    and `notes` are as of `Dataset`. `stamp` tells these images from others without reading them.
+    """
+
+    @property
+    def called(self) -> str: ...
+    @property
+    def label(self) -> Tensor | None: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def held_out(self) -> str | None: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def stamp(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -39,16 +67,6 @@ class Store(Protocol):
 
     def encoded(self, index: int) -> Encoded:
         """The file of an image."""
-        ...
-
-    @property
-    def stamp(self) -> str:
-        """Tells these images from others without reading them."""
-        ...
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is to be said of how they were found."""
         ...
 
     def only(self, rows: np.ndarray) -> Store:
@@ -69,10 +87,7 @@ class Names:
         for name in names:
             packed += os.fsencode(name)
             ends.append(len(packed))
-        self.packed, self.ends = (
-            bytes(packed),
-            np.frombuffer(ends, dtype=np.int64) if ends else np.zeros(0, np.int64),
-        )
+        self.packed, self.ends = bytes(packed), np.array(ends, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -86,24 +101,31 @@ class Names:
         return (self[index] for index in range(len(self)))
 
 
+def some_of(label: Tensor | None, rows: np.ndarray) -> Tensor | None:
+    """The labels of some images, None without."""
+    return None if label is None else label[torch.from_numpy(rows)]
+
+
 @dataclass(frozen=True, eq=False)
 class Files:
     """The images below a folder, in the order of their paths.
 
-    `classes` are the sub-folders that they lie in, none where some lie in none; `label` is int64 (n,) then. `folders`
-    are the sub-folders with images in any case. `changed` is the last time that an image was. `skipped` is what lies
-    there and was not taken, `doubt` says why sub-folders are no classes, or may be none.
+    `classes` are the sub-folders that they lie in, none where some lie in none. `folders` are the sub-folders with
+    images in any case. `skipped` is what lies there and was not taken, `doubt` says why sub-folders are no classes, or
+    may be none.
     """
 
     root: Path
     names: Names
     sizes: np.ndarray = field(repr=False)
-    changed: float
-    classes: tuple[str, ...]
-    label: Tensor | None
+    called: str
+    label: Tensor | None = None
+    classes: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     skipped: Skipped = field(default_factory=Skipped)
     doubt: str = ""
+    split: str = "all"
+    held_out: str | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -116,7 +138,7 @@ class Files:
         """The file of an image, by its path."""
         return self.name(index)
 
-    @cached_property
+    @property
     def stamp(self) -> str:
         """The SHA-256 of the paths of the files within the folder, and of their sizes."""
         digest = hashlib.sha256(self.names.packed)
@@ -136,6 +158,10 @@ class Files:
         loose = f"left out: {many:,} image{'s' * (many > 1)} beside the sub-folders ({listed(self.skipped.loose)})"
         return "; ".join(filter(None, [loose if many else "", self.doubt]))
 
+    def doubted(self, *reasons: str) -> Files:
+        """The same with these reasons for doubt, as far as they say anything."""
+        return replace(self, doubt="; ".join(filter(None, reasons)))
+
     def _nested(self) -> str:
         """Say that the only class has sub-folders that may be classes."""
         if len(self.classes) != 1:
@@ -150,9 +176,133 @@ class Files:
 
     def only(self, rows: np.ndarray) -> Files:
         """Some of these images, by their numbers."""
-        label = None if self.label is None else self.label[torch.from_numpy(rows)]
         names = Names([self.names[index] for index in rows.tolist()])
-        return replace(self, names=names, sizes=self.sizes[rows], label=label)
+        return replace(self, names=names, sizes=self.sizes[rows], label=some_of(self.label, rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Pixels that are in memory, uint8 (n, channels, height, width)."""
+
+    levels: Tensor
+    place: str
+    called: str
+    label: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    split: str = "all"
+    held_out: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def name(self, index: int) -> str:
+        """Image i of the place where they are."""
+        return f"image {index} of {self.place}"
+
+    def encoded(self, index: int) -> Encoded:
+        """The pixels of an image, channels last where there are several."""
+        levels = self.levels[index].numpy()
+        return levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0))
+
+    def only(self, rows: np.ndarray) -> Arrays:
+        """Some of these images, by their numbers."""
+        return replace(self, levels=self.levels[torch.from_numpy(rows)], label=some_of(self.label, rows))
+
+    @property
+    def stamp(self) -> str:
+        """The SHA-256 of the pixels."""
+        return hashlib.sha256(self.levels.contiguous().numpy().data).hexdigest()
+
+
+# ---------------------------------------------------------------- folders
+
+
+def trained_on(path: Path, split: str | None = None, *, strict: bool = False) -> Files:
+    """The images of a folder that a run learns from: those of the part that is named, of the one for training where
+    all its sub-folders are parts, or else all.
+
+    Raises: ValueError as `files_of`, and with `strict` where it is not clear what the classes are.
+    """
+    files: Files | None = None
+    if split is None and TRAIN in _parts_in(path).folders:
+        whole = files_below(path)
+        if parts_of(whole.folders).whole:
+            files = files_of(path, TRAIN)
+            files = files.doubted(whole.unclear, files.doubt)
+    files = files_of(path, split) if files is None else files
+    if strict and files.unclear:
+        raise ValueError(f"{files.unclear}; leave out --strict to go on")
+    return files
+
+
+def looked_at(path: Path, split: str | None = None) -> Files:
+    """The images of a folder to be looked at: of the part that is named, or all, with their parts as classes.
+
+    Raises: ValueError without images, and for a part that is not there.
+    """
+    if split is not None:
+        return files_of(path, split)
+    files = files_below(path)
+    if not len(files):
+        raise ValueError(_no_images(files))
+    found = parts_of(files.folders)
+    doubt = found.doubt(files.names)
+    if found.whole:
+        return files.doubted(
+            files.doubt,
+            f"{listed([*found.folders.values()])} are parts of the data, counted as classes here; --split looks at one "
+            "of them",
+        )
+    return files.doubted(files.doubt, f"{doubt}: a run would ask which is meant" if doubt else "")
+
+
+def files_of(path: Path, split: str | None = None) -> Files:
+    """The images of a folder, or of one of its parts.
+
+    Raises: ValueError without images, for parts of which none is chosen, for a part that is not there, and where
+        folders may be parts or classes.
+    """
+    parts, within = Parts({}), path
+    if split is not None:
+        parts = _parts_in(path)
+        within = path / parts.folders.get(split, split)
+        if not within.is_dir():
+            there = f"choose {' or '.join(parts.folders)}, or leave" if parts else "leave"
+            raise ValueError(f"{path} has no folder {split!r}: {there} --split out")
+    files = files_below(within)
+    if not len(files):
+        raise ValueError(_no_images(files))
+    found = parts_of(files.folders)
+    if files.classes and found.whole:
+        raise ValueError(
+            f"{within} has the parts {', '.join(sorted(found.folders.values()))}: choose one with --split, as in "
+            f"--split {next(iter(found.folders))}, or give its own path"
+        )
+    if doubt := found.doubt(files.names):
+        raise ValueError(
+            f"{within}: {doubt}. Give the path of one folder, as in {within / next(iter(found.folders.values()))}, or "
+            "move what does not belong here elsewhere; a class of such a name needs another"
+        )
+    if split is None:
+        return files
+    name = parts.name(split)
+    return replace(files, called=_called(path), split=name, held_out=kept_apart(name, parts.folders))
+
+
+def _parts_in(path: Path) -> Parts:
+    """The parts among the sub-folders of a folder, with images or without."""
+    with os.scandir(path) as entries:
+        return parts_of(sorted(entry.name for entry in entries if entry.is_dir() and not hidden(entry.name)))
+
+
+def _called(path: Path) -> str:
+    return path.name or path.resolve().name
+
+
+def _no_images(files: Files) -> str:
+    """What is to be said of a folder without images: what else it holds."""
+    return "; ".join([f"{files.root} holds no images that Pillow reads", *files.notes])
 
 
 def files_below(root: Path) -> Files:
@@ -169,30 +319,29 @@ def files_below(root: Path) -> Files:
             f"{root} is a {kind} that flowleap made, no data set: name a folder of images. A run goes on with "
             "--resume, and another begins with its weights with --init"
         )
-    sizes, heads, changed = array("q"), array("q"), 0.0
+    sizes, heads = array("q"), array("q")
     number: dict[str, int] = {}
     skipped = Skipped()
 
     def listing() -> Iterator[str]:
-        nonlocal changed
         for name, entry in _walk(root, "", frozenset(), skipped):
-            about = entry.stat()
-            sizes.append(about.st_size)
-            changed = max(changed, about.st_mtime)
+            sizes.append(entry.stat().st_size)
             head, slash, _ = name.partition("/")
             heads.append(number.setdefault(head, len(number)) if slash else -1)
             yield name
 
     names = Names(listing())
-    held = np.frombuffer(heads, dtype=np.int64) if heads else np.zeros(0, np.int64)
-    whole = Files(root, names, np.array(sizes, dtype=np.int64), changed, (), None, tuple(number), skipped)
+    held = np.array(heads, dtype=np.int64)
+    whole = Files(
+        root, names, np.array(sizes, np.int64), _called(root), folders=tuple(number), skipped=skipped
+    )
     if not number:
         return whole
     inside, doubt = _inside(whole, held)
     whole = whole.only(inside) if len(inside) < len(held) else whole
     if doubt:
-        return replace(whole, doubt=doubt)
-    label, classes = ordered(torch.from_numpy(held[inside].copy()), list(number))
+        return whole.doubted(doubt)
+    label, classes = ordered(torch.from_numpy(held[inside]), list(number))
     return replace(whole, classes=classes, label=label)
 
 
@@ -242,33 +391,3 @@ def _walk(
             yield below + entry.name, entry
         else:
             skipped.broken.append(below + entry.name)
-
-
-@dataclass(frozen=True, eq=False)
-class Arrays:
-    """Pixels that are in memory, uint8 (n, channels, height, width)."""
-
-    levels: Tensor
-    called: str
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.levels)
-
-    def name(self, index: int) -> str:
-        """Image i of what they are called."""
-        return f"image {index} of {self.called}"
-
-    def encoded(self, index: int) -> Encoded:
-        """The pixels of an image, channels last where there are several."""
-        levels = self.levels[index].numpy()
-        return levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0))
-
-    def only(self, rows: np.ndarray) -> Arrays:
-        """Some of these images, by their numbers."""
-        return replace(self, levels=self.levels[torch.from_numpy(rows)])
-
-    @property
-    def stamp(self) -> str:
-        """The SHA-256 of the pixels."""
-        return hashlib.sha256(self.levels.contiguous().numpy().data).hexdigest()

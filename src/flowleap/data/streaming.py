@@ -21,12 +21,12 @@ from torch import Tensor
 
 from flowleap.data import huggingface
 from flowleap.data.classes import aligned, described, left_out, occurring
-from flowleap.data.dataset import kept_apart
+from flowleap.data.dataset import Dataset
 from flowleap.data.huggingface import PREFIX, Address, is_address
 from flowleap.data.latent_cache import STREAMED
-from flowleap.data.pixels import Faulty, decode
-from flowleap.data.rows import scaled
-from flowleap.data.source import Source
+from flowleap.data.parts import kept_apart
+from flowleap.data.pixels import Faulty, decode, planes
+from flowleap.data.rows import passing
 from flowleap.data.view import View
 from flowleap.data.workers import default_workers
 from flowleap.progress import counted
@@ -53,16 +53,16 @@ class Stream:
     view: View
 
     def read(self, index: Tensor, n: int) -> Iterator[Tensor]:
-        """Yield images, at most n at a time, in the colors RGB.
+        """Yield images as 8 bits, at most n at a time, in the colors RGB.
 
-        Shapes: index sorted (k,) -> float32 (≤ n, 3, side, side), in [-1, 1].
+        Shapes: index sorted (k,) -> uint8 (≤ n, 3, side, side).
         Raises: ValueError where the stream breaks off, or for an image that cannot be used: none is left out, since how
             many there are is settled before they are seen.
         """
         places = self.places(index)
         with ThreadPoolExecutor(default_workers()) as pool:
             while part := list(islice(places, n)):
-                yield scaled(torch.from_numpy(np.stack(list(pool.map(self._pixels, part)))))
+                yield torch.from_numpy(np.stack(list(pool.map(self._pixels, part))))
 
     def places(self, index: Tensor) -> Iterator[tuple[int, Any]]:
         """Yield some images by their sorted numbers, with what the stream says of each: its bytes, or where they are.
@@ -111,11 +111,10 @@ class Stream:
 
     def _pixels(self, at: tuple[int, Any]) -> np.ndarray:
         try:
-            levels = decode(self.file(*at), self.name(at[0]), self.view)
+            levels = planes(decode(self.file(*at), self.name(at[0]), self.view))
         except Faulty as error:
             raise ValueError(f"{error}; {WHOLE}") from None
-        colored = levels if levels.ndim == 3 else np.repeat(levels[..., None], 3, axis=2)
-        return np.ascontiguousarray(colored.transpose(2, 0, 1))
+        return np.broadcast_to(levels, (3, *levels.shape[1:]))
 
     def identity(self, count: int, label: Tensor | None) -> str:
         """Return what tells these images from others: of their number, the labels, and the first files."""
@@ -129,7 +128,7 @@ class Stream:
 
 def open_streams(
     text: str, view: View, split: str | None = None
-) -> tuple[dict[str, Source], dict[str, str], list[str]]:
+) -> tuple[dict[str, Dataset], dict[str, str], list[str]]:
     """Open the split that is named, or that for training and a held-out one; return them, what identifies each, and
     what is to be said of the columns that were taken.
 
@@ -158,11 +157,12 @@ def open_streams(
     first, other = sources[chosen], sources.get(apart or "")
     if other is not None and first.label is not None and other.label is not None:
         label = aligned(other.label, other.classes, first.classes, f"split {apart!r} of {text}", repr(chosen))
-        sources[other.split] = replace(other, label=label, classes=first.classes)
+        fitted = replace(other, label=label, num_classes=first.num_classes, classes=first.classes)
+        sources[other.split] = fitted
     return sources, identities, list(dict.fromkeys(notes))
 
 
-def _opened(rows: Any, address: Address, text: str, split: str, view: View) -> tuple[Source, str, list[str]]:
+def _opened(rows: Any, address: Address, text: str, split: str, view: View) -> tuple[Dataset, str, list[str]]:
     import datasets
 
     rows = rows if rows.features else rows._resolve_features()
@@ -185,18 +185,16 @@ def _opened(rows: Any, address: Address, text: str, split: str, view: View) -> t
         raise ValueError(f"{text}, split {split}, is empty")
     images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     stream = Stream(images, column, f"{address.short} ({split})", view)
-    source = Source(
+    opened = Dataset(
         address.short,
-        (3, view.size, view.size),
-        count,
-        stream.read,
+        passing(stream.read, count, (3, view.size, view.size)),
         label,
-        classes if label is not None else (),
-        split,
+        None if label is None else len(classes),
+        split=split,
         path=text,
-        eight_bit=True,
+        classes=classes,
     )
-    return source, stream.identity(count, label), notes
+    return opened, stream.identity(count, label), notes
 
 
 def _column(address: Address, rows: Any, split: str, name: str, count: int) -> list[Any]:

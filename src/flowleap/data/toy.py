@@ -1,11 +1,35 @@
-"""Point sets in the plane, of roughly unit scale, drawn anew from a seed."""
+"""Data sets that need no file: handwritten digits that ship with scikit-learn, and point sets drawn from a seed."""
+
+from __future__ import annotations
 
 import math
 
 import torch
 from torch import Tensor
 
+from flowleap.data.dataset import Dataset
 from flowleap.randomness import generator
+
+__all__ = ["POINTS", "checkerboard", "digits", "eight_gaussians", "points", "two_moons"]
+
+
+def digits() -> Dataset:
+    """Real handwritten digits of 8 × 8 pixels in ten classes, grey values 0 to 16 mapped to x / 8 − 1.
+
+    Shapes: x (1797, 1, 8, 8), label (1797,).
+    Source: E. Alpaydin and C. Kaynak, UCI repository, optical recognition of handwritten digits (test set).
+    """
+    from sklearn import datasets
+
+    pixels, label = datasets.load_digits(return_X_y=True)
+    return Dataset(
+        name="digits",
+        x=torch.as_tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1,
+        label=torch.as_tensor(label, dtype=torch.int64),
+        num_classes=10,
+        license="BSD-3-Clause, as shipped in scikit-learn",
+        source="UCI ML repository, optical recognition of handwritten digits (test set), as in scikit-learn",
+    )
 
 
 def two_moons(n: int = 10_000, seed: int = 0) -> Tensor:
@@ -40,3 +64,11 @@ def checkerboard(n: int = 10_000, seed: int = 0) -> Tensor:
     column = torch.randint(4, (n,), generator=g)
     row = 2 * torch.randint(2, (n,), generator=g) + column % 2
     return torch.stack([column, row], dim=1) + torch.rand(n, 2, generator=g) - 2
+
+
+POINTS = {"two-moons": two_moons, "eight-gaussians": eight_gaussians, "checkerboard": checkerboard}
+
+
+def points(name: str, seed: int) -> Dataset:
+    """10,000 points of one of `POINTS`."""
+    return Dataset(name, POINTS[name](seed=seed), kind="points", license="CC0", source="drawn from a seed")

@@ -1,4 +1,4 @@
-"""How images of several sizes become squares of one size."""
+"""How images are taken: in which size, and how those of several sizes become squares of one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from flowleap.fields import check
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["AS_THEY_ARE", "FILTER", "GAP", "Square", "View", "suggested"]
+__all__ = ["AS_THEY_ARE", "FILTER", "GAP", "GIB", "Look", "Square", "View", "suggested"]
 
 Square = Literal["crop", "resize"]
 FILTER = "Lanczos"
@@ -22,6 +24,7 @@ AS_THEY_ARE = 256
 """Images of one size are taken as they are up to this side."""
 LARGEST, SMALLEST = 64, 8
 FEW = 0.05
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,34 @@ class View:
         """What is done, for the eye."""
         how = "cut to the square in their middle" if self.square == "crop" else "squeezed into squares"
         return f"{how} and resized to {self.size} × {self.size} ({FILTER}, antialiased)"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How images at a path are taken.
+
+    Args:
+        square: "crop" or "resize", see `View`; None where images of one size may stay as they are.
+        size: the side that they are resized to; None for `suggested`, or as they are.
+        strict: refuse data of which something cannot be used, rather than leaving that out.
+        memory: how many GiB images may take: as 32-bit floats, or else as 8 bits, or else they stay on the disk.
+
+    Raises: ValueError for values that mean nothing.
+    """
+
+    square: Square | None = None
+    size: int | None = None
+    strict: bool = False
+    memory: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.square is not None:
+            View(self.square, 1)
+        check(self)
+        if self.size is not None:
+            View(self.square or "crop", self.size)
+        if self.memory < 0:
+            raise ValueError(f"memory={self.memory}: expected GiB, 0 to read everything when it is needed")
 
 
 def suggested(short: np.ndarray) -> int:

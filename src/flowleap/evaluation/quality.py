@@ -15,8 +15,7 @@ from torch import Tensor
 
 from flowleap import autoencoders, processes, provenance, samplers
 from flowleap.autoencoders import Decoder
-from flowleap.data import Dataset
-from flowleap.data.source import open_images
+from flowleap.data import Dataset, open_images
 from flowleap.evaluation import generation, labels, rulers
 from flowleap.evaluation.features import READ
 from flowleap.evaluation.numbers import Tally, enough
@@ -225,7 +224,7 @@ def evaluate_images(
     ruler = rulers.chosen(standard, features, reference, None, device, look)
     with counted(f"{count} images of {place}", count) as tick:
         label = None if source.label is None else source.label[source.chosen(count)]
-        found = labels.given(label, source.classes, ruler)
+        found = labels.given(label, source.class_names, ruler)
         judged = found.there(label)
         parts = [None] * count if judged is None else judged.split(READ)
         batches = zip(source.batches(READ, count), parts, strict=False)

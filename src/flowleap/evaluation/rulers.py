@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowleap import data as data_sets
-from flowleap.data import Dataset, Look, Rows, classes, opening, source
+from flowleap.data import Dataset, Look, Rows, classes, opening
 from flowleap.evaluation import agreement, distances, features, library, manifold, statistics_file
 from flowleap.evaluation.protocol import Standard
 from flowleap.randomness import generator
@@ -306,5 +306,5 @@ def chosen(
     if statistics_file.is_statistics(Path(name)):
         unsaid = kind is None or kind == "auto"
         return stored_reference(Path(name), None if unsaid else library.named(str(kind), device=device))
-    dataset = source.load_any(name, look=look)
+    dataset = data_sets.load(name, look=look)
     return reference(dataset, library.named(kind or "auto", dataset, device=device))

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from flowleap import clock, networks, processes
+from flowleap.data import Dataset
 from flowleap.formatting import roughly, scaled
 from flowleap.runs import estimate, recipes
 from flowleap.runs.estimate import PEAKS, UTILIZATION, Estimate, rows_at_once
@@ -25,10 +26,14 @@ size = partial(scaled, unit="B")
 Lines = list[tuple[str, str]]
 
 
-def forecast(config: TrainConfig) -> Estimate:
-    """Return the estimate of a run on its data, or where these are not named on those of its recipe."""
+def forecast(config: TrainConfig, dataset: Dataset | None = None) -> Estimate:
+    """Return the estimate of a run on its data, or where these are not named on those of its recipe.
+
+    Args:
+        dataset: the data, where they are loaded already.
+    """
     if config.data:
-        return estimate.estimate(config, len(load_data(config)))
+        return estimate.estimate(config, len(load_data(config) if dataset is None else dataset))
     return estimate.estimate(config, 0 if config.recipe is None else recipes.get(config.recipe).rows)
 
 

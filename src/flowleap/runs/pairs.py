@@ -36,7 +36,7 @@ def seed_of(config: TrainConfig) -> int:
 def store(folder: Path, config: TrainConfig, dataset: Dataset, teacher: Run) -> PairStore:
     """Open the pairs of a run, or begin them.
 
-    Raises: PairStoreError for pairs of another teacher or setting, or that are cut short.
+    Raises: ShardError for pairs of another teacher or setting, or that are cut short.
     """
     assert config.pairs is not None and config.teacher_checksum is not None
     origin = Origin(
@@ -110,7 +110,7 @@ def make(
 def rows(store: PairStore, dataset: Dataset) -> Dataset:
     """Return the pairs as data to train on: each row brings the noise that it was made from.
 
-    Raises: PairStoreError for a store that is not whole.
+    Raises: ShardError for a store that is not whole.
     """
     noise, x, label = store.load()
     return replace(

@@ -40,7 +40,7 @@ from flowleap.training.config import (
     solved,
 )
 
-__all__ = ["PIXELS", "Kind", "Published", "Recipe", "blank", "configure", "get", "names"]
+__all__ = ["PIXELS", "Kind", "Published", "Recipe", "blank", "configure", "data_for", "get", "names"]
 
 SET = (
     "steps", "batch", "lr", "betas", "weight_decay", "warmup", "decay", "clip", "ema", "precision", "eval_num",
@@ -88,7 +88,7 @@ def configure(
         name: of the recipe. data: a data set or its name; None plans without one, on the shapes of the recipe.
         method: the one of the recipe or None. network, options, settings: as of `training.config.configure`.
 
-    Raises: ValueError for an unknown recipe, another method, or settings that do not fit.
+    Raises: ValueError for an unknown recipe, another method, data of another kind, or settings that do not fit.
     """
     recipe = get(name)
     if method is not None and method_name(method) != recipe.method:
@@ -96,7 +96,9 @@ def configure(
             f"the recipe {recipe.name} trains {recipe.method}, not {method}: leave the method out, or the recipe"
         )
     settings = list(settings)
-    dataset = _data(recipe, data, [*options.items(), *settings])
+    dataset = data if isinstance(data, Dataset) else data_for(name, data, settings=settings, **options)
+    if dataset.kind != recipe.kind:
+        raise ValueError(_unfit(recipe, dataset.name, dataset.kind, dataset.path or "PATH"))
     objective, told = _labeled(recipe, dataset)
     stated: dict[str, Any] = {
         "recipe": recipe.name,
@@ -118,21 +120,22 @@ def configure(
     return config, [*_fit(recipe, dataset), *told, *_changed(recipe, settle(plain, dataset), config)]
 
 
-def _data(recipe: Recipe, data: str | Dataset | None, settings: Iterable[tuple[str, Any]]) -> Dataset:
-    """Return the data of a run: images at a path as the settings say, or else shrunk to the size a recipe is for.
+def data_for(
+    name: str, data: str | None = None, *, settings: Iterable[tuple[str, Any]] = (), **options: Any
+) -> Dataset:
+    """Load the data of a run by a recipe, given what `configure` takes: images at a path as the settings say, or else
+    shrunk to the size that the recipe is for; None stands for data without rows, to plan with.
 
     Raises: ValueError for data of another kind than the recipe is for, saying how latents are made.
     """
+    recipe = get(name)
     if data is None:
         return blank(recipe)
-    if isinstance(data, str) and recipe.kind == "latents" and _holds_images(data):
+    if recipe.kind == "latents" and _holds_images(data):
         raise ValueError(
             _unfit(recipe, data, "image", data)
         )  # said before they are fetched and looked through
-    dataset = data if isinstance(data, Dataset) else _loaded(recipe, data, dict(settings))
-    if dataset.kind != recipe.kind:
-        raise ValueError(_unfit(recipe, dataset.name, dataset.kind, dataset.path or "PATH"))
-    return dataset
+    return _loaded(recipe, data, dict([*options.items(), *settings]))
 
 
 def _holds_images(data: str) -> bool:

@@ -87,7 +87,7 @@ def train(
         out: the folder; None for `default_folder`, with -2, -3, … appended where that is taken.
         resume: continue the run in `out` (None: the newest of that name), exactly, from its last checkpoint.
         overwrite: start anew where a run is already; the old one is moved to <name>.old-N.
-        dataset: data that has no name to load it by.
+        dataset: the data, where they are loaded already (`data_for`) or have no name to load them by.
 
     Raises: ValueError for settings that do not fit one another, found before anything is written;
         FileExistsError for a folder that holds a run; CheckpointError for files that cannot be read or
@@ -120,6 +120,7 @@ def carry_out(
         dataset = load_data(config, checksum=began)
     else:
         dataset = data_sets.unchanged(data_sets.check(dataset), began)
+        dataset.turned(config.flip)  # refused here where it cannot be
     config, start = warm.resolve(teachers.resolve(config, dataset), place, resume, dataset)
     if resume:
         not_shorter(place, config)

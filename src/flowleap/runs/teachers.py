@@ -14,7 +14,7 @@ from torch import nn
 from flowleap import networks
 from flowleap.data import Dataset
 from flowleap.data.classes import listed
-from flowleap.data.pairs import checksum
+from flowleap.data.shards import checksum
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import FirstStage, Objective
 from flowleap.randomness import generator

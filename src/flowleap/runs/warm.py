@@ -11,7 +11,7 @@ from torch import nn
 
 from flowleap import networks
 from flowleap.data import Dataset
-from flowleap.data.pairs import checksum
+from flowleap.data.shards import checksum
 from flowleap.networks.warm import begin_with
 from flowleap.objectives import Objective
 from flowleap.runs.phases import own_teacher, plain

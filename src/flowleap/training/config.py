@@ -39,6 +39,7 @@ __all__ = [
     "TrainConfig",
     "change",
     "configure",
+    "data_for",
     "from_dict",
     "frozen_network",
     "load_data",
@@ -298,13 +299,10 @@ def configure(
     """
     taught = {} if teacher is None else folder.read(Path(teacher))["config"]
     begun = {} if init is None else folder.read(Path(init))["config"]
-    known = taught or begun
-    data = known.get("data") or DATA if data is None else data
-    settings = list(settings)
-    given = {name: value for name, value in known.items() if name in LOOKS and data == known.get("data")}
-    given |= {name: options[name] for name in LOOKS if options.get(name) is not None}
-    look = look_of([*given.items(), *settings])
-    dataset = data if isinstance(data, Dataset) else data_sets.load(data, look=look)
+    known, settings = taught or begun, list(settings)
+    if not isinstance(data, Dataset):
+        data = data_for(data, settings=settings, teacher=teacher, init=init, **options)
+    dataset, given = data, _looks(data.address, known, options)
     preset = dict(PRESETS[dataset.kind])
     objective = values.to_dict(replace(methods.get(method), **preset.pop("objective")))
     chosen = {**preset, **{name: value for name, value in options.items() if value is not None}}
@@ -329,6 +327,30 @@ def configure(
     return settle(change(config, settings), dataset)
 
 
+def data_for(
+    data: str | None = None,
+    *,
+    settings: Iterable[tuple[str, Any]] = (),
+    teacher: str | Path | None = None,
+    init: str | Path | None = None,
+    **options: Any,
+) -> Dataset:
+    """Load the data set of a new run, given what `configure` is given: to hand it on to that and to `runs.train`.
+
+    Raises: ValueError as `data.load`; FileNotFoundError for a teacher that is no run.
+    """
+    other = init if teacher is None else teacher
+    known = {} if other is None else folder.read(Path(other))["config"]
+    name = (known.get("data") or DATA) if data is None else data
+    return data_sets.load(name, look=look_of([*_looks(name, known, options).items(), *settings]))
+
+
+def _looks(address: str, known: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how images are taken: as the options say, or else as those of another run on the same data."""
+    before = {name: known[name] for name in LOOKS if name in known and address == known.get("data")}
+    return before | {name: options[name] for name in LOOKS if options.get(name) is not None}
+
+
 def inherited(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a network as a run takes them over that begins with its weights: without what follows from
     data and method, and without a solver or a first stage around it.
@@ -351,9 +373,7 @@ def reconfigure(
     if method is not None:
         config = replace(config, method=method_name(method))
     if data is not None:
-        given_look = {name: options[name] for name in LOOKS if options.get(name) is not None}
-        look = look_of([(name, given_look.get(name, getattr(config, name))) for name in LOOKS])
-        config = replace(config, data=data_sets.load(data, look=look).address)
+        config = replace(config, data=data_sets.address(data))
     if network is not None:
         config = solved(replace(config, network=network_options(network)))
         config = settle(config, load_data(config))

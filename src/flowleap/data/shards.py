@@ -1,0 +1,173 @@
+"""Arrays of many rows in a folder: shards of some rows each, safetensors files, and an index in JSON about them.
+
+Latents (`latent_cache`) and pairs (`pairs`) are stored so. A shard is written beside its place and renamed: what
+is interrupted goes on with the shards that are missing; the index holds the checksums of those that are whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flowleap.files import open_tensors, replace_file
+
+__all__ = ["Kinds", "Shard", "ShardError", "ShardFolder", "checksum", "cut", "differences"]
+
+FORMAT = 1
+STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
+
+Kinds = Mapping[str, tuple[tuple[int, ...], str]]
+"""The shape and the type of each array of a shard, by its name."""
+Made = TypeVar("Made")
+
+
+class ShardError(ValueError):
+    """A folder of shards is not what it should be; the message says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some rows of a part of the data, and the file that holds them."""
+
+    part: str
+    number: int
+    rows: range
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return f"{self.part}-{self.number:05d}.safetensors"
+
+
+def cut(part: str, count: int, size: int) -> list[Shard]:
+    """Return the shards of so many rows; the last one holds the rest."""
+    starts = range(0, count, size)
+    return [Shard(part, number, range(at, min(at + size, count))) for number, at in enumerate(starts)]
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return what differs between two descriptions of arrays, in words."""
+    told = (
+        f"{name} is {stored[name]}, not {value}" for name, value in wanted.items() if stored[name] != value
+    )
+    return "; ".join(told)
+
+
+@dataclass(frozen=True)
+class ShardFolder:
+    """Writes and checks the files of a folder of shards.
+
+    Args:
+        folder: where they are.
+        index: the name of the file that describes them.
+        things: what their rows are called.
+        cure: what to do where they are spoiled.
+    """
+
+    folder: Path
+    index: str
+    things: str
+    cure: str
+
+    def path(self, shard: Shard) -> Path:
+        """Return the file of a shard."""
+        return self.folder / shard.name
+
+    def read_index(self, parse: Callable[[dict[str, Any]], Made]) -> Made:
+        """Return what `parse` makes of the content of the index.
+
+        Raises: ShardError where it is broken.
+        """
+        try:
+            content = json.loads((self.folder / self.index).read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise ValueError(f"a format other than {FORMAT}, written by another version of flowleap")
+            return parse(content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"its {self.index} is truncated or not that of {self.things} ({error})"
+            raise self.broken(reason) from error
+
+    def write_index(self, content: Mapping[str, Any], mark: str = "") -> None:
+        """Write the index; `mark` tells processes apart that do so at once."""
+        path = self.folder / f"{self.index}{mark}"
+        replace_file(path, json.dumps({"format": FORMAT, **content}, indent=2, ensure_ascii=False) + "\n")
+        if mark:
+            path.replace(self.folder / self.index)
+
+    def write(
+        self,
+        shard: Shard,
+        arrays: Mapping[str, Tensor],
+        wanted: Kinds,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a shard, with JSON-able values about it; one entry, for safetensors writes several in any order.
+
+        Raises: ShardError for arrays that are not the wanted ones.
+        """
+        self.fits(shard, {name: (tuple(t.shape), str(t.dtype)[6:]) for name, t in arrays.items()}, wanted)
+        kept = {name: tensor.contiguous() for name, tensor in arrays.items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        noted = None if about is None else {name: json.dumps(value) for name, value in about.items()}
+        replace_file(self.path(shard), lambda partial: save_file(kept, partial, metadata=noted))
+
+    def look(self, shard: Shard, wanted: Kinds) -> dict[str, Any]:
+        """Return the values about a shard; its size and what it holds are looked at, not its numbers.
+
+        Raises: ShardError for a shard that is missing, cut short, or of something else.
+        """
+        self.there(shard)
+        try:
+            with open_tensors(self.path(shard)) as file:
+                about = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+                found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                kinds = {n: (tuple(s.get_shape()), STORED.get(s.get_dtype(), "")) for n, s in found.items()}
+        except (OSError, ValueError, SafetensorError) as error:
+            raise self.broken(f"{shard.name}: {error}") from error
+        self.fits(shard, kinds, wanted)
+        return about
+
+    def there(self, shard: Shard) -> None:
+        """Refuse a shard that has no file.
+
+        Raises: ShardError.
+        """
+        if not self.path(shard).is_file():
+            raise self.broken(f"{shard.name} is missing")
+
+    def tensors(self, shard: Shard) -> dict[str, Tensor]:
+        """Return the arrays of a shard, mapped into memory: what is not touched is not read."""
+        with open_tensors(self.path(shard)) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def fits(self, shard: Shard, found: Kinds, wanted: Kinds) -> None:
+        """Refuse arrays that are not the wanted ones.
+
+        Raises: ShardError.
+        """
+        if dict(found) != dict(wanted):
+            raise self.broken(f"{shard.name} holds {_listed(found)}, expected {_listed(wanted)}")
+
+    def broken(self, reason: str) -> ShardError:
+        """Return the error that says why the shards cannot be used."""
+        return ShardError(
+            f"the {self.things} in {self.folder} are cut short or spoiled: {reason}. {self.cure}"
+        )
+
+
+def _listed(arrays: Kinds) -> str:
+    return ", ".join(f"{name} {shape} {kind}" for name, (shape, kind) in sorted(arrays.items())) or "nothing"
