@@ -272,7 +272,7 @@ def test_rows_are_shared_equally_among_intervals(steps, stops, size):
         assert max(counts) - min(counts) <= 1
         seen |= {t: 1 for t, _ in found}
     assert sorted(seen, reverse=True) == list(stops[:-1]), "a single row learns every interval in time"
-    assert law.finest == pytest.approx(2 / steps) and law.trained == (steps,)
+    assert law.finest == pytest.approx(2 / steps) and law.solver_steps == steps
 
 
 def test_intervals_of_noise_levels_are_those_of_the_grid():

@@ -78,7 +78,6 @@ from flowleap.times import (
     Trajectories,
     Truncation,
     Uniform,
-    jumps_of,
 )
 from flowleap.velocities import Conditional, Own, PlugIn, Teacher
 
@@ -232,7 +231,7 @@ class Trained:
     num_classes = 2
 
     def __call__(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None) -> Tensor:
-        o, jumps = self.objective, jumps_of(self.objective.times)
+        o, jumps = self.objective, self.objective.times
         instant, unknown = self.velocity(x, t, t, label), torch.full_like(x, math.nan)
         end = torch.full_like(t, o.path.t_min)
         at_end = like(t <= end * (1 + 1e-6), x)
@@ -255,10 +254,10 @@ def gap(o: Objective, rows: int = 64) -> tuple[float, float]:
     Velocities are exact: those of the pair where noise and data are tied, the marginal ones elsewhere.
     """
     random_ = torch.Generator().manual_seed(0)
-    law: Any = o._law()
+    law: Any = o.times.on(o.path)
     *times, off = law.draw(random_, rows, 1.0)
     t, s, r = (time.double().clamp(o.path.t_min, o.path.t_max) for time in times)
-    if jumps_of(o.times).lands == "data":
+    if o.times.lands == "data":
         s = torch.where((s <= r) & (r < t), o.path.t_min, s)  # t_min exactly, not in single precision
         r = torch.where(r < t, o.path.t_min, r)
     stored, live = isinstance(o.coupling, StoredPairs), isinstance(o.coupling, LivePairs)
@@ -446,7 +445,7 @@ def test_laws_that_land_at_the_data_may_have_a_velocity_beside() -> None:
 
 @pytest.mark.parametrize("law", [*ON_UNIT, *ON_LEVELS], ids=str)
 def test_what_a_law_says_of_its_jumps_is_what_it_draws(law: TimeLaw) -> None:
-    jumps = jumps_of(law)
+    jumps = law
     (t, s, r, off) = law.draw(torch.Generator().manual_seed(0), 2048, 0.5)
     low = 0.0021 if law in ON_LEVELS else 0.0
     assert jumps.has_diagonal == (off < 2048) and (off == 0) == (jumps.lands == "nowhere")

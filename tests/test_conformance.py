@@ -53,7 +53,7 @@ from flowleap.times import (
     SortedPair,
     ToData,
 )
-from flowleap.velocities import Conditional, PlugIn, Teacher
+from flowleap.velocities import Conditional, PlugIn, Teacher, VelocitySource
 
 PATHS: dict[str, Path] = {
     "linear": LinearPath(),
@@ -172,7 +172,7 @@ class Spoilt:
 
 
 @dataclass(frozen=True)
-class ExactStep:
+class ExactStep(VelocitySource):
     """The velocity whose DDIM step t → s is exact, v = (X_{t→s}(x_t) − a x_t)/b; the marginal one where s = t."""
 
     flow: FlowMap

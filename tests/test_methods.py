@@ -395,7 +395,7 @@ def papers_of(part: type) -> tuple[str, ...]:
     cites = getattr(part, "cites", ())
     if isinstance(cites, property):
         made = {Weighted: [Weighted(by=name) for name in WEIGHTS], NoiseGrid: [NoiseGrid(growth="doubling")]}
-        return tuple(key for one in made[part] for key in one.cites)
+        return tuple(key for one in made.get(part, []) for key in one.cites)
     return cites
 
 

@@ -138,7 +138,7 @@ def test_points_are_made_without_any_randomness(name):
     drawn = objective.draw(batch(), step=1, key=2)
     state = torch.random.get_rng_state()
     made = objective.point(*(getattr(drawn, f) for f in ("x", "noise", "t", "s", "r", "label")), 1,
-                           drawn.dropped, drawn.plug_in, drawn.group)  # fmt: skip
+                           dropped=drawn.dropped, plug_in=drawn.plug_in, group=drawn.group)  # fmt: skip
     assert torch.equal(state, torch.random.get_rng_state())
     assert same(made, drawn) and made.off == drawn.off and made.progress == drawn.progress == 1 / 1000
     assert (made.step, made.finest, made.path) == (drawn.step, drawn.finest, drawn.path)
@@ -389,7 +389,7 @@ def test_rows_on_the_diagonal_are_flow_matching_bit_for_bit(name, path):
     found = objective.regress(objective.flow_map(network), None, point)
     plain = method("flow_matching", path=path)
     rest = point.rows(point.off, ROWS)
-    rest = plain.point(rest.x, rest.noise, rest.t, rest.s, rest.r, rest.label, 3, rest.dropped)
+    rest = plain.point(rest.x, rest.noise, rest.t, rest.s, rest.r, rest.label, 3, dropped=rest.dropped)
     expected = plain.regress(plain.flow_map(other), None, rest)
     assert torch.equal(found.target[point.off :], expected.target)
     assert torch.equal(expected.target, rest.path.velocity(rest.x, rest.noise, rest.t))

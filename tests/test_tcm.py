@@ -24,6 +24,7 @@ from flowleap.paths import VEPath
 from flowleap.point import Batch, Point, Regression
 from flowleap.studies import plan
 from flowleap.times import StudentT, Truncation
+from flowleap.velocities import VelocitySource
 
 D = torch.float64
 TINY = [("network.width", "8"), ("network.depth", "1"), ("watch_share", "0")]
@@ -130,7 +131,7 @@ def test_targets_below_the_boundary_come_from_the_first_stage():
 
 
 @dataclass(frozen=True)
-class ExactStep:
+class ExactStep(VelocitySource):
     """The velocity whose step t → s is exact, v = (X_{t→s}(x_t) − x_t)/(s − t) on this path."""
 
     oracle: Gaussian

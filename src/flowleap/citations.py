@@ -1,10 +1,10 @@
-"""The papers the parts come from, by BibTeX key. A part names its papers in a class attribute `cites`."""
+"""The papers the parts come from, by BibTeX key. A part names its papers in `cites`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CITATIONS", "Citation"]
+__all__ = ["CITATIONS", "Citation", "Cited"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,15 @@ class Citation:
             f"  url = {{https://arxiv.org/abs/{self.eprint}}}\n"
             "}"
         )
+
+
+class Cited:
+    """A part of a method, which names the papers that it is from."""
+
+    @property
+    def cites(self) -> tuple[str, ...]:
+        """Their keys in `CITATIONS`."""
+        return ()
 
 
 _PAPERS = (

@@ -11,63 +11,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 
 from flowleap import samplers
 from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
+from flowleap.interfaces import Composition, Coupling
 from flowleap.tensors import Image, Label
 
 __all__ = ["Coupling", "Generated", "Independent", "LivePairs", "StoredPairs"]
 
 
-@runtime_checkable
-class Coupling(Protocol):
-    """A law of the pairs (x, ε)."""
-
-    def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
-        """Return standard normal noise for the global batch, `shape`, float32 on the CPU."""
-        ...
-
-    def data(
-        self,
-        x: Image,
-        noise: Image,
-        label: Label,
-        off: int,
-        frozen: FlowMap | None,
-        latent: Image | None = None,
-    ) -> Image:
-        """Return the data that meets this noise, like x; the leading `off` rows are those with r < t.
-
-        `latent` is noise of its own for a coupling that asks for it by `asks_latent`.
-        """
-        ...
-
-
 @dataclass(frozen=True)
-class Independent:
+class Independent(Coupling):
     """ε ~ N(0, I), independent of x."""
 
-    def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
-        return torch.randn(shape, generator=generator)
-
-    def data(
-        self,
-        x: Image,
-        noise: Image,
-        label: Label,
-        off: int,
-        frozen: FlowMap | None,
-        latent: Image | None = None,
-    ) -> Image:
-        return x
+    splits: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
-class LivePairs:
+class LivePairs(Coupling):
     """On the rows r < t, x is where the map in training takes ε in N steps of its instantaneous velocity, no gradient.
 
     x̂ = x_N,  x_{i+1} = a(t_i, t_{i+1}) x_i + b(t_i, t_{i+1}) F(x_i, t_i, t_i): Euler's steps on the linear path.
@@ -83,7 +48,8 @@ class LivePairs:
 
     steps: int = 8
     guidance: float | None = None
-    asks_velocity: ClassVar[bool] = True
+    asks_velocity: ClassVar[tuple[str, str]] = ("LivePairs", "coupling=StoredPairs()")
+    ties_noise: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("frans2024one", "liu2022flow")
 
     def __post_init__(self) -> None:
@@ -92,11 +58,16 @@ class LivePairs:
 
     @property
     def asks_null(self) -> bool:
-        """Whether the network is asked without its label."""
         return self.guidance not in (None, 1.0)
 
-    def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
-        return torch.randn(shape, generator=generator)
+    def refusal(self, o: Composition) -> str | None:
+        if o.times.lands == "nowhere" or o.target.regresses_pairs(o.times):
+            return None
+        return (
+            "LivePairs gives the rows r < t pairs of their own flow and the rows r = t those of the data, and "
+            f"{type(o.target).__name__} on {type(o.times).__name__} would mix the two: use target=Consistency() with "
+            "times=ToData(), or coupling=StoredPairs(), which pairs every row"
+        )
 
     def data(
         self,
@@ -121,7 +92,7 @@ class LivePairs:
 
 
 @dataclass(frozen=True)
-class StoredPairs:
+class StoredPairs(Coupling):
     """Every row brings its own noise (`Batch.noise`), and x is where a teacher took that noise: reflow.
 
     Args:
@@ -133,15 +104,16 @@ class StoredPairs:
     """
 
     teacher: FlowMap | None = field(default=None, repr=False)
+    ties_noise: ClassVar[bool] = True
+    stored: ClassVar[bool] = True
+    splits: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("liu2022flow",)
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the map that makes the pairs is missing."""
         return self.teacher is None
 
     def with_teacher(self, flow: FlowMap) -> StoredPairs:
-        """Return the coupling whose pairs this map makes."""
         return replace(self, teacher=flow)
 
     def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
@@ -150,20 +122,9 @@ class StoredPairs:
             "give Batch(x, label, noise)"
         )
 
-    def data(
-        self,
-        x: Image,
-        noise: Image,
-        label: Label,
-        off: int,
-        frozen: FlowMap | None,
-        latent: Image | None = None,
-    ) -> Image:
-        return x
-
 
 @dataclass(frozen=True)
-class Generated:
+class Generated(Coupling):
     """x is what the frozen map makes of noise of its own in one step, no gradient: x = X_{start→t_min}(κ σ(start) z).
 
     z is `Point.latent`, independent of the noise ε that x is then mixed with. The rows lend their labels, not their
@@ -173,11 +134,8 @@ class Generated:
     Source: Zhou et al. 2024 (arXiv 2404.04057), the samples that the fake score is trained on.
     """
 
-    asks_latent: ClassVar[bool] = True
+    makes_samples: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("zhou2024score",)
-
-    def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
-        return torch.randn(shape, generator=generator)
 
     def data(
         self,

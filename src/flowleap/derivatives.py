@@ -15,16 +15,18 @@ fused attention has no forward-mode derivative, so the math backend is forced he
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from flowleap.citations import Cited
 from flowleap.tensors import Image, Time, like
 
 __all__ = ["CentralDifference", "Derivative", "ExactJVP", "TwoPass", "time_rate"]
@@ -32,13 +34,20 @@ __all__ = ["CentralDifference", "Derivative", "ExactJVP", "TwoPass", "time_rate"
 Field = Callable[[Image, Time], Image]
 
 
-@runtime_checkable
-class Derivative(Protocol):
+class Derivative(Cited, ABC):
     """A strategy for dF/dt."""
 
-    single_pass: ClassVar[bool]
+    single_pass: ClassVar[bool] = False
     """Whether the value comes with its reverse-mode graph, so that it can serve as the prediction."""
+    forward_mode: ClassVar[bool] = False
+    """Whether it is exact, by forward-mode differentiation, which not every operation of a network has."""
 
+    @property
+    def follows_pair(self) -> bool:
+        """Whether F is differentiated along the curve of the row's own pair, whatever the tangent is."""
+        return False
+
+    @abstractmethod
     def __call__(
         self,
         field: Field,
@@ -60,7 +69,6 @@ class Derivative(Protocol):
             scale: c, (batch,), which multiplies the tangents c·(dx/dt, 1) and not the derivative: where dF/dt is large
                 and c small, nothing large is ever computed. None for 1.
         """
-        ...
 
 
 @cache
@@ -83,13 +91,14 @@ def _jvp(field: Field, x: Image, t: Time, tangent: Image, scale: Time | None) ->
 
 
 @dataclass(frozen=True)
-class ExactJVP:
+class ExactJVP(Derivative):
     """Forward-mode AD in the pass that also makes the prediction: one evaluation less, a larger graph.
 
     Source: Geng et al. 2025 (arXiv 2505.13447) algorithm 1.
     """
 
     single_pass: ClassVar[bool] = True
+    forward_mode: ClassVar[bool] = True
 
     def __call__(
         self,
@@ -106,13 +115,13 @@ class ExactJVP:
 
 
 @dataclass(frozen=True)
-class TwoPass:
+class TwoPass(Derivative):
     """Forward-mode AD under `no_grad`: no reverse graph is kept under the JVP; the prediction is a pass of its own.
 
     The value that comes with the derivative has no graph.
     """
 
-    single_pass: ClassVar[bool] = False
+    forward_mode: ClassVar[bool] = True
 
     def __call__(
         self,
@@ -130,7 +139,7 @@ class TwoPass:
 
 
 @dataclass(frozen=True)
-class CentralDifference:
+class CentralDifference(Derivative):
     """[F(x₊, t + ε) − F(x₋, t − ε)] / 2ε, of second order; one-sided, of first order, within ε of the ends
     of [r, t_max].
 
@@ -147,7 +156,6 @@ class CentralDifference:
 
     eps: float = 5e-3
     along: str = "tangent"
-    single_pass: ClassVar[bool] = False
     cites: ClassVar[tuple[str, ...]] = ("wang2025transition",)
 
     def __post_init__(self) -> None:
@@ -155,6 +163,10 @@ class CentralDifference:
             raise ValueError(f"CentralDifference(eps={self.eps}): the step must be positive")
         if self.along not in ("tangent", "path"):
             raise ValueError(f'CentralDifference(along={self.along!r}): expected "tangent" or "path"')
+
+    @property
+    def follows_pair(self) -> bool:
+        return self.along == "path"
 
     def __call__(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -33,11 +32,7 @@ def check(part: Any) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value is what an annotation says: numbers finite, parts in the role that they are made for.
-
-    A part of flowleap has the role of the room that it is from. One of your own is a frozen dataclass with the methods
-    of the role.
-    """
+    """Return whether a value is what an annotation says: numbers finite, parts of the class that is asked for."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(fits(value, option) for option in inner)
@@ -60,7 +55,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
     if hint in (bool, str, NoneType):
         return isinstance(value, hint)
-    return isinstance(value, hint) and _in_role(value, hint)
+    return isinstance(value, hint)
 
 
 def wrong(owner: type, name: str, value: Any, said: str | None = None) -> str:
@@ -72,6 +67,8 @@ def wrong(owner: type, name: str, value: Any, said: str | None = None) -> str:
     known = _candidates(hint)
     meant = value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
     hinted = neighbors(meant, known) if known else ""
+    if known and is_dataclass(value) and not isinstance(value, type) and meant not in known:
+        hinted += f"; a part of your own inherits from {in_words(hint)} of flowleap.interfaces"
     return f"{given} does not fit: {owner.__name__}.{name} is {in_words(hint)}{hinted}"
 
 
@@ -93,19 +90,6 @@ def _finite(value: float) -> bool:
     return abs(value) <= SINGLE  # False of what is no number
 
 
-def _in_role(value: Any, hint: type) -> bool:
-    own = type(value)
-    if not hint.__module__.startswith("flowleap."):
-        return True  # such as a network, torch.nn.Module
-    if not own.__module__.startswith("flowleap."):
-        return is_dataclass(own)
-    return _room(own) == _room(hint)
-
-
-def _room(cls: type) -> str:
-    return ".".join(cls.__module__.split(".")[:2])
-
-
 def in_words(hint: Any) -> str:
     """Return an annotation as one reads it.
 
@@ -114,13 +98,18 @@ def in_words(hint: Any) -> str:
     """
     if get_origin(hint) is Literal:
         return " or ".join(repr(option) for option in get_args(hint))
-    return str(getattr(hint, "__name__", hint)).replace("flowleap.", "")
+    return str(getattr(hint, "__name__", hint)).replace("flowleap.interfaces.", "").replace("flowleap.", "")
 
 
 def _candidates(hint: Any) -> list[str]:
     """Return the names of the parts, made without arguments, that a field takes."""
-    options = get_args(hint) or (hint,)
-    rooms = {_room(option) for option in options if isinstance(option, type)} & set(sys.modules)
-    known = {thing for room in rooms for thing in vars(sys.modules[room]).values() if is_dataclass(thing)}
-    free = [cls for cls in known if isinstance(cls, type) and not any(needed(f) for f in fields(cls))]
+    options = [option for option in get_args(hint) or (hint,) if isinstance(option, type)]
+    known = {cls for option in options for cls in _family(option) if is_dataclass(cls)}
+    free = [cls for cls in known if not any(needed(f) for f in fields(cls))]
     return sorted(cls.__name__ for cls in free if not cls.__name__.startswith("_") and fits(cls(), hint))
+
+
+def _family(cls: type) -> list[type]:
+    """Return a class and all that inherit from it."""
+    below: list[type] = cls.__subclasses__()
+    return [cls, *(other for child in below for other in _family(child))]

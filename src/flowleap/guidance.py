@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from flowleap.flow_map import FlowMap, Network, dtype_of
+from flowleap.interfaces import Composition, TrainedGuidance
 from flowleap.networks import dropout
 from flowleap.point import Point
 from flowleap.tensors import Image, Label, Time
@@ -24,7 +25,7 @@ __all__ = ["FinestLevel", "Guidance", "guide"]
 
 
 @dataclass(frozen=True)
-class Guidance:
+class Guidance(TrainedGuidance):
     """Guidance folded into the velocity that drives the target, on rows that keep their label and lie in the window.
 
     ṽ = ω v + κ u(x_t, t, t | y) + (1 − ω − κ) u(x_t, t, t | ∅), no gradient; other rows keep ṽ = v.
@@ -40,6 +41,7 @@ class Guidance:
     omega: float = 1.0
     kappa: float = 0.0
     window: tuple[float, float] | None = None
+    guides_velocity: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("geng2025mean", "ho2022classifier")
 
     def __post_init__(self) -> None:
@@ -50,8 +52,6 @@ class Guidance:
                 f"Guidance(window={self.window}): two times (from, to) with from < to are expected"
             )
 
-    jump_scale: ClassVar[float] = 1.0
-
     @property
     def null(self) -> float:
         """The weight 1 − ω − κ of the velocity without a label, exactly 0 where ω + κ = 1 up to rounding."""
@@ -60,23 +60,29 @@ class Guidance:
 
     @property
     def asks_null(self) -> bool:
-        """Whether the network is asked without its label."""
         return self.null != 0
 
     @property
-    def asks_network(self) -> bool:
-        """Whether the network is asked at all."""
+    def drives(self) -> bool:
         return self.kappa != 0 or self.asks_null
 
     @property
-    def asks_velocity(self) -> bool:
-        """Whether the network is asked for its velocity, r = t."""
-        return self.asks_network
+    def asks_velocity(self) -> tuple[str, str] | None:
+        return ("Guidance", "velocity=Teacher(guidance=…)") if self.drives else None
 
     @property
     def scale(self) -> float:
         """The effective guidance scale ω/(1 − κ)."""
         return self.omega / (1 - self.kappa)
+
+    def refusal(self, o: Composition) -> str | None:
+        target = type(o.target).__name__
+        if o.target.driven or not self.drives:
+            return None
+        return (
+            f"Guidance changes the velocity of the rows r = t, and {target} takes that of its teacher for the others: "
+            f"use target={target}(Teacher(guidance=…)) with guidance=None"
+        )
 
     def rows(self, point: Point) -> Tensor:
         """Return the indices of the rows to guide; the times and masks are those of the CPU."""
@@ -108,7 +114,7 @@ class Guidance:
 
 
 @dataclass(frozen=True)
-class FinestLevel:
+class FinestLevel(TrainedGuidance):
     """Guidance of shortcut models: only jumps made of two finest steps are guided; larger jumps inherit it.
 
     v = u(∅) + w (u(y) − u(∅)) in both halves of the rows t − r = 2/N; `SelfConsistency` applies it.
@@ -124,13 +130,28 @@ class FinestLevel:
 
     @property
     def asks_null(self) -> bool:
-        """Whether the network is asked without its label."""
         return self.scale != 1
 
     @property
     def jump_scale(self) -> float:
-        """The scale at which the frozen jumps of the guided rows are guided."""
         return self.scale
+
+    @property
+    def teacher_scale(self) -> float:
+        return self.scale
+
+    def refusal(self, o: Composition) -> str | None:
+        if not o.target.guides_jumps:
+            return (
+                f"FinestLevel guides the jumps of SelfConsistency, but the target is {type(o.target).__name__}: use "
+                "Guidance(omega, kappa)"
+            )
+        if o.times.lands != "nowhere" and not o.times.halves:
+            return (
+                "FinestLevel guides the jumps made of two finest steps, of which all others are made, and those of "
+                f"{type(o.times).__name__} are not halved: use times=DyadicGrid(), or Guidance(omega, kappa)"
+            )
+        return None
 
     def __call__(self, flow: FlowMap, point: Point, velocity: Image) -> Image:
         """Return the velocity as it is: the diagonal is trained without guidance."""

@@ -464,5 +464,5 @@ def get(name: str) -> Objective:
 def citations(method: str | Objective) -> list[Citation]:
     """Return the papers of exactly the parts in use, in the order of the composition."""
     objective = get(method) if isinstance(method, str) else method
-    keys = dict.fromkeys(key for part in objective.parts() for key in getattr(part, "cites", ()))
+    keys = dict.fromkeys(key for part in objective.parts() for key in part.cites)
     return [CITATIONS[key] for key in keys]

@@ -21,6 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from flowleap.citations import Cited
 from flowleap.derivatives import time_rate
 from flowleap.paths import Path, VEPath
 from flowleap.tensors import Time
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 
-class Parameterization(ABC):
+class Parameterization(Cited, ABC):
     """The coefficients (a, b) of X = a·x + b·F and all that follows from them; subclasses are final."""
 
     @abstractmethod

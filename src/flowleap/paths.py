@@ -21,12 +21,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from flowleap.citations import Cited
 from flowleap.tensors import Image, Time, like
 
 __all__ = ["LinearPath", "Path", "TrigPath", "VEPath", "VPPath"]
 
 
-class Path(ABC):
+class Path(Cited, ABC):
     """A pair of schedules α(t), σ(t) with what follows from them; subclasses are final."""
 
     noise_scale: float

@@ -26,6 +26,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from flowleap.citations import Cited
 from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
 from flowleap.parameterization import AverageVelocity
@@ -227,7 +228,7 @@ def _generator_of(row: Tensor, seed: int) -> torch.Generator:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Cited):
     """How a method is meant to be sampled, and which budgets it was trained for.
 
     Args:
@@ -269,9 +270,9 @@ class Sampling:
             )
 
     @property
-    def asks_velocity(self) -> bool:
-        """Whether some budget steps with the velocity, r = t."""
-        return self.finest is not None
+    def asks_velocity(self) -> tuple[str, str] | None:
+        """What steps with the velocity of the network, r = t, and what to use instead; None: no budget does."""
+        return None if self.finest is None else (f"Sampling(finest={self.finest})", "sampling=Sampling()")
 
     def instantaneous(self, steps: int) -> bool:
         """Return whether this budget steps with the instantaneous output."""

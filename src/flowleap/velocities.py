@@ -11,30 +11,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
+from flowleap.interfaces import Composition, VelocitySource
 from flowleap.point import Point
 from flowleap.tensors import Image, like
 
 __all__ = ["Conditional", "Own", "PlugIn", "Teacher", "VelocitySource"]
 
 
-@runtime_checkable
-class VelocitySource(Protocol):
-    """A source of velocities."""
-
-    def __call__(self, point: Point, flow: FlowMap | None = None) -> Image:
-        """Return v at every row of the point, (batch, *dims), without a graph."""
-        ...
-
-
 @dataclass(frozen=True)
-class Conditional:
+class Conditional(VelocitySource):
     """v = α'(t) x + σ'(t) κε, the velocity of the row's own pair.
 
     Source: Lipman et al. 2022 (arXiv 2210.02747) theorem 3.
@@ -47,7 +39,7 @@ class Conditional:
 
 
 @dataclass(frozen=True)
-class PlugIn:
+class PlugIn(VelocitySource):
     """v* = Σ_j w_ij v(x_t,i; x_j): the posterior-mean velocity if the batch were the data set.
 
     Written around the row's own pair, v* = v + (α' − σ'α/σ)(x̄ − x), so that it meets v exactly where the posterior
@@ -70,6 +62,19 @@ class PlugIn:
                 f"PlugIn(probability={self.probability}): a share of the rows in [0, 1] is expected"
             )
 
+    @property
+    def averages(self) -> float:
+        return self.probability
+
+    def refusal(self, o: Composition) -> str | None:
+        if not (self.probability > 0 and o.coupling.ties_noise):
+            return None
+        return (
+            "PlugIn averages over all data that may have met the noise of a row, and "
+            f"{type(o.coupling).__name__} ties each noise to one: use velocity=Conditional(), or "
+            "coupling=Independent()"
+        )
+
     def __call__(self, point: Point, flow: FlowMap | None = None) -> Image:
         path, t = point.path, point.t
         v = path.velocity(point.x, point.noise, t)
@@ -91,12 +96,14 @@ class PlugIn:
 
 
 @dataclass(frozen=True)
-class Own:
+class Own(VelocitySource):
     """v = u_θ(x_t, t, t): the network's own instantaneous velocity.
 
     Source: Boffi et al. 2025 (arXiv 2505.18825), self-distillation by the tangent condition.
     """
 
+    marginal: ClassVar[bool] = True
+    own: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("boffi2025build",)
 
     def __call__(self, point: Point, flow: FlowMap | None = None) -> Image:
@@ -106,7 +113,7 @@ class Own:
 
 
 @dataclass(frozen=True)
-class Teacher:
+class Teacher(VelocitySource):
     """v = the instantaneous velocity of a frozen flow map, v(∅) + w (v(y) − v(∅)) where it is guided.
 
     Args:
@@ -118,14 +125,17 @@ class Teacher:
 
     flow: FlowMap | None = field(default=None, repr=False)
     guidance: float | None = None
+    marginal: ClassVar[bool] = True
+
+    @property
+    def teacher_scale(self) -> float | None:
+        return self.guidance
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the teacher is missing."""
         return self.flow is None
 
     def with_teacher(self, flow: FlowMap) -> Teacher:
-        """Return the velocity of this teacher."""
         return replace(self, flow=flow)
 
     def __call__(self, point: Point, flow: FlowMap | None = None) -> Image:

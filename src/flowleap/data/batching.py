@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from flowleap.citations import Cited
 from flowleap.randomness import generator
 
 LEAST = 4
@@ -22,7 +23,7 @@ def _order(key: int, stream: str, epoch: int, size: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Shuffled:
+class Shuffled(Cited):
     """Epoch after epoch in a new order, end to end: every row once per epoch, whatever the batch size.
 
     Shapes: indices → (batch,) int64 rows of the data set.
@@ -42,7 +43,7 @@ class Shuffled:
 
 
 @dataclass(frozen=True)
-class ClassGroups:
+class ClassGroups(Cited):
     """Batches made of groups of one class, contiguous in the batch; the classes take turns.
 
     Classes: turns are dealt in rounds, each in a new order. In round ρ a class of n rows, where the largest has N, has

@@ -17,7 +17,7 @@
 `reduce` says whether ‖Δ‖² sums or averages over the dimensions of a row: c changes its meaning by a factor D.
 """
 
-from flowleap.losses.base import Loss
+from flowleap.interfaces import Loss
 from flowleap.losses.distances import AdaptivePower, Norm, PseudoHuber, Squared
 from flowleap.losses.perceptual import Perceptual
 from flowleap.losses.score_identity import ScoreIdentity

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from flowleap.interfaces import Loss
 from flowleap.point import Point, Regression
 from flowleap.tensors import squared_norm
 
@@ -24,7 +25,7 @@ def _distance(regression: Regression, reduce: str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Squared:
+class Squared(Loss):
     """‖Δ‖², summed or averaged over the dimensions."""
 
     reduce: Reduce = "mean"
@@ -35,7 +36,7 @@ class Squared:
 
 
 @dataclass(frozen=True)
-class PseudoHuber:
+class PseudoHuber(Loss):
     """√(‖Δ‖² + c²) − c; c=None means c = 0.00054 √D with D the dimensions of a row.
 
     Source: Song and Dhariwal 2023 (arXiv 2310.14189), the pseudo-Huber metric and its c = 0.00054 √D.
@@ -56,7 +57,7 @@ class PseudoHuber:
 
 
 @dataclass(frozen=True)
-class Norm:
+class Norm(Loss):
     """‖Δ‖, whose gradient has length 1 however small Δ is, and is 0 at Δ = 0.
 
     Source: Geng et al. 2024 (arXiv 2406.14548), the metric of easy consistency tuning with c = 0.
@@ -73,7 +74,7 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class AdaptivePower:
+class AdaptivePower(Loss):
     """‖Δ‖² / sg(‖Δ‖² + c)^p: p = 0 is the squared error, p = ½ like pseudo-Huber, p = 1 a normalized gradient.
 
     At p = 1 the value sits at 1 whatever the network does: watch `Regression.raw` instead.
@@ -88,6 +89,10 @@ class AdaptivePower:
         "weight": "1 / (‖Δ‖² + {eps:g})^{power:g}",
     }
     cites: ClassVar[tuple[str, ...]] = ("geng2025mean",)
+
+    @property
+    def error_power(self) -> float:
+        return self.power
 
     def __post_init__(self) -> None:
         if self.power < 0 or not self.eps > 0:

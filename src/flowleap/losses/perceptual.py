@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flowleap.interfaces import Loss
 from flowleap.neighbors import neighbors
 from flowleap.networks import perceptual
 from flowleap.point import Point, Regression
@@ -18,7 +19,7 @@ __all__ = ["Perceptual"]
 
 
 @dataclass(frozen=True)
-class Perceptual:
+class Perceptual(Loss):
     """LPIPS: d(a, b) = Σ_l mean_hw Σ_c w_lc (â_lc − b̂_lc)², â, b̂ feature maps of unit length over channels.
 
     It compares images in [−1, 1], so it needs a target that compares points, such as Consistency(space="map"). The

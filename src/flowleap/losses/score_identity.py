@@ -8,13 +8,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from flowleap.interfaces import Composition, Loss
 from flowleap.point import Point, Regression
 
 __all__ = ["ScoreIdentity"]
 
 
 @dataclass(frozen=True)
-class ScoreIdentity:
+class ScoreIdentity(Loss):
     """w ⟨G, (D_T − x_g) − α G⟩, G = D_T − D_ψ, w = 1/sg(mean |x_g − D_T|): the squared gap of two scores, debiased.
 
     x_g is the sample that the student made, D_T and D_ψ what the target and the prediction say it was before noise.
@@ -40,12 +41,11 @@ class ScoreIdentity:
                 f'ScoreIdentity(reduce={self.reduce!r}): expected "sum" or "mean" over the dimensions of a row'
             )
 
-    def refusal(self, target: object) -> str | None:
-        """Return why a target has no sample to judge, or None."""
-        if getattr(target, "asks_latent", False):
+    def refusal(self, o: Composition) -> str | None:
+        if o.target.makes_samples:
             return None
         return (
-            f"ScoreIdentity judges a sample by two scores, and {type(target).__name__} makes none: use "
+            f"ScoreIdentity judges a sample by two scores, and {type(o.target).__name__} makes none: use "
             "target=ScoreGap(), or another loss such as Squared()"
         )
 

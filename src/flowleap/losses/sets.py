@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from flowleap.interfaces import Composition, Loss
 from flowleap.paths import Path
 from flowleap.point import Point, Regression
 from flowleap.tensors import Time
@@ -17,7 +18,7 @@ __all__ = ["MomentMatching"]
 
 
 @dataclass(frozen=True)
-class MomentMatching:
+class MomentMatching(Loss):
     """w_out MMD²: how far the points of a group of rows are, as a set, from the points that they are held to.
 
     MMD² = mean_ij k(y_i, y_j) + mean_ij k(ŷ_i, ŷ_j) − 2 mean_ij k(y_i, ŷ_j),  k(a, b) = exp(−w ‖a − b‖ / D)
@@ -45,7 +46,6 @@ class MomentMatching:
     power: int = 2
     shift: float = 4.0
     sigma_data: float = 0.5
-    asks_groups: ClassVar[bool] = True
     template: ClassVar[dict[str, str]] = {
         "loss metric": "MMD² of groups, {kernel} kernel",
         "weight": "½ sigmoid({shift:g} − λ) (−dλ/dt) α^{power} / (α² + σ²)",
@@ -60,6 +60,19 @@ class MomentMatching:
                 f"MomentMatching(power={self.power}, sigma_data={self.sigma_data}): a power of 1 or more and a "
                 "positive standard deviation are expected"
             )
+
+    def refusal(self, o: Composition) -> str | None:
+        if o.times.group is None:
+            return (
+                f"MomentMatching compares groups of rows that share their times, and {type(o.times).__name__} makes "
+                "none: use times=Particles()"
+            )
+        if o.target.space != "map":
+            return (
+                f"MomentMatching compares points, and {type(o.target).__name__} gives network outputs: use "
+                'target=Consistency(space="map")'
+            )
+        return None
 
     def __call__(self, regression: Regression, point: Point) -> Tensor:
         size = _group_size(point.group, len(point))

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from flowleap.losses.base import Loss
+from flowleap.interfaces import Composition, Loss
 from flowleap.losses.distances import Squared
 from flowleap.neighbors import neighbors
 from flowleap.point import Point, Regression
@@ -18,7 +18,7 @@ __all__ = ["WEIGHTS", "Boundary", "LearnedVariance", "Weighted"]
 
 
 @dataclass(frozen=True)
-class LearnedVariance:
+class LearnedVariance(Loss):
     """e^{−ℓ} m + ℓ: a weight the network learns, optimal at ℓ = ln E[m | t, r], or at ln E[m | t].
 
     ∂/∂ℓ = 1 − e^{−ℓ} m. Around AdaptivePower at p = 1 (m ≈ 1) it is nearly inert, ℓ* ≈ 0.
@@ -36,6 +36,10 @@ class LearnedVariance:
     of: Literal["t, r", "t"] = "t, r"
     template: ClassVar[dict[str, str]] = {"weight": "{weight}, learned e^{{−ℓ({of})}}"}
     cites: ClassVar[tuple[str, ...]] = ("karras2024analyzing", "lin2025design")
+
+    @property
+    def learned(self) -> str:
+        return self.of
 
     def __post_init__(self) -> None:
         if self.of not in ("t, r", "t"):
@@ -97,7 +101,7 @@ _STEPS = ("1/(t - s)", "1/(level(t) - level(s))")
 
 
 @dataclass(frozen=True)
-class Weighted:
+class Weighted(Loss):
     """w(t, s) m, where m is another loss and w is known by its name; a weight by the step is 1 where r = t.
 
     Args:
@@ -116,7 +120,7 @@ class Weighted:
     def __post_init__(self) -> None:
         if self.by not in WEIGHTS:
             raise ValueError(f"Weighted(by={self.by!r}): unknown weight{neighbors(self.by, WEIGHTS)}")
-        if isinstance(self.inner, LearnedVariance):
+        if self.inner.learned:
             raise ValueError(
                 f'Weighted(LearnedVariance(…), by="{self.by}") would weigh ℓ as well: use '
                 f'LearnedVariance(Weighted(…, by="{self.by}"))'
@@ -130,14 +134,13 @@ class Weighted:
     @property
     def template(self) -> dict[str, str]:
         """The weight, after that of the loss inside where that has one."""
-        alone = getattr(self.inner, "template", {}).get("weight", "1") == "1"
+        alone = self.inner.template.get("weight", "1") == "1"
         return {"weight": "{by}" if alone else "{weight} · {by}"}
 
-    def refusal(self, target: object) -> str | None:
-        """Return why this weight means nothing for a target, or None."""
-        if self.by in _STEPS and not getattr(target, "asks_step", False):
+    def refusal(self, o: Composition) -> str | None:
+        if self.by in _STEPS and not o.target.asks_step:
             return (
-                f'Weighted(by="{self.by}") is infinite for {type(target).__name__}, whose step t → s is infinitely '
+                f'Weighted(by="{self.by}") is infinite for {type(o.target).__name__}, whose step t → s is infinitely '
                 'short: use by="alpha/(kappa sigma)", or a discrete target such as Consistency()'
             )
         return None
@@ -151,7 +154,7 @@ class Weighted:
 
 
 @dataclass(frozen=True)
-class Boundary:
+class Boundary(Loss):
     """w_b · the mean of a loss over the rows on a boundary + its mean over the others, as weights of the rows.
 
     A share p of the rows is at t = boundary; those have weight w_b/p and the others 1/(1 − p), so that the mean over
@@ -180,6 +183,20 @@ class Boundary:
             raise ValueError(f"Boundary(weight={self.weight}): a positive weight is expected")
         if not 0 < self.share < 1:
             raise ValueError(f"Boundary(share={self.share}): a share of the rows in (0, 1) is expected")
+
+    def refusal(self, o: Composition) -> str | None:
+        if self.boundary != o.times.boundary:
+            found = "none" if o.times.boundary is None else f"{o.times.boundary:g}"
+            return (
+                f"Boundary(boundary={self.boundary:g}) weighs the rows on the boundary of the times, which is {found}: "
+                "give both the same"
+            )
+        if self.share != o.times.boundary_share:
+            return (
+                f"Boundary(share={self.share:g}) counts on that share of the rows on the boundary, which "
+                f"{type(o.times).__name__} has {o.times.boundary_share}: give both the same"
+            )
+        return None
 
     def __call__(self, regression: Regression, point: Point) -> Tensor:
         here = (point.t - self.boundary).abs() <= 1e-6 * self.boundary

@@ -133,6 +133,11 @@ def knows(kind: str, option: str) -> bool:
     return known(kind) and option in signature(_kinds()[kind]).parameters
 
 
+def around(kind: str, network: Any) -> nn.Module:
+    """Return a network of a kind that is made around another, with its default options."""
+    return _kinds()[kind](network)
+
+
 def inside(network: Any) -> Any:
     """Return what goes on from the weights of a teacher: the network inside of one of `TAUGHT`, or else the network."""
     return network.network if type(network).__name__ in TAUGHT else network

@@ -1,14 +1,15 @@
 """Objectives: one file per identity, and the composition that trains a network with it."""
 
-from flowleap.objectives.base import Identity, Objective, Rival
+from flowleap.interfaces import Identity, TargetNetwork
+from flowleap.objectives.base import Objective
 from flowleap.objectives.consistency import Consistency
 from flowleap.objectives.diagonal import Diagonal
 from flowleap.objectives.eulerian import Eulerian
-from flowleap.objectives.first_stage import FirstStage
-from flowleap.objectives.frozen import EMA, GridEMA, Refreshed, Self
+from flowleap.objectives.rival import Rival
 from flowleap.objectives.score_identity import ScoreGap
 from flowleap.objectives.self_consistency import SelfConsistency
 from flowleap.objectives.solver import LearnedSolver
+from flowleap.objectives.target_networks import EMA, FirstStage, GridEMA, Refreshed, Self
 from flowleap.objectives.trajectory import Trajectory
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "ScoreGap",
     "Self",
     "SelfConsistency",
+    "TargetNetwork",
     "Trajectory",
 ]

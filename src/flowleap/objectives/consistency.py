@@ -8,15 +8,19 @@ from typing import ClassVar
 import torch
 
 from flowleap.flow_map import FlowMap
+from flowleap.interfaces import Composition, Identity, TimeLaw
 from flowleap.networks import dropout
 from flowleap.point import Point, Target
 from flowleap.tensors import Image, like
 
-__all__ = ["Consistency"]
+__all__ = ["SHORT", "Consistency"]
+
+SHORT = 'Adjacent(128), NoiseGrid(clock="linear") or Ratio(clock="linear") to the data, Particles() anywhere'
+"""Times with short steps t → s, for messages."""
 
 
 @dataclass(frozen=True)
-class Consistency:
+class Consistency(Identity):
     """F* = the output whose jump t → r lands where the frozen map takes the next point s on the line: X_{s→r}(x_s).
 
     x_s = a x_t + b v is the path's DDIM step with the velocity that drives the target. With the pair's own velocity
@@ -36,7 +40,6 @@ class Consistency:
 
     space: str = "output"
     keep_labels: bool = True
-    horizon: ClassVar[None] = None
     asks_step: ClassVar[bool] = True
     template: ClassVar[dict[str, str]] = {
         "model type": "discrete",
@@ -50,9 +53,27 @@ class Consistency:
         if self.space not in ("output", "map"):
             raise ValueError(f'Consistency(space={self.space!r}): expected "output" or "map"')
 
-    def refusal(self, flow: FlowMap) -> str | None:
-        """Return None: a step with a velocity is exact for a pair on every path."""
-        return None
+    def regresses_pairs(self, times: TimeLaw) -> bool:
+        return not times.has_stop
+
+    def refusal(self, o: Composition) -> str | None:
+        law = type(o.times).__name__
+        if o.times.lands == "nowhere":
+            return None
+        if o.times.finest > 0:
+            return (
+                "Consistency makes its first step t → s at once with the velocity, and the steps of "
+                f"{law} are up to half of the way or more, where that leaves the flow: use target=SelfConsistency() or "
+                f"Trajectory(), or times such as {SHORT}"
+            )
+        tied = o.coupling.ties_noise and not o.velocity.marginal
+        if o.times.has_stop or tied:
+            return None
+        return (
+            f"Consistency on {law}, which has s = r, regresses the end of one step with the velocity, whose mean is "
+            "the mean of the data and no point of the flow, unless noise and data are tied: use coupling=LivePairs() "
+            f"or StoredPairs() with velocity=Conditional(), times such as {SHORT}, or target=Eulerian()"
+        )
 
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
         p = point

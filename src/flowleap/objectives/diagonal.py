@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from flowleap.flow_map import FlowMap
+from flowleap.interfaces import Composition, Identity
 from flowleap.point import Point, Target
 from flowleap.tensors import Image
 
-__all__ = ["Diagonal", "diagonal"]
+__all__ = ["Diagonal", "diagonal", "singular"]
 
 
 def diagonal(flow: FlowMap, point: Point) -> Image:
@@ -21,20 +22,31 @@ def diagonal(flow: FlowMap, point: Point) -> Image:
     return flow.output_of_velocity(point.v, point.x_t, point.t)
 
 
+def singular(target: Identity, o: Composition, reason: str | None) -> str | None:
+    """Return the refusal of a target for a path and a parameterization on which it is singular, or None."""
+    if reason is None:
+        return None
+    meaning = f"{type(o.parameterization).__name__} on {type(o.path).__name__}"
+    return f"{type(target).__name__} does not fit {meaning}: {reason}"
+
+
 @dataclass(frozen=True)
-class Diagonal:
+class Diagonal(Identity):
     """Flow matching alone: every row has r = t, there is no jump to learn.
 
     Raises: ValueError where a time law draws rows with r < t.
     """
 
-    horizon: ClassVar[None] = None
-    keep_labels: ClassVar[bool] = False
     template: ClassVar[dict[str, str]] = {"model type": "instantaneous, r = t"}
     cites: ClassVar[tuple[str, ...]] = ("lipman2022flow", "liu2022flow", "albergo2022building")
 
-    def refusal(self, flow: FlowMap) -> str | None:
-        return None
+    def refusal(self, o: Composition) -> str | None:
+        if o.times.lands == "nowhere":
+            return None
+        return (
+            f"Diagonal() has no target for the rows r < t of {type(o.times).__name__}: use times=OneTime(), or another "
+            "target such as Eulerian()"
+        )
 
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
         raise ValueError(

@@ -10,15 +10,17 @@ from torch import Tensor
 
 from flowleap.derivatives import Derivative, TwoPass
 from flowleap.flow_map import FlowMap
+from flowleap.interfaces import Composition, Identity
+from flowleap.objectives.diagonal import singular
 from flowleap.point import Point, Target
 from flowleap.tensors import Image, like, squared_norm
-from flowleap.velocities import Own, VelocitySource
+from flowleap.velocities import VelocitySource
 
 __all__ = ["Eulerian"]
 
 
 @dataclass(frozen=True)
-class Eulerian:
+class Eulerian(Identity):
     """F* = −(w ȧ·x_t + a·v + w b·dF/dt)/ḃ, dots for ∂_t, dF/dt along (v, 1) at fixed landing time, w the warm-up.
 
     For the average velocity this is the MeanFlow identity u* = v − (t − r) du/dt on any path; for `Velocity` on the
@@ -50,7 +52,6 @@ class Eulerian:
     tangent: VelocitySource | None = None
     normalize: float | None = None
     clip: float | None = None
-    keep_labels: ClassVar[bool] = False
     template: ClassVar[dict[str, str]] = {
         "model type": "continuous, s → t",
         "first step t → s": "DDIM, {velocity} velocity",
@@ -83,16 +84,44 @@ class Eulerian:
         return self.warmup or None
 
     @property
-    def asks_velocity(self) -> bool:
-        """Whether the network is asked for its velocity, r = t."""
-        return isinstance(self.tangent, Own)
+    def asks_velocity(self) -> tuple[str, str] | None:
+        own = self.tangent is not None and self.tangent.own
+        return ("tangent=Own()", "tangent=None") if own else None
 
-    def refusal(self, flow: FlowMap) -> str | None:
-        """Return why F* is infinite somewhere on this path, or None."""
-        reason = flow.parameterization.eulerian_singularity(flow.path)
-        if reason is None or self.weighting == "cos2":
+    def refusal(self, o: Composition) -> str | None:
+        if o.times.boundary is not None:
+            return (
+                f"Eulerian ties the map at t to the map just below it, and {type(o.times).__name__} trains none below "
+                'its boundary, so that the first stage is never asked: use target=Consistency(space="map")'
+            )
+        return self._misled(o) or self._singular(o)
+
+    def _misled(self, o: Composition) -> str | None:
+        """Return why the derivative is not taken along the velocity that is asked for, or None."""
+        if o.times.lands == "nowhere" or not self.derivative.follows_pair:
             return None
-        return f'{reason}, where the Eulerian target is infinite: use AverageVelocity(), or weighting="cos2"'
+        guided = o.velocity.teacher_scale not in (None, 1.0) or (o.guidance is not None and o.guidance.drives)
+        if not guided and self.tangent is None:
+            return None
+        part = "guidance" if guided else f"tangent={type(self.tangent).__name__}()"
+        return (
+            f'CentralDifference(along="path") differs along the velocity of the pair itself, and {part} asks for '
+            'another: use CentralDifference(along="tangent")'
+        )
+
+    def _singular(self, o: Composition) -> str | None:
+        """Return where F* is infinite, or nothing is left to regress, or None."""
+        if self.weighting == "unit":
+            reason = o.parameterization.eulerian_singularity(o.path)
+            way = 'where the Eulerian target is infinite: use AverageVelocity(), or weighting="cos2"'
+            return singular(self, o, reason and f"{reason}, {way}")
+        slope = o.parameterization.slope_singularity(o.path)
+        if slope is None or o.times.lands == "anywhere":
+            return None
+        return (
+            f'Eulerian(weighting="cos2") does not fit {type(o.parameterization).__name__} on {type(o.path).__name__}: '
+            f"{slope}, where nothing is left to regress: use AverageVelocity() or Velocity()"
+        )
 
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
         p = point

@@ -8,6 +8,8 @@ from typing import ClassVar
 from flowleap import samplers
 from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
+from flowleap.interfaces import Composition, Identity
+from flowleap.objectives.diagonal import singular
 from flowleap.point import Point, Target
 from flowleap.velocities import Teacher
 
@@ -15,7 +17,7 @@ __all__ = ["ScoreGap"]
 
 
 @dataclass(frozen=True)
-class ScoreGap:
+class ScoreGap(Identity):
     """Two denoisers asked about one noised sample of the student: D_T of the teacher, D_ψ of the frozen map.
 
     x_g = X_{start→t_min}(κ σ(start) z), one step of the student,  x_t = α(t) x_g + σ(t) κ ε,
@@ -34,9 +36,7 @@ class ScoreGap:
     """
 
     teacher: Teacher = Teacher()
-    horizon: ClassVar[None] = None
-    keep_labels: ClassVar[bool] = False
-    asks_latent: ClassVar[bool] = True
+    makes_samples: ClassVar[bool] = True
     driven: ClassVar[bool] = False
     template: ClassVar[dict[str, str]] = {
         "model type": "distribution",
@@ -44,9 +44,18 @@ class ScoreGap:
     }
     cites: ClassVar[tuple[str, ...]] = ("zhou2024score",)
 
-    def refusal(self, flow: FlowMap) -> str | None:
-        """Return why one step of an instantaneous output would not be a denoised point on this path, or None."""
-        return flow.parameterization.euler_refusal(flow.path)
+    def refusal(self, o: Composition) -> str | None:
+        if o.times.has_diagonal:
+            return (
+                f"ScoreGap judges samples on every row, and {type(o.times).__name__} has rows r = t, which train a "
+                "velocity: use times=Denoising()"
+            )
+        if o.frozen.auxiliary is None:
+            return (
+                "ScoreGap holds the teacher's score against that of the samples, which another network learns: use "
+                "frozen=Rival(objective), as methods.sid() has"
+            )
+        return singular(self, o, o.parameterization.euler_refusal(o.path))
 
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
         p = point
@@ -55,7 +64,7 @@ class ScoreGap:
                 "ScoreGap holds a rival's score against that of a trained map, and none is given: use "
                 "objective.with_teacher(flow), or ScoreGap(Teacher(flow))"
             )
-        assert p.latent is not None, "drawn for a target with asks_latent"
+        assert p.latent is not None, "drawn for a target that makes samples"
         label = p.network_label(flow.num_classes)
         sample = samplers.chain(flow, p.latent, label=label)
         x_t = p.path.point(sample, p.noise, p.t)

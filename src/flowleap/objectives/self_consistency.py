@@ -9,7 +9,9 @@ import torch
 
 from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
+from flowleap.interfaces import Composition, Identity, TimeLaw
 from flowleap.networks import dropout
+from flowleap.objectives.diagonal import singular
 from flowleap.point import Point, Target
 from flowleap.tensors import Image, Label, Time
 
@@ -17,7 +19,7 @@ __all__ = ["SelfConsistency"]
 
 
 @dataclass(frozen=True)
-class SelfConsistency:
+class SelfConsistency(Identity):
     """F* = the output whose jump lands where two frozen jumps land: X_{s→r}(X_{t→s}(x_t)).
 
     On the linear path with the average velocity this is F* = ½ (u(x_t, t, s) + u(x_s, s, r)) for s half-way.
@@ -36,8 +38,9 @@ class SelfConsistency:
 
     clip: float | None = None
     keep_labels: bool = True
-    horizon: ClassVar[None] = None
     asks_step: ClassVar[bool] = True
+    one_landing: ClassVar[bool] = False
+    guides_jumps: ClassVar[bool] = True
     template: ClassVar[dict[str, str]] = {
         "model type": "discrete",
         "first step t → s": "{output}, frozen",
@@ -50,9 +53,41 @@ class SelfConsistency:
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"SelfConsistency(clip={self.clip}): a positive bound is expected, or None")
 
-    def refusal(self, flow: FlowMap) -> str | None:
-        """Return why the finest jumps would be wrong on this path, or None."""
-        return flow.parameterization.euler_refusal(flow.path)
+    def refusal(self, o: Composition) -> str | None:
+        found = None if o.times.lands == "nowhere" else self._untrained(o.times)
+        if found is None and o.times.taught_levels is not None and o.frozen.copy != "snapshot":
+            return (
+                f"{type(o.times).__name__} trains one level of jumps at a time, which the level before it teaches: use "
+                f"frozen=Refreshed(stages={o.times.taught_levels})"
+            )
+        return found or singular(self, o, o.parameterization.euler_refusal(o.path))
+
+    @staticmethod
+    def _untrained(times: TimeLaw) -> str | None:
+        """Return which of the two jumps no row of these times trains, or None."""
+        law = type(times).__name__
+        rather = "use times=DyadicGrid(), or target=Consistency(), whose first step is made with a velocity"
+        if not times.has_stop:
+            return (
+                f"SelfConsistency makes two jumps of one, and {law} has s = r: its second jump goes nowhere, and rows "
+                f"are regressed onto themselves: {rather}"
+            )
+        if not times.always_stops:
+            return (
+                f"SelfConsistency makes two jumps of one, and some rows of {law} have s = r, whose second jump goes "
+                f"nowhere: {rather}"
+            )
+        if times.lands == "data":
+            return (
+                f"SelfConsistency asks for jumps t → s that end above the data, and {law} trains jumps to the data "
+                f"only: {rather}"
+            )
+        if not times.has_diagonal and times.taught_levels is None:
+            return (
+                f"SelfConsistency compares jumps with jumps, and no row of {law} has r = t to say where they lead: use "
+                "times with such rows, as DyadicGrid with share < 1"
+            )
+        return None
 
     @torch.no_grad()
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
+from flowleap.interfaces import Composition, Identity
 from flowleap.networks.solver import second_step
 from flowleap.point import Point, Target
 from flowleap.tensors import Image, Label
@@ -21,7 +22,7 @@ __all__ = ["LearnedSolver"]
 
 
 @dataclass(frozen=True)
-class LearnedSolver:
+class LearnedSolver(Identity):
     """A step X_{t→r} of a solver from a point of the teacher's trajectory, compared with where that is at r.
 
     The trajectory starts at the noise of the row and takes `substeps` midpoint steps of two evaluations on each
@@ -44,10 +45,9 @@ class LearnedSolver:
 
     teacher: Teacher = Teacher()
     substeps: int = 4
-    horizon: ClassVar[None] = None
-    keep_labels: ClassVar[bool] = False
-    asks_solver: ClassVar[bool] = True
     driven: ClassVar[bool] = False
+    one_landing: ClassVar[bool] = False
+    network_kind: ClassVar[str] = "MeanDirection"
     template: ClassVar[dict[str, str]] = {
         "model type": "solver",
         "first step t → s": "the frozen network, as far as the predictor says",
@@ -62,17 +62,20 @@ class LearnedSolver:
                 f"LearnedSolver(substeps={self.substeps}): the teacher takes smaller steps than the solver, at least 2"
             )
 
-    def advice(self, name: str, guidance: float | None) -> list[str]:
-        """Return, in sentences, why a solver of this name is not trained for samples with this guidance."""
+    def sampling_advice(self, name: str, guidance: float | None) -> list[str]:
         trained, asked = self.teacher.guidance or 1.0, guidance or 1.0
         if trained == asked:
             return []
         meant = f"its steps are trained for guidance of scale {trained:g}"
         return [f"{name}: {meant}, and samples with {asked:g} are asked for"]
 
-    def refusal(self, flow: FlowMap) -> str | None:
-        """Return None: steps along the line of a pair exist on every path."""
-        return None
+    def refusal(self, o: Composition) -> str | None:
+        if o.times.solver_steps is not None:
+            return None
+        return (
+            "LearnedSolver learns the steps of a solver between the times of its grid, and "
+            f"{type(o.times).__name__} has none: use times=Intervals(steps=4)"
+        )
 
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
         p, scale = point, self.teacher.guidance

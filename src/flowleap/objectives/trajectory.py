@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
+from flowleap.interfaces import Composition, Identity
 from flowleap.networks import dropout
 from flowleap.point import Point, Target
 from flowleap.tensors import Image, Label, Time, like
@@ -19,7 +20,7 @@ __all__ = ["Trajectory"]
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class Trajectory(Identity):
     """The jump t → r ends where a solver t → s and then the stopped student s → r end, both seen from the data.
 
     X̂_s = Heun's method from x_t in steps of `point.finest`, with the velocity of the solver
@@ -46,7 +47,6 @@ class Trajectory:
 
     solver: Teacher | Own = Teacher()
     keep_labels: bool = True
-    horizon: ClassVar[None] = None
     asks_step: ClassVar[bool] = True
     space: ClassVar[str] = "map"
     template: ClassVar[dict[str, str]] = {
@@ -58,17 +58,28 @@ class Trajectory:
     cites: ClassVar[tuple[str, ...]] = ("kim2023consistency",)
 
     @property
-    def asks_velocity(self) -> bool:
-        """Whether the network is asked for its velocity, r = t."""
-        return isinstance(self.solver, Own)
+    def asks_velocity(self) -> tuple[str, str] | None:
+        return ("solver=Own()", "solver=Teacher()") if self.solver.own else None
 
     @property
     def driven(self) -> bool:
-        """Whether the velocity of the objective reaches the rows r < t."""
-        return isinstance(self.solver, Own)
+        return self.solver.own
 
-    def refusal(self, flow: FlowMap) -> str | None:
-        """Return None: a solver follows any path, and maps of any parameterization are compared where they land."""
+    def refusal(self, o: Composition) -> str | None:
+        law = type(o.times).__name__
+        if o.times.lands == "nowhere":
+            return None
+        if not o.times.has_stop:
+            return (
+                f"Trajectory follows the velocity from t to s, and {law} has s = r, so that one step of Euler's method "
+                "goes all the way: use times=Trajectories(), or Adjacent(128)"
+            )
+        if o.times.taught_levels is not None:
+            return (
+                f"Trajectory asks for jumps s → r that {law} trains in other stages or not at all: use "
+                f"target=SelfConsistency() with frozen=Refreshed(stages={o.times.taught_levels}), or "
+                "times=Trajectories()"
+            )
         return None
 
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:

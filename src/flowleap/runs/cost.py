@@ -27,7 +27,7 @@ from flowleap import networks
 from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
 from flowleap.formatting import roughly
-from flowleap.objectives import EMA, GridEMA, Objective, Refreshed, Rival
+from flowleap.objectives import Objective
 from flowleap.point import Batch
 from flowleap.runs.phases import PAIRS, TEACHER, needs_pairs, phases, plain, teacher_config
 from flowleap.training.config import TrainConfig
@@ -77,7 +77,6 @@ def cost(config: TrainConfig) -> float:
             practise(objective, meter, config, step)
         spent += sum(rows) / config.batch
         if objective.rival is not None:
-            assert isinstance(objective.frozen, Rival)
             with meter.counting() as rows:
                 practise(objective.rival, meter, config, step, objective.flow_map(meter))
             spent += sum(rows) / config.batch
@@ -92,9 +91,9 @@ def practise(
     x = torch.linspace(-1.0, 1.0, batch * SAMPLE[0]).reshape(batch, *SAMPLE)
     label = None if classes is None else torch.arange(batch) % classes
     noise = x.flip(0) if needs_pairs(objective) else None
-    solved = getattr(objective.target, "asks_solver", False)
-    flow = objective.flow_map(networks.MeanDirection(meter.frozen()) if solved else meter)
-    other = isinstance(objective.frozen, EMA | GridEMA | Refreshed | Rival)
+    around = objective.target.network_kind
+    flow = objective.flow_map(networks.around(around, meter.frozen()) if around else meter)
+    other = objective.frozen.copy is not None or objective.rival is not None
     frozen = rivaled or (objective.flow_map(meter.frozen()) if other else flow)
     point = objective.draw(Batch(x, label, noise), step, config.seed, frozen)
     objective.regress(flow, frozen, point)  # losses ask no network that is trained

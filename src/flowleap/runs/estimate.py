@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flowleap import clock, networks, processes, threads
 from flowleap.flow_map import FlowMap
-from flowleap.objectives import EMA, GridEMA, Objective, Refreshed, Rival
+from flowleap.objectives import Objective
 from flowleap.point import Batch
 from flowleap.randomness import generator
 from flowleap.runs.activations import Kept, kept, shortened
@@ -40,7 +40,6 @@ from flowleap.runs.cost import bill, cost
 from flowleap.runs.phases import PAIRS, needs_pairs, plain
 from flowleap.runs.reading import device_of
 from flowleap.runs.teachers import untrained
-from flowleap.times import OnPath
 from flowleap.training.config import TrainConfig, core
 from flowleap.training.distributed import micro_batches
 from flowleap.training.loss_module import autocast
@@ -228,8 +227,8 @@ def forward_flops(options: Mapping[str, Any]) -> float:
 def _copies(config: TrainConfig) -> tuple[int, int]:
     """Return how many copies of the weights a run holds that are not trained, and how many rivals that are."""
     objective = plain(config)
-    held = len(config.ema) + len(config.widths) + isinstance(objective.frozen, EMA | GridEMA | Refreshed)
-    return held + objective.needs_teacher, int(isinstance(objective.frozen, Rival))
+    held = len(config.ema) + len(config.widths) + (objective.frozen.copy is not None)
+    return held + objective.needs_teacher, int(objective.rival is not None)
 
 
 def measure(config: TrainConfig, seconds: float = SECONDS, activations: Kept | None = None) -> Speed:
@@ -281,9 +280,8 @@ def measure(config: TrainConfig, seconds: float = SECONDS, activations: Kept | N
 def _takes(config: TrainConfig, rows: int) -> bool:
     """Whether an objective takes batches of so many rows."""
     objective = plain(config)
-    times = objective.times.on(objective.path) if isinstance(objective.times, OnPath) else objective.times
     try:
-        times.draw(generator(0, "times"), rows, 1.0)
+        objective.times.on(objective.path).draw(generator(0, "times"), rows, 1.0)
     except ValueError:
         return False
     return rows % objective.group == 0
@@ -353,7 +351,7 @@ class _Bench:
             rival = self.objective.flow_map(self.other)
             self._learn(self.objective.rival, rival, self.objective.flow_map(self.network), middle, 1)
         flow = self.objective.flow_map(self.network)
-        held = isinstance(self.objective.frozen, EMA | GridEMA | Refreshed)
+        held = self.objective.frozen.copy is not None
         frozen = self.objective.flow_map(self.average) if held else flow
         self._learn(
             self.objective,

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flowleap import methods, values
-from flowleap.couplings import StoredPairs
-from flowleap.guidance import FinestLevel
 from flowleap.objectives import Objective
 from flowleap.times import LogNormal, OneTime
 from flowleap.training.config import PAIRS_PER_ROW, TrainConfig, frozen_network
-from flowleap.velocities import Teacher
 
 __all__ = [
     "PAIRS",
@@ -61,7 +58,7 @@ def own_teacher(config: TrainConfig) -> bool:
 
 def needs_pairs(objective: Objective) -> bool:
     """Whether a method is trained on pairs that a teacher made."""
-    return isinstance(objective.coupling, StoredPairs)
+    return objective.coupling.stored
 
 
 def length(config: TrainConfig) -> int:
@@ -87,8 +84,7 @@ def number_of_pairs(config: TrainConfig, rows: int) -> int:
 def asks_null(config: TrainConfig) -> bool:
     """Whether the teacher of a run is asked without its label."""
     objective = plain(config)
-    scales = [part.guidance for part in objective.parts() if isinstance(part, Teacher)]
-    scales += [part.scale for part in objective.parts() if isinstance(part, FinestLevel)]
+    scales = [part.teacher_scale for part in objective.asked()]
     scales += [config.pair_guidance] if needs_pairs(objective) else []
     return any(scale not in (None, 1.0) for scale in scales)
 

@@ -16,7 +16,7 @@ from flowleap.data import Dataset
 from flowleap.data.classes import listed
 from flowleap.data.shards import checksum
 from flowleap.flow_map import FlowMap
-from flowleap.objectives import FirstStage, Objective
+from flowleap.objectives import Objective
 from flowleap.randomness import generator
 from flowleap.runs.phases import TEACHER, asks_null, length, needs_pairs, number_of_pairs, own_teacher, plain
 from flowleap.runs.reading import Run, device_of, load_run, read_config, weights_file
@@ -125,7 +125,7 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
         student.with_teacher(run.flow)
     except ValueError as error:
         raise ValueError(f"{name} does not fit: {error}") from error
-    if isinstance(student.frozen, FirstStage):
+    if student.needs_teacher and student.frozen.network_kind is not None:
         if not learns_data(run.objective):
             raise ValueError(
                 f"{name} is {run.objective.name}, which is not trained to go to the data in one step (r = 0), as a "
@@ -165,7 +165,7 @@ def learns_data(objective: Objective) -> bool:
     draws = (objective.times.draw(generator(0, "times"), 64, progress) for progress in PROGRESS)
     low = objective.path.t_min
     whole = [(draw.r[: draw.off] <= low).any() for draw in draws]
-    return any(bool(each) for each in whole) and not isinstance(objective.frozen, FirstStage)
+    return any(bool(each) for each in whole) and objective.times.boundary is None
 
 
 def identified(config: TrainConfig, run: Run) -> TrainConfig:

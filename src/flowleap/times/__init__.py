@@ -24,7 +24,7 @@ Marginal laws are `Uniform`, `LogitNormal`, `LogNormalAngle` and `NoiseLevels` o
 variance-exploding path.
 """
 
-from flowleap.times.base import Draw, Jumps, OnPath, TimeLaw, jumps_of
+from flowleap.interfaces import Draw, TimeLaw
 from flowleap.times.continuous import Denoising, FullJump, Gradual, OneTime, SortedPair
 from flowleap.times.dyadic import Curriculum, DyadicGrid, Halving
 from flowleap.times.equal import Adjacent, Intervals, ToData, Trajectories
@@ -45,14 +45,12 @@ __all__ = [
     "Gradual",
     "Halving",
     "Intervals",
-    "Jumps",
     "Law",
     "LogNormal",
     "LogNormalAngle",
     "LogitNormal",
     "NoiseGrid",
     "NoiseLevels",
-    "OnPath",
     "OneTime",
     "Particles",
     "Ratio",
@@ -63,7 +61,6 @@ __all__ = [
     "Trajectories",
     "Truncation",
     "Uniform",
-    "jumps_of",
     "spaced",
     "stage",
 ]

@@ -8,19 +8,18 @@ from typing import ClassVar
 
 import torch
 
-from flowleap.paths import Path
-from flowleap.times.base import Draw, Lands, reach
+from flowleap.interfaces import Composition, Draw, Lands, TimeLaw
+from flowleap.times.grid import reach
 from flowleap.times.laws import Law, LogitNormal, NoiseLevels
 
 __all__ = ["Denoising", "FullJump", "Gradual", "OneTime", "SortedPair"]
 
 
 @dataclass(frozen=True)
-class OneTime:
+class OneTime(TimeLaw):
     """r = s = t: every row is on the diagonal, which is flow matching."""
 
     law: Law = LogitNormal()
-    finest: ClassVar[float] = 0.0
     lands: ClassVar[Lands] = "nowhere"
     has_step: ClassVar[bool] = False
     has_stop: ClassVar[bool] = False
@@ -36,7 +35,7 @@ class OneTime:
 
 
 @dataclass(frozen=True)
-class SortedPair:
+class SortedPair(TimeLaw):
     """t = max and r = min of two draws, then r := t for a share of the rows.
 
     Args:
@@ -52,7 +51,6 @@ class SortedPair:
     diagonal: float = 0.75
     landing: Law | None = None
     fixed: bool = True
-    finest: ClassVar[float] = 0.0
     has_step: ClassVar[bool] = False
     lands: ClassVar[Lands] = "anywhere"
     cites: ClassVar[tuple[str, ...]] = ("geng2025mean",)
@@ -84,7 +82,7 @@ class SortedPair:
 
 
 @dataclass(frozen=True)
-class Gradual:
+class Gradual(TimeLaw):
     """SortedPair whose landings start at the data: r := t_min with probability arccos(min(1, k/K))/arccos(0).
 
     The probability falls from 1 to 0 over the first K steps; K is `horizon` as a fraction of the run
@@ -95,7 +93,6 @@ class Gradual:
 
     pair: SortedPair = SortedPair()
     horizon: float = 1 / 30
-    finest: ClassVar[float] = 0.0
     has_step: ClassVar[bool] = False
     lands: ClassVar[Lands] = "anywhere"
     cites: ClassVar[tuple[str, ...]] = ("lin2025design",)
@@ -124,14 +121,13 @@ class Gradual:
 
 
 @dataclass(frozen=True)
-class Denoising:
+class Denoising(TimeLaw):
     """The whole batch on the way to the data: t from one law, s = r = 0.
 
     Source: Zhou et al. 2024 (arXiv 2404.04057), with `NoiseLevels()` for t.
     """
 
     law: Law = NoiseLevels()
-    finest: ClassVar[float] = 0.0
     has_stop: ClassVar[bool] = False
     cites: ClassVar[tuple[str, ...]] = ("zhou2024score",)
 
@@ -145,7 +141,7 @@ class Denoising:
 
 
 @dataclass(frozen=True)
-class FullJump:
+class FullJump(TimeLaw):
     """Every row jumps to the data, and its first step is infinitely short: t from one law, s = t, r = 0.
 
     Args:
@@ -160,7 +156,6 @@ class FullJump:
 
     law: Law = LogitNormal(-1.0, 1.4)
     diagonal: float = 0.0
-    finest: ClassVar[float] = 0.0
     has_step: ClassVar[bool] = False
     cites: ClassVar[tuple[str, ...]] = ("lu2024simplifying",)
 
@@ -176,16 +171,8 @@ class FullJump:
     def has_diagonal(self) -> bool:
         return self.diagonal > 0
 
-    def refusal(self, path: Path) -> str | None:
-        """Return why these are no times of a path, or None."""
-        scale = getattr(self.law, "noise_scale", path.noise_scale)
-        if scale == path.noise_scale:
-            return None
-        return (
-            f"{type(self.law).__name__}(noise_scale={scale:g}) finds the angle of a noise level by the scale of the "
-            f"noise, which on this path is {path.noise_scale:g}: give times.law.noise_scale and path.noise_scale the "
-            "same number"
-        )
+    def refusal(self, o: Composition) -> str | None:
+        return self.law.refusal(o.path)
 
     def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
         t = self.law.sample(generator, size)

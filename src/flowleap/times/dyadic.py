@@ -9,15 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowleap.times.base import Draw, Lands, reach
-from flowleap.times.grid import cells, check_base, stage
+from flowleap.interfaces import Draw, Lands, TimeLaw
+from flowleap.times.grid import cells, check_base, reach, stage
 from flowleap.times.laws import Law
 
 __all__ = ["Curriculum", "DyadicGrid", "Halving"]
 
 
 @dataclass(frozen=True)
-class DyadicGrid:
+class DyadicGrid(TimeLaw):
     """Jumps of d = 2^−b, b = 0 … log2(N) − 1, from multiples of d, in two halves; N = `base_steps`.
 
     r = t − d, s = t − d/2, t = 1 − j d with j uniform on {0, …, 2^b − 1}; times below the path's t_min are raised.
@@ -40,6 +40,7 @@ class DyadicGrid:
     law: Law | None = None
     anywhere: bool = False
     lands: ClassVar[Lands] = "anywhere"
+    halves: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
 
     def __post_init__(self) -> None:
@@ -98,7 +99,7 @@ class DyadicGrid:
 
 
 @dataclass(frozen=True)
-class Curriculum:
+class Curriculum(TimeLaw):
     """The whole batch on steps of d = 2^−b of a line to the data, from coarse to fine: t → s = t − d, r = 0.
 
     b = 0, 1, …, log2(N) − 1 in equal stages of the run; t = (j + 1) d with j uniform on {0, …, 2^b − 1}. In the first
@@ -113,7 +114,6 @@ class Curriculum:
 
     base_steps: int = 128
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    finest: ClassVar[float] = 0.0
     cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
 
     def __post_init__(self) -> None:
@@ -139,7 +139,7 @@ class Curriculum:
 
 
 @dataclass(frozen=True)
-class Halving:
+class Halving(TimeLaw):
     """The whole batch on jumps of d = 2^−b in two halves, from fine to coarse: t → s = t − d/2 → r = t − d.
 
     b = log2(N) − 1, …, 1, 0 in equal stages of the run, so that each level halves the steps of the one before it;
@@ -156,6 +156,7 @@ class Halving:
     base_steps: int = 128
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
     lands: ClassVar[Lands] = "next"
+    halves: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("salimans2022progressive", "frans2024one")
 
     def __post_init__(self) -> None:
@@ -165,6 +166,10 @@ class Halving:
     def levels(self) -> int:
         """The number of levels, log2(N)."""
         return self.base_steps.bit_length() - 1
+
+    @property
+    def taught_levels(self) -> int:
+        return self.levels
 
     @property
     def finest(self) -> float:

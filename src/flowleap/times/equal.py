@@ -8,16 +8,15 @@ from typing import ClassVar
 
 import torch
 
-from flowleap.paths import Path
-from flowleap.times.base import Draw, Lands, reach
-from flowleap.times.grid import below, cells, check_count, spaced
+from flowleap.interfaces import Composition, Draw, Lands, TimeLaw
+from flowleap.times.grid import below, cells, check_count, reach, spaced
 from flowleap.times.laws import Law, LogitNormal
 
 __all__ = ["Adjacent", "Intervals", "ToData", "Trajectories"]
 
 
 @dataclass(frozen=True)
-class Adjacent:
+class Adjacent(TimeLaw):
     """The whole batch on single steps of a fixed grid of a line to the data: t → s = t − 1/N, r = 0.
 
     t = (j + 1)/N with j uniform on {0, …, N − 1}.
@@ -30,7 +29,6 @@ class Adjacent:
 
     base_steps: int = 128
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    finest: ClassVar[float] = 0.0
     cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
 
     def __post_init__(self) -> None:
@@ -42,7 +40,7 @@ class Adjacent:
 
 
 @dataclass(frozen=True)
-class ToData:
+class ToData(TimeLaw):
     """A share of the rows jumps to the data in one step, s = r = 0 from t = k/N; the others have r = t.
 
     Args:
@@ -57,7 +55,6 @@ class ToData:
     share: float = 1 / 8
     base_steps: int = 128
     law: Law | None = None
-    finest: ClassVar[float] = 0.0
     has_stop: ClassVar[bool] = False
     cites: ClassVar[tuple[str, ...]] = ("frans2024one",)
 
@@ -91,7 +88,7 @@ class ToData:
 
 
 @dataclass(frozen=True)
-class Intervals:
+class Intervals(TimeLaw):
     """The whole batch on the intervals of the grid of a solver, in equal shares: from t straight to r, s = r.
 
     A solver of N network evaluations takes two on an interval of 2/N of the way, so that every other time of the grid
@@ -131,8 +128,8 @@ class Intervals:
         """One interval as a share of the way."""
         return 2 / self.steps
 
-    def refusal(self, path: Path) -> str | None:
-        """Return why these are no times of a path, or None."""
+    def refusal(self, o: Composition) -> str | None:
+        path = o.path
         if abs(self.high - path.t_max) <= 1e-6 * path.t_max and self.low <= path.t_min:
             return None
         return (
@@ -141,9 +138,8 @@ class Intervals:
         )
 
     @property
-    def trained(self) -> tuple[int, ...]:
-        """The only number of evaluations that the steps are trained for."""
-        return (self.steps,)
+    def solver_steps(self) -> int:
+        return self.steps
 
     def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
         grid = torch.tensor(spaced(self.high, self.low, self.steps)[::2])
@@ -154,7 +150,7 @@ class Intervals:
 
 
 @dataclass(frozen=True)
-class Trajectories:
+class Trajectories(TimeLaw):
     """A share of the rows on t > s ≥ r of a grid of N equal steps, n of them from t to s; the others have r = t.
 
     P(n) ∝ n on {1, …, longest}; t = i/N with i uniform on {n, …, N}, s = (i − n)/N, r = j/N with j uniform on
@@ -180,6 +176,7 @@ class Trajectories:
     longest: int | None = None
     law: Law = LogitNormal(-0.4, 1.0)
     lands: ClassVar[Lands] = "anywhere"
+    always_stops: ClassVar[bool] = False
     cites: ClassVar[tuple[str, ...]] = ("kim2023consistency",)
 
     def __post_init__(self) -> None:

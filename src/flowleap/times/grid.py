@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from flowleap.interfaces import TimeLaw
 from flowleap.tensors import Time
-from flowleap.times.base import TimeLaw
 
-__all__ = ["below", "cells", "check_base", "check_count", "spaced", "stage"]
+__all__ = ["below", "cells", "check_base", "check_count", "reach", "spaced", "stage"]
 
 
 def spaced(high: float, low: float, steps: int, rho: float | None = None) -> list[float]:
@@ -62,3 +62,12 @@ def check_base(law: TimeLaw, n: int) -> None:
 def check_count(law: TimeLaw, n: int) -> None:
     if n < 1:
         raise ValueError(f"{type(law).__name__}(base_steps={n}): at least one step is expected")
+
+
+def reach(*supports: tuple[float, float]) -> tuple[float, float]:
+    """Return the smallest interval that holds all of these.
+
+    >>> reach((0.0, 1.0), (0.5, 80.0))
+    (0.0, 80.0)
+    """
+    return min(low for low, _ in supports), max(high for _, high in supports)

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from flowleap.citations import Cited
+from flowleap.paths import Path
+
 __all__ = ["Law", "LogNormal", "LogNormalAngle", "LogitNormal", "NoiseLevels", "Uniform"]
 
 
-@runtime_checkable
-class Law(Protocol):
+class Law(Cited, ABC):
     """A law of one time."""
 
     @property
+    @abstractmethod
     def support(self) -> tuple[float, float]:
         """The interval the times lie in."""
-        ...
 
+    @abstractmethod
     def sample(self, generator: torch.Generator, size: int) -> Tensor:
         """Return (size,) float32."""
-        ...
+
+    def refusal(self, path: Path) -> str | None:
+        """Return why its times are not those of a path, or None."""
+        return None
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Law):
     """t uniform on [low, high]."""
 
     low: float = 0.0
@@ -46,7 +53,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class LogitNormal:
+class LogitNormal(Law):
     """t = 1/(1 + e^{−z}), z ~ N(mean, std²); a negative mean favors clean times.
 
     Source: Esser et al. 2024 (arXiv 2403.03206) section 3.1; MeanFlow uses mean −0.4, std 1.
@@ -66,7 +73,7 @@ class LogitNormal:
 
 
 @dataclass(frozen=True)
-class NoiseLevels:
+class NoiseLevels(Law):
     """t = σ/(1 + σ), with σ^{1/ρ} uniform from low^{1/ρ} on, over a share of the way to high^{1/ρ}.
 
     σ is a ratio of noise to signal, and t where the linear path has it. The grid of Karras et al. made continuous.
@@ -104,7 +111,7 @@ class NoiseLevels:
 
 
 @dataclass(frozen=True)
-class LogNormal:
+class LogNormal(Law):
     """ln t ~ N(mean, std²), for the noise levels of the variance-exploding path.
 
     Source: Karras et al. 2022 (arXiv 2206.00364) table 1: mean −1.2, std 1.2.
@@ -124,7 +131,7 @@ class LogNormal:
 
 
 @dataclass(frozen=True)
-class LogNormalAngle:
+class LogNormalAngle(Law):
     """t = (2/π) arctan(σ/κ), ln σ ~ N(mean, std²): the noise levels of a log-normal law on the trigonometric path.
 
     There κ tan(πt/2) is the standard deviation of the noise per unit of signal. With κ = 1 its levels are those of
@@ -151,6 +158,15 @@ class LogNormalAngle:
             raise ValueError(
                 f"LogNormalAngle(std={self.std}, noise_scale={self.noise_scale}): positive numbers are expected"
             )
+
+    def refusal(self, path: Path) -> str | None:
+        if self.noise_scale == path.noise_scale:
+            return None
+        return (
+            f"LogNormalAngle(noise_scale={self.noise_scale:g}) finds the angle of a noise level by the scale of the "
+            f"noise, which on this path is {path.noise_scale:g}: give times.law.noise_scale and path.noise_scale the "
+            "same number"
+        )
 
     def sample(self, generator: torch.Generator, size: int) -> Tensor:
         level = torch.exp(self.mean + self.std * torch.randn(size, generator=generator))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from flowleap.paths import Path, VEPath
-from flowleap.times.base import Draw
+from flowleap.interfaces import Composition, Draw, TimeLaw
+from flowleap.paths import VEPath
 from flowleap.times.clocks import check_clock, clock_refusal, times_of
 from flowleap.times.grid import spaced
 from flowleap.times.laws import LogNormal
@@ -19,7 +18,7 @@ __all__ = ["NoiseGrid"]
 
 
 @dataclass(frozen=True)
-class NoiseGrid:
+class NoiseGrid(TimeLaw):
     """The whole batch on neighbors of a grid of N(k) noise levels, to the data: t = t_{n+1}, s = t_n, r = t_1.
 
     The levels are t_i^{1/ρ} = low^{1/ρ} + (i − 1)/(N − 1) (high^{1/ρ} − low^{1/ρ}). Once a fraction p = k/K of the run
@@ -54,7 +53,6 @@ class NoiseGrid:
     high: float = 80.0
     rho: float = 7.0
     clock: str = "levels"
-    finest: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         check_clock(self, self.clock)
@@ -99,8 +97,8 @@ class NoiseGrid:
     def _stages(self) -> float:
         return math.log2(self.end // self.start) + 1
 
-    def refusal(self, path: Path) -> str | None:
-        """Return why these are no times of a path, or None."""
+    def refusal(self, o: Composition) -> str | None:
+        path = o.path
         ends = (path.t_min, path.t_max)
         if self.clock == "levels" and isinstance(path, VEPath) and ends != (self.low, self.high):
             return (
@@ -116,6 +114,9 @@ class NoiseGrid:
             return min(self.start * 2**doublings, self.end) + 1
         squared = progress * ((self.end + 1) ** 2 - self.start**2) + self.start**2
         return min(math.ceil(math.sqrt(squared) - 1), self.end) + 1
+
+    def grid_points(self, progress: float) -> tuple[int, int]:
+        return self.start, self.points(progress)
 
     def levels(self, progress: float) -> Tensor:
         """Return the noise levels of the grid, rising, (N,) float64."""

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
+from flowleap.interfaces import Draw, Lands, TimeLaw
 from flowleap.paths import LinearPath, Path
-from flowleap.times.base import Draw, Lands
 
 __all__ = ["Particles"]
 
@@ -17,7 +17,7 @@ SHORTEST = 1e-4
 
 
 @dataclass(frozen=True)
-class Particles:
+class Particles(TimeLaw):
     """t uniform, r uniform below it, and s one small step of the noise level below t; `group` rows share all three.
 
     t ~ U(t_min, t_max),  r ~ U(t_min, t),  s = max(n⁻¹(max(n(t) − (n_max − n_min)/2^halvings, n_min)), r)
@@ -39,7 +39,6 @@ class Particles:
     t_min: float = 0.0
     t_max: float = 0.994
     halvings: float = 12.0
-    finest: ClassVar[float] = 0.0
     lands: ClassVar[Lands] = "anywhere"
     cites: ClassVar[tuple[str, ...]] = ("zhou2025inductive",)
 
@@ -76,7 +75,7 @@ class Particles:
 
 
 @dataclass(frozen=True)
-class _OnPath:
+class _OnPath(TimeLaw):
     """The law of `Particles` on a path."""
 
     law: Particles

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowleap.paths import Path, VEPath
-from flowleap.times.base import Draw
+from flowleap.interfaces import Composition, Draw, TimeLaw
+from flowleap.paths import VEPath
 from flowleap.times.clocks import check_clock, clock_refusal, times_of
 from flowleap.times.grid import stage
 from flowleap.times.laws import LogNormal
@@ -18,7 +18,7 @@ __all__ = ["Ratio"]
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(TimeLaw):
     """The whole batch on a noise level t and a lower one s, to the data, r = 0: s = t · max(0, 1 − n(t)/q^{stage + 1}).
 
     n(t) = 1 + k/(1 + e^{bt}) reaches further at low levels. Stages are equal parts of the run. With the default numbers
@@ -44,7 +44,6 @@ class Ratio:
     slope: float = 1.0
     high: float = 80.0
     clock: str = "levels"
-    finest: ClassVar[float] = 0.0
     cites: ClassVar[tuple[str, ...]] = ("geng2024consistency",)
 
     def __post_init__(self) -> None:
@@ -73,8 +72,8 @@ class Ratio:
         """When the last stage begins, as a fraction of the run."""
         return (self.stages - 1) / self.stages or None
 
-    def refusal(self, path: Path) -> str | None:
-        """Return why these are no times of a path, or None."""
+    def refusal(self, o: Composition) -> str | None:
+        path = o.path
         if (
             self.clock == "levels"
             and isinstance(path, VEPath)

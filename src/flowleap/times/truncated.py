@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowleap.paths import Path, VEPath
-from flowleap.times.base import Draw
+from flowleap.interfaces import Composition, Draw, TimeLaw
+from flowleap.paths import VEPath
+from flowleap.times.laws import Law
 
 __all__ = ["StudentT", "Truncation"]
 
@@ -19,7 +20,7 @@ NODES = 8192
 
 
 @dataclass(frozen=True)
-class StudentT:
+class StudentT(Law):
     """ln t = mean + scale z, z of Student's law with few degrees of freedom, truncated to t in [low, high].
 
     With z = √df sinh y the density of y is cosh^−df y up to a constant: at df = 0.01 nearly uniform, so that ln t falls
@@ -67,7 +68,7 @@ class StudentT:
 
 
 @dataclass(frozen=True)
-class Truncation:
+class Truncation(TimeLaw):
     """t from a boundary t' on, a share of the rows exactly there, s a little nearer to the data, r = 0.
 
     s = t · max(0, 1 − (1 − ratio)(1 + k/(1 + e^{bt}))), as in `Ratio` at its end. Rows at t' and a little above it
@@ -88,7 +89,6 @@ class Truncation:
     ratio: float = 0.999
     reach: float = 8.0
     slope: float = 1.0
-    finest: ClassVar[float] = 0.0
     cites: ClassVar[tuple[str, ...]] = ("lee2024truncated",)
 
     def __post_init__(self) -> None:
@@ -106,6 +106,10 @@ class Truncation:
         return self.law.low
 
     @property
+    def boundary_share(self) -> float:
+        return self.share
+
+    @property
     def support(self) -> tuple[float, float]:
         return 0.0, self.law.high
 
@@ -114,8 +118,8 @@ class Truncation:
         """The highest time that is drawn, above which nothing is trained."""
         return self.law.high
 
-    def refusal(self, path: Path) -> str | None:
-        """Return why these are no times of a path, or None."""
+    def refusal(self, o: Composition) -> str | None:
+        path = o.path
         if isinstance(path, VEPath) and (path.t_min, path.t_max) == (0.0, self.law.high):
             return None
         return (

@@ -21,11 +21,10 @@ from flowleap import data as data_sets
 from flowleap import extensions, methods, networks, values
 from flowleap.data import Dataset, Look
 from flowleap.data.batching import ClassGroups
-from flowleap.derivatives import ExactJVP
 from flowleap.fields import LARGEST
-from flowleap.losses import LearnedVariance
+from flowleap.losses import Loss
 from flowleap.neighbors import neighbors
-from flowleap.objectives import FirstStage, Objective
+from flowleap.objectives import Objective
 from flowleap.training import folder
 from flowleap.training.power import WIDEST
 
@@ -234,10 +233,6 @@ NETWORKS |= {
 
 HEAD = networks.WithLogVariance.__name__
 """The kind of a network around one that has no log-variance of its own."""
-SOLVER = networks.MeanDirection.__name__
-"""The kind of a network around the frozen one of a teacher."""
-STAGED = networks.Truncated.__name__
-"""The kind of a network around the second stage of a training and the frozen first one."""
 LEVELS = networks.NoiseTime.__name__
 """The kind of a network around one that is to read noise levels."""
 
@@ -455,8 +450,7 @@ def solved(config: TrainConfig) -> TrainConfig:
     two stages.
     """
     objective: Objective = values.from_dict(config.objective)
-    solver = getattr(objective.target, "asks_solver", False)
-    kind = SOLVER if solver else STAGED if isinstance(objective.frozen, FirstStage) else None
+    kind = objective.target.network_kind or objective.frozen.network_kind
     if kind is None or config.network.get("kind") == kind:
         return config
     return replace(config, network={"kind": kind, "network": config.network})
@@ -531,7 +525,7 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
                 f"a {kind} is made for images and {dataset.name} holds points: use --network mlp"
             )
         options.setdefault(shape, list(dataset.shape))
-        learned = any(isinstance(part, LearnedVariance) for part in objective.parts())
+        learned = any(isinstance(part, Loss) and part.learned for part in objective.parts())
         if networks.knows(kind, "classes"):
             options.setdefault("classes", dataset.num_classes)
         if networks.knows(kind, "log_variance"):
@@ -541,7 +535,8 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         side = [] if kind != "DiT" or dataset.kind != "image" else dataset.shape[1:]
         if side and min(side) >= LARGE and not any(n % 4 for n in side):
             options.setdefault("patch", 4)
-        if options.get("checkpointing") and any(isinstance(part, ExactJVP) for part in objective.parts()):
+        derivative = objective.target.derivative
+        if options.get("checkpointing") and derivative is not None and derivative.single_pass:
             raise ValueError(
                 "network.checkpointing=true: a derivative that keeps its graph (ExactJVP) cannot be computed again: "
                 "use two passes, --set target.derivative=TwoPass"
@@ -549,7 +544,7 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         if objective.path.t_max > 1 and LEVELS not in kinds(config.network):
             options = {"kind": LEVELS, "network": options}
     options = with_core(config.network, options)
-    if options.get("kind") == STAGED and isinstance(objective.frozen, FirstStage):
+    if objective.times.boundary is not None and options.get("kind") == objective.frozen.network_kind:
         options["boundary"] = objective.times.boundary
     with torch.device("meta"):
         network: Any = networks.build(options)

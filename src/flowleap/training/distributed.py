@@ -22,12 +22,11 @@ import torch
 from torch import Tensor, distributed, nn
 
 from flowleap import processes
-from flowleap.couplings import Independent, StoredPairs
+from flowleap.interfaces import VelocitySource
 from flowleap.objectives import Objective
 from flowleap.point import Point, Regression
 from flowleap.training.loss_module import LossModule
 from flowleap.training.state import Player, State
-from flowleap.velocities import PlugIn
 
 __all__ = ["Engine", "micro_batches", "whole"]
 
@@ -66,9 +65,9 @@ def divisible(objective: Objective) -> None:
 
     Raises: ValueError.
     """
-    inner = [part for part in objective.parts() if isinstance(part, PlugIn) and part.probability > 0]
-    plain = isinstance(objective.coupling, Independent | StoredPairs)
-    if inner and not (plain and inner == [objective.velocity]):
+    velocities = [part for part in objective.parts() if isinstance(part, VelocitySource)]
+    inner = [part for part in velocities if part.averages > 0]
+    if inner and not (objective.coupling.splits and inner == [objective.velocity]):
         raise ValueError(
             f"{objective.name} averages over rows of the batch (PlugIn) elsewhere than in its velocity, or over rows "
             "that the network makes: such a batch cannot be split; train it on one process without accumulation"

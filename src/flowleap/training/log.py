@@ -20,7 +20,7 @@ from torch import Tensor
 from flowleap import processes, terminal
 from flowleap.files import replace_file
 from flowleap.formatting import duration
-from flowleap.losses import AdaptivePower, LearnedVariance
+from flowleap.losses import Loss
 from flowleap.objectives import Objective
 from flowleap.streams import keep_printing
 from flowleap.training.state import State
@@ -30,14 +30,14 @@ __all__ = ["Lines", "Recorder", "Reporter", "explanation", "lines_of"]
 
 def explanation(objective: Objective) -> str:
     """Return what the error that is shown says of a method, and what it does not."""
-    losses = [part for part in objective.parts() if isinstance(part, AdaptivePower | LearnedVariance)]
+    losses = [part for part in objective.parts() if isinstance(part, Loss)]
     shown = "Shown: unweighted error (mean squared residual); "
     logged = "the weighted loss is in metrics.jsonl."
-    if any(isinstance(part, AdaptivePower) and part.power == 1 for part in losses):
+    if any(part.error_power == 1 for part in losses):
         logged = "the loss itself stays near 1 by design."
-    elif losses:
+    elif any(part.error_power or part.learned for part in losses):
         logged = "the loss itself hardly changes, because its weight follows the error."
-    if getattr(objective.times, "horizon", None) and getattr(objective.target, "asks_step", False):
+    if objective.times.horizon and objective.target.asks_step:
         logged += " The step size of the targets changes during training, and the error with it: compare samples only."
     return shown + logged
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flowleap.flow_map import FlowMap
-from flowleap.objectives import EMA, GridEMA, Objective, Refreshed, Rival
+from flowleap.objectives import Objective
 from flowleap.randomness import key_of
 from flowleap.training import power
 from flowleap.training.ema import averaged
@@ -117,14 +117,14 @@ def new_player(
 
     The averages, the copy of a method whose frozen map is refreshed, and a rival start from the weights as they are.
     """
-    flow, rival, game = objective.flow_map(network), None, objective.frozen
-    if isinstance(game, Rival):
-        betas = game.betas or betas
+    flow, rival, targets = objective.flow_map(network), None, objective.frozen
+    betas = targets.betas or betas
+    if objective.rival is not None:
         settings: dict[str, Any] = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "decays": ()}
-        rival = new_player(deepcopy(network), game.objective, **settings)
-        rival.frozen, rival.role, rival.pace = flow, RIVAL, game.pace
-    target = averaged(network, _decay_of(objective)) if isinstance(objective.frozen, EMA | GridEMA) else None
-    copy = deepcopy(network).eval() if isinstance(objective.frozen, Refreshed) else None
+        rival = new_player(deepcopy(network), objective.rival, **settings)
+        rival.frozen, rival.role, rival.pace = flow, RIVAL, targets.pace
+    target = averaged(network, _decay_of(objective)) if targets.copy == "average" else None
+    copy = deepcopy(network).eval() if targets.copy == "snapshot" else None
     held = copy.requires_grad_(False) if copy is not None else None if target is None else target.module
     frozen = flow if held is None else objective.flow_map(held)
     return Player(
@@ -139,8 +139,8 @@ def new_player(
         powers={width: averaged(network, partial(power.decay, power.exponent(width))) for width in widths},
         copy=copy,
         rival=rival,
-        period=game.period if isinstance(game, Rival) else 1,
-        pace=game.pace if isinstance(game, Rival) else 1.0,
+        period=targets.period,
+        pace=targets.pace,
     )
 
 

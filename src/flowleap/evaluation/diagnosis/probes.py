@@ -152,12 +152,12 @@ def _untaught(objective: Objective, flow: FlowMap) -> Objective:
     """
     if not objective.needs_teacher:
         return objective
-    if isinstance(objective.frozen, FirstStage | Refreshed):
+    if objective.frozen.holds_teacher:
         return objective.with_teacher(flow)
     taught = objective
-    if isinstance(taught.velocity, Teacher):
+    if taught.velocity.needs_teacher:
         taught = replace(taught, velocity=Conditional())
-    if isinstance(taught.coupling, StoredPairs):
+    if taught.coupling.stored:
         taught = replace(taught, coupling=Independent())
     if taught.needs_teacher:
         times = Adjacent(128) if taught.path.t_max <= 1 else NoiseGrid()
@@ -178,7 +178,7 @@ class Probes:
         objective = _untaught(objective, flow)
         self.objective = objective if objective.steps is not None else objective.for_run(1)
         self.first = self.objective.steps or 1
-        self.jumps = not isinstance(objective.target, Diagonal)
+        self.jumps = objective.times.lands != "nowhere"
         self.batch = batch
         group = objective.batching.group if isinstance(objective.batching, ClassGroups) else None
         group = math.lcm(group or 1, objective.group)
@@ -213,8 +213,8 @@ class Probes:
             found = [(point, objective.regress(flow, None, point))]
             if point.off == len(point):  # no row has r = t, which is measured all the same
                 still = objective.point(
-                    point.x, point.noise, point.t, point.t, point.t, point.label, point.step, point.dropped,
-                    point.plug_in, point.group, off=0,
+                    point.x, point.noise, point.t, point.t, point.t, point.label, point.step,
+                    dropped=point.dropped, plug_in=point.plug_in, group=point.group, off=0,
                 )  # fmt: skip
                 found.append((still, objective.regress(flow, None, still)))
             for one, regression in found:
@@ -543,12 +543,12 @@ def settings(objective: Objective, network: Any) -> dict[str, Any]:
     """
     config = getattr(network, "config", {})
     law = objective.times
-    solver = getattr(objective.target, "asks_solver", False)  # whose frozen network knows no jumps
+    solver = objective.target.network_kind is not None  # whose frozen network knows no jumps
     shares = {"diagonal": "times.diagonal", "pair": "times.pair.diagonal", "share": "times.share"}
     return {
         "diagonal": next((path for name, path in shares.items() if hasattr(law, name)), None),
         "told": "nothing" if solver else objective.told,
-        "bootstraps": isinstance(objective.target, SelfConsistency),
+        "bootstraps": objective.target.guides_jumps,
         "guided": objective.guidance is not None,
         "time_scale": config.get("time_scale"),
         "qk_norm": config.get("qk_norm"),

@@ -1,0 +1,206 @@
+"""All randomness of a training step, drawn for the global batch on the CPU and sliced by the rows that are here.
+
+Generators are keyed by (key, stream, step), so that one process and many see the same draws, and a run that is
+interrupted resumes exactly.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from flowleap.flow_map import FlowMap
+from flowleap.interfaces import Composition
+from flowleap.networks import dropout
+from flowleap.point import Batch, Point
+from flowleap.randomness import generator
+from flowleap.tensors import Image, Label, Time
+
+__all__ = ["EARLIEST", "company", "draw", "part", "point"]
+
+EARLIEST = 1e-30
+"""The least time of departure, and the least length of a jump, that single precision divides by."""
+
+
+def draw(o: Composition, batch: Batch, step: int, key: int, frozen: FlowMap | None = None) -> Point:
+    """Return the point of a step; see `Objective.draw`."""
+    total = batch.total
+    if o.averages_rows and len(batch.x) < total and batch.company is None:
+        warnings.warn(
+            f"PlugIn averages over the rows of a class that are here, {len(batch.x)} of a global batch of {total}: "
+            "a process must hold every row of its classes, or be given those it lacks (Batch.company), or the "
+            "split changes the target",
+            stacklevel=3,
+        )
+    law = o.times.on(o.path).draw(generator(key, "times", step), total, o.progress(step))
+    order = _order(generator(key, "order", step), total, o.times.group or 1)
+    slots, rows = _local(order, batch.row)
+
+    def chance(share: float, stream: str) -> Tensor | None:
+        """Return which rows an event of this probability happens to, or None where it never does."""
+        return (torch.rand(total, generator=generator(key, stream, step)) < share)[slots] if share else None
+
+    off = int((slots < law.off).sum())
+    shape = (total, *batch.x.shape[1:])
+    if batch.noise is None:
+        noise = o.coupling.noise(generator(key, "noise", step), shape)[order[slots]].to(batch.x)
+    else:
+        noise = batch.noise[rows.to(batch.noise.device)]
+    latent = None
+    if o.coupling.makes_samples or o.target.makes_samples:
+        latent = torch.randn(shape, generator=generator(key, "latent", step))[order[slots]].to(batch.x)
+    dropped = None if batch.label is None else chance(o.label_dropout, "labels")
+    if dropped is not None and o.target.keep_labels:
+        dropped[:off] = False
+    plug_in = None if o.velocity.averages == 1 else chance(o.velocity.averages, "plug-in")
+    here = rows.to(batch.x.device)
+    label = None if batch.label is None else batch.label[here]
+    keys = torch.randint(1 << 31, (total,), generator=generator(key, "dropout", step))
+    keys = keys[order[slots]].to(batch.x.device)
+    with dropout.keyed(keys):
+        x = o.coupling.data(batch.x[here], noise, label, off, frozen, latent)
+    t, s, r = _in_domain(o, law.t[slots], law.s[slots], law.r[slots], off)
+    made = point(o, x, noise, t, s, r, label, step, dropped, plug_in, _groups(o, slots), off, latent)
+    return replace(made, keys=keys, company=batch.company, company_label=batch.company_label)
+
+
+def point(
+    o: Composition,
+    x: Image,
+    noise: Image,
+    t: Time,
+    s: Time,
+    r: Time,
+    label: Label = None,
+    step: int = 0,
+    dropped: Tensor | None = None,
+    plug_in: Tensor | None = None,
+    group: Tensor | None = None,
+    off: int | None = None,
+    latent: Image | None = None,
+) -> Point:
+    """Return a point made without any randomness; see `Objective.point`."""
+    low, high = o.path.t_min, o.path.t_max
+    wide = torch.promote_types(x.dtype, torch.float32)  # short steps are lost in half precision
+    t, s, r = (time.cpu().to(wide) for time in (t, s, r))
+    if not len(t) == len(s) == len(r) == len(x):
+        raise ValueError(f"{len(x)} rows need as many times, got t: {len(t)}, s: {len(s)}, r: {len(r)}")
+    if not bool(((t <= high) & (r >= 0) & (s <= t) & (r <= s)).all()):
+        raise ValueError(
+            f"times t ≥ s ≥ r in [{low:g}, {high:g}], the domain of {type(o.path).__name__}, are expected"
+        )
+    if off is None:
+        off = int((r < t).sum())
+        if not bool((r < t)[:off].all()):
+            raise ValueError(
+                "rows with r < t come first in a point, then the rows with r = t: sort the rows so"
+            )
+    t, s, r = (time.clamp_min(low) for time in (t, s, r))
+    made = Point(
+        path=o.path,
+        x=x,
+        noise=noise,
+        t=t,
+        s=s,
+        r=r,
+        x_t=x,
+        off=off,
+        label=label,
+        dropped=dropped,
+        plug_in=plug_in,
+        group=_groups(o, torch.arange(len(x))) if group is None else group,
+        onward=(s > r).nonzero().squeeze(1),
+        latent=latent,
+        finest=o.times.finest,
+        jump_scale=1.0 if o.guidance is None else o.guidance.jump_scale,
+        step=step,
+        progress=1.0 if o.steps is None else o.progress(step),
+    )
+    made = replace(made, guided=_guided_rows(o, made)).to(x.device)
+    return replace(made, x_t=o.path.point(x, noise, made.t).to(x.dtype))
+
+
+def part(o: Composition, total: int, step: int, key: int, index: int, parts: int) -> Tensor:
+    """Return which rows of the global batch make up a part of it; see `Objective.part`."""
+    group = o.times.group or 1
+    order = _order(generator(key, "order", step), total, group).view(-1, group)
+    if not 0 <= index < parts <= len(order):
+        what = "rows" if group == 1 else f"groups of {group} rows"
+        raise ValueError(
+            f"{o.name}: part {index + 1} of {parts} of a batch of {total} rows, which has {len(order)} {what}: "
+            f"give at most {len(order)} parts (processes times micro-batches), or a larger batch"
+        )
+    if o.averages_rows:
+        return torch.arange(total)[total * index // parts : total * (index + 1) // parts]
+    return order[index::parts].flatten()
+
+
+def company(o: Composition, label: Label, here: Tensor, total: int) -> Tensor:
+    """Return the rows elsewhere that a velocity averages over with those here; see `Objective.company`."""
+    if not o.averages_rows:
+        return torch.empty(0, dtype=torch.int64)
+    wanted = torch.ones(total, dtype=torch.bool)
+    if label is not None:
+        wanted = torch.isin(label.cpu(), label.cpu()[here])
+    wanted[here] = False
+    return wanted.nonzero().squeeze(1)
+
+
+def _in_domain(o: Composition, t: Time, s: Time, r: Time, off: int) -> tuple[Time, Time, Time]:
+    """Return the times raised and lowered into the domain of the path, each (rows,).
+
+    No row departs from t = 0 itself, where a path without noise divides by σ(t): the least time is 1e-30.
+    """
+    t, s, r = (time.clamp(o.path.t_min, o.path.t_max) for time in (t, s, r))
+    t = t.clamp_min(EARLIEST)
+    s, r = (torch.cat([time[:off], time[off:].clamp_min(EARLIEST)]) for time in (s, r))
+    return t, s, r
+
+
+def _groups(o: Composition, slots: Tensor) -> Tensor | None:
+    """Return the group of each row by its place in the global order, or None where rows stand alone."""
+    size = o.times.group or 1
+    if size == 1:
+        return None
+    group = slots // size
+    if bool((torch.bincount(group)[group] != size).any()):
+        raise ValueError(
+            f"{o.name} compares groups of {size} rows, and {len(slots)} rows here do not make whole ones: "
+            f"give every process a multiple of {size} consecutive rows"
+        )
+    return group
+
+
+def _guided_rows(o: Composition, made: Point) -> Tensor | None:
+    if o.guidance is None:
+        return None
+    mask = None if made.dropped is None else made.dropped.cpu()
+    return o.guidance.rows(replace(made, dropped=mask))
+
+
+def _order(random: torch.Generator, total: int, group: int) -> Tensor:
+    """Return the row of the global batch at each place of a point: a permutation that keeps groups together.
+
+    Raises: ValueError where groups do not fill the batch.
+    """
+    if total % group:
+        raise ValueError(
+            f"a batch of {total} rows is not made of whole groups of {group}: use a batch of "
+            f"{max(1, round(total / group)) * group}, or another times.group"
+        )
+    first = torch.randperm(total // group, generator=random) * group
+    return (first[:, None] + torch.arange(group)).flatten()
+
+
+def _local(order: Tensor, row: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the slots this process holds and, for each, its row in the local batch."""
+    if row is None:
+        return torch.arange(len(order)), order
+    where = torch.full((len(order),), -1, dtype=torch.int64)
+    where[row.cpu()] = torch.arange(len(row))
+    local = where[order]
+    slots = (local >= 0).nonzero().squeeze(1)
+    return slots, local[slots]
