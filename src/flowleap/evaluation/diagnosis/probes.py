@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flowleap import samplers
-from flowleap.couplings import Independent, StoredPairs
+from flowleap.couplings import Independent
 from flowleap.data import Dataset, Rows
 from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import CentralDifference, TwoPass
@@ -29,14 +29,14 @@ from flowleap.evaluation.diagnosis.measurements import (
 from flowleap.evaluation.generation import device_of
 from flowleap.flow_map import FlowMap
 from flowleap.losses import Squared
-from flowleap.objectives import Consistency, Diagonal, FirstStage, Objective, Refreshed, Self, SelfConsistency
+from flowleap.objectives import Consistency, Objective, Self
 from flowleap.oracles import Gaussian
 from flowleap.paths import Path
 from flowleap.point import Batch, Point
 from flowleap.randomness import generator
 from flowleap.tensors import Image, Label, Time, like, squared_norm
 from flowleap.times import Adjacent, NoiseGrid
-from flowleap.velocities import Conditional, Teacher
+from flowleap.velocities import Conditional
 
 BINS = 10  # tenths of the range of times
 LOWEST = 0.002  # the noise level that the logarithm of levels starts from, where they end at 0
