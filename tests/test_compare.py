@@ -726,8 +726,8 @@ def test_plain_lines_say_where_the_study_is(done) -> None:
 def test_the_live_table_shows_every_run(done) -> None:
     finished, _ = done
     console = Console(file=io.StringIO(), width=140, force_terminal=True)
-    board = live.Board(console)
-    with board.showing(outcome.Study(finished.out, finished.plan), jobs=1):
+    board = live.Board(console, outcome.Study(finished.out, finished.plan))
+    with board.showing():
         pass
     shown = said(console)
     assert "[4 of 4 runs]" in shown and shown.count("✓") >= 4 and "shortcut" in shown
@@ -736,9 +736,9 @@ def test_the_live_table_shows_every_run(done) -> None:
 def test_a_pipe_gets_a_line_only_where_a_run_is_further(done) -> None:
     finished, _ = done
     console = Console(file=io.StringIO(), width=140)
-    board = live.Board(console, every=0.001)
+    board = live.Board(console, outcome.Study(finished.out, finished.plan), every=0.001)
     board.running["shortcut", 0] = (time.perf_counter(), 0.0)
-    with board.showing(outcome.Study(finished.out, finished.plan), jobs=1):
+    with board.showing():
         time.sleep(0.3)
     assert said(console).startswith("shortcut seed 0 is trained and is being measured")
     assert len(said(console).splitlines()) == 1

@@ -20,6 +20,7 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,8 @@ from flowleap.lock import locked
 from flowleap.streams import keep_printing
 from flowleap.studies import page, picture, table
 from flowleap.studies.live import Board
-from flowleap.studies.outcome import (
-    OUTCOME,
-    Outcome,
-    Study,
-    failure,
-    keep,
-    known,
-    measured_teacher,
-    perform,
-    place_of,
-)
-from flowleap.studies.plan import Plan, Request, Row, check_place, prepare, read
+from flowleap.studies.outcome import OUTCOME, Job, Outcome, Study, keep, measured_teacher
+from flowleap.studies.plan import Plan, Request, check_place, prepare, read
 from flowleap.training.interrupt import Interruption
 
 __all__ = ["Finished", "Stopped", "compare"]
@@ -103,15 +94,16 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     try:
         with locked(out) as stale:
-            board = Board(console)
+            say = partial(terminal.print_line, console)
             if stale is not None:
-                board.say(f"{stale} ended unexpectedly; continuing from what it saved")
-            study = Study(out, prepare(request, out, dataset, board.say, jobs, count))
+                say(f"{stale} ended unexpectedly; continuing from what it saved")
+            study = Study(out, prepare(request, out, dataset, say, jobs, count))
             study.__dict__["dataset"] = dataset
             limit = threads.most(jobs)
             with threads.limited(count or min(study.plan.threads or limit, limit), jobs):
-                board.introduce(study)
-                with board.showing(study, jobs):
+                board = Board(console, study, jobs)
+                board.introduce()
+                with board.showing():
                     (one_by_one if jobs == 1 else side_by_side)(study, board, jobs)
                 return finish(study, board)
     finally:
@@ -120,14 +112,11 @@ def compare(
                 out.rmdir()
 
 
-def left(study: Study) -> list[tuple[Row, int]]:
+def left(study: Study) -> list[Job]:
     """Return the runs that are not done; those that failed and are to be tried again forget their failure."""
-    found = []
-    for row, seed in study.plan.runs():
-        outcome = known(study.out, row.method, seed)
-        if outcome is None or not outcome.final:
-            (place_of(study.out, row.method, seed) / OUTCOME).unlink(missing_ok=True)
-            found.append((row, seed))
+    found = [job for job in study.jobs() if (outcome := job.outcome()) is None or not outcome.final]
+    for job in found:
+        (job.place / OUTCOME).unlink(missing_ok=True)
     return found
 
 
@@ -136,12 +125,12 @@ def one_by_one(study: Study, board: Board, jobs: int) -> None:
 
     Raises: Stopped.
     """
-    for row, seed in left(study):
-        board.begin(row, seed)
-        number = perform(study, row, seed, Console(quiet=True))
+    for job in left(study):
+        board.begin(job)
+        number = job.perform(Console(quiet=True))
         if number is not None:
             raise Stopped(number)
-        board.end(row, seed)
+        board.end(job)
 
 
 # ---------------------------------------------------------------- several at a time
@@ -155,24 +144,26 @@ def side_by_side(study: Study, board: Board, jobs: int) -> None:
     waiting, sources = left(study), extensions.sources()
     count = torch.get_num_threads()
     context = multiprocessing.get_context("spawn")
-    alive: dict[Any, tuple[Row, int]] = {}
+    alive: dict[Any, Job] = {}
     with Interruption() as interruption:
         try:
             while alive or (waiting and not interruption()):
                 while waiting and len(alive) < jobs and not interruption():
-                    row, seed = waiting.pop(0)
-                    board.begin(row, seed)
-                    about = (str(study.out), row.method, seed, count, sources)
+                    job = waiting.pop(0)
+                    board.begin(job)
+                    about = (str(study.out), job.row.method, job.seed, count, sources)
                     process = context.Process(target=apart, args=about)
                     process.start()
-                    alive[process] = (row, seed)
+                    alive[process] = job
                 connection.wait([process.sentinel for process in alive], timeout=0.2)
                 if interruption():
                     pass_on(alive)
                 for process in [process for process in alive if not process.is_alive()]:
-                    row, seed = alive.pop(process)
-                    settle(study, row, seed, process.exitcode, stopped=interruption())
-                    board.end(row, seed)
+                    job = alive.pop(process)
+                    if job.outcome() is None and not interruption():
+                        code = process.exitcode
+                        keep(job.place, job.failure(f"its process ended with code {code}", again=True))
+                    board.end(job)
         finally:
             for process in alive:
                 process.kill()
@@ -180,19 +171,12 @@ def side_by_side(study: Study, board: Board, jobs: int) -> None:
         raise Stopped(interruption.signal)
 
 
-def pass_on(alive: dict[Any, tuple[Row, int]]) -> None:
+def pass_on(alive: dict[Any, Job]) -> None:
     """Tell every process once to finish its step, save and leave."""
     for process in alive:
         if not getattr(process, "told", False):
             process.told = True
             process.terminate()
-
-
-def settle(study: Study, row: Row, seed: int, code: int | None, *, stopped: bool) -> None:
-    """Keep the failure of a process that ended without an outcome."""
-    if known(study.out, row.method, seed) is None and not stopped:
-        place = place_of(study.out, row.method, seed)
-        keep(place, failure(row, seed, place, f"its process ended with code {code}", again=True))
 
 
 def apart(out: str, method: str, seed: int, count: int, sources: tuple[str, ...] = ()) -> None:
@@ -208,7 +192,7 @@ def apart(out: str, method: str, seed: int, count: int, sources: tuple[str, ...]
     torch.set_num_threads(count)
     plan = read(Path(out))
     try:
-        number = perform(Study(Path(out), plan), plan.row(method), seed, Console(quiet=True))
+        number = Job(Study(Path(out), plan), plan.row(method), seed).perform(Console(quiet=True))
     except KeyboardInterrupt:
         number = int(signal.SIGINT)
     sys.exit(0 if number is None else 128 + number)
@@ -225,7 +209,7 @@ def leave_with(sentinel: int) -> None:
 
 def finish(study: Study, board: Board) -> Finished:
     """Write table, picture and page of a study whose runs are done."""
-    found = [known(study.out, row.method, seed) for row, seed in study.plan.runs()]
+    found = [job.outcome() for job in study.jobs()]
     if study.plan.teacher is not None:
         with board.waiting("measuring the teacher"):
             found = [measured_teacher(study), *found]

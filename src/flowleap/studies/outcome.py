@@ -22,20 +22,6 @@ from flowleap.studies.plan import GIVEN, Plan, Row
 from flowleap.training.log import lines_of
 from flowleap.training.report import write_table
 
-__all__ = [
-    "OUTCOME",
-    "Outcome",
-    "Progress",
-    "Study",
-    "failure",
-    "keep",
-    "known",
-    "measured_teacher",
-    "perform",
-    "place_of",
-    "progress",
-]
-
 OUTCOME = "outcome.json"
 LONGEST = 80  # characters of a label in the name of a folder
 
@@ -89,6 +75,10 @@ class Study:
     def ruler(self) -> evaluation.Reference:
         """What all samples are held against."""
         return evaluation.held_out(self.dataset, self.plan.rows[0].configured(0).features)
+
+    def jobs(self) -> list[Job]:
+        """Return all runs, in the order in which they are made."""
+        return [Job(self, row, seed) for row, seed in self.plan.runs()]
 
     def place(self, outcome: Outcome) -> Path:
         """Return the folder of the run that an outcome is of."""
@@ -151,23 +141,75 @@ def progress(place: Path) -> Progress:
         return Progress(steps, 0, seconds)
 
 
-def perform(study: Study, row: Row, seed: int, console: Console) -> int | None:
-    """Train and measure one run, or what is left of it, and keep its outcome.
+@dataclass(frozen=True)
+class Job:
+    """One run of a study: a row and a seed."""
 
-    Returns: the number of the signal that interrupted it; None where the outcome is there.
-    """
-    place = place_of(study.out, row.method, seed)
-    try:
-        signal = train(study, row, seed, console)
-        if signal is not None:
-            return signal
-        outcome = measured(study, row, seed)
-    except runs.Diverged as error:
-        outcome = failure(row, seed, place, f"diverged: {error}", again=False)
-    except Exception as error:  # whatever it is, the other runs go on
-        outcome = failure(row, seed, place, f"{type(error).__name__}: {error}", again=True)
-    keep(place, outcome)
-    return None
+    study: Study
+    row: Row
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.row.method} seed {self.seed}"
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells the run from others of its study."""
+        return self.row.method, self.seed
+
+    @property
+    def place(self) -> Path:
+        """The folder of the run."""
+        return place_of(self.study.out, self.row.method, self.seed)
+
+    def progress(self) -> Progress:
+        """Return how far the run is, whichever process makes it."""
+        return progress(self.place)
+
+    def outcome(self) -> Outcome | None:
+        """Return the outcome of the run; None where there is none yet."""
+        return known(self.study.out, self.row.method, self.seed)
+
+    def perform(self, console: Console) -> int | None:
+        """Train and measure the run, or what is left of it, and keep its outcome.
+
+        Returns: the number of the signal that interrupted it; None where the outcome is there.
+        """
+        try:
+            signal = self.train(console)
+            if signal is not None:
+                return signal
+            outcome = self.measured()
+        except runs.Diverged as error:
+            outcome = self.failure(f"diverged: {error}", again=False)
+        except Exception as error:  # whatever it is, the other runs go on
+            outcome = self.failure(f"{type(error).__name__}: {error}", again=True)
+        keep(self.place, outcome)
+        return None
+
+    def train(self, console: Console) -> int | None:
+        """Train the run to its end, from its last checkpoint where there is one; return the signal that ended it."""
+        begun = (self.place / "config.json").is_file()
+        self.place.parent.mkdir(parents=True, exist_ok=True)
+        config = replace(
+            self.row.configured(self.seed), threads=torch.get_num_threads()
+        )  # the same for all runs
+        result = runs.train(config, self.place, resume=begun, dataset=self.study.dataset, console=console)
+        return result.signal
+
+    def measured(self) -> Outcome:
+        """Measure the trained run at all numbers of steps, leave its table in its folder, and return its outcome."""
+        rows = quality(self.study, self.place)
+        if not (self.place / "table.json").exists():
+            write_table(self.place, rows, evaluation.report.notes(rows))
+        seconds, spent = self.progress().seconds, self.row.total
+        return Outcome(self.row.method, self.seed, seconds=seconds, forward_equivalents=spent, rows=rows)
+
+    def failure(self, reason: str, *, again: bool) -> Outcome:
+        """Return the outcome of the run as a failed one, with what it spent until then."""
+        done = self.progress()
+        words = " ".join(reason.split())
+        return Outcome(self.row.method, self.seed, words, again, done.seconds, done.spent(self.row))
 
 
 def keep(place: Path, outcome: Outcome) -> None:
@@ -176,37 +218,16 @@ def keep(place: Path, outcome: Outcome) -> None:
     replace_file(place / OUTCOME, json.dumps(asdict(outcome), indent=2) + "\n")
 
 
-def train(study: Study, row: Row, seed: int, console: Console) -> int | None:
-    """Train a run to its end, from its last checkpoint where there is one; return the signal that interrupted it."""
-    place = place_of(study.out, row.method, seed)
-    begun = (place / "config.json").is_file()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    config = replace(row.configured(seed), threads=torch.get_num_threads())  # the same for all runs
-    result = runs.train(config, place, resume=begun, dataset=study.dataset, console=console)
-    return result.signal
-
-
-def measured(study: Study, row: Row, seed: int) -> Outcome:
-    """Measure a trained run at all numbers of steps, leave its table in its folder, and return its outcome."""
-    place = place_of(study.out, row.method, seed)
-    rows = quality(study, place)
-    if not (place / "table.json").exists():
-        write_table(place, rows, evaluation.report.notes(rows))
-    seconds = progress(place).seconds
-    return Outcome(row.method, seed, seconds=seconds, forward_equivalents=row.total, rows=rows)
-
-
 def measured_teacher(study: Study) -> Outcome | None:
     """Return the outcome of the teacher that was given, measured once; None where there is none."""
-    row = study.plan.teacher
-    if row is None:
+    if (row := study.plan.teacher) is None:
         return None
-    seed, given = row.config["seed"], Path(str(study.plan.request.teacher))
-    found = known(study.out, row.method, seed)
+    job, given = Job(study, row, row.config["seed"]), Path(str(study.plan.request.teacher))
+    found = job.outcome()
     if found is None:
         rows, seconds = quality(study, given), progress(given).seconds
-        found = Outcome(row.method, seed, seconds=seconds, forward_equivalents=row.total, rows=rows)
-        keep(place_of(study.out, row.method, seed), found)
+        found = Outcome(row.method, job.seed, seconds=seconds, forward_equivalents=row.total, rows=rows)
+        keep(job.place, found)
     return found
 
 
@@ -228,9 +249,3 @@ def quality(study: Study, place: Path) -> list[dict[str, Any]]:
     for one in rows:
         one["intended"] = not run.objective.advice(one["steps"])
     return rows
-
-
-def failure(row: Row, seed: int, place: Path, reason: str, *, again: bool) -> Outcome:
-    """Return the outcome of a run that failed, with what it spent until then."""
-    done = progress(place)
-    return Outcome(row.method, seed, " ".join(reason.split()), again, done.seconds, done.spent(row))
