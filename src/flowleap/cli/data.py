@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +12,6 @@ from flowleap.cli.group import counting, echo, say, waiting
 
 if TYPE_CHECKING:
     from flowleap.data import Dataset
-
-CHUNK = 250
 
 app = typer.Typer(
     no_args_is_help=True, help="Look at images before training; make what samples are measured with."
@@ -61,10 +58,14 @@ def stats(
     """
     refuse_output(out, overwrite)
 
+    import torch
+
+    from flowleap.data import Dataset
     from flowleap.evaluation import library, statistics_file
 
     opened = open_source(source, split, square, size)
-    chosen = library.named(features, like(opened), options.device(device))
+    like = Dataset(opened.name, torch.empty(0, *opened.shape), kind=opened.kind)  # features follow from it
+    chosen = library.named(features, like, options.device(device))
     count = len(opened) if num is None else num
     if chosen.dims is not None and count <= chosen.dims:
         raise ValueError(
@@ -72,7 +73,7 @@ def stats(
             f"are {count}: give more, or choose other features"
         )
     with counting(f"{chosen.name} features of {opened.name}", count) as tick:
-        made, found = gather(opened, chosen, count, tick)
+        made, found = statistics_file.gathered(opened, chosen, count, tick)
     about = {
         **statistics_file.about_features(chosen),
         "source": opened.name,
@@ -190,38 +191,3 @@ def like(source: Dataset) -> Dataset:
     from flowleap.data import Dataset
 
     return Dataset(source.name, torch.empty(0, *source.shape), kind=source.kind)
-
-
-def gather(source: Dataset, features: Any, count: int, tick: Any) -> tuple[Any, dict[str, Any]]:
-    """The statistics of the features of `count` images, their checksum, the distance of their halves, and how many
-    there are of each class.
-
-    Raises: ValueError where the images cannot be read, do not fit the features or are too few.
-    """
-    import torch
-
-    from flowleap.evaluation import frechet
-    from flowleap.evaluation.moments import Moments
-    from flowleap.randomness import generator
-
-    order = torch.randperm(count, generator=generator(0, "halves"))
-    first = torch.zeros(count, dtype=torch.bool).index_fill(0, order[: count // 2], True)
-    halves, digest, done = (Moments(), Moments()), hashlib.sha256(), 0
-    for batch in source.batches(CHUNK, count):
-        digest.update(batch.contiguous().numpy().tobytes())
-        for rows, _ in features.stream(batch):
-            member = first[done : done + len(rows)]
-            halves[0].add(rows[member])
-            halves[1].add(rows[~member])
-            done += len(rows)
-            tick(len(rows))
-    classes: dict[str, int] = {}
-    if source.label is not None:
-        label = source.label[source.chosen(count)]
-        digest.update(label.contiguous().numpy().tobytes())
-        found = label.bincount(minlength=len(source.class_names)).tolist()
-        classes = {name: many for name, many in zip(source.class_names, found, strict=True) if many}
-    made = halves[0].merge(halves[1]).statistics()
-    enough = count // 2 > len(made.mean)
-    floor = frechet(*(half.statistics() for half in halves)) if enough else None
-    return made, {"data_checksum": digest.hexdigest()[:12], "floor": floor, "classes": classes}

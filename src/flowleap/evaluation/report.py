@@ -50,7 +50,7 @@ class Column:
         """Return a value with its interval, or else its error, as a cell."""
         bound = ""
         if interval is not None:
-            bound = f"({'–'.join(map(self.written, interval))})"
+            bound = f"({'–'.join(number(end * self.scale, 2) for end in interval)})"
         elif error is not None:
             bound = f"± {number(error * self.scale, 2)}"
         return Cell(self.written(value), bound if value is not None else "", mark)
@@ -100,7 +100,7 @@ COLUMNS = (
         "copies", "copies", "Share of samples that are nearer to a real one than 99 % of real ones are to another.",
         places=3,
     ),
-    Column("seconds", "seconds", "Seconds that making the samples took on the machine of the run."),
+    Column("seconds", "time (s)", "Seconds that making the samples took on the machine of the run."),
 )  # fmt: skip
 """Every number of measured rows, in the order of tables."""
 PAIRED = {"precision": "recall", "density": "coverage"}

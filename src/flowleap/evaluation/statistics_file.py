@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,16 @@ import numpy as np
 import torch
 
 from flowleap.data.npz import Archive
+from flowleap.data.source import Source
 from flowleap.evaluation import distances
 from flowleap.evaluation.distances import Statistics
 from flowleap.evaluation.features import Features
+from flowleap.evaluation.moments import Moments
 from flowleap.files import replace_file
 from flowleap.provenance import version
+from flowleap.randomness import generator
+
+CHUNK = 250  # images that are read at a time
 
 __all__ = ["StoredStatistics", "about_features", "is_statistics", "read", "write"]
 
@@ -165,3 +170,34 @@ def agree(path: Path, about: Mapping[str, Any], dims: int, features: Features) -
             f"{path} was made with {found} features of checksum {made}, and these have {features.checksum}: make it "
             "again with `flowleap data stats`"
         )
+
+
+def gathered(
+    source: Source, features: Features, count: int, tick: Callable[[int], None]
+) -> tuple[Statistics, dict[str, Any]]:
+    """Return the statistics of the features of `count` images, and what their file says of the data: the checksum of
+    the images, the distance of their halves, and how many there are of each class.
+
+    Raises: ValueError where the images cannot be read, do not fit the features or are too few.
+    """
+    order = torch.randperm(count, generator=generator(0, "halves"))
+    first = torch.zeros(count, dtype=torch.bool).index_fill(0, order[: count // 2], True)
+    halves, digest, done = (Moments(), Moments()), hashlib.sha256(), 0
+    for batch in source.batches(CHUNK, count):
+        digest.update(batch.contiguous().numpy().tobytes())
+        for rows, _ in features.stream(batch):
+            member = first[done : done + len(rows)]
+            halves[0].add(rows[member])
+            halves[1].add(rows[~member])
+            done += len(rows)
+            tick(len(rows))
+    classes: dict[str, int] = {}
+    if source.label is not None:
+        label = source.label[source.chosen(count)]
+        digest.update(label.contiguous().numpy().tobytes())
+        found = label.bincount(minlength=len(source.classes)).tolist()
+        classes = {name: many for name, many in zip(source.classes, found, strict=True) if many}
+    made = halves[0].merge(halves[1]).statistics()
+    enough = count // 2 > len(made.mean)
+    floor = distances.frechet(*(half.statistics() for half in halves)) if enough else None
+    return made, {"data_checksum": digest.hexdigest()[:12], "floor": floor, "classes": classes}
