@@ -37,7 +37,7 @@ def diagnose(
     seed: Seed = 0,
     out: Out = None,
     as_json: options.AsJson = False,
-    weights: options.WeightsOption = options.Weights.ema,
+    weights: options.Weights = "ema",
     device: options.Device = "auto",
     imports: options.Imports = None,
 ) -> None:
@@ -54,7 +54,7 @@ def diagnose(
     from flowleap.files import replace_file
     from flowleap.runs import diagnosing
 
-    loaded = load(run, weights.value, device)
+    loaded = load(run, weights, device)
     dataset = diagnosing.data_of(loaded)
     with waiting(f"diagnosing with {num} rows"):
         found = diagnosing.diagnose(loaded, dataset, num=num, seed=seed)

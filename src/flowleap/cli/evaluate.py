@@ -141,7 +141,7 @@ def of_run(
     from flowleap import runs
     from flowleap.runs.measuring import measure
 
-    run = runs.load_run(target, weights=sampling.weights.value, device=options.device(sampling.device))
+    run = runs.load_run(target, weights=sampling.weights, device=options.device(sampling.device))
     run = replace(run, objective=options.renoised(run.objective, sampling.renoise))
     return measure(
         run,

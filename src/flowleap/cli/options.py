@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -22,28 +22,14 @@ BUDGETS = "1,2,4,128"
 """The numbers of steps that are measured and shown unless others are named."""
 
 
-class Weights(str):
-    """Which weights of a run are used: the running average, those of the last step, the best on the way, or an average
-    of a width that `flowleap ema` made."""
+def weights(name: str) -> str:
+    """Read which weights of a run are used.
 
-    ema: ClassVar[Weights]
-
-    def __new__(cls, name: str) -> Weights:
-        """Read a name.
-
-        Raises: typer.BadParameter for one that names no weights.
-        """
-        if name not in ("ema", "raw", "best") and not name.startswith("width-"):
-            raise typer.BadParameter(f"{name!r} is not one of ema, raw, best, or width-W as in width-0.1")
-        return super().__new__(cls, name)
-
-    @property
-    def value(self) -> str:
-        """The name as plain text."""
-        return str(self)
-
-
-Weights.ema = Weights("ema")
+    Raises: typer.BadParameter for a name of none.
+    """
+    if name not in ("ema", "raw", "best") and not name.startswith("width-"):
+        raise typer.BadParameter(f"{name!r} is not one of ema, raw, best, or width-W as in width-0.1")
+    return name
 
 
 RunFolder = Annotated[
@@ -105,10 +91,10 @@ Settings = Annotated[
         "network.width=96, network.classes=none (train without labels), warmup=0.05, ema=0.999,0.99.",
     ),
 ]
-WeightsOption = Annotated[
-    Weights,
+Weights = Annotated[
+    str,
     typer.Option(
-        parser=Weights,
+        parser=weights,
         metavar="ema|raw|best|width-W",
         help="Which weights: the running average, the last ones, the average that did best, or one of a width that "
         "`flowleap ema` made.",
@@ -270,7 +256,7 @@ class Sampling:
 
     times: Times = None
     seed: Seed = 0
-    weights: WeightsOption = Weights.ema
+    weights: Weights = "ema"
     guidance: Guidance = None
     renoise: Renoise = None
     vae: Vae = None

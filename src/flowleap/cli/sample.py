@@ -73,7 +73,7 @@ def sample(
 
     samples.writer(path)
     options.refuse_to_overwrite(path, overwrite)
-    loaded = runs.load_run(run, weights=sampling.weights.value, device=options.device(sampling.device))
+    loaded = runs.load_run(run, weights=sampling.weights, device=options.device(sampling.device))
     objective = options.renoised(loaded.objective, sampling.renoise)
     ((budget, _),) = evaluation.plan(loaded.flow, (steps or 1,), times)
     decoder = None if latents else loaded.decoder(sampling.vae)

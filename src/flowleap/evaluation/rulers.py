@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,22 +40,14 @@ class Reference:
         name: of the data set or of the file.
         split: which part of the data these rows are.
         dataset: the rows, None for stored statistics.
-        stored: their statistics where there are no rows.
-        fingerprint: of the data behind stored statistics, or of these where that is not known.
-        stored_floor: the distance between two halves of the data behind stored statistics.
-        stored_shape: of one sample behind stored statistics.
-        stored_classes: how many rows of each class are behind them, by name; empty where that is not known.
+        stored: their statistics, and what their file says, where there are no rows.
     """
 
     name: str
     features: features.Features
     split: str = "all"
     dataset: Dataset | None = None
-    stored: distances.Statistics | None = None
-    fingerprint: str = ""
-    stored_floor: float | None = None
-    stored_shape: tuple[int, ...] | None = None
-    stored_classes: Mapping[str, int] = field(default_factory=dict)
+    stored: statistics_file.StoredStatistics | None = None
 
     @property
     def size(self) -> int | None:
@@ -73,13 +65,13 @@ class Reference:
     @property
     def shape(self) -> tuple[int, ...] | None:
         """Of one real sample; None where a file does not say."""
-        return self.stored_shape if self.dataset is None else self.dataset.shape
+        return self._kept.shape if self.dataset is None else self.dataset.shape
 
     @property
     def class_counts(self) -> Mapping[str, int]:
         """How many rows each class has, by name, in the order of the labels; empty where there are none, or unknown."""
         if self.dataset is None:
-            return self.stored_classes
+            return self._kept.class_counts
         return dict(zip(self.dataset.class_names, self.dataset.class_counts, strict=False))
 
     @property
@@ -114,10 +106,7 @@ class Reference:
     @cached_property
     def statistics(self) -> distances.Statistics:
         """Mean and covariance of the features."""
-        if self.stored is not None:
-            return self.stored
-        assert self.rows is not None, "a reference has rows or statistics"
-        return distances.statistics(self.rows)
+        return self._kept.statistics if self.rows is None else distances.statistics(self.rows)
 
     @cached_property
     def judge(self) -> agreement.Judge | agreement.Classifier | None:
@@ -152,7 +141,7 @@ class Reference:
     def floor(self) -> float | None:
         """The distance between two halves of the real data; None where half is too small, or it is not stored."""
         if self.dataset is None:
-            return self.stored_floor
+            return self._kept.floor
         if self.rows is None or len(self.rows) // 2 <= self.dims:
             return None
         return distances.halves(self.rows, self._order("halves"))
@@ -160,7 +149,12 @@ class Reference:
     @cached_property
     def checksum(self) -> str:
         """The first 12 hexadecimal digits of the SHA-256 of the data and its labels, or of stored statistics."""
-        return self.fingerprint if self.dataset is None else self.dataset.checksum
+        return self._kept.fingerprint if self.dataset is None else self.dataset.checksum
+
+    @property
+    def _kept(self) -> statistics_file.StoredStatistics:
+        assert self.stored is not None, "a reference has rows or statistics"
+        return self.stored
 
     def _order(self, stream: str) -> Tensor:
         assert self.dataset is not None
@@ -249,27 +243,8 @@ def stored_reference(path: Path, kind: features.Features | None = None) -> Refer
             )
         return stored_reference(path, library.named(said))
     about = stored.about
-    shape = about.get("shape")
-    return Reference(
-        str(about.get("source", path.stem)),
-        kind,
-        str(about.get("split", "all")),
-        stored=stored.statistics,
-        fingerprint=str(about.get("data_checksum") or stored.checksum),
-        stored_floor=about.get("floor"),
-        stored_shape=tuple(shape) if isinstance(shape, list) else None,
-        stored_classes=counts_of(about),
-    )
-
-
-def counts_of(about: Mapping[str, Any]) -> dict[str, int]:
-    """How many rows of each class are behind stored statistics; empty for a file that does not say."""
-    found = about.get("classes")
-    if not isinstance(found, dict) or not all(
-        isinstance(count, int) and count > 0 for count in found.values()
-    ):
-        return {}
-    return {str(name): count for name, count in found.items()}
+    name, split = str(about.get("source", path.stem)), str(about.get("split", "all"))
+    return Reference(name, kind, split, stored=stored)
 
 
 def look_like(shape: Sequence[int], reference: str | None, square: Any) -> Look | None:

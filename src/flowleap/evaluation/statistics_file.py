@@ -38,6 +38,30 @@ class StoredStatistics:
     about: Mapping[str, Any] = field(default_factory=dict)
     checksum: str = ""
 
+    @property
+    def fingerprint(self) -> str:
+        """The checksum of the data, or of the statistics where that is not known."""
+        return str(self.about.get("data_checksum") or self.checksum)
+
+    @property
+    def floor(self) -> float | None:
+        """The distance between two halves of the data, where it is known."""
+        return self.about.get("floor")
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of one sample, where it is known."""
+        shape = self.about.get("shape")
+        return tuple(shape) if isinstance(shape, list) else None
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """How many rows of each class are behind them; empty where the file does not say."""
+        found = self.about.get("classes")
+        if not isinstance(found, dict) or not all(isinstance(n, int) and n > 0 for n in found.values()):
+            return {}
+        return {str(name): count for name, count in found.items()}
+
 
 def about_features(features: Features) -> dict[str, Any]:
     """What to store of the features, for `read` to compare."""
