@@ -182,12 +182,3 @@ def open_source(text: str, split: str | None, square: Any = None, size: int | No
     for note in dataset.notes:
         say(note)
     return dataset
-
-
-def like(source: Dataset) -> Dataset:
-    """A data set of no rows that looks like the source, from which features follow."""
-    import torch
-
-    from flowleap.data import Dataset
-
-    return Dataset(source.name, torch.empty(0, *source.shape), kind=source.kind)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from flowleap.data import Dataset
 from flowleap.data.npz import Archive
-from flowleap.data.source import Source
 from flowleap.evaluation import distances
 from flowleap.evaluation.distances import Statistics
 from flowleap.evaluation.features import Features
@@ -197,7 +197,7 @@ def agree(path: Path, about: Mapping[str, Any], dims: int, features: Features) -
 
 
 def gathered(
-    source: Source, features: Features, count: int, tick: Callable[[int], None]
+    source: Dataset, features: Features, count: int, tick: Callable[[int], None]
 ) -> tuple[Statistics, dict[str, Any]]:
     """Return the statistics of the features of `count` images, and what their file says of the data: the checksum of
     the images, the distance of their halves, and how many there are of each class.
@@ -219,8 +219,8 @@ def gathered(
     if source.label is not None:
         label = source.label[source.chosen(count)]
         digest.update(label.contiguous().numpy().tobytes())
-        found = label.bincount(minlength=len(source.classes)).tolist()
-        classes = {name: many for name, many in zip(source.classes, found, strict=True) if many}
+        found = label.bincount(minlength=len(source.class_names)).tolist()
+        classes = {name: many for name, many in zip(source.class_names, found, strict=True) if many}
     made = halves[0].merge(halves[1]).statistics()
     enough = count // 2 > len(made.mean)
     floor = distances.frechet(*(half.statistics() for half in halves)) if enough else None
