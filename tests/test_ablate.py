@@ -218,6 +218,7 @@ def test_a_head_makes_no_random_draw(make) -> None:
 # ---------------------------------------------------------------- what it says and leaves
 
 
+@pytest.mark.slow
 def test_differences_are_paired_by_seed(done) -> None:
     assert not done.failed and done.plan.full == "esc" and len(done.rows) == 4
     distance = {(one.method, one.seed): one.rows[0]["distance"] for one in done.outcomes}
@@ -245,6 +246,7 @@ def test_seeds_that_failed_are_in_no_pair() -> None:
     assert table.difference(row | {"difference_mean": 2e-8, "difference_error": None}) == "+0.0000"
 
 
+@pytest.mark.slow
 def test_what_is_left_says_what_was_ablated(done) -> None:
     text = (done.out / "table.md").read_text()
     assert text.startswith("# esc on two-moons, ablated: its components, 16steps a run")
@@ -273,6 +275,7 @@ class Killed(BaseException):
     """What nothing catches, as a kill."""
 
 
+@pytest.mark.slow
 def test_an_ablation_that_is_killed_goes_on(done, tmp_path: Path, monkeypatch) -> None:
     healthy, calls = outcome.keep, []
 

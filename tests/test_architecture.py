@@ -130,6 +130,7 @@ def test_the_reader_of_imports_reads_all_kinds(text, found):
     assert rooms_imported(SOURCE / "objectives" / "base.py", text) == found
 
 
+@pytest.mark.slow
 def test_importing_the_library_is_light():
     """Nothing of pictures, tables, judges or command lines is loaded, whatever room is looked at."""
     rooms = "import flowleap.data, flowleap.pictures; [getattr(flowleap, name) for name in flowleap.__all__]"

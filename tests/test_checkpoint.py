@@ -188,6 +188,7 @@ def test_a_rename_that_fails_half_way_puts_the_old_folder_back(folder: Path, mon
     assert_same(restored(folder), state)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no file size limits on Windows")
 def test_a_file_that_really_cannot_be_written(tmp_path: Path) -> None:
     script = (

@@ -304,6 +304,7 @@ def test_times_start_where_the_method_is_sampled_from(tmp_path):
         assert str(caught.value) == said.strip()
 
 
+@pytest.mark.slow
 def test_the_table_shows_the_numbers_and_what_real_data_scores(digits, moons):
     (row,) = json.loads(ok("evaluate", digits, "--steps", 1, "--num", 70, "--json"))
     text = ok("evaluate", digits, "--steps", 1, "--num", 70)
@@ -383,6 +384,7 @@ def test_a_new_table_keeps_the_old_one(digits, tmp_path):
     assert json.loads((place / old[-1]).read_text()) == first
 
 
+@pytest.mark.slow
 def test_a_classifier_is_fitted_from_the_command_line(digits, tmp_path):
     out = tmp_path / "mine.npz"
     said = ok("data", "classifier", "digits", "--out", out)

@@ -187,6 +187,7 @@ def test_names_are_known_and_named_once() -> None:
         replace(ASKED, methods=()).names()
 
 
+@pytest.mark.slow
 def test_a_plan_is_read_back_as_it_was_written(done) -> None:
     finished, _ = done
     assert plan.read(finished.out) == finished.plan
@@ -245,6 +246,7 @@ def test_a_setting_may_be_that_of_one_method() -> None:
 # ---------------------------------------------------------------- one folder, one study
 
 
+@pytest.mark.slow
 def test_another_study_does_not_go_into_the_folder_of_a_study(done) -> None:
     finished, _ = done
     before = (finished.out / "plan.json").read_text()
@@ -279,6 +281,7 @@ def test_two_studies_do_not_write_to_one_folder(tmp_path: Path) -> None:
         assert stale is None  # it was let go of
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_the_lock_of_a_process_that_was_killed_is_stale(tmp_path: Path) -> None:
     script = (
@@ -381,6 +384,7 @@ class Killed(BaseException):
     """What nothing catches, as a kill."""
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_again_and_again_makes_the_same_table(
     done, tmp_path: Path, monkeypatch
 ) -> None:
@@ -422,6 +426,7 @@ def test_a_study_that_is_killed_again_and_again_makes_the_same_table(
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+@pytest.mark.slow
 def test_more_seeds_are_added_to_those_that_are_there(done, tmp_path: Path) -> None:
     finished, _ = done
     studies.compare(replace(ASKED, seeds=1), tmp_path / "s", console=quiet())
@@ -431,6 +436,7 @@ def test_more_seeds_are_added_to_those_that_are_there(done, tmp_path: Path) -> N
     assert timeless(more.rows) == timeless(finished.rows)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for oneself")
 def test_ctrl_c_saves_and_the_same_request_goes_on(done, tmp_path: Path, monkeypatch) -> None:
     finished, _ = done
@@ -456,6 +462,7 @@ def test_ctrl_c_saves_and_the_same_request_goes_on(done, tmp_path: Path, monkeyp
     assert "seed 0: training" not in said(again) and "seed 1: training" not in said(again)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_runs_side_by_side_in_a_killed_process_make_the_same_table(done, tmp_path: Path) -> None:
     finished, _ = done
@@ -484,6 +491,7 @@ def test_runs_side_by_side_in_a_killed_process_make_the_same_table(done, tmp_pat
     assert timeless(resumed.rows) == timeless(finished.rows)
 
 
+@pytest.mark.slow
 def test_two_phases_are_resumed_in_each_of_them(tmp_path: Path, monkeypatch) -> None:
     request = replace(
         ASKED, methods=("reflow", "progressive-distillation"), seeds=1, settings=(*TINY, ("pair_steps", "2"))
@@ -513,6 +521,7 @@ def test_two_phases_are_resumed_in_each_of_them(tmp_path: Path, monkeypatch) -> 
     assert len(calls) > 12 and timeless(resumed.rows) == timeless(whole.rows)
 
 
+@pytest.mark.slow
 def test_one_teacher_teaches_all_that_have_one_and_is_a_row_itself(tmp_path: Path) -> None:
     config = runs.configure(
         "flow-matching", "two-moons", settings=TINY, steps=14, batch=16, eval_num=0, watch_share=0
@@ -572,6 +581,7 @@ def test_a_teacher_that_nobody_has_or_that_does_not_fit_is_refused_at_once(tmp_p
         assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_a_row_and_the_rest_goes_on(tmp_path: Path, monkeypatch) -> None:
     healthy = runs.train
 
@@ -655,6 +665,7 @@ def test_numbers_of_different_protocols_do_not_make_a_table() -> None:
         table.aggregate(planned(), [first, replace(other, rows=rows)])
 
 
+@pytest.mark.slow
 def test_every_file_of_a_table_says_the_same(done) -> None:
     finished, _ = done
     as_json = json.loads((finished.out / "table.json").read_text())
@@ -681,6 +692,7 @@ def test_every_file_of_a_table_says_the_same(done) -> None:
         assert float(deviation) == pytest.approx(row["distance_std"], rel=6e-2)
 
 
+@pytest.mark.slow
 def test_parentheses_are_where_the_objective_says_so(done) -> None:
     finished, _ = done
     for row in finished.rows:
@@ -693,6 +705,7 @@ def test_parentheses_are_where_the_objective_says_so(done) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_table_holds_what_its_runs_measured(done) -> None:
     finished, _ = done
     for row in finished.rows:
@@ -715,6 +728,7 @@ def test_the_table_holds_what_its_runs_measured(done) -> None:
 # ---------------------------------------------------------------- what it says and leaves
 
 
+@pytest.mark.slow
 def test_plain_lines_say_where_the_study_is(done) -> None:
     _, text = done
     assert "2 methods × 2 seeds on two-moons, 24steps a run, equal steps" in text
@@ -723,6 +737,7 @@ def test_plain_lines_say_where_the_study_is(done) -> None:
     assert "[4 of 4 runs]" in text and "report.html" in text
 
 
+@pytest.mark.slow
 def test_the_live_table_shows_every_run(done) -> None:
     finished, _ = done
     console = Console(file=io.StringIO(), width=140, force_terminal=True)
@@ -733,6 +748,7 @@ def test_the_live_table_shows_every_run(done) -> None:
     assert "[4 of 4 runs]" in shown and shown.count("✓") >= 4 and "shortcut" in shown
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_a_line_only_where_a_run_is_further(done) -> None:
     finished, _ = done
     console = Console(file=io.StringIO(), width=140)
@@ -744,6 +760,7 @@ def test_a_pipe_gets_a_line_only_where_a_run_is_further(done) -> None:
     assert len(said(console).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_picture_and_page_are_there(done) -> None:
     finished, _ = done
     assert [path.name for path in finished.files] == [
@@ -762,6 +779,7 @@ def test_picture_and_page_are_there(done) -> None:
         assert words in page, words
 
 
+@pytest.mark.slow
 def test_samples_of_all_methods_start_from_the_same_noise(done, monkeypatch) -> None:
     finished, _ = done
     seen = []

@@ -208,12 +208,19 @@ def test_every_method_is_held_to_exact_flows() -> None:
     assert all(pathlib.Path(__file__).with_name(file).is_file() for file, _ in EXEMPT.values())
 
 
+def pointwise() -> list[tuple[str, str, str, str]]:
+    """Every method on every path in every parameterization, one oracle and the other in turn as on a chessboard."""
+    oracles, places = ("gaussian", "two-points"), enumerate(pairs())
+    return [
+        (method, *place, oracles[(row + column) % 2])
+        for (column, place), (row, method) in itertools.product(places, enumerate(OBJECTIVES))
+    ]
+
+
 # 1. Pointwise ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("oracle_name", ["gaussian", "two-points"])
-@pytest.mark.parametrize(("path", "meaning"), pairs())
-@pytest.mark.parametrize("method", OBJECTIVES)
+@pytest.mark.parametrize(("method", "path", "meaning", "oracle_name"), pointwise())
 def test_exact_map_is_a_fixed_point(method: str, path: str, meaning: str, oracle_name: str) -> None:
     oracle = oracle_on(oracle_name, PATHS[path])
     flow = FlowMap.of(oracle, MEANINGS[meaning])

@@ -131,6 +131,7 @@ print(found.count, max(seen) - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux", reason="the memory of a process is read from /proc, which is on Linux only"
 )
@@ -170,6 +171,7 @@ def meet(rank: int, world: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not distributed.is_available(), reason="this build of torch has no torch.distributed")
 def test_processes_join_their_moments(tmp_path):
     multiprocessing.spawn(meet, (2, str(tmp_path)), nprocs=2)

@@ -32,6 +32,7 @@ HOMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("home", HOMES)
 @pytest.mark.parametrize("method", methods.names())
 def test_it_trains_is_sampled_and_measured(method, home, tmp_path) -> None:
@@ -39,6 +40,7 @@ def test_it_trains_is_sampled_and_measured(method, home, tmp_path) -> None:
     whole_story(method, data, tiny, None, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SOME)
 def test_it_trains_a_u_net(method, tmp_path) -> None:
     whole_story(method, "digits", PIXELS, "unet-small", tmp_path)

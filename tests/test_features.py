@@ -95,6 +95,7 @@ def refitted() -> classifier.Classifier:
     return classifier.fit(data.load("digits"))
 
 
+@pytest.mark.slow
 def test_the_digits_classifier_is_what_fitting_makes(refitted):
     """To rounding on a machine like ours; training amplifies other rounding, so elsewhere by its accuracy."""
     digits = data.load("digits")
@@ -119,6 +120,7 @@ def test_the_stored_statistics_are_those_of_the_real_features():
     assert float((verdicts == digits.label).double().mean()) > 0.985
 
 
+@pytest.mark.slow
 def test_saving_and_loading_changes_nothing(refitted, tmp_path):
     digits = data.load("digits")
     refitted.save(tmp_path / "own.npz")
@@ -535,6 +537,7 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
 # Names
 
 
+@pytest.mark.slow
 def test_features_by_their_names(refitted, tmp_path):
     assert (
         library.named("pixel") is PIXEL

@@ -802,6 +802,7 @@ print(json.dumps([len(dataset), int(peak) / 1024]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
     """2,600 files (links to a few, which the reader cannot know) against 600; as 8 bits the rest takes 98 MB."""

@@ -238,6 +238,7 @@ def test_processes_that_know_nothing_of_one_another_fill_one_cache(tmp_path, cac
     assert bytes_of(made.folder) == bytes_of(cache)
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not distributed.is_available(), reason="this build of torch has no torch.distributed")
 def test_two_processes_give_the_cache_of_one(tmp_path, cache, vaes, images):
     """Started by torchrun, with gloo; a third process would find every third file to do."""

@@ -123,6 +123,7 @@ def taught(objective: Objective, labels: bool) -> tuple[Objective, Callable[[], 
     return objective, lambda: a_network(0, labels, objective)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [True, False], ids=["conditional", "unconditional"])
 @pytest.mark.parametrize(("name", "way"), cases())
 def test_what_is_asked_for_is_learned(name: str, way: str, labels: bool) -> None:

@@ -149,6 +149,7 @@ def test_every_field_of_the_plan_is_a_field_of_the_config() -> None:
 # ---------------------------------------------------------------- a run and its folder
 
 
+@pytest.mark.slow
 def test_a_finished_run_leaves_all_that_it_promises(tmp_path: Path, drawing: Console) -> None:
     result = train(drawing, config(sample_every=6, eval_num=20, checkpoint_every=5), tmp_path / "run")
     place = result.folder
@@ -260,6 +261,7 @@ def test_a_second_interruption_aborts_at_once(tmp_path: Path, quiet: Console, mo
     assert checkpoint.latest(tmp_path / "run" / "checkpoints") is None
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_trains_nothing_and_makes_its_outputs_again(
     tmp_path: Path, drawing: Console
 ) -> None:
@@ -665,6 +667,7 @@ def test_the_command_line_trains_refuses_and_resumes(tmp_path: Path, quiet, monk
         assert wrong.exit_code == 2 and complaint in wrong.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_exits_with_130_and_resume_goes_on(tmp_path: Path) -> None:
     options = ["--data", "two-moons", "--batch", "20", "--no-eval", "--log-every", "1", "--sample-every", "0"]

@@ -111,7 +111,7 @@ def together(root: Path) -> list[dict[str, Any]]:
     return [json.loads((root / f"found-{rank}.json").read_text()) for rank in range(2)]
 
 
-def launch(*command: str, accelerate: bool = False, fails: bool = False) -> subprocess.CompletedProcess[str]:
+def launch(*command: str, accelerate: bool = False) -> subprocess.CompletedProcess[str]:
     """Start two processes that meet by gloo, and return how they ended."""
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     if accelerate:
@@ -128,7 +128,7 @@ def launch(*command: str, accelerate: bool = False, fails: bool = False) -> subp
         [sys.executable, *torchrun, *command], capture_output=True, text=True, timeout=400,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
@@ -320,7 +320,17 @@ def test_accelerate_launches_the_command(tmp_path):
         "--out",
         str(place),
     ]
-    tiny = ["--set", "network.width=16", "--set", "network.depth=1", "--no-eval", "--accumulate", "2"]
+    tiny = [
+        "--set",
+        "network.width=16",
+        "--set",
+        "network.depth=1",
+        "--no-eval",
+        "--show",
+        "1",
+        "--accumulate",
+        "2",
+    ]
     done = launch("--mixed_precision", "bf16", "-m", "flowleap", *command, *tiny, accelerate=True)
     assert done.stdout.count("batch 32 = 2 processes × 2 micro-batches of 8, bf16") == 1
     assert done.stdout.count("checked: 2 processes") == 1 and done.stdout.count("\ndone in ") == 1
@@ -328,8 +338,6 @@ def test_accelerate_launches_the_command(tmp_path):
         runs.load_run(place).step == 4
         and json.loads((place / "config.json").read_text())["config"]["precision"] == "bf16"
     )
-    done = launch("-m", "flowleap", *command, *tiny, fails=True)  # torchrun, and the folder is taken
-    assert done.stderr.count("already holds a run") == 1
 
 
 # One process: parts, micro-batches, precision
@@ -575,29 +583,38 @@ def test_widths_and_powers_are_those_of_the_paper():
             power.exponent(width)
 
 
-@pytest.mark.parametrize("width", [0.06, 0.1, 0.15, 0.2])
-def test_an_average_of_any_width_is_made_afterwards(width, tmp_path):
+@pytest.mark.slow
+def test_averages_of_any_width_are_made_afterwards(tmp_path):
     """Of averages of two widths, stored every 6 steps, as near to one that was tracked as least squares says."""
-    about = {"method": "shortcut", "data": "two-moons", "steps": 120, "lr": 5e-2, "width_every": 6}
-    widths = tuple(dict.fromkeys((0.05, 0.1, width)))
+    about = {
+        "name": "x",
+        "method": "shortcut",
+        "data": "two-moons",
+        "steps": 120,
+        "lr": 5e-2,
+        "width_every": 6,
+    }
+    widths = (0.06, 0.1, 0.15, 0.2)
     listener = scale_worker.Listener(None, 0)
-    made = scale_worker.session(tmp_path, {"name": "x", **about, "widths": widths}, listener)
+    made = scale_worker.session(tmp_path, {**about, "widths": (0.05, *widths)}, listener)
     made.open()
     made.fit()
-    direct = {name: t.clone() for name, t in made.state.player.powers[width].module.state_dict().items()}
-    if width != 0.1:
+    for width in set(widths) - {0.1}:
         for path in (tmp_path / "averages").glob(f"width-{width:g}-*"):
             path.unlink()
-    found, step = posthoc.synthesized(tmp_path, width)
+    assert len(posthoc.snapshots(tmp_path)) == 40
     last = made.state.player.network.state_dict()
-    assert step == 120 and len(posthoc.snapshots(tmp_path)) == 40
 
     def gap(one: dict[str, Any], other: dict[str, Any]) -> float:
         return math.sqrt(
             sum(float((one[n] - other[n]).square().sum()) for n in one if one[n].is_floating_point())
         )
 
-    assert gap(found, direct) < (1e-5 if width == 0.1 else 0.02) * gap(last, direct)
+    for width in widths:
+        direct = made.state.player.powers[width].module.state_dict()
+        found, step = posthoc.synthesized(tmp_path, width)
+        assert step == 120
+        assert gap(found, direct) < (1e-5 if width == 0.1 else 0.02) * gap(last, direct)
 
 
 def test_averages_that_are_not_there_are_not_made_up(tmp_path):

@@ -90,6 +90,7 @@ def press_at(monkeypatch, count: int, number: int = signal.SIGINT) -> None:
 # ---------------------------------------------------------------- phases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", TAUGHT)
 def test_phases_are_printed_before_the_start_and_share_the_steps(tmp_path: Path, quiet, method: str) -> None:
     result = train(quiet, config(method, steps=29), tmp_path / "run")
@@ -112,6 +113,7 @@ def test_phases_are_printed_before_the_start_and_share_the_steps(tmp_path: Path,
         assert rows[-1] == last and (place / "environment.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "press"),
     [
@@ -432,6 +434,7 @@ def test_pairs_that_were_cut_short_are_refused(tmp_path: Path, quiet: Console) -
 # ---------------------------------------------------------------- without the teacher
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*TAUGHT, "live_reflow", "consistency_training", "diffusion"])
 def test_a_run_is_sampled_measured_and_diagnosed_without_its_teacher(
     tmp_path: Path, quiet, method: str

@@ -56,6 +56,7 @@ def test_idle_threads_sleep_soon_unless_the_user_says_how_they_wait(given, set_)
     assert environment == given | set_
 
 
+@pytest.mark.slow
 def test_the_command_bounds_spinning_before_openmp_is_loaded() -> None:
     """OpenMP prints its settings when it is loaded, which torch does."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("GOMP_", "OMP_", "KMP_"))}
