@@ -22,7 +22,7 @@ from flowleap import Batch, data, methods, runs
 from flowleap.cli import app
 from flowleap.data import Look, ahead, inspection, opening, prepare
 from flowleap.data.pixels import Faulty, decode, probe
-from flowleap.data.rows import Held, Rows, scaled
+from flowleap.data.rows import Rows, scaled
 from flowleap.data.store import files_below
 from flowleap.data.view import View, suggested
 from flowleap.data.workers import in_order
@@ -310,7 +310,7 @@ def prepare_header(file):
     with Image.open(file) as image:
         from flowleap.data.pixels import Header
 
-        return Header(*image.size, True, image.mode, False)
+        return Header(*image.size, True, False)
 
 
 def test_held_out_classes_are_matched_by_name(tmp_path):
@@ -776,7 +776,7 @@ def test_statistics_and_references_of_a_folder_of_several_sizes(tmp_path):
 
 def test_rows_of_8_bits_look_like_a_tensor():
     levels = torch.arange(24, dtype=torch.uint8).view(6, 1, 2, 2)
-    rows = Rows(Held(levels), 6, (1, 2, 2))
+    rows = Rows(levels.__getitem__, 6, (1, 2, 2))
     assert torch.equal(rows[:], scaled(levels)) and torch.equal(
         rows.only(torch.tensor([4, 1]))[:], scaled(levels[[4, 1]])
     )

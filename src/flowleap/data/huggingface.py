@@ -6,9 +6,8 @@ of Parquet or Arrow files. Tables stay on the disk, mapped into memory; images a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,11 @@ from torch import Tensor
 
 from flowleap.data.classes import numbered
 from flowleap.data.parts import HELD_OUT, kept_apart
-from flowleap.data.pixels import Encoded, Faulty
-from flowleap.data.store import some_of
+from flowleap.data.store import Table
 
 __all__ = [
     "PREFIX",
     "Address",
-    "Table",
     "chosen_split",
     "image_column",
     "is_address",
@@ -87,53 +84,6 @@ class Address:
     def short(self) -> str:
         """What the data set is called."""
         return Path(self.name).name
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """The images of one split, which stay in their table.
-
-    Args:
-        rows: the table, images not decoded.
-        column: that of the images.
-        called: what it is called in messages.
-        notes: which columns were taken, where that could have been others.
-    """
-
-    rows: Any
-    column: str
-    called: str
-    split: str
-    held_out: str | None
-    label: Tensor | None
-    classes: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def name(self, index: int) -> str:
-        """The number of an image."""
-        return f"image {index} of {self.called}"
-
-    def encoded(self, index: int) -> Encoded:
-        """The file of an image: its bytes, or its path where the table only names it.
-
-        Raises: Faulty where there is none.
-        """
-        found = self.rows[index][self.column]
-        if found is None or (found["bytes"] is None and not found["path"]):
-            raise Faulty("unreadable", f"{self.name(index)} is empty")
-        return found["bytes"] if found["bytes"] is not None else found["path"]
-
-    def only(self, rows: np.ndarray) -> Table:
-        """Some of these images, by their numbers."""
-        return replace(self, rows=self.rows.select(rows), label=some_of(self.label, rows))
-
-    @property
-    def stamp(self) -> str:
-        """The SHA-256 of the number of rows and of the columns; pixels and labels are looked at elsewhere."""
-        return hashlib.sha256(f"{len(self)} {self.rows.features}".encode()).hexdigest()
 
 
 def library(text: str) -> Any:

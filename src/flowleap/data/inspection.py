@@ -36,7 +36,7 @@ from flowleap.data.pixels import (
     transparent,
     upright,
 )
-from flowleap.data.prepare import FEW_IMAGES, drawn_by_flowleap, each, fault_number, first_frames
+from flowleap.data.prepare import FEW_IMAGES, fault_number, first_frames, looked_through
 from flowleap.data.store import Store
 from flowleap.data.view import Look, suggested
 from flowleap.data.workers import default_workers
@@ -208,14 +208,7 @@ def examine(store: Store, look: Look | None = None, workers: int | None = None) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of Pillow: what matters is found
         workers = default_workers() + 1 if workers is None else workers
-        seen, faults = each(_Seen(store), len(store), "checking", RECORD, workers=workers)
-    for row, kind, _ in faults:
-        seen["fault"][row] = fault_number(kind)
-    said = {row: message for row, _, message in faults}
-    notes = [*store.notes, *drawn_by_flowleap(store, seen["drawn"].nonzero()[0])]
-    rest = (~seen["drawn"]).nonzero()[0]
-    store, seen = store.only(rest), seen[rest]
-    messages = {place: said[row] for place, row in enumerate(rest.tolist()) if row in said}
+        store, seen, messages, notes = looked_through(store, _Seen(store), "checking", RECORD, workers)
     fine, short = seen["fault"] == 0, np.minimum(seen["width"], seen["height"])
     size = look.size if look is not None else None
     if size is not None:

@@ -244,12 +244,8 @@ class Cache:
         Raises: ShardError for one that is cut short or changed.
         """
         said = self.look(shard)
-        if _digest(self.tensors(shard)) != said or self.checksums.get(shard.name, said) != said:
+        if _digest(self.files.tensors(shard)) != said or self.checksums.get(shard.name, said) != said:
             raise self.files.broken(f"{shard.name} has changed, its checksum is another")
-
-    def tensors(self, shard: Shard) -> dict[str, Tensor]:
-        """Return the arrays of a shard, mapped into memory: what is not touched is not read."""
-        return self.files.tensors(shard)
 
     def finish(self, mark: str = "") -> bool:
         """Write down that all is there, if it is; `mark` tells processes apart that do so at once.

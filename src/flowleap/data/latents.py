@@ -85,7 +85,7 @@ class Draws:
     def opened(self, number: int) -> dict[str, Tensor]:
         """Return the arrays of a shard, mapped into memory."""
         if number not in self._open:
-            self._open[number] = self.cache.tensors(self.shards[number])
+            self._open[number] = self.cache.files.tensors(self.shards[number])
         return self._open[number]
 
 

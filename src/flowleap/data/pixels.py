@@ -94,7 +94,6 @@ class Header(NamedTuple):
     width: int
     height: int
     colored: bool
-    mode: str
     alpha: bool
     frames: bool = False
     drawn: bool = False
@@ -137,10 +136,7 @@ def probe(file: Encoded, name: str) -> Header:
     Raises: Faulty for what cannot be trained on.
     """
     with opened(file, name) as image:
-        header = _header(image)
-        complete = _complete(file, image.format)
-    if header.mode not in GREY + COLOR + SEE_THROUGH:
-        raise Faulty("mode", f"{name} has pixels of mode {header.mode!r}: convert it to 8 bits, grey or RGB")
+        header, complete = _header(image, name), _complete(file, image.format)
     if header.alpha or not complete:
         decode(file, name)
     return header
@@ -152,11 +148,7 @@ def decode(file: Encoded, name: str, view: View | None = None) -> np.ndarray:
     Shapes: -> uint8 (height, width) or (height, width, 3). Raises: Faulty for what cannot be trained on.
     """
     with opened(file, name) as image:
-        header = _header(image)
-        if header.mode not in GREY + COLOR + SEE_THROUGH:
-            raise Faulty(
-                "mode", f"{name} has pixels of mode {header.mode!r}: convert it to 8 bits, grey or RGB"
-            )
+        header = _header(image, name)
         if view is not None:
             if view.small(header.width, header.height):
                 raise Faulty(
@@ -207,14 +199,16 @@ def frames(image: Image) -> bool:
     return False
 
 
-def _header(image: Image) -> Header:
+def _header(image: Image, name: str) -> Header:
+    if image.mode not in GREY + COLOR + SEE_THROUGH:
+        raise Faulty("mode", f"{name} has pixels of mode {image.mode!r}: convert it to 8 bits, grey or RGB")
     if _orientation(image) in SIDEWAYS:
         width, height = upright(image).size if image.format == "TIFF" else image.size[::-1]
     else:
         width, height = image.size
     alpha = image.mode in SEE_THROUGH or "transparency" in image.info
     colored = image.mode not in (*GREY, "LA", "La")
-    return Header(width, height, colored, image.mode, alpha, frames(image), drawn(image))
+    return Header(width, height, colored, alpha, frames(image), drawn(image))
 
 
 def drawn(image: Image) -> bool:

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowleap.data.classes import described, left_out, listed, occurring
+from flowleap.data.classes import described, left_out, occurring
 from flowleap.data.dataset import Dataset, check
 from flowleap.data.known import recognized
 from flowleap.data.pixels import FAULTS, Faulty, decode, fault_of, planes, probe
 from flowleap.data.rows import MANY, Rows, Samples, kept
+from flowleap.data.skipped import drawn_by_flowleap
 from flowleap.data.store import Store, some_of
 from flowleap.data.view import AS_THEY_ARE, GIB, Look, View, suggested
 from flowleap.data.workers import default_workers, in_order
@@ -32,11 +33,11 @@ from flowleap.progress import counted
 __all__ = [
     "FEW_IMAGES",
     "Images",
-    "drawn_by_flowleap",
     "each",
     "fault_number",
     "first_frames",
     "introduced",
+    "looked_through",
     "prepare",
 ]
 
@@ -114,6 +115,33 @@ def each(
             faults += wrong
             tick(len(rows))
     return made, faults
+
+
+def looked_through(
+    store: Store,
+    fill: Callable[[Any, int], None],
+    words: str,
+    dtype: np.dtype[Any],
+    workers: int | None = None,
+) -> tuple[Store, np.ndarray, dict[int, str], list[str]]:
+    """Look at all images of a store, and leave out pictures that flowleap drew.
+
+    Args:
+        fill, words, dtype, workers: as of `each`; a record has `fault` and `drawn`, as those of `HEADER`.
+
+    Returns: the store that is left, its records, why some of its images cannot be used, by their numbers, and what is
+    to be said of the rest.
+    """
+    records, faults = each(fill, len(store), words, dtype, workers=workers)
+    for row, kind, _ in faults:
+        records["fault"][row] = fault_number(kind)
+    messages, notes = {row: message for row, _, message in faults}, [*store.notes]
+    if len(drawn := records["drawn"].nonzero()[0]):
+        notes.append(drawn_by_flowleap([store.name(row) for row in drawn.tolist()]))
+        rest = (~records["drawn"]).nonzero()[0]
+        messages = {place: messages[row] for place, row in enumerate(rest.tolist()) if row in messages}
+        store, records = store.only(rest), records[rest]
+    return store, records, messages, notes
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,26 +244,18 @@ def prepare(store: Store, look: Look, address: str) -> Dataset:
 
     Raises: ValueError where no image is left, or one is left out and the look is strict.
     """
-    headers, faults = each(_Probe(store), len(store), "looking at", HEADER)
-    first: dict[str, str] = {}
-    for row, kind, message in faults:
-        headers["fault"][row] = fault_number(kind)
-        first.setdefault(kind, message)
-    notes = [*store.notes, *drawn_by_flowleap(store, headers["drawn"].nonzero()[0])]
-    rest = (~headers["drawn"]).nonzero()[0]
-    if not len(rest):
+    store, headers, messages, notes = looked_through(store, _Probe(store), "looking at", HEADER)
+    if not len(store):
         raise ValueError(f"{address} holds no images but pictures that flowleap drew: give it images")
-    if len(rest) < len(headers):
-        store, headers = store.only(rest), headers[rest]
     if headers["fault"].all():
-        raise ValueError(_left_out(headers["fault"], first, False, address))
+        raise ValueError(_left_out(headers["fault"], messages, False, address))
     view = _view(headers[headers["fault"] == 0], look)
     if view is not None:
-        first |= _mark_small(headers, view, store)
+        messages |= _mark_small(headers, view, store)
     fine = (headers["fault"] == 0).nonzero()[0]
     notes += first_frames(store, fine[headers["frames"][fine]])
     if len(fine) < len(headers):
-        words = _left_out(headers["fault"], first, look.strict, address)
+        words = _left_out(headers["fault"], messages, look.strict, address)
         if not len(fine):
             raise ValueError(f"{words}; give a smaller --size")
         notes.append(words)
@@ -251,16 +271,16 @@ def prepare(store: Store, look: Look, address: str) -> Dataset:
     return _made(store, x, images.label, resolved, (*notes, *said), address)
 
 
-def _mark_small(headers: np.ndarray, view: View, store: Store) -> dict[str, str]:
+def _mark_small(headers: np.ndarray, view: View, store: Store) -> dict[int, str]:
     """Record which images are too small for a view, and say so of the first."""
     short = np.minimum(headers["width"], headers["height"])
-    small = ((headers["fault"] == 0) & (short < view.size)).nonzero()[0]
+    small = ((headers["fault"] == 0) & (short < view.size)).nonzero()[0].tolist()
     headers["fault"][small] = fault_number("small")
-    if not len(small):
-        return {}
-    size = f"{headers['width'][small[0]]} × {headers['height'][small[0]]}"
+    sizes = {row: f"{headers['width'][row]} × {headers['height'][row]}" for row in small[:1]}
     wanted = f"{view.size} × {view.size}"
-    return {"small": f"{store.name(int(small[0]))} has {size} pixels and {wanted} are wanted"}
+    return {
+        row: f"{store.name(row)} has {size} pixels and {wanted} are wanted" for row, size in sizes.items()
+    }
 
 
 def _held(images: Images, memory: float, address: str) -> tuple[Samples, Images, list[str]]:
@@ -281,7 +301,7 @@ def _held(images: Images, memory: float, address: str) -> tuple[Samples, Images,
     if faults:
         broken = np.zeros(count, dtype=np.uint8)
         broken[[row for row, *_ in faults]] = fault_number("unreadable")
-        words = _left_out(broken, {"unreadable": faults[0][2]}, images.strict, address)
+        words = _left_out(broken, {row: message for row, _, message in faults}, images.strict, address)
         if broken.all():
             raise ValueError(words)
         fine = (broken == 0).nonzero()[0]
@@ -330,13 +350,6 @@ def introduced(dataset: Dataset) -> Dataset:
     return replace(dataset, notes=tuple(notes))
 
 
-def drawn_by_flowleap(store: Store, rows: np.ndarray) -> list[str]:
-    """Say which pictures are left out because flowleap drew them, by their numbers."""
-    if not len(rows):
-        return []
-    return [f"skipped: pictures that flowleap drew ({listed([store.name(row) for row in rows.tolist()])})"]
-
-
 def first_frames(store: Store, rows: np.ndarray) -> list[str]:
     """Say of which images only the first frame or page is taken: those with some numbers, none or more."""
     if not len(rows):
@@ -369,21 +382,23 @@ def _viewed(headers: np.ndarray, view: View) -> str:
     return f"images of {sizes} pixels are {view.words}"
 
 
-def _left_out(fault: np.ndarray, first: dict[str, str], strict: bool, address: str) -> str:
-    """Say which images are not used, and why.
+def _left_out(fault: np.ndarray, messages: dict[int, str], strict: bool, address: str) -> str:
+    """Say which images are not used, and why: of each kind how many, and the first.
 
     Shapes: fault (n,), as of `HEADER`. Raises: ValueError where none may be.
     """
-    total = int((fault > 0).sum())
-    numbers = {kind: int((fault == fault_number(kind)).sum()) for kind in FAULTS}
+    rows = {kind: (fault == fault_number(kind)).nonzero()[0].tolist() for kind in FAULTS}
     reasons = "; ".join(
-        f"{number:,} {fault_of(kind, number)} ({first[kind]})" for kind, number in numbers.items() if number
+        f"{len(those):,} {fault_of(kind, len(those))} ({messages[those[0]]})"
+        for kind, those in rows.items()
+        if those
     )
+    total, count = sum(map(len, rows.values())), len(fault)
     if strict:
         raise ValueError(
-            f"{total:,} of {len(fault):,} images of {address} cannot be used: {reasons}; leave out --strict to go on"
+            f"{total:,} of {count:,} images of {address} cannot be used: {reasons}; leave out --strict to go on"
         )
-    return f"{total:,} of {len(fault):,} images {'is' if total == 1 else 'are'} left out: {reasons}"
+    return f"{total:,} of {count:,} images {'is' if total == 1 else 'are'} left out: {reasons}"
 
 
 def _gigabytes(size: float) -> str:

@@ -18,7 +18,6 @@ from flowleap.randomness import generator
 __all__ = [
     "MANY",
     "Fetch",
-    "Held",
     "Reader",
     "Rows",
     "Samples",
@@ -64,16 +63,6 @@ def not_finite(x: Tensor) -> Tensor:
     Shapes: (n, …) -> int64 (at most n,).
     """
     return (~x.flatten(1).isfinite().all(dim=1)).nonzero().flatten()
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """Rows of 8 bits in memory."""
-
-    levels: Tensor
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        return self.levels[rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,5 +219,5 @@ def kept(levels: Tensor, memory: float) -> Samples:
     """
     shape = tuple(levels.shape)
     if 4 * math.prod(shape) > memory * GIB:
-        return Rows(Held(levels), shape[0], shape[1:])
+        return Rows(levels.__getitem__, shape[0], shape[1:])
     return filled(shape, torch.float32, map(scaled, levels.split(BLOCK)))

@@ -7,14 +7,14 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from flowleap.data.classes import listed
 
-__all__ = ["Skipped", "hidden", "kinds", "made", "suffix"]
+__all__ = ["Skipped", "drawn_by_flowleap", "hidden", "kinds", "made", "suffix"]
 
 SYSTEM = frozenset(
     {
@@ -131,7 +131,7 @@ class Skipped:
             folders = [f"{name}, a {kind}" for name, kind in self.made.items()]
             said.append(f"skipped: folders that flowleap made ({listed(folders)})")
         if self.drawn:
-            said.append(f"skipped: pictures that flowleap drew ({listed(self.drawn)})")
+            said.append(drawn_by_flowleap(self.drawn))
         if self.kinds:
             each = [f"{n:,} {kind or 'without ending'}" for kind, n in self.kinds.most_common()]
             said.append(
@@ -144,6 +144,11 @@ class Skipped:
         if empty := [name for name in self.folders if name not in used]:
             said.append(f"sub-folders without images: {listed(empty)}")
         return said
+
+
+def drawn_by_flowleap(names: Sequence[str]) -> str:
+    """Say which pictures are left out because flowleap drew them."""
+    return f"skipped: pictures that flowleap drew ({listed(names)})"
 
 
 def _many(count: int, thing: str) -> str:

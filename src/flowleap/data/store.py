@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flowleap.data.classes import listed, natural, ordered
 from flowleap.data.parts import TRAIN, Parts, kept_apart, parts_of
-from flowleap.data.pixels import Encoded, drawn_here
+from flowleap.data.pixels import Encoded, Faulty, drawn_here
 from flowleap.data.skipped import Skipped, hidden, kinds, made, suffix
 
 __all__ = [
@@ -35,43 +35,6 @@ FEW_LOOSE = 0.1
 """Beside the images in sub-folders, up to this share of them may lie in none, and is left out; a single one always."""
 LOOKED_AT = 1000
 """Up to so many images beside sub-folders are looked at for pictures that flowleap drew."""
-
-
-class Store(Protocol):
-    """What images are read from: a data set before its images are alike.
-
-    `label`, int64 (n,), and `classes` are those of its images, None and empty without; `called`, `split`, `held_out`
-    and `notes` are as of `Dataset`. `stamp` tells these images from others without reading them.
-    """
-
-    @property
-    def called(self) -> str: ...
-    @property
-    def label(self) -> Tensor | None: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def held_out(self) -> str | None: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-    @property
-    def stamp(self) -> str: ...
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str:
-        """What an image is called in messages."""
-        ...
-
-    def encoded(self, index: int) -> Encoded:
-        """The file of an image."""
-        ...
-
-    def only(self, rows: np.ndarray) -> Store:
-        """Some of these images, by their numbers."""
-        ...
 
 
 class Names:
@@ -214,6 +177,61 @@ class Arrays:
         """The SHA-256 of the pixels."""
         return hashlib.sha256(self.levels.contiguous().numpy().data).hexdigest()
 
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The images of one split, which stay in their table.
+
+    Args:
+        rows: the table, images not decoded.
+        column: that of the images.
+        called: what it is called in messages.
+        notes: which columns were taken, where that could have been others.
+    """
+
+    rows: Any
+    column: str
+    called: str
+    split: str
+    held_out: str | None
+    label: Tensor | None
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        """The number of an image."""
+        return f"image {index} of {self.called}"
+
+    def encoded(self, index: int) -> Encoded:
+        """The file of an image: its bytes, or its path where the table only names it.
+
+        Raises: Faulty where there is none.
+        """
+        found = self.rows[index][self.column]
+        if found is None or (found["bytes"] is None and not found["path"]):
+            raise Faulty("unreadable", f"{self.name(index)} is empty")
+        return found["bytes"] if found["bytes"] is not None else found["path"]
+
+    def only(self, rows: np.ndarray) -> Table:
+        """Some of these images, by their numbers."""
+        return replace(self, rows=self.rows.select(rows), label=some_of(self.label, rows))
+
+    @property
+    def stamp(self) -> str:
+        """The SHA-256 of the number of rows and of the columns; pixels and labels are looked at elsewhere."""
+        return hashlib.sha256(f"{len(self)} {self.rows.features}".encode()).hexdigest()
+
+
+Store = Files | Table | Arrays
+"""What images are read from: a data set before its images are alike.
+
+`label`, int64 (n,), and `classes` are those of its images, None and empty without; `called`, `split`, `held_out` and
+`notes` are as of `Dataset`. `stamp` tells these images from others without reading them. `name` is what an image is
+called in messages, `encoded` its file; `only` leaves some of them, by their numbers.
+"""
 
 # ---------------------------------------------------------------- folders
 
