@@ -1,11 +1,13 @@
 """Training beside other work: images per second alone, two runs at once, beside a busy core, when another run starts.
 
-    uv run python benchmarks/threads.py              # on an otherwise idle machine, 8 minutes on two cores
+    uv run python benchmarks/threads.py              # on an otherwise idle machine, 10 minutes on two cores
     uv run python benchmarks/threads.py --rounds 1   # half of it; the same command again goes on where it stopped
 
 Every measurement starts `flowleap train` on digits in processes of its own, waits for their first steps, and reads from
-their metrics how many images they train on in a few seconds. Settings and situations alternate; medians over rounds.
-Measurements are kept in benchmarks/threads.json as they are made, and the page is written from them.
+their metrics how many images they train on in a few seconds. A run that chooses its threads itself may change them
+while it trains: it is measured 10 s after other work began, and alone for long enough to hold one of its trials.
+Settings and situations alternate; medians over rounds. Measurements are kept in benchmarks/threads.json as they are
+made, and the page is written from them; those of another machine, version, window or spin count are made anew.
 """
 
 from __future__ import annotations
@@ -45,6 +47,9 @@ SITUATIONS = {
     "later": "the loop starts after the run",
     "second": "a second run starts after the run; the first one",
 }
+BEFORE, AFTER, LONG = 3.0, 10.0, 25.0
+"""Seconds of a run that may change its threads before other work starts, and from then to its measurement; of one that
+is measured alone, so that a trial of other threads lies in them."""
 PLACE = Path(__file__).with_suffix(".json")
 FRESH = ("OMP_", "GOMP_", "KMP_", "MKL_")
 
@@ -105,6 +110,7 @@ class Busy:
 
 def measure(setting: str, situation: str, window: float) -> dict[str, Any]:
     """Return the images per second of a run in a situation, the slowest of those that started together."""
+    chooses = "--threads" not in SETTINGS[setting][1]
     with tempfile.TemporaryDirectory() as place, ExitStack() as held:
 
         def train(name: str) -> Training:
@@ -115,12 +121,15 @@ def measure(setting: str, situation: str, window: float) -> dict[str, Any]:
         runs = [train(f"run-{number}") for number in range(2 if situation == "two" else 1)]
         for run in runs:
             run.reached()
+        adapts = chooses and situation in ("later", "second")
+        time.sleep(BEFORE if adapts else 0.0)
         if situation == "later":
             held.enter_context(Busy())
         if situation == "second":
             train("other").reached()
+        time.sleep(AFTER if adapts else 0.0)
         before = [run.reached() for run in runs]
-        time.sleep(window)
+        time.sleep(max(window, LONG) if chooses and situation == "alone" else window)
         after = [run.reached() for run in runs]
         batch = read_config(runs[0].folder / "run").batch
         rates = [
@@ -159,7 +168,9 @@ def page(about: str, rows: list[dict[str, Any]]) -> list[str]:
         )
         for situation in SITUATIONS
     }
-    lines += [f"- threads that flowleap took: {', '.join(f'{s} {counts}' for s, counts in taken.items())}"]
+    lines += [
+        f"- threads that flowleap had at the end: {', '.join(f'{s} {counts}' for s, counts in taken.items())}"
+    ]
     if {(OURS, "alone"), (FORMER, "alone"), (OURS, "two")} <= medians.keys():
         alone = medians[FORMER, "alone"]
         loss, slower = 1 - medians[OURS, "alone"] / alone, alone / medians[OURS, "two"]
@@ -181,7 +192,8 @@ HEADER = (
     "# Training beside other work",
     "",
     "Made by `uv run python benchmarks/threads.py`. Images per second of one run of the default command on digits; "
-    "medians of interleaved rounds.",
+    "medians of interleaved rounds. A run that chooses its threads itself is measured from "
+    f"{AFTER:g} s after other work began, and alone for {LONG:g} s, so that a trial of other threads lies in them.",
     "",
 )
 
@@ -190,17 +202,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--window", type=float, default=6.0, help="seconds of each measurement")
-    parser.add_argument("--spins", default="", help="also these spin counts with all cores, as in 1000,3000")
+    parser.add_argument("--spins", default="", help="also these spin counts, as in 20000,300000")
+    parser.add_argument(
+        "--situations", default=",".join(SITUATIONS), help="those of the table, as in alone,two"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget the measurements that are there")
     args = parser.parse_args()
     for spins in filter(None, args.spins.split(",")):
-        SETTINGS[f"GOMP_SPINCOUNT={spins}, all cores"] = {"GOMP_SPINCOUNT": spins}, ["--threads", ALL]
-    rows = [] if args.fresh or not PLACE.exists() else json.loads(PLACE.read_text())["rows"]
-    done = {(row["round"], row["setting"], row["situation"]) for row in rows}
+        SETTINGS[f"GOMP_SPINCOUNT={spins}"] = {"GOMP_SPINCOUNT": spins}, []
     about = f"{machine()}; {args.window:g} s each; spin count {SPINS}; torch {torch.__version__}, "
     about += f"flowleap {flowleap.__version__}"
+    kept = {} if args.fresh or not PLACE.exists() else json.loads(PLACE.read_text())
+    rows = kept["rows"] if kept.get("about") == about else []
+    done = {(row["round"], row["setting"], row["situation"]) for row in rows}
     for number in range(args.rounds):
-        for situation in SITUATIONS:
+        for situation in args.situations.split(","):
             for setting in SETTINGS:
                 if (number, setting, situation) in done:
                     continue

@@ -139,6 +139,97 @@ def test_processes_that_were_started_together_share_the_cores(monkeypatch, cores
     assert threads.known(None, 8) == 8 and threads.known(3, 8) == 3
 
 
+# ---------------------------------------------------------------- threads that follow other work
+
+
+class Machine:
+    """A training on a clock of its own: a step takes the seconds that `pace` says of its threads."""
+
+    def __init__(self, pace: dict[int, float], limit: int) -> None:
+        self.pace, self.now = pace, 0.0
+        self.counts: list[int] = []  # those of the steps
+        self.adaptive = threads.Adaptive(limit, clock=lambda: self.now)
+        self.adaptive.told = lambda: self.told.append((self.adaptive.taken, set(self.adaptive.used)))
+        self.told: list[tuple[int, set[int]]] = []
+
+    def train(self, seconds: float) -> list[int]:
+        """Train for so long; return the numbers of threads of the steps."""
+        begun, first = self.now, len(self.counts)
+        while self.now < begun + seconds:
+            with self.adaptive.step():
+                self.counts.append(torch.get_num_threads())
+                self.now += self.pace[self.counts[-1]]
+            assert torch.get_num_threads() == self.adaptive.taken
+        return self.counts[first:]
+
+
+FREE, SHARED = {2: 0.1, 1: 0.15}, {2: 0.3, 1: 0.11}
+
+
+def test_a_run_that_is_alone_keeps_its_threads_and_trials_cost_less_than_a_hundredth(cores) -> None:
+    cores(2)
+    machine = Machine(FREE, 2)
+    counts = machine.train(600)
+    assert 1 in counts[:300] and machine.adaptive.taken == 2
+    assert machine.now < 1.01 * FREE[2] * len(counts)
+
+
+def test_a_trial_of_long_steps_is_one_step(cores) -> None:
+    cores(2)
+    machine = Machine({2: 5.0, 1: 10.0}, 2)
+    counts = machine.train(1000)
+    assert counts.count(1) == 2 and counts.index(1) == 4
+
+
+def test_threads_follow_other_work_at_once_and_come_back_when_it_is_over(cores) -> None:
+    cores(2)
+    machine = Machine(FREE, 2)
+    machine.train(5)
+    machine.pace = SHARED
+    machine.train(10)
+    assert machine.adaptive.taken == 1
+    counts = machine.train(60)  # two threads are tried for single steps
+    assert machine.adaptive.taken == 1 and counts.count(2) <= 3
+    machine.pace = FREE
+    machine.train(60)
+    assert machine.adaptive.taken == 2
+    assert machine.told == [(2, {1, 2}), (1, {1, 2}), (2, {1, 2})]
+
+
+def test_a_step_that_is_far_slower_ends_a_trial_and_the_next_one_waits(cores) -> None:
+    cores(2)
+    torch.set_num_threads(1)
+    machine = Machine({2: 3.0, 1: 0.1}, 2)
+    counts = machine.train(300)
+    assert counts.count(2) == 1 and counts.index(2) < 210
+
+
+@pytest.mark.parametrize(
+    ("begin", "pace", "end"),
+    [
+        (8, {8: 0.9, 4: 0.3, 2: 0.1, 1: 0.2}, 2),
+        (1, {8: 0.1, 4: 0.12, 2: 0.2, 1: 0.4}, 8),
+        (1, {6: 0.1, 4: 0.12, 3: 0.15, 2: 0.2, 1: 0.4}, 6),
+        (4, {8: 0.096, 4: 0.1, 2: 0.104, 1: 0.108}, 4),
+    ],
+)
+def test_a_trial_goes_on_for_as_long_as_it_gains(cores, begin: int, pace: dict[int, float], end: int) -> None:
+    cores(8)
+    torch.set_num_threads(begin)
+    machine = Machine(pace, max(pace))
+    machine.train(150)
+    assert machine.adaptive.taken == end
+
+
+def test_steps_that_became_slower_with_every_number_of_threads_are_not_tried_again_and_again(cores) -> None:
+    cores(2)
+    machine = Machine(FREE, 2)
+    machine.train(5)
+    machine.pace = {2: 1.0, 1: 1.5}
+    counts = machine.train(600)
+    assert machine.adaptive.taken == 2 and counts.count(1) <= 15
+
+
 # ---------------------------------------------------------------- runs and studies
 
 
@@ -167,12 +258,57 @@ def test_a_run_keeps_its_threads_when_it_is_resumed(monkeypatch, tmp_path: Path,
     assert train(tmp_path / "run", resume=True, steps=9, threads=3)["threads"] == 3
 
 
+class Restless(threads.Adaptive):
+    """Takes one thread from its third step on."""
+
+    def follow(self):
+        yield self.taken
+        yield self.taken
+        self.taken = 1
+        while True:
+            yield self.taken
+
+
+def test_a_run_that_chose_its_threads_may_change_them_and_one_that_was_told_does_not(
+    monkeypatch, tmp_path: Path, cores
+) -> None:
+    cores(4)
+    monkeypatch.setattr(threads, "fastest", lambda step, limit: step() or 2)
+    monkeypatch.setattr(threads, "Adaptive", Restless)
+    chosen = train(tmp_path / "chosen")
+    assert (chosen["threads"], chosen["threads_used"]) == (1, [1, 2]) and torch.get_num_threads() == 4
+    monkeypatch.setattr(threads, "Adaptive", threads.Adaptive.__base__)
+    again = train(tmp_path / "chosen", resume=True, steps=7)
+    assert (again["threads"], again["threads_used"]) == (1, [1])
+    told = train(tmp_path / "told", threads=2)
+    assert told["threads"] == 2 and "threads_used" not in told
+    assert "threads_used" not in train(tmp_path / "told", resume=True, steps=7)
+    for name, settings in (("compiled", {"compiled": True}), ("several", {})):
+        config = runs.configure("meanflow", cloud(), settings=TINY, batch=16, steps=4, **settings)
+        monkeypatch.setattr(runs.story.processes, "count", lambda name=name: 2 if name == "several" else 1)
+        assert runs.story.take_threads(config, tmp_path, lambda: 2) is None
+
+
+def test_a_run_that_trains_its_own_teacher_notes_its_threads_where_they_are_looked_for(
+    monkeypatch, tmp_path: Path, cores
+) -> None:
+    cores(4)
+    monkeypatch.setattr(threads, "fastest", lambda step, limit: 2)
+    monkeypatch.setattr(threads, "Adaptive", Restless)
+    config = runs.configure(
+        "consistency-distillation", cloud(), settings=TINY, batch=16, steps=12, eval_num=0, watch_share=0.0
+    )
+    runs.train(config, tmp_path / "run", dataset=cloud(), console=Console(file=io.StringIO()))
+    for place in (tmp_path / "run", tmp_path / "run" / "teacher"):
+        assert folder.last_threads(place) == (1, True)
+
+
 def test_threads_of_another_machine_are_not_taken(tmp_path: Path) -> None:
     path = tmp_path / "environment.json"
-    assert folder.last_threads(tmp_path) is None
+    assert folder.last_threads(tmp_path) == (None, False)
     for cpus, count in ((os.cpu_count(), 3), (1000, None)):
         path.write_text(json.dumps({"sittings": [{"threads": 9}, {"threads": 3, "cpus": cpus}]}))
-        assert folder.last_threads(tmp_path) == count
+        assert folder.last_threads(tmp_path) == (count, False)
 
 
 def test_what_the_user_says_is_taken_unmeasured(monkeypatch, tmp_path: Path, cores) -> None:

@@ -1,22 +1,28 @@
-"""CPU threads: how many a process takes, and how long an idle one spins.
+"""CPU threads: how many a process takes, before it trains and while it does, and how long an idle one spins.
 
 A parallel operation of torch ends when its last thread is done. OpenMP lets the others wait in a loop that keeps a core
-busy: with libgomp for about 20 ms. Where two processes share the cores, one of them so waits for a thread that cannot
-run because the waiting ones hold its core. `bound_spinning` shortens that, and has to come before torch is imported.
+busy. Where two processes share the cores, one of them so waits for a thread that cannot run because the waiting ones
+hold its core: `Adaptive` then takes fewer threads. Threads that sleep too soon are woken too often, which costs a
+training that is alone. `bound_spinning` lies between, and has to come before torch is imported.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Generator, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 
-__all__ = ["bound_spinning", "cores", "fastest", "known", "limited", "most", "share", "use"]
+__all__ = ["Adaptive", "bound_spinning", "cores", "fastest", "known", "limited", "most", "share", "use"]
 
-SPINS = "2000"
-"""Turns of the loop in which an idle thread of libgomp waits before it sleeps, see `benchmarks/threads.py`."""
+SPINS = "50000"
+"""Turns of the loop in which an idle thread of libgomp waits before it sleeps, of its own accord 300,000.
+
+Where a turn takes 20 ns this is 1 ms, and a step of the default command on digits has some ten longer gaps between its
+parallel operations; with 2,000 turns it had 300, each of which cost a sleep and a wake. See `benchmarks/threads.py`.
+"""
 BLOCK_TIME = "1"
 """The same for the OpenMP of LLVM and Intel, in ms."""
 GAIN = 0.05
@@ -24,6 +30,17 @@ GAIN = 0.05
 LONG = 0.5
 """Seconds of a step from which on all threads are taken unmeasured."""
 ROUNDS = 5
+INTERVAL = 20.0
+"""Seconds of steps after which other numbers of threads are tried again while training."""
+COST = 0.01
+"""The share of the time that such trials may take."""
+SLOWER = 1.3
+"""Steps that take so many times as long are tried with fewer threads at once."""
+BLOCK = 10
+"""The least number of steps, unless they are very long, and `SECOND` seconds of them, whose mean time is looked at."""
+SECOND = 1.0
+BRIEF = 0.1
+"""Seconds that a trial takes at least: shorter ones say little beside other work."""
 
 
 def bound_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -115,3 +132,98 @@ def timed(step: Callable[[], object], count: int) -> float:
     began = time.perf_counter()
     step()
     return time.perf_counter() - began
+
+
+class Adaptive:
+    """The number of threads of a training, which follows what other work leaves of the cores; steps are its trials.
+
+    Every 20 s a few steps take twice as many threads and, where that is no gain, half as many; it goes on in a
+    direction for as long as it gains, by the rule of `fastest`. Where steps become 1.3 times as slow, fewer are tried
+    at once. The next trial waits until what the last one cost is less than 1 % of the time since.
+
+    Args:
+        limit: the most threads. clock: returns seconds.
+
+    Attributes:
+        taken: the present number; between steps torch has it. used: all numbers that a step had.
+        told: called after a step that changed one of them.
+        lost: seconds by which the steps of the last trial took longer than others.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Begin with the number of threads that torch has."""
+        import torch
+
+        self.limit, self.clock, self.taken = limit, clock, torch.get_num_threads()
+        self.used, self.lost = {self.taken}, 0.0
+        self.told: Callable[[], None] = lambda: None
+        self.course = self.follow()
+        self.count = next(self.course)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """A context for one step, which has the threads that it is to be tried with."""
+        before = self.taken, len(self.used)
+        set_count(self.count)
+        began = self.clock()
+        yield
+        seconds = self.clock() - began
+        self.used.add(self.count)
+        self.count = self.course.send(seconds)
+        set_count(self.taken)
+        if before != (self.taken, len(self.used)):
+            self.told()
+
+    def follow(self) -> Generator[int, float, None]:
+        """Yield the number of threads of each step, given the seconds of the one before."""
+        best = math.inf
+        while True:
+            since, slower = 0.0, False
+            while not (slower or since >= max(INTERVAL, self.lost / COST)):
+                steps, seconds = 0, 0.0
+                while seconds < SECOND or (steps < BLOCK and seconds < INTERVAL / 2):
+                    seconds += yield self.taken
+                    steps += 1
+                usual, since = seconds / steps, since + seconds
+                best = min(best, usual)
+                slower = self.taken > 1 and usual > SLOWER * best and since >= self.lost / COST
+            before, self.lost = self.taken, 0.0
+            best = shortest = usual
+            if not slower:
+                best, shortest = yield from self.climb(best, shortest, more=True)
+            if self.taken == before:
+                best, _ = yield from self.climb(best, shortest, more=False)
+
+    def climb(
+        self, usual: float, shortest: float, *, more: bool
+    ) -> Generator[int, float, tuple[float, float]]:
+        """Take half or twice as many threads as long as that is better.
+
+        Given and returned: the seconds of a step with the present number, and the shortest with any.
+        """
+        gain = 1 - GAIN if more else 1 / (1 - GAIN)
+        while (count := min(2 * self.taken, self.limit) if more else self.taken // 2) not in (0, self.taken):
+            seconds = yield from self.trial(count, usual)
+            better, shortest = seconds <= gain * shortest, min(shortest, seconds)
+            if not better:
+                break
+            self.taken, usual = count, seconds
+        return usual, shortest
+
+    def trial(self, count: int, usual: float) -> Generator[int, float, float]:
+        """Return the mean seconds of a few steps with so many threads, ended early where they are far slower."""
+        first = yield count  # prepares the others, and counts where it is long
+        self.lost += first - usual
+        steps, seconds = (1, first) if usual >= LONG or first > 2 * usual else (0, 0.0)
+        while steps < max(ROUNDS, BRIEF / usual) and seconds <= SLOWER * steps * usual:
+            last = yield count
+            steps, seconds, self.lost = steps + 1, seconds + last, self.lost + last - usual
+        return seconds / steps
+
+
+def set_count(count: int) -> None:
+    """Let torch take `count` threads, unless it does."""
+    import torch
+
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)

@@ -258,8 +258,12 @@ class Session:
         data, plan, engine = self.usable, self.plan, self.engine
         return Reads(data.label, len(data), objective, plan.batch, plan.seed, engine.own, engine.parts)
 
-    def fit(self) -> int | None:
-        """Train to the end or to a signal, which is returned; `signal` is also one that came in the last step."""
+    def fit(self, adaptive: threads.Adaptive | None = None) -> int | None:
+        """Train to the end or to a signal, which is returned; `signal` is also one that came in the last step.
+
+        Args:
+            adaptive: the CPU threads of the run, where it may change them.
+        """
         events = Events(
             log=self.log,
             sample=self.sample,
@@ -268,6 +272,9 @@ class Session:
             keep=self.keep,
             tick=self.reporter.advance,
         )
+        if adaptive is not None:
+            adaptive.told = partial(self.note_threads, adaptive)
+            events = replace(events, step=adaptive.step)
         ahead = data_sets.reading_ahead(self.usable, self.reads(), self.plan.steps, self.config.workers)
         with (
             self.enough_memory(),
@@ -323,6 +330,11 @@ class Session:
         """Store the power-function averages, where it is time for it."""
         if state.player.powers and (state.step == self.steps or state.step % self.config.width_every == 0):
             posthoc.store(self.place, state.player, state.step)
+
+    def note_threads(self, adaptive: threads.Adaptive) -> None:
+        """Write which CPU threads this sitting had, also where it is asked for when the run is resumed."""
+        for place in {self.place, self.home}:
+            folder.note_threads(place / "environment.json", adaptive)
 
     def log(self, row: dict[str, Any]) -> None:
         """Keep and show the numbers of a log interval."""
@@ -488,7 +500,9 @@ def note_config(place: Path, config: TrainConfig, dataset: Dataset) -> None:
     replace_file(place / "config.json", describe(config, dataset, place))
 
 
-def note(place: Path, config: TrainConfig, dataset: Dataset) -> None:
+def note(
+    place: Path, config: TrainConfig, dataset: Dataset, adaptive: threads.Adaptive | None = None
+) -> None:
     """Write the config.json and the environment.json of a run; all processes wait until they are there."""
     processes.from_first(lambda: note_config(place, config, dataset))
-    processes.from_first(lambda: folder.note_environment(place / "environment.json"))
+    processes.from_first(lambda: folder.note_environment(place / "environment.json", adaptive))

@@ -28,7 +28,7 @@ from flowleap.runs.phases import (
     plain,
     teacher_config,
 )
-from flowleap.runs.reading import read_config
+from flowleap.runs.reading import device_of, read_config
 from flowleap.runs.session import Session, note, note_config
 from flowleap.training import checkpoint, folder
 from flowleap.training.config import DATA, FREE, METHOD, TrainConfig, load_data, method_name
@@ -85,7 +85,8 @@ def train(
     Args:
         config: see `configure`; None with `resume` stands for the config of the run.
         out: the folder; None for `default_folder`, with -2, -3, … appended where that is taken.
-        resume: continue the run in `out` (None: the newest of that name), exactly, from its last checkpoint.
+        resume: continue the run in `out` (None: the newest of that name), exactly, from its last checkpoint; to the
+            last digit with a number of threads that is given.
         overwrite: start anew where a run is already; the old one is moved to <name>.old-N.
         dataset: the data, where they are loaded already (`data_for`) or have no name to load them by.
 
@@ -132,39 +133,46 @@ def carry_out(
         session.restore()
     else:
         session.rehearse()
-    take_threads(config, place, None if resume else session.fastest_threads)
+    adaptive = take_threads(config, place, None if resume else session.fastest_threads)
     if not resume:
         hold(held, place, reporter, new=True, overwrite=overwrite)
-    note(place, config, dataset)
-    signal = sit(session)
+    note(place, config, dataset, adaptive)
+    signal = sit(session, adaptive)
     if signal is None and processes.first():
         reporter.say(report_cost(place, config, len(dataset)))
     return RunResult(place, session.state.step, signal, session.table, skipped=session.state.skipped)
 
 
-def sit(session: Session) -> int | None:
+def sit(session: Session, adaptive: threads.Adaptive | None) -> int | None:
     """Train to the end and leave what a run leaves, or to a signal, which is returned.
 
     All processes leave together, when all files are there.
     """
     session.open()
     session.introduce()
-    signal = session.fit()
+    signal = session.fit(adaptive)
     if signal is None:
         session.table = session.finish()
     processes.wait()
     return signal
 
 
-def take_threads(config: TrainConfig, place: Path, measure: Callable[[], int] | None) -> None:
+def take_threads(
+    config: TrainConfig, place: Path, measure: Callable[[], int] | None
+) -> threads.Adaptive | None:
     """Let torch take the CPU threads of a run: those that were asked for, the fastest, or those of its last steps.
 
     Args:
         measure: returns the fastest number; None for a run in `place` that is resumed.
+
+    Returns: what changes them while the run trains. None for a number that was asked for, now or in the last sitting,
+        for several processes, which would have to agree, for a GPU, and for compiled losses, which are compiled for
+        a number of threads.
     """
     limit = threads.most()
-    last = folder.last_threads(place) if measure is None else None
-    count = threads.known(config.threads, limit) or last or (limit if measure is None else measure())
+    last, adapted = folder.last_threads(place) if measure is None else (None, True)
+    known = threads.known(config.threads, limit)
+    count = known or last or (limit if measure is None else measure())
     if last not in (None, count):
         warnings.warn(
             f"{place} was trained with {last} CPU thread{'s' * (last != 1)} and goes on with {count}: its numbers may "
@@ -173,6 +181,8 @@ def take_threads(config: TrainConfig, place: Path, measure: Callable[[], int] | 
             stacklevel=3,
         )
     threads.use(count)
+    fixed = known or not adapted or processes.count() > 1 or config.compiled
+    return None if fixed or device_of(config.device).type != "cpu" else threads.Adaptive(limit)
 
 
 def hold(
@@ -194,14 +204,15 @@ class Taught:
     reporter: Reporter
     held: ExitStack
     start: warm.Start | None = None
+    adaptive: threads.Adaptive | None = None
 
     def train(self, *, resume: bool, overwrite: bool) -> RunResult:
         """Do one phase after the other, each from where it stopped."""
-        place, own = self.place, own_teacher(self.config)
-        take_threads(self.config, place, None if resume else self.rehearse().fastest_threads)
+        place, config, own = self.place, self.config, own_teacher(self.config)
+        self.adaptive = take_threads(config, place, None if resume else self.rehearse().fastest_threads)
         if not resume:
             hold(self.held, place, self.reporter, new=True, overwrite=overwrite)
-        note(place, self.config, self.dataset)
+        note(place, config, self.dataset, self.adaptive)
         self.introduce()
         if own and (result := self.train_teacher()) is not None:
             return result
@@ -221,7 +232,7 @@ class Taught:
             place, self.config, self.dataset, self.reporter, teacher=teacher.flow, rows=rows, start=self.start
         )
         session.restore()
-        signal = sit(session)
+        signal = sit(session, self.adaptive)
         if signal is None and processes.first():
             self.reporter.say(report_cost(place, self.config, len(self.dataset)))
         return RunResult(place, session.state.step, signal, session.table, skipped=session.state.skipped)
@@ -272,8 +283,8 @@ class Taught:
             session.restore()
         else:
             hold(self.held, place, self.reporter, new=True)
-        note(place, config, self.dataset)
-        if sit(session) is None and session.signal is not None:
+        note(place, config, self.dataset, self.adaptive)
+        if sit(session, self.adaptive) is None and session.signal is not None:
             self.reporter.say(f"interrupted after the last step of the teacher; {self.remains()}")
         if session.signal is None:
             return None

@@ -96,7 +96,8 @@ class TrainConfig:
         memory: how many GiB images at a path may take; beyond it they are read from the disk in each step.
         workers: processes that read them ahead, None for one less than there are cores, at most 8.
         threads: CPU threads of each process; None for the number that is fastest in trial steps of a new run, and in a
-            resumed one for that of its last steps. Other numbers of threads change the last digits of sums.
+            resumed one for that of its last steps, which may then change while it trains (`threads.Adaptive`). Other
+            numbers of threads change the last digits of sums.
         precision: "fp32", or "bf16" for autocast of the network; weights and losses stay in float32.
         per_device: the most rows that a process computes at a time, None for its whole share; `accumulate` is the least
             number of parts that it cuts its share into. `batch` is that of all processes together and does not change.

@@ -22,8 +22,19 @@ from flowleap.extensions import FOLDER
 from flowleap.files import free_name, replace_file
 from flowleap.lock import LOCK, locked, vacant
 from flowleap.provenance import git_state, version
+from flowleap.threads import Adaptive
 
-__all__ = ["FORMAT", "held", "is_run", "last_threads", "newest", "note_environment", "read", "unused"]
+__all__ = [
+    "FORMAT",
+    "held",
+    "is_run",
+    "last_threads",
+    "newest",
+    "note_environment",
+    "note_threads",
+    "read",
+    "unused",
+]
 
 FORMAT = 1
 """Of config.json."""
@@ -160,18 +171,31 @@ def newest(folder: Path) -> Path:
     return latest
 
 
-def note_environment(path: Path) -> None:
-    """Add this sitting to the file at `path`: time, command, versions, git state, machine."""
+def note_environment(path: Path, adaptive: Adaptive | None = None) -> None:
+    """Add this sitting to the file at `path`: time, command, versions, git state, machine; its threads may change."""
     sittings = json.loads(path.read_text(encoding="utf-8"))["sittings"] if path.exists() else []
     content = {"sittings": [*sittings, environment()]}
     replace_file(path, json.dumps(content, indent=2) + "\n")
+    if adaptive is not None:
+        note_threads(path, adaptive)
 
 
-def last_threads(folder: Path) -> int | None:
-    """Return the number of CPU threads with which a run was last trained; None where it was on another machine."""
+def note_threads(path: Path, adaptive: Adaptive) -> None:
+    """Write the present number of CPU threads of this sitting, and all it had, into the file at `path`."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["sittings"][-1] |= {"threads": adaptive.taken, "threads_used": sorted(adaptive.used)}
+    replace_file(path, json.dumps(content, indent=2) + "\n")
+
+
+def last_threads(folder: Path) -> tuple[int | None, bool]:
+    """Return with how many CPU threads a run was last trained, and whether other numbers were tried while it trained.
+
+    The number is None where that was on another machine.
+    """
     path = folder / "environment.json"
     last = json.loads(path.read_text(encoding="utf-8"))["sittings"][-1] if path.exists() else {}
-    return last.get("threads") if last.get("cpus") == os.cpu_count() else None
+    here = last.get("cpus") == os.cpu_count()
+    return last.get("threads") if here else None, "threads_used" in last
 
 
 def environment() -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 Every draw is keyed by (seed, step), so a step depends on nothing but its number, the weights, their averages
 and the optimizer: a run that is interrupted and resumed computes what an uninterrupted one computes, on as many
-processes as there are then.
+processes as there are then; with one number of CPU threads to the last digit.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -68,6 +69,7 @@ class Events:
         keep: called after each step; it decides itself whether there is something to store.
         tick: called after each step.
         interrupted: asked after each step whether to save and leave.
+        step: returns a context around the computing of each step.
     """
 
     log: Callable[[dict[str, Any]], None]
@@ -77,6 +79,7 @@ class Events:
     keep: Callable[[State], None] = lambda state: None
     tick: Callable[[int], None] = lambda step: None
     interrupted: Callable[[], bool] = lambda: False
+    step: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @dataclass(frozen=True)
@@ -178,15 +181,15 @@ def fit(
 
     while state.step < plan.steps:
         # a batch, and the turn of every player: most runs have one, and some a rival, whose turn comes first
-        batches = [
-            draw_batch(data, objective, plan, state.step, device, part, engine.parts) for part in engine.own
-        ]
         lr = plan.learning_rate(state.step)
-        turns = [
-            take_turn(player, task, batches, plan, state.step, lr, guard, engine)
-            for player, task in state.players(objective)
-            if player.due(state.step)
-        ]
+        with events.step():
+            draw = partial(draw_batch, data, objective, plan, state.step, device, parts=engine.parts)
+            batches = [draw(part) for part in engine.own]
+            turns = [
+                take_turn(player, task, batches, plan, state.step, lr, guard, engine)
+                for player, task in state.players(objective)
+                if player.due(state.step)
+            ]
         guard.count(whole=state.player.due(state.step))
 
         # numbers, pictures, a checkpoint (reading the guard waits for the device, which costs a CPU nothing)
