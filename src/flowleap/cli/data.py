@@ -170,10 +170,10 @@ def open_source(text: str, split: str | None, square: Any = None, size: int | No
     taken = look(square, size)
     if data.is_name(text) or not data.present(text):
         return data.load(text, split=split, look=taken)
-    if opening.is_address(text) or opening.is_folder(
-        text
-    ):  # here all parts are meant, or the one that is named
-        images = opening.store_of(text, split, store.files_of)
+    if opening.is_address(text) or opening.is_folder(text):
+        images = opening.store_of(
+            text, split, store.files_of
+        )  # all parts are meant, or the one that is named
         dataset = prepare(images, look(square, size, memory=0.0), text)
     elif taken is None:
         dataset = data.open_images(text, split)
