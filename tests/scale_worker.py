@@ -1,6 +1,6 @@
 """What test_scale.py runs on one process and on several: a training without pictures and tables, told as numbers.
 
-Started by torchrun with the scenarios as JSON, it runs one after another, and the first process writes what came out.
+Each of several processes runs one scenario after another, and writes what came out.
 """
 
 from __future__ import annotations
@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from flowleap import data, evaluation, processes, runs
@@ -163,9 +161,8 @@ def attempt(scenario: dict[str, Any], root: Path) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
+def perform(root: Path, scenarios: list[dict[str, Any]]) -> None:
+    """Run all scenarios in one of several processes."""
     warnings.simplefilter("ignore")
-    root, own = Path(sys.argv[1]), int(os.environ["RANK"])
-    found = {each["name"]: attempt(each, root) for each in json.loads(Path(sys.argv[2]).read_text())}
-    (root / f"found-{own}.json").write_text(json.dumps(found))
+    found = {each["name"]: attempt(each, root) for each in scenarios}
+    (root / f"found-{os.environ['RANK']}.json").write_text(json.dumps(found))

@@ -11,12 +11,13 @@ import sys
 import numpy
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from flowleap import data
 from flowleap.evaluation import distances, kernel, manifold, moments, score, transport
 from flowleap.evaluation.distances import Statistics
 from flowleap.evaluation.moments import Moments
+from forked import forked, needs_processes
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -109,6 +110,7 @@ def test_moments_refuse_what_makes_no_covariance():
 STREAM = """
 import threading, torch
 from flowleap.evaluation.moments import Moments
+from forked import forked, needs_processes
 torch.set_num_threads(1)
 def held():
     with open("/proc/self/statm") as file:
@@ -152,9 +154,9 @@ def test_many_wide_rows_need_little_memory():
     assert 32 < float(mebibytes) < 160, "less than the covariance would mean that nothing was seen"
 
 
-def meet(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+def meet(folder: str) -> None:
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
     rows = drawn(90, 4, dtype=torch.float32) + 100.0
     own = Moments()
     own.add((rows[:70], rows[70:])[rank])
@@ -171,10 +173,9 @@ def meet(rank: int, world: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
-@pytest.mark.distributed
-@pytest.mark.skipif(not distributed.is_available(), reason="this build of torch has no torch.distributed")
+@needs_processes
 def test_processes_join_their_moments(tmp_path):
-    multiprocessing.spawn(meet, (2, str(tmp_path)), nprocs=2)
+    forked(meet, str(tmp_path))
     rows = drawn(90, 4, dtype=torch.float32) + 100.0
     first, second = (torch.load(tmp_path / name, weights_only=False) for name in "01")
     for found, again, known in zip(first, second, (rows, rows[:70]), strict=False):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from torch import Tensor, distributed
+from torch import Tensor
 from typer.testing import CliRunner
 
 from flowleap import autoencoders, data, evaluation, networks, runs
@@ -28,6 +27,7 @@ from flowleap.data.shards import ShardError
 from flowleap.lock import locked
 from flowleap.randomness import generator
 from flowleap.training.config import PRESETS
+from forked import forked, needs_processes
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -238,10 +238,9 @@ def test_processes_that_know_nothing_of_one_another_fill_one_cache(tmp_path, cac
     assert bytes_of(made.folder) == bytes_of(cache)
 
 
-@pytest.mark.distributed
-@pytest.mark.skipif(not distributed.is_available(), reason="this build of torch has no torch.distributed")
-def test_two_processes_give_the_cache_of_one(tmp_path, cache, vaes, images):
-    """Started by torchrun, with gloo; a third process would find every third file to do."""
+@needs_processes
+def test_two_processes_give_the_cache_of_one(tmp_path, cache, vaes, images, capfd):
+    """With gloo; a third process would find every third file to do."""
     out = tmp_path / "cache"
     command = [
         "data",
@@ -256,11 +255,8 @@ def test_two_processes_give_the_cache_of_one(tmp_path, cache, vaes, images):
         "--per-device",
         5,
     ]
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "flowleap"]
-    words = [sys.executable, *torchrun, *map(str, command), "--device", "cpu"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("5 of 5 files are whole") >= 1
+    forked(app, [*map(str, command), "--device", "cpu"])
+    assert capfd.readouterr().out.count("5 of 5 files are whole") >= 1
     assert bytes_of(out) == bytes_of(cache)
 
 

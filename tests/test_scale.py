@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 import typer
-from torch import distributed as torch_distributed
 from torch import nn
 from typer.testing import CliRunner
 
@@ -35,16 +33,7 @@ from flowleap.training.distributed import Engine, micro_batches
 from flowleap.training.loop import Plan, draw_batch
 from flowleap.training.loss_module import LossModule
 from flowleap.training.state import State, new_player
-
-available = pytest.mark.skipif(
-    not torch_distributed.is_available(), reason="this build of torch has no torch.distributed"
-)
-
-
-def needs_processes(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test of several processes."""
-    return pytest.mark.distributed(available(test))
-
+from forked import forked, free_port, needs_processes
 
 CPU = torch.device("cpu")
 STREAMS: dict[str, dict[str, Any]] = {
@@ -106,36 +95,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def together(root: Path) -> list[dict[str, Any]]:
     """What came of all scenarios in each of two processes."""
-    (root / "scenarios.json").write_text(json.dumps(SCENARIOS))
-    launch(str(Path(scale_worker.__file__)), str(root), str(root / "scenarios.json"))
+    forked(scale_worker.perform, root, SCENARIOS)
     return [json.loads((root / f"found-{rank}.json").read_text()) for rank in range(2)]
-
-
-def launch(*command: str, accelerate: bool = False) -> subprocess.CompletedProcess[str]:
-    """Start two processes that meet by gloo, and return how they ended."""
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    if accelerate:
-        torchrun = [
-            "-m",
-            "accelerate.commands.launch",
-            "--multi_gpu",  # of one process where there is --cpu; the processes themselves find no GPU
-            "--num_processes",
-            "2",
-            "--main_process_port",
-            free_port(),
-        ]
-    done = subprocess.run(
-        [sys.executable, *torchrun, *command], capture_output=True, text=True, timeout=400,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def free_port() -> str:
-    with socket.socket() as found:
-        found.bind(("", 0))
-        return str(found.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -331,7 +292,22 @@ def test_accelerate_launches_the_command(tmp_path):
         "--accumulate",
         "2",
     ]
-    done = launch("--mixed_precision", "bf16", "-m", "flowleap", *command, *tiny, accelerate=True)
+    launcher = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",  # of one process where there is --cpu; the processes themselves find no GPU
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        free_port(),
+        "--mixed_precision",
+        "bf16",
+    ]
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "flowleap", *command, *tiny], capture_output=True, text=True, timeout=400,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("batch 32 = 2 processes × 2 micro-batches of 8, bf16") == 1
     assert done.stdout.count("checked: 2 processes") == 1 and done.stdout.count("\ndone in ") == 1
     assert (
