@@ -37,12 +37,12 @@ Out = Annotated[
 @options.grouped
 def ablate(
     method: Method = "esc",
+    *,
     drop: Drop = None,
     over: Over = None,
+    study: compare.Study,
     out: Out = None,
     settings: options.Settings = None,
-    *,
-    study: compare.Study,
 ) -> None:
     """Take a method apart: train it whole, without each of its components, with each alone, and with none.
 

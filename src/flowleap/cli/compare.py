@@ -122,7 +122,7 @@ class Study(options.Training):
 
 
 @options.grouped
-def compare(methods: Methods = "all", out: Out = None, settings: Settings = None, *, study: Study) -> None:
+def compare(*, methods: Methods = "all", study: Study, out: Out = None, settings: Settings = None) -> None:
     """Compare training objectives from the same initial weights, on the same data, with the same budget.
 
     Every method and seed is an ordinary run. Ctrl-C stops; the same command continues where it stopped, and

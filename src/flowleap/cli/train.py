@@ -142,6 +142,8 @@ class Run(options.Training):
 @options.grouped
 def train(
     method: Method = None,
+    *,
+    run: Run,
     out: Out = None,
     resume: Resume = False,
     overwrite: options.Overwrite = False,
@@ -151,8 +153,6 @@ def train(
     dry_run: DryRun = False,
     as_json: AsJson = False,
     recipe: Recipe = None,
-    *,
-    run: Run,
 ) -> None:
     """Train a generator from scratch; on digits with the default method this takes minutes on a laptop.
 
