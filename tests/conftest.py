@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 os.environ.setdefault(
@@ -20,6 +21,14 @@ torch.set_num_threads(1)
 # The same examples on every run and no stopwatch: torch's first call of a kind may take seconds.
 settings.register_profile("flowleap", deadline=None, max_examples=25, derandomize=True, database=None)
 settings.load_profile("flowleap")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of the most slow tests: of two workers, neither waits long for the other at the end."""
+    marks = ("slow", "distributed", "browser")
+    slow = Counter(item.path for item in items for mark in marks if item.get_closest_marker(mark))
+    items.sort(key=lambda item: -slow[item.path])
+
 
 PICTURES = {name: getattr(report, name) for name in ("draw_curves", "draw_budgets", "draw_samples")}
 
