@@ -665,7 +665,7 @@ def test_an_autoencoder_with_other_weights_decodes_only_where_it_is_named(tmp_pa
     assert autoencoders.decoder_or_none(Codec("owner/name", scaling=0.2)) is None  # known by name only
 
 
-def test_from_images_to_images_through_the_command_line(tmp_path, images, cache, vaes):
+def test_from_images_to_images_through_the_command_line(tmp_path, images, cache, vaes, with_pictures):
     """Encode, train 20 steps, sample, decode, measure, report."""
     run = tmp_path / "run"
     small = [word for name, value in TINY for word in ("--set", f"{name}={value}")]
