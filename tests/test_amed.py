@@ -130,6 +130,7 @@ def test_on_a_linear_equation_a_scale_makes_the_step_exact(std, t, r):
     torch.testing.assert_close(told(flow, 0.5, scale, 1.0)(x, t, r), exact, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_training_finds_steps_that_midpoints_cannot_make():
     """In four evaluations, on a Gaussian: less than a tenth of the error of the midpoint rule."""
     oracle, noise = Gaussian(0.0, 0.2), images(200, seed=9)
@@ -286,6 +287,7 @@ def test_intervals_of_noise_levels_are_those_of_the_grid():
         Intervals(4, 1.0, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [3, 4, 5, 6])
 @pytest.mark.parametrize("path", [LinearPath(), TrigPath(0.5), VPPath(), VEPath()], ids=repr)
 def test_steps_are_held_against_a_fine_trajectory_from_the_same_noise(steps, path):
@@ -536,6 +538,7 @@ def test_a_teacher_of_another_network_is_refused(tmp_path: Path, quiet: Console)
         train(quiet, config(teacher=made, network="mlp", settings=TINY), tmp_path / "second")
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_is_the_uninterrupted_run(tmp_path: Path, quiet: Console, monkeypatch):
     whole, place = train(quiet, config(), tmp_path / "whole").folder, tmp_path / "parts"
     original = loop.draw_batch

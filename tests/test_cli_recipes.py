@@ -27,6 +27,7 @@ def quick(monkeypatch) -> None:
     monkeypatch.setattr(estimate, "estimate", lambda config, rows: whole(config, rows, seconds=0.1))
 
 
+@pytest.mark.slow
 def test_all_recipes_are_listed_and_one_is_shown(monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     listed = flowleap("recipes").stdout
@@ -40,6 +41,7 @@ def test_all_recipes_are_listed_and_one_is_shown(monkeypatch) -> None:
     assert [one["name"] for one in json.loads(flowleap("recipes", "--json").stdout)] == list(recipes.names())
 
 
+@pytest.mark.slow
 def test_a_plan_needs_no_data_and_writes_nothing(tmp_path: Path, monkeypatch, quick) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -88,6 +90,7 @@ def test_training_by_a_recipe_and_from_another_run(tmp_path: Path, monkeypatch) 
     assert json.loads(Path("second/config.json").read_text())["config"]["init"] == "../first"
 
 
+@pytest.mark.slow
 def test_sizes_and_times_in_words() -> None:
     assert [size(n) for n in (12, 3.2e3, 4.5e6, 7e9, 1.2e12)] == [
         "12 B",

@@ -145,6 +145,7 @@ def test_the_target_network_is_averaged_by_mu_of_k() -> None:
     torch.testing.assert_close(player.target.module.weight, mu * before + (1 - mu) * network.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", GRIDDED)
 def test_a_resumed_run_is_the_uninterrupted_one(method: str, tmp_path: File) -> None:
     options = {"steps": 12, "batch": 16, "eval_num": 0, "watch_share": 0}

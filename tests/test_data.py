@@ -225,6 +225,7 @@ def test_classes_are_drawn_uniformly_and_their_order_is_free() -> None:
         assert (counts - 200).abs().max() < 60  # 5 standard deviations
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=6), first=st.integers(0, 10**6), key=keys)
 def test_classes_are_drawn_in_proportion_to_their_rows(counts: list[int], first: int, key: int) -> None:

@@ -412,6 +412,7 @@ PUBLISHED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "split", "count", "checksum"),
     [pytest.param(*case, marks=needs(case[0]), id=f"{case[0]}-{case[1]}") for case in PUBLISHED],
@@ -432,6 +433,7 @@ def test_published_sets_are_read_bit_by_bit_and_recognized(file, split, count, c
     assert entry.splits[split][1].startswith(checksum) and entry.splits[split][0] == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "published"),
     [

@@ -299,6 +299,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "title"), FAULTS, ids=lambda v: getattr(v, "__name__", None))
 def test_a_planted_fault_has_its_finding(healthy, fault, title):
     assert title not in titles(healthy)
@@ -613,6 +614,7 @@ def test_unlabeled_networks_and_points_are_diagnosed():
     assert found.sensitivity.label is None and found.spread[0].spread is not None
 
 
+@pytest.mark.slow
 def test_panels_draw_a_picture_and_refuse_what_does_not_fit(healthy, tmp_path):
     path = pictures.panels(healthy.panels(), tmp_path / "a.png", xlabel="t")
     assert path.read_bytes()[:4] == b"\x89PNG"
@@ -644,6 +646,7 @@ def run(tmp_path_factory):
     return runs.train(config, tmp_path_factory.mktemp("runs") / "moons").folder
 
 
+@pytest.mark.slow
 def test_the_command_tells_and_writes_the_same_twice(run, tmp_path):
     told = call(run, "--num", 64, "--device", "cpu")
     assert told.exit_code == 0, told.stderr

@@ -303,6 +303,7 @@ def test_other_damaged_statistics_are_refused():
 # Interval
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "shift", "widest"), [(1.0, 0.0, 1.7), (1.1, 0.1, 1.4), (1.5, 0.5, 1.15)])
 def test_intervals_cover_the_mean_of_repeated_draws(scale, shift, widest):
     """Of 95 % intervals of 150 sets, 91 % or more hold the mean of all; they are not much wider than they need be."""

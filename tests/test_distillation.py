@@ -109,6 +109,7 @@ def distilled(path: Path, base_steps: int) -> tuple[float, float]:
     return affine(flow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curve", CURVES)
 def test_consistency_distillation_is_the_teachers_ddim_and_errs_by_its_step(curve):
     """Its fixed point on N steps is DDIM in N steps, Π ρ; the error towards the flow s_0/s_1 halves with 1/N."""
@@ -206,6 +207,7 @@ def test_consistency_training_asks_its_target_network_only_where_there_is_a_seco
 # progressive distillation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curve", CURVES)
 def test_each_level_makes_two_steps_of_the_one_before_down_to_one(curve):
     """Level after level from a Gaussian teacher: 64, 32, …, 1 steps of the student are the teacher's 128, exactly."""
@@ -497,6 +499,7 @@ def test_the_target_of_diffusion_is_the_noise():
         assert float(point.t.min()) >= 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_ddim_with_the_exact_noise_lands_on_the_exact_samples(seed):
     """Of first order in the step, N evaluations in N steps."""

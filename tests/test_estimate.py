@@ -41,6 +41,7 @@ def test_operations_of_a_transformer_are_those_by_hand(options: dict) -> None:
     assert forward_flops(whole) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "published"),
     [("dit-small-2", 6.06), ("dit-base-2", 23.01), ("dit-base-4", 5.56), ("dit-xlarge-2", 118.64)],
@@ -83,6 +84,7 @@ def test_weights_gradients_moments_and_averages() -> None:
     assert m.total == m.state + m.activations and found.to_dict()["memory"]["total"] == m.total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "copies", "rivals"),
     [
@@ -169,6 +171,7 @@ def test_frozen_networks_keep_nothing_for_weights() -> None:
 # --- speed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["esc", "shortcut", "imm", "sid", "reflow", "amed", "live-reflow"])
 def test_real_steps_are_timed(method: str) -> None:
     settings = [("network.width", "16"), ("network.depth", "3"), ("network.heads", "2")]
@@ -212,6 +215,7 @@ def test_hours_follow_from_operations() -> None:
     assert found.rows_within(limit) == 10 and found.rows_within(1e3) == 0
 
 
+@pytest.mark.slow
 def test_the_largest_recipe_is_planned_without_its_weights() -> None:
     """ESC-XL/2: the published 676 million parameters and 1.2 million steps, on a machine that could not hold them."""
     config, _ = recipes.configure("esc-xl2")

@@ -268,6 +268,7 @@ def weights(theirs, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", ["adm", "edm"])
 def test_inception_is_torch_fidelitys_to_the_last_bit(theirs, weights, resize):
     pixels = torch.randint(256, (2, 3, 40, 33), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)

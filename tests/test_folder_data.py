@@ -401,6 +401,7 @@ def test_changed_files_are_noticed_on_the_disk_too(tmp_path):
         data.load(tmp_path, look=ON_DISK, checksum=first.checksum)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [1.0, 0.0])
 def test_a_run_goes_on_where_its_data_have_moved(tmp_path, memory: float):
     """The same images elsewhere are the same data; others, or none, are not."""

@@ -335,6 +335,7 @@ def test_a_batch_of_one_row_can_be_trained_on():
 # regressions
 
 
+@pytest.mark.slow
 @ALL
 @pytest.mark.parametrize("labels", [True, False], ids=["labels", "no labels"])
 def test_every_method_trains_with_and_without_labels(name, labels):

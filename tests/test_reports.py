@@ -458,6 +458,7 @@ def test_real_points_stand_behind_the_samples():
     )  # (0, 1) stands top left; (9, 9) lies outside of what the real data fills
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoiled", ["weights", "unfinished", "broken", "nan", "empty", "foreign"])
 def test_what_is_missing_is_said_and_the_rest_is_shown(copied, spoiled):
     said = spoil(copied, spoiled)
@@ -516,6 +517,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path, trained):
 # ---------------------------------------------------------------- where it is written
 
 
+@pytest.mark.slow
 def test_nothing_that_someone_else_wrote_is_lost(copied, tmp_path):
     out = tmp_path / "out.html"
     out.write_text("mine")

@@ -206,6 +206,7 @@ def test_a_run_is_read_back_with_either_weights(tmp_path: Path, quiet: Console) 
         assert not any(p.requires_grad for p in run.network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_and_resumed_is_the_uninterrupted_run(
     tmp_path: Path, quiet, monkeypatch, number: int
@@ -524,6 +525,7 @@ def test_a_batch_of_more_rows_than_there_are_is_explained(tmp_path: Path, quiet:
     assert "a batch of 240 from 96 rows of data: each is used 2.5 times in every step" in said(quiet)
 
 
+@pytest.mark.slow
 def test_horizons_are_announced_and_warned_about(tmp_path: Path, quiet: Console) -> None:
     train(quiet, config("esc", steps=60), tmp_path / "a")
     assert "curriculum ends at step 2" in said(quiet) and "warning" not in said(quiet)
@@ -626,6 +628,7 @@ def flowleap(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
+@pytest.mark.slow
 def test_dry_run_prints_json_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = flowleap(

@@ -173,6 +173,7 @@ def test_the_weight_is_that_of_the_published_code_and_has_no_gradient() -> None:
         ScoreIdentity(reduce="max")
 
 
+@pytest.mark.slow
 @EACH
 def test_a_generator_with_exact_scores_moves_to_the_data(path: Curve) -> None:
     """From a law that is too narrow, as that of a denoiser is."""
@@ -534,6 +535,7 @@ def press_at(monkeypatch, count: int) -> None:
     monkeypatch.setattr(loop, "draw_batch", pressing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("period", ["1", "2"])
 def test_interrupted_and_resumed_is_the_uninterrupted_run(
     tmp_path: Path, quiet, monkeypatch, period: str
@@ -571,6 +573,7 @@ def test_a_checkpoint_without_the_rival_is_refused_by_name(tmp_path: Path) -> No
         checkpoint.restore(path, begin(objective))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "settings"), [
     (cloud(), []),
     (cloud(True), [("target.teacher.guidance", "2.0")]),

@@ -204,6 +204,7 @@ GUIDED = {
 SPLIT = {name: (name, {}) for name in methods.names() if not methods.get(name).needs_run} | GUIDED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPLIT)
 def test_parts_of_a_batch_drop_what_the_whole_drops(name: str) -> None:
     """Wherever a method asks the network for some of its rows, or for rows twice: the same loss however it is cut."""
@@ -248,6 +249,7 @@ def test_it_is_chosen_by_name_and_fits_the_data() -> None:
         runs.configure("esc", "two-moons", network="unet-small")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_dropout_is_the_uninterrupted_one(tmp_path) -> None:
     settings = [(f"network.{name}", value) for name, value in (SMALL | {"dropout": 0.3}).items()]
     config = runs.configure(

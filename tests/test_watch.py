@@ -92,6 +92,7 @@ def test_the_first_measurement_is_predicted_and_waits(tmp_path, clock, monkeypat
         assert len(made) == expected
 
 
+@pytest.mark.slow
 def test_one_slow_measurement_does_not_end_all_others(tmp_path, clock, monkeypatch):
     """The third of the measurements of 1 s takes 30 s; they go on as soon as the share allows."""
     observer = new_watch(tmp_path, steps=(1,), last=10_000)
@@ -133,6 +134,7 @@ def test_each_average_is_measured_at_each_number_of_steps(tmp_path):
     assert [row["distance"] for row in observer.lines.rows()[4:]] == before, "the noise is fixed"
 
 
+@pytest.mark.slow
 def test_the_distance_is_the_one_that_evaluate_gives_on_its_noise(tmp_path):
     observer = new_watch(tmp_path, share=1.0, num=60)
     state = new_state(observer.objective)
