@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from flowleap import data, methods, runs, studies, values
+from flowleap import data, methods, runs, studies
 from flowleap.cli import app
 from flowleap.data.batching import Shuffled
 from flowleap.evaluation import rulers
@@ -72,7 +72,7 @@ def configs(**changes: object) -> tuple[dict[str, runs.TrainConfig], str | None]
 
 
 def objective_of(config: runs.TrainConfig) -> Objective:
-    return values.from_dict(config.objective)
+    return config.objective
 
 
 # ---------------------------------------------------------------- which rows there are

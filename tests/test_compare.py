@@ -23,7 +23,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from flowleap import data, evaluation, lock, methods, runs, studies, values
+from flowleap import data, evaluation, lock, methods, runs, studies
 from flowleap.cli import app
 from flowleap.couplings import Independent
 from flowleap.evaluation import rulers
@@ -209,7 +209,7 @@ def test_every_row_begins_with_the_same_weights_and_sees_the_same_batches() -> N
         config = replace(plan.configured(request, name, dataset), seed=3)
         weights.append(runs.build_network(config).state_dict())
         loop = Loop(steps=100, batch=16, seed=config.seed, lr=1.0)
-        objective = values.from_dict(config.objective)
+        objective = config.objective
         rows.append([draw_batch(dataset, objective, loop, step, torch.device("cpu")) for step in (0, 150)])
         if not isinstance(objective.coupling, Independent):
             continue

@@ -56,7 +56,7 @@ def whole_story(method, data, tiny, network, tmp_path) -> None:
     """Train, read back, sample and measure."""
     pairs = [("pair_steps", "2"), ("pairs", "64")] if method == "reflow" else []
     config = runs.configure(
-        method, data, network, [*tiny, *pairs], steps=STEPS, batch=32, eval_num=0, watch_share=0
+        method, data, network, [*tiny, *pairs], steps=STEPS, batch=64, eval_num=0, watch_share=0
     )
     place = runs.train(config, tmp_path / "run", console=Console(file=io.StringIO())).folder
 

@@ -66,7 +66,7 @@ def test_the_file_of_the_page_is_shown_trained_sampled_and_never_run_unasked(fil
 def test_parts_and_networks_fit_methods_of_flowleap(file):
     extensions.imported(file)
     config = runs.configure("meanflow", network="Tiny", settings=[("loss", "Cauchy"), ("loss.c", "2")])
-    assert config.objective["loss"] == {"type": "Cauchy", "c": 2.0} and config.network["width"] == 64
+    assert config.objective.loss.c == 2.0 and config.network["width"] == 64
     learned = runs.configure("esc", network="Tiny")
     assert learned.network["kind"] == "WithLogVariance", "a network without a log-variance is given one"
     with pytest.raises(ValueError, match=r"network.width='wide' does not fit: Tiny.width is int"):

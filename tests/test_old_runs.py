@@ -23,7 +23,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from flowleap import Objective, methods, runs, values
+from flowleap import Objective, methods, runs
 from flowleap.cli import app
 from flowleap.training import report
 
@@ -86,7 +86,7 @@ def test_its_weights_are_sampled_as_before(name, tmp_path):
 
 def objective_of(config: Any) -> Objective:
     """The objective of a config."""
-    found: Objective = values.from_dict(config.objective)
+    found: Objective = config.objective
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from flowleap import methods, runs, values
+from flowleap import methods, runs
 from flowleap.data import Dataset
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.runs import load_data, published, recipes
@@ -36,7 +36,7 @@ def test_it_can_be_planned_without_data(name: str) -> None:
         recipe.lr,
         recipe.ema,
     )
-    objective = values.from_dict(config.objective)
+    objective = config.objective
     assert objective.name == methods.get(config.method).name
     with torch.device("meta"):
         network = runs.build_network(config)
@@ -75,7 +75,7 @@ def test_steps_and_batches_are_the_published_epochs(name: str, epochs: int) -> N
 
 
 def test_published_settings_of_esc() -> None:
-    small, large = (values.from_dict(recipes.configure(name)[0].objective) for name in ("esc-b2", "esc-xl2"))
+    small, large = (recipes.configure(name)[0].objective for name in ("esc-b2", "esc-xl2"))
     assert small.guidance == Guidance(1.0, 0.5) and small.guidance.scale == pytest.approx(2.0)
     assert large.guidance == Guidance(0.2, 0.92, (0.0, 0.75)) and large.guidance.scale == pytest.approx(2.5)
     assert (small.velocity, large.velocity) == (PlugIn(0.5), PlugIn(0.2))
@@ -98,7 +98,7 @@ def test_published_settings_of_meanflow() -> None:
 def test_baselines_of_esc_say_where_the_published_losses_differ() -> None:
     """What was run there: the learned weight of t alone, the batch of IMM, and losses that are others."""
     for name in ("esc-b2", "esc-xl2", "sct-linear-b2"):
-        assert values.from_dict(recipes.configure(name)[0].objective).loss.of == "t", name
+        assert recipes.configure(name)[0].objective.loss.of == "t", name
     imm = recipes.get("imm-b2")
     assert (imm.batch, imm.steps, imm.objective.group, imm.objective.times.halvings) == (2048, 600_000, 4, 12)
     assert imm.numbers[0].value == 91.96
@@ -119,8 +119,8 @@ def test_rows_of_the_table_of_shortcut_models() -> None:
     }  # fmt: skip
     faces, objects = (recipes.configure(f"{name}-shortcut")[0] for name in ("celebahq256", "imagenet256"))
     assert (faces.batch, faces.steps, objects.batch, objects.steps) == (64, 400_000, 256, 800_000)
-    assert values.from_dict(faces.objective).guidance is None
-    assert values.from_dict(objects.objective).guidance == FinestLevel(1.5)
+    assert faces.objective.guidance is None
+    assert objects.objective.guidance == FinestLevel(1.5)
     assert faces.network["kind"] == "StepToken" and faces.network["network"]["classes"] is None
     assert (faces.weight_decay, faces.betas, faces.ema, faces.clip) == (0.1, (0.9, 0.999), (0.999,), None)
     for name in ("progressive-distillation", "reflow"):
@@ -155,7 +155,7 @@ def test_data_of_another_shape_or_other_classes_are_said() -> None:
         "recipe esc-b2: made for 1000 classes, here 5",
     ]
     unlabeled, changed = recipes.configure("folder-64", Dataset("mine", torch.zeros(20, 3, 64, 64)))
-    assert changed == [] and values.from_dict(unlabeled.objective).label_dropout == 0
+    assert changed == [] and unlabeled.objective.label_dropout == 0
     assert unlabeled.network["classes"] is None
 
 
@@ -163,7 +163,7 @@ def test_data_of_another_shape_or_other_classes_are_said() -> None:
 def test_guided_recipes_train_without_labels_unguided(name: str) -> None:
     own = Dataset("mine", torch.zeros(20, 4, 16, 16), kind="latents")
     config, changed = recipes.configure(name, own)
-    objective = values.from_dict(config.objective)
+    objective = config.objective
     assert objective.guidance is None and objective.label_dropout == 0 and config.pair_guidance is None
     assert any("without guidance, which needs labels, and mine has none" in line for line in changed)
     assert not any("without guidance" in line for line in recipes.configure("celebahq256-shortcut", own)[1])

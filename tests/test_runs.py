@@ -97,7 +97,7 @@ def test_the_preset_of_the_digits_is_complete_and_survives_json() -> None:
 
 def test_presets_are_unguided() -> None:
     for name in methods.names():
-        assert runs.configure(name).objective["guidance"] is None
+        assert runs.configure(name).objective.guidance is None
 
 
 @pytest.mark.parametrize(
@@ -131,14 +131,14 @@ def test_what_does_not_fit_is_named_with_its_neighbors(options: dict, message: s
 def test_settings_reach_config_network_and_objective() -> None:
     settings = [("times.diagonal", "0.5"), ("network.width", "96"), ("ema", "0.9,0.99"), ("clip", "none")]
     changed = runs.configure("meanflow", settings=[*settings, ("network.classes", "none"), ("warmup", "0.1")])
-    assert changed.objective["times"]["diagonal"] == 0.5 and changed.network["width"] == 96
+    assert changed.objective.times.diagonal == 0.5 and changed.network["width"] == 96
     assert changed.ema == (0.9, 0.99) and changed.clip is None and changed.warmup == 0.1
     assert changed.network["classes"] is None
 
 
 def test_an_objective_of_ones_own_is_recorded() -> None:
     own = replace(methods.meanflow(), label_dropout=0.3)
-    assert runs.configure("meanflow", objective=own).objective["label_dropout"] == 0.3
+    assert runs.configure("meanflow", objective=own).objective.label_dropout == 0.3
 
 
 def test_every_field_of_the_plan_is_a_field_of_the_config() -> None:
@@ -698,9 +698,9 @@ def test_a_reporter_takes_names_literally() -> None:
 
 def test_guidance_by_a_setting_brings_label_dropout_back() -> None:
     guided = '{"type": "Guidance", "omega": 1.0, "kappa": 0.5}'
-    assert runs.configure("meanflow").objective["label_dropout"] == 0.0
+    assert runs.configure("meanflow").objective.label_dropout == 0.0
     config = runs.configure("meanflow", settings=[("guidance", guided)])
-    assert config.objective["label_dropout"] == 0.1
+    assert config.objective.label_dropout == 0.1
     with pytest.raises(ValueError, match="label_dropout=0 never trains"):
         runs.configure("meanflow", settings=[("guidance", guided), ("label_dropout", "0.0")])
 

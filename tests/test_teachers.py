@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
 
-from flowleap import evaluation, networks, reports, runs, samplers, values
+from flowleap import evaluation, networks, reports, runs, samplers
 from flowleap.cli import app
 from flowleap.data import Dataset
 from flowleap.data.pairs import Origin, PairStore
@@ -343,10 +343,7 @@ def test_the_frozen_map_is_the_average_of_the_very_step_in_which_the_level_chang
 
     monkeypatch.setattr(Player, "refresh", watched)
     train(quiet, config("progressive_distillation", lr=0.05), tmp_path / "run")
-    levels = [
-        values.from_dict(config("progressive_distillation").objective).times.level(step / 14)
-        for step in range(14)
-    ]
+    levels = [config("progressive_distillation").objective.times.level(step / 14) for step in range(14)]
     assert [6 - stage for stage, _, _ in seen] == levels == [6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0]
     for step, (_, fresh, kept) in enumerate(seen):
         changed = step > 0 and levels[step] != levels[step - 1]

@@ -84,9 +84,9 @@ def test_a_config_of_a_version_that_drew_classes_uniformly_still_does():
         "group": None,
         "classes": "proportional",
     }
-    assert from_dict(content).objective == content["objective"]
+    assert to_dict(from_dict(content))["objective"] == content["objective"]
     del content["objective"]["batching"]["classes"]
-    assert from_dict(content).objective["batching"]["classes"] == "uniform"
+    assert from_dict(content).objective.batching.classes == "uniform"
 
 
 def test_a_part_that_holds_a_network_is_no_plain_value():

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from flowleap import data as data_sets
-from flowleap import methods, networks, values
+from flowleap import methods, networks
 from flowleap.data import Dataset, Look, opening
 from flowleap.files import replace_file
 from flowleap.foreign import hub
@@ -303,7 +303,7 @@ def _config(contents: Contents, network: Network, layout: Layout, dataset: Datas
     """Return a config with what is known; `imported` in config.json says what is not."""
     return TrainConfig(
         method=network.method,
-        objective=values.to_dict(network.objective),
+        objective=network.objective,
         data="" if dataset is None else dataset.address,
         square=None if dataset is None else dataset.look.square,
         size=None if dataset is None else dataset.look.size,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowleap import evaluation, methods, runs, values
+from flowleap import evaluation, methods, runs
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset, Rows
 from flowleap.files import replace_file
@@ -221,7 +221,7 @@ def read(place: Path, label: str) -> Entry:
         quality=quality,
         diagnosis=found.json("diagnosis.json", dict, needed=False) or None,
         environment=environment,
-        papers=methods.citations(values.from_dict(config.objective)),
+        papers=methods.citations(config.objective),
         commands=[str(one["command"]) for one in sittings if one.get("command")],
         missing=found.missing,
     )

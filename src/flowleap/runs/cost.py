@@ -29,7 +29,7 @@ from flowleap.flow_map import FlowMap
 from flowleap.formatting import roughly
 from flowleap.objectives import Objective
 from flowleap.point import Batch
-from flowleap.runs.phases import PAIRS, TEACHER, needs_pairs, phases, plain, teacher_config
+from flowleap.runs.phases import PAIRS, TEACHER, needs_pairs, phases, teacher_config
 from flowleap.training.config import TrainConfig
 
 __all__ = ["Bill", "bill", "cost", "report"]
@@ -67,7 +67,7 @@ def cost(config: TrainConfig) -> float:
     classes: Any = network.num_classes
     meter = Meter(classes, getattr(network, "log_variance", None) is not None)
     length = 100 * POSITIONS
-    objective = plain(config).for_run(length)
+    objective = config.objective.for_run(length)
     if objective.needs_teacher:
         objective = objective.with_teacher(objective.flow_map(meter.frozen()))
     spent = 0.0

@@ -37,7 +37,7 @@ from flowleap.point import Batch
 from flowleap.randomness import generator
 from flowleap.runs.activations import Kept, kept, shortened
 from flowleap.runs.cost import bill, cost
-from flowleap.runs.phases import PAIRS, needs_pairs, plain
+from flowleap.runs.phases import PAIRS, needs_pairs
 from flowleap.runs.reading import device_of
 from flowleap.runs.teachers import untrained
 from flowleap.training.config import TrainConfig, core
@@ -170,7 +170,7 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
     activations = kept(config.network, precision, device)
     copies, rivals = _copies(config)
     micro_batches(
-        plain(config), config.batch, config.per_device, config.accumulate
+        config.objective, config.batch, config.per_device, config.accumulate
     )  # refuses what cannot be split
     at_once = rows_at_once(config, processes.count())
     memory = Memory(
@@ -226,7 +226,7 @@ def forward_flops(options: Mapping[str, Any]) -> float:
 
 def _copies(config: TrainConfig) -> tuple[int, int]:
     """Return how many copies of the weights a run holds that are not trained, and how many rivals that are."""
-    objective = plain(config)
+    objective = config.objective
     held = len(config.ema) + len(config.widths) + (objective.frozen.copy is not None)
     return held + objective.needs_teacher, int(objective.rival is not None)
 
@@ -279,7 +279,7 @@ def measure(config: TrainConfig, seconds: float = SECONDS, activations: Kept | N
 
 def _takes(config: TrainConfig, rows: int) -> bool:
     """Whether an objective takes batches of so many rows."""
-    objective = plain(config)
+    objective = config.objective
     try:
         objective.times.on(objective.path).draw(generator(0, "times"), rows, 1.0)
     except ValueError:
@@ -323,7 +323,7 @@ class _Bench:
         self.config, self.device, self.rows = config, device, config.batch
         self.spent: list[clock.Moment] = []
         self.flops = forward_flops(config.network) * cost(config) * config.batch
-        objective = plain(config).for_run(config.steps)
+        objective = config.objective.for_run(config.steps)
         with torch.random.fork_rng(devices=[]):
             self.network = networks.build(config.network).to(device).train()
             self.other = deepcopy(self.network) if _copies(config)[1] else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flowleap import methods, values
+from flowleap import methods
 from flowleap.objectives import Objective
 from flowleap.times import LogNormal, OneTime
 from flowleap.training.config import PAIRS_PER_ROW, TrainConfig, frozen_network
@@ -20,7 +20,6 @@ __all__ = [
     "number_of_pairs",
     "own_teacher",
     "phases",
-    "plain",
     "teacher_config",
 ]
 
@@ -45,15 +44,9 @@ class Phase:
     text: str
 
 
-def plain(config: TrainConfig) -> Objective:
-    """Return the objective of a run without its teacher and without a length."""
-    objective: Objective = values.from_dict(config.objective)
-    return objective
-
-
 def own_teacher(config: TrainConfig) -> bool:
     """Whether a run trains a teacher of its own first."""
-    return config.teacher is None and plain(config).needs_run
+    return config.teacher is None and config.objective.needs_run
 
 
 def needs_pairs(objective: Objective) -> bool:
@@ -83,7 +76,7 @@ def number_of_pairs(config: TrainConfig, rows: int) -> int:
 
 def asks_null(config: TrainConfig) -> bool:
     """Whether the teacher of a run is asked without its label."""
-    objective = plain(config)
+    objective = config.objective
     scales = [part.teacher_scale for part in objective.asked()]
     scales += [config.pair_guidance] if needs_pairs(objective) else []
     return any(scale not in (None, 1.0) for scale in scales)
@@ -99,7 +92,7 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
             f"steps={config.steps}: {config.method} trains a teacher with the first half of its steps, so at least 2 "
             "are expected; or give the folder of a trained one (--teacher)"
         )
-    student = plain(config)
+    student = config.objective
     teaching = methods.get(student.taught_by)
     dropout = student.label_dropout
     if asks_null(config) and dropout == 0:
@@ -117,7 +110,7 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
     return replace(
         config,
         method=student.taught_by,
-        objective=values.to_dict(objective),
+        objective=objective,
         network=frozen_network(config),
         steps=config.steps // 2,
         teacher_weights=None,
@@ -132,7 +125,7 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
 
 def phases(config: TrainConfig, rows: int) -> tuple[Phase, ...]:
     """Return the phases of a run on a data set of so many rows, in their order."""
-    objective, own, found = plain(config), own_teacher(config), []
+    objective, own, found = config.objective, own_teacher(config), []
     if own:
         steps = config.steps // 2
         text = f"{objective.taught_by.replace('_', ' ')}, {steps} of {config.steps} steps, into {TEACHER}/"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flowleap import autoencoders, extensions, networks, values
+from flowleap import autoencoders, extensions, networks
 from flowleap import data as data_sets
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
@@ -203,12 +203,11 @@ def _config(content: dict[str, Any], place: Path) -> TrainConfig:
             stacklevel=3,
         )
     config = from_dict(content)
-    objective = values.to_dict(values.from_dict(config.objective))
 
     def found(other: str | None) -> str | None:
         return other if other is None or Path(other).is_absolute() else os.path.normpath(place / other)
 
-    return replace(config, objective=objective, teacher=found(config.teacher), init=found(config.init))
+    return replace(config, teacher=found(config.teacher), init=found(config.init))
 
 
 def load_run(place: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> Run:
@@ -235,7 +234,7 @@ def load_run(place: str | Path, weights: str = "ema", device: str | torch.device
     network = networks.build(config.network)
     checkpoint.load_weights(path, network)
     network.to(device_of(device)).eval().requires_grad_(False)
-    objective = values.from_dict(config.objective).for_run(length(config))
+    objective = config.objective.for_run(length(config))
     count: int | None = network.num_classes  # type: ignore[assignment]
     names = tuple(known.get("class_names") or ())
     named = count is not None and len(names) == count

@@ -32,7 +32,7 @@ from flowleap.training.config import (
     FIELDS,
     TrainConfig,
     change,
-    from_dict,
+    from_fields,
     look_of,
     method_name,
     network_options,
@@ -103,7 +103,7 @@ def configure(
     stated: dict[str, Any] = {
         "recipe": recipe.name,
         "method": recipe.method,
-        "objective": values.to_dict(objective),
+        "objective": objective,
         "data": "" if data is None else dataset.address,
         **{name: getattr(dataset.look, name) for name in ("square", "size")},
         **{field: getattr(recipe, field) for field in SET if field in FIELDS},
@@ -113,7 +113,7 @@ def configure(
     asked = network_options(network) if network else own
     given = {f: str(v) if isinstance(v, Path) else v for f, v in options.items() if v is not None}
     plain, other = (
-        solved(from_dict({**stated, **changes, "network": _behind(recipe, wanted)}))
+        solved(from_fields({**stated, **changes, "network": _behind(recipe, wanted)}))
         for changes, wanted in (({}, own), (given, asked))
     )
     config = settle(change(other, settings), dataset)
@@ -209,13 +209,13 @@ def _changed(recipe: Recipe, plain: TrainConfig, config: TrainConfig) -> list[st
         if before == after or field.name not in (*SET, "network", "objective"):
             continue
         if field.name == "objective":
-            for part, old, new in values.differences(before, after):
+            for part, old, new in values.differences(values.to_dict(before), values.to_dict(after)):
                 found.append(f"recipe {recipe.name}: {part} is {_brief(new)} instead of {_brief(old)}")
         elif field.name == "network":
             found.append(f"recipe {recipe.name}: the network is another, {_unlike(before, after)}")
         else:
             found.append(f"recipe {recipe.name}: {field.name} is {after} instead of {before}")
-    if config.steps != plain.steps and values.from_dict(config.objective).horizons():
+    if config.steps != plain.steps and config.objective.horizons():
         found.append(
             f"recipe {recipe.name}: its curriculum and warm-up are fractions of the run and scale with --steps"
         )

@@ -77,7 +77,7 @@ class Session:
             0.0,
             False,
         )  # seconds of pictures in this sitting, and whether one was too much
-        self.objective = values.from_dict(config.objective).for_run(self.steps)
+        self.objective = config.objective.for_run(self.steps)
         network = build_network(config).to(device_of(config.device))
         self.begun = [] if start is None else start.into(network)
         if teacher is not None:
@@ -254,7 +254,7 @@ class Session:
 
     def reads(self) -> Reads:
         """Return which rows this process asks for; without the teacher, which other processes need not hold."""
-        objective = values.from_dict(self.config.objective).for_run(self.steps)
+        objective = self.config.objective.for_run(self.steps)
         data, plan, engine = self.usable, self.plan, self.engine
         return Reads(data.label, len(data), objective, plan.batch, plan.seed, engine.own, engine.parts)
 
@@ -483,7 +483,7 @@ def changes(config: TrainConfig) -> list[str]:
     if config.method not in methods.names() and config.imports:
         return []  # a method of one's own that is not imported now
     named = values.to_dict(methods.get(config.method))
-    found = values.differences(named, values.to_dict(values.from_dict(config.objective)))
+    found = values.differences(named, values.to_dict(config.objective))
     return [f"changed from {config.method}: {name} {brief(old)} → {brief(new)}" for name, old, new in found]
 
 

@@ -25,7 +25,6 @@ from flowleap.runs.phases import (
     needs_pairs,
     own_teacher,
     phases,
-    plain,
     teacher_config,
 )
 from flowleap.runs.reading import device_of, read_config
@@ -125,7 +124,7 @@ def carry_out(
     config, start = warm.resolve(teachers.resolve(config, dataset), place, resume, dataset)
     if resume:
         not_shorter(place, config)
-    if plain(config).needs_run:
+    if config.objective.needs_run:
         taught = Taught(place, config, dataset, reporter, held, start)
         return taught.train(resume=resume, overwrite=overwrite)
     session = Session(place, config, dataset, reporter, start=start)
@@ -222,7 +221,7 @@ class Taught:
             config = self.config
             processes.from_first(lambda: note_config(place, config, self.dataset))
         rows = None
-        if needs_pairs(plain(self.config)):
+        if needs_pairs(self.config.objective):
             store = pairs.store(place / PAIRS, self.config, self.dataset, teacher)
             if (signal := pairs.make(store, self.config, self.dataset, teacher, self.reporter)) is not None:
                 self.reporter.say(f"interrupted after {store.done} pairs; {self.remains()}")

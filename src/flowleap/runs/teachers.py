@@ -18,7 +18,7 @@ from flowleap.data.shards import checksum
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.randomness import generator
-from flowleap.runs.phases import TEACHER, asks_null, length, needs_pairs, number_of_pairs, own_teacher, plain
+from flowleap.runs.phases import TEACHER, asks_null, length, needs_pairs, number_of_pairs, own_teacher
 from flowleap.runs.reading import Run, device_of, load_run, read_config, weights_file
 from flowleap.training import folder
 from flowleap.training.config import TrainConfig, core, frozen_network, with_core
@@ -39,7 +39,7 @@ def resolve(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     Raises: ValueError for a teacher that is not finished or does not fit, or that is not the one the run began with;
         for settings that the method has no use for; FileNotFoundError for a teacher that is no run.
     """
-    objective = plain(config)
+    objective = config.objective
     if not objective.needs_run and config.teacher is not None:
         raise ValueError(
             f"{config.method} has no teacher, but {config.teacher} was given: leave it out, or choose a method that "
@@ -102,7 +102,7 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
         with; for a method that does not learn what is asked for, the instantaneous velocity or, of a first stage, jumps
         to the data; for a null label that was never trained.
     """
-    student, name = plain(config), f"the teacher {run.folder}"
+    student, name = config.objective, f"the teacher {run.folder}"
     if run.shape != dataset.shape:
         raise ValueError(
             f"{name} makes samples of shape {run.shape}, but those of {dataset.name} are {dataset.shape}: give a "
@@ -192,7 +192,7 @@ def untrained(config: TrainConfig) -> FlowMap:
     """Return a stand-in for a teacher that has learned nothing, of the same network."""
     with torch.random.fork_rng(devices=[]):
         network: nn.Module = networks.build(frozen_network(config)).to(device_of(config.device))
-    return plain(config).flow_map(network.eval().requires_grad_(False))
+    return config.objective.flow_map(network.eval().requires_grad_(False))
 
 
 def practice(config: TrainConfig, dataset: Dataset) -> tuple[Objective, Dataset]:
@@ -200,7 +200,7 @@ def practice(config: TrainConfig, dataset: Dataset) -> tuple[Objective, Dataset]
 
     An ordinary method and its data are returned as they are. The length of the run is left to `for_run`.
     """
-    objective = plain(config)
+    objective = config.objective
     if objective.needs_teacher:
         objective = objective.with_teacher(untrained(config))
     if needs_pairs(objective) and dataset.noise is None:

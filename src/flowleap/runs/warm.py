@@ -14,7 +14,7 @@ from flowleap.data import Dataset
 from flowleap.data.shards import checksum
 from flowleap.networks.warm import begin_with
 from flowleap.objectives import Objective
-from flowleap.runs.phases import own_teacher, plain
+from flowleap.runs.phases import own_teacher
 from flowleap.runs.reading import Run, load_run, weights_file
 from flowleap.training import checkpoint
 from flowleap.training.config import TrainConfig, kinds
@@ -61,7 +61,7 @@ def resolve(
     """
     if config.init is None or (resume and checkpoint.latest(place / "checkpoints") is not None):
         return config, None
-    objective = plain(config)
+    objective = config.objective
     if objective.starts_from_teacher:
         hint = "give that run as --teacher" if own_teacher(config) else "leave it out"
         raise ValueError(

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from flowleap import clock, evaluation, methods, runs, threads, values
+from flowleap import clock, evaluation, methods, runs, threads
 from flowleap import data as data_sets
 from flowleap.data import Dataset
 from flowleap.files import replace_file
@@ -314,7 +314,7 @@ def variants(request: Request, dataset: Dataset) -> tuple[dict[str, runs.TrainCo
         return {name: configured(request, name, dataset) for name in request.names()}, None
     (name,) = request.names()
     whole = configured(request, name, dataset)
-    key, objective = runs.method_name(name), values.from_dict(whole.objective)
+    key, objective = runs.method_name(name), whole.objective
     asked = (
         ablation.dropped(key, objective, request.drop)
         if request.drop
@@ -355,7 +355,7 @@ def configured(
 
 def taught_by(config: runs.TrainConfig) -> str:
     """Return the method by which a run trains a teacher of its own."""
-    objective: Objective = values.from_dict(config.objective)
+    objective: Objective = config.objective
     return objective.taught_by.replace("_", "-")
 
 

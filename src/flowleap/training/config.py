@@ -1,7 +1,7 @@
 """The config of a run: every setting, resolved, and how it follows from a few names.
 
 >>> config = configure("meanflow", steps=500, settings=[("times.diagonal", "0.5"), ("network.width", "96")])
->>> config.objective["times"]["diagonal"], config.network["width"], config.batch
+>>> config.objective.times.diagonal, config.network["width"], config.batch
 (0.5, 96, 96)
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError
+from pydantic import ConfigDict, Field, InstanceOf, NonNegativeFloat, PositiveFloat, ValidationError
 from pydantic.dataclasses import dataclass
 
 from flowleap import data as data_sets
@@ -40,6 +40,7 @@ __all__ = [
     "configure",
     "data_for",
     "from_dict",
+    "from_fields",
     "frozen_network",
     "load_data",
     "look_of",
@@ -56,13 +57,13 @@ Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Width = Annotated[float, Field(gt=0.0, lt=WIDEST)]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True))
 class TrainConfig:
     """Everything that a run depends on, resolved; as JSON it is the config.json of the run.
 
     Args:
         method: the name of the method that `objective` began as.
-        objective: the objective as `values.to_dict` gives it.
+        objective: what is trained for, without a teacher in it and without the length of the run.
         data: the name of the data set; empty in an imported run that does not know it.
         network: what `networks.build` takes.
         steps: optimizer steps of the whole run; horizons are fractions of it. A run that trains its own teacher gives
@@ -112,7 +113,7 @@ class TrainConfig:
     """
 
     method: str
-    objective: dict[str, Any]
+    objective: InstanceOf[Objective]
     data: str
     network: dict[str, Any]
     steps: PositiveInt
@@ -300,10 +301,9 @@ def configure(
         data = data_for(data, settings=settings, teacher=teacher, init=init, **options)
     dataset, given = data, _looks(data.address, known, options)
     preset = dict(PRESETS[dataset.kind])
-    objective = values.to_dict(replace(methods.get(method), **preset.pop("objective")))
+    objective = replace(methods.get(method), **preset.pop("objective"))
     chosen = {**preset, **{name: value for name, value in options.items() if value is not None}}
-    if isinstance(chosen.get("objective"), Objective):
-        chosen["objective"] = values.to_dict(chosen["objective"])
+    values.to_dict(chosen.get("objective", objective))  # refused here where it cannot be written down
     named = {"method": method_name(method), "objective": objective, "data": dataset.address}
     named |= {"imports": extensions.checksums()}
     named |= {
@@ -315,7 +315,7 @@ def configure(
     own = network_options(network or preset["network"])
     if not network and known:
         own = taught["network"] if taught else inherited(begun["network"])
-    config = solved(from_dict(named | chosen | {"network": own}))
+    config = solved(from_fields(named | chosen | {"network": own}))
     if any("guidance" in name for name, _ in settings) and "label_dropout" not in dict(settings):
         settings.append(
             ("label_dropout", methods.get(method).label_dropout)
@@ -423,7 +423,10 @@ def network_options(name: str) -> dict[str, Any]:
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """Return a config as JSON-able values, which `from_dict` reads back."""
-    return dict(json.loads(json.dumps(asdict(config))))
+    content = {name: getattr(config, name) for name in FIELDS} | {
+        "objective": values.to_dict(config.objective)
+    }
+    return dict(json.loads(json.dumps(content)))
 
 
 def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainConfig:
@@ -440,7 +443,7 @@ def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainCon
         if head == "network" and rest:
             config = replace(config, network=change_network(config.network, rest, parse(value)))
         elif name in FIELDS and name not in WHOLE:
-            config = from_dict({**asdict(config), name: as_field(name, value)})
+            config = from_fields({**{f: getattr(config, f) for f in FIELDS}, name: as_field(name, value)})
         else:
             parts.append((name, value if isinstance(value, str) else json.dumps(value)))
     return replace(config, objective=override(config.objective, parts)) if parts else config
@@ -450,7 +453,7 @@ def solved(config: TrainConfig) -> TrainConfig:
     """Return a config whose network is one around the one it names, where its method trains such: a solver, or one in
     two stages.
     """
-    objective: Objective = values.from_dict(config.objective)
+    objective = config.objective
     kind = objective.target.network_kind or objective.frozen.network_kind
     if kind is None or config.network.get("kind") == kind:
         return config
@@ -489,8 +492,8 @@ def kinds(options: Mapping[str, Any]) -> list[str]:
     return [str(options.get("kind")), *(kinds(options["network"]) if "network" in options else [])]
 
 
-def override(objective: dict[str, Any], settings: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return the values of an objective with some replaced, all at once."""
+def override(objective: Objective, settings: Iterable[tuple[str, str]]) -> Objective:
+    """Return an objective with some fields replaced, all at once."""
     known = [f.name for f in fields(Objective)]
     for name, _ in settings:
         head = name.partition(".")[0]
@@ -504,7 +507,7 @@ def override(objective: dict[str, Any], settings: Iterable[tuple[str, str]]) -> 
                 "network.depth",
             ]
             raise ValueError(f"unknown field {name!r}{neighbors(head, every)}")
-    return values.to_dict(values.overrides(values.from_dict(objective), settings))
+    return values.overrides(objective, settings)
 
 
 def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
@@ -516,7 +519,7 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     Raises: ValueError for a network that does not fit the data or has unknown options, or a batch that is not made of
         whole groups.
     """
-    options, objective = core(config.network), values.from_dict(config.objective)
+    options, objective = core(config.network), config.objective
     whole_groups(config, objective.group)
     kind = str(options.get("kind"))
     shape = next((name for name in ("image", "shape") if networks.knows(kind, name)), None)
@@ -571,17 +574,25 @@ def whole_groups(config: TrainConfig, group: int) -> None:
 
 
 def from_dict(content: Mapping[str, Any]) -> TrainConfig:
-    """Return a config from its values.
+    """Return a config from its values, as `to_dict` gives them.
 
     Raises: ValueError for an unknown field, naming its neighbors, or a value that does not fit.
     """
+    objective = content.get("objective")
+    if isinstance(objective, dict):
+        content = {**content, "objective": values.from_dict(_completed(objective))}
+    return from_fields(content)
+
+
+def from_fields(content: Mapping[str, Any]) -> TrainConfig:
+    """Return a config of these fields, the objective as a value; errors as `from_dict`."""
     for name, value in content.items():
         if name not in FIELDS:
             raise ValueError(f"unknown field {name!r}{neighbors(name, FIELDS)}")
         if isinstance(value, bool) and FIELD_TYPES[name] not in (bool, bool | None):
             raise ValueError(f"{name}={value!r}: a truth value does not fit")
     try:
-        return TrainConfig(**_completed(content))
+        return TrainConfig(**content)
     except ValidationError as error:
         raise ValueError("; ".join(problems(error))) from error
 
@@ -597,17 +608,18 @@ def problems(error: ValidationError) -> list[str]:
     return list(found.values())
 
 
-def _completed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values of a config with what an earlier version did that did not know a field: draw classes uniformly."""
-    objective: Any = content.get("objective")
-    batching = objective.get("batching") if isinstance(objective, dict) else None
+def _completed(objective: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of an objective with what an earlier version did that did not know a field: draw classes
+    uniformly.
+    """
+    batching = objective.get("batching")
     if (
         not isinstance(batching, dict)
         or batching.get("type") != ClassGroups.__name__
         or "classes" in batching
     ):
-        return dict(content)
-    return {**content, "objective": {**objective, "batching": {**batching, "classes": "uniform"}}}
+        return objective
+    return {**objective, "batching": {**batching, "classes": "uniform"}}
 
 
 def parse(value: Any) -> Any:
