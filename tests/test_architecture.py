@@ -130,6 +130,45 @@ def test_the_reader_of_imports_reads_all_kinds(text, found):
     assert rooms_imported(SOURCE / "objectives" / "base.py", text) == found
 
 
+def modules_imported(path: Path) -> set[str]:
+    """The modules of flowleap that a file imports, for types as well."""
+    package = path.relative_to(SOURCE.parent).with_suffix("").parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            whole = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {whole, *(f"{whole}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if (SOURCE / room).is_dir()])
+def test_files_of_a_room_import_one_another_without_a_circle(room):
+    """Not for types, either."""
+    files = {".".join(path.relative_to(SOURCE.parent).with_suffix("").parts): path for path in files_of(room)}
+    files = {name: path for name, path in files.items() if not name.endswith("__init__")}
+    left = {name: modules_imported(path) & files.keys() - {name} for name, path in files.items()}
+    while free := [name for name, asked in left.items() if not asked & left.keys()]:
+        left = {name: asked for name, asked in left.items() if name not in free}
+    assert not left, f"these import one another in a circle: {sorted(left)}"
+
+
+def test_a_part_is_asked_through_its_base_class():
+    """No `isinstance` of a time law, target, loss, coupling, velocity or target network outside its own room."""
+    from flowleap import interfaces, values
+
+    known = [cls for cls in values._types().values() if issubclass(cls, interfaces.Part)]
+    parts = {cls.__name__: cls.__module__.split(".")[1] for cls in known}
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).with_suffix("").parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+                names = {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
+                names |= {name.attr for name in ast.walk(node.args[1]) if isinstance(name, ast.Attribute)}
+                foreign = {name for name in names & parts.keys() if parts[name] != room}
+                assert not foreign, f"{path.relative_to(SOURCE)} asks for {sorted(foreign)} by name"
+
+
 @pytest.mark.slow
 def test_importing_the_library_is_light():
     """Nothing of pictures, tables, judges or command lines is loaded, whatever room is looked at."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowleap import Batch, FlowMap, methods
+from flowleap import Batch, FlowMap, methods, samplers
 from flowleap.guidance import FinestLevel, Guidance, guide
 from flowleap.paths import LinearPath
 from flowleap.point import Point
@@ -236,3 +236,12 @@ def test_weights_that_add_up_to_one_up_to_rounding_never_ask_for_the_null_label(
     assert 1 - 0.7 - 0.3 != 0, "rounding leaves a remainder"
     assert Guidance(0.7, 0.3).null == 0 and not Guidance(0.7, 0.3).asks_null
     assert Guidance(1.0, 0.5).null == -0.5 and Guidance(1.0, 0.5).asks_null
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_a_scale_that_is_not_finite_is_refused_before_a_network_is_asked(scale):
+    flow = FlowMap(lambda *given: pytest.fail("asked"))
+    with pytest.raises(ValueError, match="finite scale"):
+        guide(flow, scale)
+    with pytest.raises(ValueError, match="falling times"):
+        samplers.grid(flow.path, times=[1.0, scale, 0.0])

@@ -9,6 +9,7 @@ from typing import Any
 
 from flowleap import methods, values
 from flowleap.formatting import BLANK
+from flowleap.interfaces import Loss
 from flowleap.objectives import Objective
 from flowleap.tables import Table
 
@@ -123,13 +124,11 @@ def sampling_in_words(objective: Objective) -> dict[str, str]:
     return {"sampler": objective.sampling.in_words(), "sampled from": f"t = {start:g}", "steps": steps}
 
 
-def loss_in_words(loss: Any) -> dict[str, str]:
+def loss_in_words(loss: Loss) -> dict[str, str]:
     """The metric and the weight of a loss by its `template`, around those of the loss inside it."""
-    told = (
-        loss_in_words(loss.inner) if hasattr(loss, "inner") else {"loss metric": spoken(loss), "weight": "1"}
-    )
-    template: dict[str, str] = getattr(loss, "template", {})
-    return told | {name: text.format(**vars(loss) | told) for name, text in template.items()}
+    distance = {"loss metric": spoken(loss), "weight": "1"}
+    told = distance if loss.inner is None else loss_in_words(loss.inner)
+    return told | {name: text.format(**vars(loss) | told) for name, text in loss.template.items()}
 
 
 def in_words(objective: Objective) -> dict[str, str]:
@@ -138,10 +137,9 @@ def in_words(objective: Objective) -> dict[str, str]:
     A template maps names of steps to words, in which {velocity} and {output} stand for the objective's own.
     """
     doc = (type(objective.target).__doc__ or "").strip().splitlines()
-    meaning = getattr(objective.parameterization, "inner", objective.parameterization)
+    meaning = objective.parameterization.inner or objective.parameterization
     parts = {"velocity": spoken(objective.velocity), "output": spoken(meaning)}
-    template: dict[str, str] = getattr(objective.target, "template", {})
-    steps = {name: text.format(**parts) for name, text in template.items()}
+    steps = {name: text.format(**parts) for name, text in objective.target.template.items()}
     return {"in words": doc[0] if doc else "–"} | steps
 
 

@@ -210,8 +210,11 @@ class _Guided:
 def guide(flow: FlowMap, scale: float | None) -> FlowMap:
     """Return the map under sampling guidance F(∅) + w (F(y) − F(∅)); w = 1 or None returns the map itself.
 
+    Raises: ValueError for a scale that is not finite.
     Source: Ho and Salimans 2022 (arXiv 2207.12598) eq. 6, whose w is this w minus 1.
     """
     if scale is None or scale == 1.0:
         return flow
+    if not math.isfinite(scale):
+        raise ValueError(f"guidance={scale}: a finite scale is expected, such as 1.5; 1 or None for none")
     return replace(flow, network=_Guided(flow.network, flow.num_classes, scale))

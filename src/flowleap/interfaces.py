@@ -486,6 +486,11 @@ class Loss(Part):
         return {}
 
     @property
+    def inner(self) -> Loss | None:
+        """The loss that this one weighs; None for a distance."""
+        return None
+
+    @property
     def error_power(self) -> float:
         """The power of the error that the loss is divided by: with 1 its value stays near 1 whatever the error is."""
         return 0.0

@@ -41,6 +41,11 @@ __all__ = [
 class Parameterization(Cited, ABC):
     """The coefficients (a, b) of X = a·x + b·F and all that follows from them; subclasses are final."""
 
+    @property
+    def inner(self) -> Parameterization | None:
+        """What F means before it is scaled; None where it is not."""
+        return None
+
     @abstractmethod
     def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
         """Return (a, b), each (batch,)."""

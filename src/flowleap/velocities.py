@@ -111,6 +111,10 @@ class Own(VelocitySource):
             raise ValueError("Own() is the network's velocity: call it as velocity(point, flow)")
         return _instantaneous(flow, point)
 
+    def map(self, flow: FlowMap) -> FlowMap:
+        """Return the map whose instantaneous velocity this is: that of the network."""
+        return flow
+
 
 @dataclass(frozen=True)
 class Teacher(VelocitySource):
@@ -139,12 +143,16 @@ class Teacher(VelocitySource):
         return replace(self, flow=flow)
 
     def __call__(self, point: Point, flow: FlowMap | None = None) -> Image:
+        return _instantaneous(self.map(), point)
+
+    def map(self, flow: FlowMap | None = None) -> FlowMap:
+        """Return the map whose instantaneous velocity this is: the teacher, guided or not."""
         if self.flow is None:
             raise ValueError(
                 "Teacher() is the velocity of a trained map, and none is given: use objective.with_teacher(flow), or "
                 "Teacher(flow)"
             )
-        return _instantaneous(guide(self.flow, self.guidance), point)
+        return guide(self.flow, self.guidance)
 
 
 def _instantaneous(flow: FlowMap, point: Point) -> Tensor:

@@ -91,15 +91,20 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested dictionaries and settings, their names joined by /."""
+def flattened(value: Any, name: str = "", around: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested dictionaries and settings, their names joined by /; `around` are those that hold it.
+
+    Raises: RecursionError for a dictionary that holds itself, however deep Python may call.
+    """
     if isinstance(value, ALLOWED):
         value = vars(value)
     if not isinstance(value, Mapping):
         yield name, value
         return
+    if id(value) in around:
+        raise RecursionError(f"{name} holds itself")
     for key, part in value.items():
-        yield from flattened(part, f"{name}/{key}" if name else str(key))
+        yield from flattened(part, f"{name}/{key}" if name else str(key), (*around, id(value)))
 
 
 def _read(path: Path) -> Any:

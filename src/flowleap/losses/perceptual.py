@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowleap.interfaces import Loss
+from flowleap.interfaces import Composition, Loss
 from flowleap.neighbors import neighbors
 from flowleap.networks import perceptual
 from flowleap.point import Point, Regression
@@ -68,12 +68,11 @@ class Perceptual(Loss):
         name = "features of a module" if self.features is not None else self.net.upper()
         return {"loss metric": f"LPIPS, {name}", "weight": "1"}
 
-    def refusal(self, target: object) -> str | None:
-        """Return why a target has no images to compare, or None."""
-        if getattr(target, "space", "output") == "map":
+    def refusal(self, o: Composition) -> str | None:
+        if o.target.space == "map":
             return None
         return (
-            f"Perceptual compares images, and {type(target).__name__} compares outputs of the network: use "
+            f"Perceptual compares images, and {type(o.target).__name__} compares outputs of the network: use "
             'Consistency(space="map"), or another loss'
         )
 

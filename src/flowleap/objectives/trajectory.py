@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from flowleap.flow_map import FlowMap
-from flowleap.guidance import guide
 from flowleap.interfaces import Composition, Identity
 from flowleap.networks import dropout
 from flowleap.point import Point, Target
@@ -96,14 +95,12 @@ class Trajectory(Identity):
 
     def _field(self, frozen: FlowMap) -> FlowMap:
         """Return the map whose instantaneous velocity the solver follows."""
-        if isinstance(self.solver, Own):
-            return frozen
-        if self.solver.flow is None:
+        if self.solver.needs_teacher:
             raise ValueError(
                 "Trajectory follows the velocity of a trained map, and none is given: use "
                 "objective.with_teacher(flow), or Trajectory(solver=Own())"
             )
-        return guide(self.solver.flow, self.solver.guidance)
+        return self.solver.map(frozen)
 
 
 def _steps(t: Time, s: Time, length: float) -> Tensor:
