@@ -10,6 +10,7 @@ import warnings
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -546,11 +547,11 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run(tmp_path: Path, quiet:
         with monkeypatch.context() as patch:
             drawn = [0]
 
-            def pressing(*arguments: object, drawn: list[int] = drawn, count: int = count) -> object:
+            def pressing(*given: Any, drawn: list[int] = drawn, count: int = count, **named: Any) -> object:
                 drawn[0] += 1
                 if drawn[0] == count:
                     signal.raise_signal(signal.SIGINT)
-                return original(*arguments)
+                return original(*given, **named)
 
             patch.setattr(loop, "draw_batch", pressing)
             stopped = train(quiet, None if number else config(), place, resume=number > 0)

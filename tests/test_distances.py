@@ -110,7 +110,6 @@ def test_moments_refuse_what_makes_no_covariance():
 STREAM = """
 import threading, torch
 from flowleap.evaluation.moments import Moments
-from forked import forked, needs_processes
 torch.set_num_threads(1)
 def held():
     with open("/proc/self/statm") as file:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from random import Random
 
@@ -786,7 +786,12 @@ def test_any_text_for_any_setting_is_taken_or_refused_in_words() -> None:
         for name in ("times.pair.law", "velocity", "loss", "batching")
         for field in ("type", "mean")
     ]
-    names = [*FIELDS, *(f"network.{name}" for name in whole.network), *whole.objective, *part]
+    names = [
+        *FIELDS,
+        *(f"network.{name}" for name in whole.network),
+        *(f.name for f in fields(whole.objective)),
+        *part,
+    ]
     random = Random(0)
     for name in names:
         for text in random.sample(SETTINGS, 2):

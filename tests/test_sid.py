@@ -526,11 +526,11 @@ def press_at(monkeypatch, count: int) -> None:
     """Press Ctrl-C in the count-th step of this sitting."""
     drawn, original = [0], loop.draw_batch
 
-    def pressing(*arguments: object) -> object:
+    def pressing(*arguments: object, **named: object) -> object:
         drawn[0] += 1
         if drawn[0] == count:
             signal.raise_signal(signal.SIGINT)
-        return original(*arguments)
+        return original(*arguments, **named)
 
     monkeypatch.setattr(loop, "draw_batch", pressing)
 

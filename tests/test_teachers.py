@@ -78,11 +78,11 @@ def press_at(monkeypatch, count: int, number: int = signal.SIGINT) -> None:
     """Press Ctrl-C in the middle of the count-th step of this sitting."""
     drawn, original = [0], loop.draw_batch
 
-    def pressing(*arguments: object) -> object:
+    def pressing(*arguments: object, **named: object) -> object:
         drawn[0] += 1
         if drawn[0] == count:
             signal.raise_signal(number)
-        return original(*arguments)
+        return original(*arguments, **named)
 
     monkeypatch.setattr(loop, "draw_batch", pressing)
 
@@ -358,8 +358,8 @@ def test_every_pair_is_the_teachers_own_and_is_used(tmp_path: Path, quiet, monke
     data, drawn = cloud(labels), []
     original = loop.draw_batch
 
-    def drawing(*arguments):
-        batch = original(*arguments)
+    def drawing(*arguments, **named):
+        batch = original(*arguments, **named)
         if batch.noise is not None:
             drawn.append(batch)
         return batch
