@@ -27,11 +27,13 @@ BLOCK_TIME = "1"
 """The same for the OpenMP of LLVM and Intel, in ms."""
 GAIN = 0.05
 """More threads are taken where they save this share of the time."""
-LONG = 0.5
+LONG = 3.0
 """Seconds of a step from which on all threads are taken unmeasured."""
 ROUNDS = 5
-INTERVAL = 20.0
-"""Seconds of steps after which other numbers of threads are tried again while training."""
+FIRST, INTERVAL = 1.0, 20.0
+"""Seconds of steps after which other numbers of threads are tried while training: first, then twice as many each time,
+up to the second number: a number that was chosen beside another start may be wrong by far.
+"""
 COST = 0.01
 """The share of the time that such trials may take."""
 SLOWER = 1.3
@@ -108,7 +110,7 @@ def fastest(step: Callable[[], object], limit: int) -> int:
     """Return with how many threads, of `limit`, half of it, … and 1, a step is fastest.
 
     The time of a number of threads is the shortest of several steps, in turn with the others. Fewer threads are
-    preferred where they cost less than 5 %. A step that takes 0.5 s or more takes all.
+    preferred where they cost less than 5 %. A step that takes 3 s or more takes all.
     """
     times: dict[int, float] = {}
     counts = [limit >> halved for halved in range(limit.bit_length())]
@@ -118,7 +120,7 @@ def fastest(step: Callable[[], object], limit: int) -> int:
             if (not times and seconds >= LONG) or seconds > 2 * min(times.values(), default=seconds):
                 break
             times[count] = seconds
-        for _ in range(ROUNDS if len(times) > 1 else 0):
+        for _ in range(ROUNDS if len(times) > 1 and sum(times.values()) < LONG else 0):
             times = {count: min(seconds, timed(step, count)) for count, seconds in times.items()}
     slowest = min(times.values(), default=0.0) / (1 - GAIN)
     return min((count for count, seconds in times.items() if seconds <= slowest), default=limit)
@@ -137,9 +139,9 @@ def timed(step: Callable[[], object], count: int) -> float:
 class Adaptive:
     """The number of threads of a training, which follows what other work leaves of the cores; steps are its trials.
 
-    Every 20 s a few steps take twice as many threads and, where that is no gain, half as many; it goes on in a
-    direction for as long as it gains, by the rule of `fastest`. Where steps become 1.3 times as slow, fewer are tried
-    at once. The next trial waits until what the last one cost is less than 1 % of the time since.
+    After 1, 2, 4, … and then every 20 s a few steps take twice as many threads and, where that is no gain, half as
+    many; it goes on in a direction for as long as it gains, by the rule of `fastest`. Where steps become 1.3 times as
+    slow, fewer are tried at once. The next trial waits until what the last one cost is less than 1 % of the time since.
 
     Args:
         limit: the most threads. clock: returns seconds.
@@ -176,18 +178,18 @@ class Adaptive:
 
     def follow(self) -> Generator[int, float, None]:
         """Yield the number of threads of each step, given the seconds of the one before."""
-        best = math.inf
+        best, interval = math.inf, FIRST
         while True:
             since, slower = 0.0, False
-            while not (slower or since >= max(INTERVAL, self.lost / COST)):
+            while not (slower or since >= max(interval, self.lost / COST)):
                 steps, seconds = 0, 0.0
-                while seconds < SECOND or (steps < BLOCK and seconds < INTERVAL / 2):
+                while seconds < SECOND or (steps < BLOCK and seconds < interval / 2):
                     seconds += yield self.taken
                     steps += 1
                 usual, since = seconds / steps, since + seconds
                 best = min(best, usual)
                 slower = self.taken > 1 and usual > SLOWER * best and since >= self.lost / COST
-            before, self.lost = self.taken, 0.0
+            before, self.lost, interval = self.taken, 0.0, min(2 * interval, INTERVAL)
             best = shortest = usual
             if not slower:
                 best, shortest = yield from self.climb(best, shortest, more=True)
