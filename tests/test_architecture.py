@@ -223,6 +223,18 @@ def test_functions_fit_on_a_screen():
                 assert length < 60, f"{path.relative_to(SOURCE)}: {node.name} has {length} lines"
 
 
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_links_to_is_there(page):
+    """Files of this repository; addresses of the web are left alone."""
+    links = {link for link in LINK.findall(page.read_text()) if not link.startswith("http")}
+    assert {link for link in links if not (page.parent / link).exists()} == set()
+
+
 PLACES = re.compile(r"(?<![\w.:/])/(?:work|root|home|Users|mnt|opt|srv|data|private|tmp)/\w")
 WRITTEN = {".py", ".md", ".toml", ".cfg", ".yml", ".yaml", ".json", ".txt", ".sh", ""}
 
