@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from flowleap import data, evaluation, processes, runs
-from flowleap.runs.session import Session
+from flowleap.runs.trainer import Trainer
 from flowleap.training import distributed
 from flowleap.training.checkpoint import files_of
 from flowleap.training.log import Reporter
@@ -64,10 +64,10 @@ def configured(scenario: dict[str, Any]) -> runs.TrainConfig:
     )
 
 
-def session(place: Path, scenario: dict[str, Any], reporter: Reporter) -> Session:
+def trainer(place: Path, scenario: dict[str, Any], reporter: Reporter) -> Trainer:
     """Return the training of a scenario."""
     config = configured(scenario)
-    return Session(place, config, data.load(config.data), reporter)
+    return Trainer(place, config, data.load(config.data), reporter)
 
 
 def phases(scenario: dict[str, Any], root: Path) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def phases(scenario: dict[str, Any], root: Path) -> dict[str, Any]:
     }
 
 
-def plant(error: str | None, made: Session, patched: list[Any]) -> None:
+def plant(error: str | None, made: Trainer, patched: list[Any]) -> None:
     """Spoil what a check is to find, in the second process alone."""
     second = processes.rank() == 1
     if error == "weights" and second:
@@ -120,13 +120,13 @@ def play(scenario: dict[str, Any], root: Path) -> dict[str, Any]:
     listener = Listener(scenario.get("stop"), ear=1)
     processes.from_first(lambda: place.mkdir(parents=True, exist_ok=True))
     try:
-        made = session(place, scenario, listener)
+        made = trainer(place, scenario, listener)
         if scenario.get("resume"):
             made.restore()
         plant(scenario.get("plant"), made, patched)
         made.open()
         divided: list[bool] = []
-        made.watch = lambda state: divided.append(  # type: ignore[assignment]
+        made.online_evaluation = lambda state: divided.append(  # type: ignore[assignment]
             all(hasattr(w, "full_tensor") for w in state.player.optimizer.param_groups[0]["params"])
         )
         code = made.fit()

@@ -27,7 +27,7 @@ from flowleap import data, evaluation, lock, methods, runs, studies
 from flowleap.cli import app
 from flowleap.couplings import Independent
 from flowleap.evaluation import rulers
-from flowleap.runs import story
+from flowleap.runs import run as run_module
 from flowleap.studies import budget, live, outcome, picture, plan, table
 from flowleap.training.guard import Diverged
 from flowleap.training.loop import Plan as Loop
@@ -391,7 +391,7 @@ def test_a_study_that_is_killed_again_and_again_makes_the_same_table(
     """Every sitting dies at one of the places where something is logged, measured or written; at each of them twice."""
     finished, _ = done
     places = {
-        "log": runs.Session, "save": runs.Session, "note": story, "write_table": outcome, "keep": outcome,
+        "log": runs.Trainer, "save": runs.Trainer, "note": run_module, "write_table": outcome, "keep": outcome,
         "write": table, "draw": picture,
     }  # fmt: skip
     fatal: list[str] = []
@@ -440,19 +440,19 @@ def test_more_seeds_are_added_to_those_that_are_there(done, tmp_path: Path) -> N
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for oneself")
 def test_ctrl_c_saves_and_the_same_request_goes_on(done, tmp_path: Path, monkeypatch) -> None:
     finished, _ = done
-    healthy, calls = runs.Session.log, []
+    healthy, calls = runs.Trainer.log, []
 
-    def log(session: runs.Session, row: dict[str, object]) -> None:
-        healthy(session, row)
+    def log(trainer: runs.Trainer, row: dict[str, object]) -> None:
+        healthy(trainer, row)
         calls.append(row["step"])
         if len(calls) == 11:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(runs.Session, "log", log)
+    monkeypatch.setattr(runs.Trainer, "log", log)
     with pytest.raises(studies.Stopped) as stopped:
         studies.compare(ASKED, tmp_path / "s", console=quiet())
     assert stopped.value.signal == signal.SIGINT
-    monkeypatch.setattr(runs.Session, "log", healthy)
+    monkeypatch.setattr(runs.Trainer, "log", healthy)
     console = quiet()
     resumed = studies.compare(ASKED, tmp_path / "s", console=console)
     assert "continued from step" in said(console)
@@ -503,15 +503,15 @@ def test_two_phases_are_resumed_in_each_of_them(tmp_path: Path, monkeypatch) -> 
     assert row.pairs == 12 * 16 and whole.rows[0]["forward_equivalents"] == 24 * 16 * 3.0 + row.pairs * 2
     assert json.loads((place / "cost.json").read_text())["forward_equivalents"] == row.total
     assert outcome.progress(place).steps == 24 and outcome.progress(place).pairs == row.pairs
-    healthy, calls = runs.Session.log, []
+    healthy, calls = runs.Trainer.log, []
 
-    def log(session: runs.Session, row: dict[str, object]) -> None:
-        healthy(session, row)
+    def log(trainer: runs.Trainer, row: dict[str, object]) -> None:
+        healthy(trainer, row)
         calls.append(row["step"])
         if len(calls) % 3 == 2:
             raise Killed
 
-    monkeypatch.setattr(runs.Session, "log", log)
+    monkeypatch.setattr(runs.Trainer, "log", log)
     for _ in range(20):
         try:
             resumed = studies.compare(request, tmp_path / "killed", console=quiet())

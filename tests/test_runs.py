@@ -25,8 +25,8 @@ from typer.testing import CliRunner, Result
 from flowleap import data, evaluation, lock, methods, networks, provenance, runs, samplers
 from flowleap.cli import app
 from flowleap.data import Dataset
-from flowleap.runs import session
-from flowleap.runs.session import Session
+from flowleap.runs import trainer
+from flowleap.runs.trainer import Trainer
 from flowleap.training import checkpoint, folder, report
 from flowleap.training.config import FIELDS
 from flowleap.training.log import Reporter
@@ -255,7 +255,7 @@ def test_a_second_interruption_aborts_at_once(tmp_path: Path, quiet: Console, mo
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("the second should have stopped here")
 
-    monkeypatch.setattr(runs.Session, "rehearse", lambda self: None)
+    monkeypatch.setattr(runs.Trainer, "trial_step", lambda self: None)
     monkeypatch.setattr(batching, "indices", twice)
     with pytest.raises(KeyboardInterrupt):
         train(quiet, config(), tmp_path / "run")
@@ -360,19 +360,19 @@ def test_a_start_that_fails_leaves_no_folder_and_puts_the_old_run_back(
     mine = tmp_path / "mine"
     mine.mkdir()
 
-    def copied(session: Session) -> None:
-        (session.place / "imports").mkdir()
-        (session.place / "imports" / "config.py").write_text("")
+    def copied(trainer: Trainer) -> None:
+        (trainer.place / "imports").mkdir()
+        (trainer.place / "imports" / "config.py").write_text("")
         raise ValueError("no")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Session, "introduce", copied)
+        patched.setattr(Trainer, "describe", copied)
         for place, options in ((out, {"overwrite": True}), (tmp_path / "new", {}), (mine, {})):
             with pytest.raises(ValueError, match="no"):
                 train(quiet, config(), place, **options)
     assert (out / "ema.safetensors").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"] and not list(mine.iterdir())
-    monkeypatch.setattr(Session, "finish", raising(ValueError("no")))
+    monkeypatch.setattr(Trainer, "finish", raising(ValueError("no")))
     with pytest.raises(ValueError, match="no"):
         train(quiet, config(), mine)
     assert checkpoint.latest(mine / "checkpoints") is not None
@@ -467,7 +467,7 @@ def test_a_few_images_are_trained_on_and_not_measured(tmp_path: Path, quiet: Con
 def test_what_cannot_be_measured_is_refused_before_training(
     tmp_path: Path, quiet: Console, monkeypatch, options: dict, message: str
 ) -> None:
-    monkeypatch.setattr(Session, "fit", raising(AssertionError("it trained")))
+    monkeypatch.setattr(Trainer, "fit", raising(AssertionError("it trained")))
     with pytest.raises((ValueError, OSError), match=message):
         train(quiet, config(**options), tmp_path / "run")
     assert not list(tmp_path.iterdir())
@@ -508,7 +508,7 @@ def test_pictures_take_a_tenth_of_training_and_say_what_they_leave_out(
 
 
 def test_a_run_ends_with_its_time_its_picture_and_what_was_skipped(tmp_path: Path, drawing: Console) -> None:
-    run = Session(tmp_path, config(), cloud(), Reporter(drawing))
+    run = Trainer(tmp_path, config(), cloud(), Reporter(drawing))
     run.state.skipped, run.state.seconds = 11, 492.0
     (tmp_path / "grid.png").touch()
     run.conclude()
@@ -735,7 +735,7 @@ def test_a_run_is_not_resumed_to_an_end_before_its_last_step(tmp_path: Path) -> 
 def test_exhausted_memory_is_said_with_what_helps(
     tmp_path: Path, quiet: Console, monkeypatch, where: str, error: Exception
 ) -> None:
-    monkeypatch.setattr(session, where, raising(error))
+    monkeypatch.setattr(trainer, where, raising(error))
     with pytest.raises(ValueError, match=r"^out of memory: .*--per-device"):
         train(quiet, config(), tmp_path / "run")
 

@@ -27,7 +27,7 @@ from flowleap.cli.launcher import spread
 from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
 from flowleap.objectives import Objective
 from flowleap.point import Batch
-from flowleap.runs.session import note
+from flowleap.runs.trainer import note
 from flowleap.training import posthoc, power, start
 from flowleap.training.distributed import Engine, micro_batches
 from flowleap.training.loop import Plan, draw_batch
@@ -572,7 +572,7 @@ def test_averages_of_any_width_are_made_afterwards(tmp_path):
     }
     widths = (0.06, 0.1, 0.15, 0.2)
     listener = scale_worker.Listener(None, 0)
-    made = scale_worker.session(tmp_path, {**about, "widths": (0.05, *widths)}, listener)
+    made = scale_worker.trainer(tmp_path, {**about, "widths": (0.05, *widths)}, listener)
     made.open()
     made.fit()
     for width in set(widths) - {0.1}:
@@ -604,7 +604,7 @@ def test_averages_that_are_not_there_are_not_made_up(tmp_path):
         "width_every": 20,
         "widths": (0.05, 0.1),
     }
-    made = scale_worker.session(tmp_path, about, scale_worker.Listener(None, 0))
+    made = scale_worker.trainer(tmp_path, about, scale_worker.Listener(None, 0))
     made.open()
     made.fit()
     with pytest.raises(ValueError, match=r"width 0\.01 at step 20 cannot be made.*% of its profile"):
@@ -627,7 +627,7 @@ def test_an_average_is_made_by_a_command_and_used_by_its_name(tmp_path):
         "width_every": 10,
         "widths": (0.05, 0.1),
     }
-    made = scale_worker.session(tmp_path, about, scale_worker.Listener(None, 0))
+    made = scale_worker.trainer(tmp_path, about, scale_worker.Listener(None, 0))
     made.open()
     made.fit()
     note(tmp_path, made.config, made.dataset)

@@ -523,7 +523,7 @@ def train(
 
 
 def press_at(monkeypatch, count: int) -> None:
-    """Press Ctrl-C in the count-th step of this sitting."""
+    """Press Ctrl-C in the count-th step since resume."""
     drawn, original = [0], loop.draw_batch
 
     def pressing(*arguments: object, **named: object) -> object:

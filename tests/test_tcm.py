@@ -347,7 +347,7 @@ def test_with_a_finished_first_stage_it_resumes_bit_for_bit(quiet, tmp_path):
             return self.left <= 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flowleap.runs.session.Interruption", After)
+        patch.setattr("flowleap.runs.trainer.Interruption", After)
         part = train(quiet, settings, tmp_path / "part")
     assert part.step == 8
     train(quiet, None, tmp_path / "part", resume=True)
@@ -379,7 +379,7 @@ def test_a_comparison_counts_the_first_stage_as_what_it_is(tmp_path):
     request = plan.Request(
         ("tcm", "flow-matching"), data="two-moons", budget="200 steps", settings=tuple(TINY[:2])
     )
-    dataset = runs.story.data_sets.load("two-moons")
+    dataset = runs.run.data_sets.load("two-moons")
     rows = {row.method: row for row in plan.resolve(request, dataset).rows}
     assert rows["tcm"].config["steps"] == 200
     assert [bill.per_image for bill in runs.bill(runs.from_dict(rows["tcm"].config), 100)] == pytest.approx(

@@ -75,7 +75,7 @@ def said(console: Console) -> str:
 
 
 def press_at(monkeypatch, count: int, number: int = signal.SIGINT) -> None:
-    """Press Ctrl-C in the middle of the count-th step of this sitting."""
+    """Press Ctrl-C in the middle of the count-th step since resume."""
     drawn, original = [0], loop.draw_batch
 
     def pressing(*arguments: object, **named: object) -> object:
@@ -188,8 +188,8 @@ def test_a_student_starts_from_the_averaged_weights_and_a_new_optimizer(
 ) -> None:
     settings, run = config(method, cloud(True), teacher=teacher), runs.load_run(teacher)
     raw = load_file(teacher / "network.safetensors")
-    session = runs.Session(teacher, settings, cloud(True), Reporter(quiet), teacher=run.flow)
-    player = session.state.player
+    trainer = runs.Trainer(teacher, settings, cloud(True), Reporter(quiet), teacher=run.flow)
+    player = trainer.state.player
     held = [player.network, *(average.module for average in player.every_average())]
     held += [player.copy] if player.copy is not None else []
     assert len(held) == (2 if method == "reflow" else 3)
@@ -197,7 +197,7 @@ def test_a_student_starts_from_the_averaged_weights_and_a_new_optimizer(
         for name, tensor in load_file(teacher / "ema.safetensors").items():
             assert torch.equal(network.state_dict()[name], tensor)
     assert any(not torch.equal(raw[name], tensor) for name, tensor in player.network.state_dict().items())
-    assert player.optimizer.state == {} and session.state.step == 0
+    assert player.optimizer.state == {} and trainer.state.step == 0
 
 
 def test_data_and_network_are_those_of_the_teacher_where_none_are_given(tmp_path: Path, quiet) -> None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from flowleap import cli, runs, studies, threads
 from flowleap.data import Dataset
-from flowleap.runs import session
+from flowleap.runs import trainer
 from flowleap.studies import outcome, plan
 from flowleap.training import checkpoint, folder
 from flowleap.training.log import Reporter
@@ -293,8 +293,8 @@ def test_a_run_that_chose_its_threads_may_change_them_and_one_that_was_told_does
     assert "threads_used" not in train(tmp_path / "told", resume=True, steps=7)
     for name, settings in (("compiled", {"compiled": True}), ("several", {})):
         config = runs.configure("meanflow", cloud(), settings=TINY, batch=16, steps=4, **settings)
-        monkeypatch.setattr(runs.story.processes, "count", lambda name=name: 2 if name == "several" else 1)
-        assert runs.story.take_threads(config, tmp_path, lambda: 2) is None
+        monkeypatch.setattr(runs.run.processes, "count", lambda name=name: 2 if name == "several" else 1)
+        assert runs.run.take_threads(config, tmp_path, lambda: 2) is None
 
 
 def test_a_run_that_trains_its_own_teacher_notes_its_threads_where_they_are_looked_for(
@@ -342,10 +342,10 @@ def test_trial_steps_leave_no_trace(monkeypatch, tmp_path: Path, cores) -> None:
 def test_the_trial_is_the_loss_of_the_first_step_and_its_gradient(tmp_path: Path, monkeypatch, cores) -> None:
     cores(2)
     seen = []
-    monkeypatch.setattr(session, "probe", lambda *given: seen.append(given[-1]))
+    monkeypatch.setattr(trainer, "probe", lambda *given: seen.append(given[-1]))
     monkeypatch.setattr(threads, "fastest", lambda step, limit: step() or limit)
     config = runs.configure("meanflow", cloud(), settings=TINY, batch=16, steps=4)
-    made = runs.Session(tmp_path, config, cloud(), Reporter(Console(file=io.StringIO())))
+    made = runs.Trainer(tmp_path, config, cloud(), Reporter(Console(file=io.StringIO())))
     assert made.fastest_threads() == 2 and seen == [0]
 
 

@@ -28,9 +28,9 @@ from flowleap.runs.reading import (
     weights_name,
     write_average,
 )
-from flowleap.runs.session import Session, build_network, changes, device_of
-from flowleap.runs.story import RunResult, choose, compatible, default_folder, resumed_folder, train
+from flowleap.runs.run import RunResult, choose, compatible, default_folder, resumed_folder, train
 from flowleap.runs.teachers import practice, resolve
+from flowleap.runs.trainer import Trainer, build_network, changes, device_of
 from flowleap.training.config import (
     NETWORKS,
     PRESETS,
@@ -58,8 +58,8 @@ __all__ = [
     "Phase",
     "Run",
     "RunResult",
-    "Session",
     "TrainConfig",
+    "Trainer",
     "bill",
     "build_network",
     "change",

@@ -27,12 +27,12 @@ from flowleap.objectives import Objective
 from flowleap.runs.phases import TEACHER, length, own_teacher
 from flowleap.training import checkpoint, folder
 from flowleap.training.config import TrainConfig, from_dict, load_data, to_dict
+from flowleap.training.online_evaluation import BEST
 from flowleap.training.posthoc import name_of, synthesized, width_in
-from flowleap.training.watch import BEST
 
 __all__ = [
     "Run",
-    "describe",
+    "config_text",
     "device_of",
     "load_run",
     "origin",
@@ -149,7 +149,7 @@ def imported_name(imported: Mapping[str, Any]) -> str:
     return f"{imported['weights']}-{file}@{imported['checksum'][:12]}"
 
 
-def describe(config: TrainConfig, dataset: Dataset, place: Path) -> str:
+def config_text(config: TrainConfig, dataset: Dataset, place: Path) -> str:
     """Return the text of the config.json in `place`: the config, and what of the data set sampling needs to know."""
     known = {
         "kind": dataset.kind,

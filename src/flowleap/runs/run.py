@@ -28,7 +28,7 @@ from flowleap.runs.phases import (
     teacher_config,
 )
 from flowleap.runs.reading import device_of, read_config
-from flowleap.runs.session import Session, note, note_config
+from flowleap.runs.trainer import Trainer, note, note_config
 from flowleap.training import checkpoint, folder
 from flowleap.training.config import DATA, FREE, METHOD, TrainConfig, load_data, method_name
 from flowleap.training.log import Reporter, lines_of
@@ -127,31 +127,31 @@ def carry_out(
     if config.objective.needs_run:
         taught = Taught(place, config, dataset, reporter, held, start)
         return taught.train(resume=resume, overwrite=overwrite)
-    session = Session(place, config, dataset, reporter, start=start)
+    trainer = Trainer(place, config, dataset, reporter, start=start)
     if resume:
-        session.restore()
+        trainer.restore()
     else:
-        session.rehearse()
-    adaptive = take_threads(config, place, None if resume else session.fastest_threads)
+        trainer.trial_step()
+    adaptive = take_threads(config, place, None if resume else trainer.fastest_threads)
     if not resume:
         hold(held, place, reporter, new=True, overwrite=overwrite)
     note(place, config, dataset, adaptive)
-    signal = sit(session, adaptive)
+    signal = sit(trainer, adaptive)
     if signal is None and processes.first():
         reporter.say(report_cost(place, config, len(dataset)))
-    return RunResult(place, session.state.step, signal, session.table, skipped=session.state.skipped)
+    return RunResult(place, trainer.state.step, signal, trainer.table, skipped=trainer.state.skipped)
 
 
-def sit(session: Session, adaptive: threads.Adaptive | None) -> int | None:
+def sit(trainer: Trainer, adaptive: threads.Adaptive | None) -> int | None:
     """Train to the end and leave what a run leaves, or to a signal, which is returned.
 
     All processes leave together, when all files are there.
     """
-    session.open()
-    session.introduce()
-    signal = session.fit(adaptive)
+    trainer.open()
+    trainer.describe()
+    signal = trainer.fit(adaptive)
     if signal is None:
-        session.table = session.finish()
+        trainer.table = trainer.finish()
     processes.wait()
     return signal
 
@@ -208,11 +208,11 @@ class Taught:
     def train(self, *, resume: bool, overwrite: bool) -> RunResult:
         """Do one phase after the other, each from where it stopped."""
         place, config, own = self.place, self.config, own_teacher(self.config)
-        self.adaptive = take_threads(config, place, None if resume else self.rehearse().fastest_threads)
+        self.adaptive = take_threads(config, place, None if resume else self.trial().fastest_threads)
         if not resume:
             hold(self.held, place, self.reporter, new=True, overwrite=overwrite)
         note(place, config, self.dataset, self.adaptive)
-        self.introduce()
+        self.describe()
         if own and (result := self.train_teacher()) is not None:
             return result
         teacher = teachers.load(self.config, place)
@@ -227,25 +227,25 @@ class Taught:
                 self.reporter.say(f"interrupted after {store.done} pairs; {self.remains()}")
                 return RunResult(place, 0, signal, phase=PAIRS)
             rows = pairs.rows(store, self.dataset)
-        session = Session(
+        trainer = Trainer(
             place, self.config, self.dataset, self.reporter, teacher=teacher.flow, rows=rows, start=self.start
         )
-        session.restore()
-        signal = sit(session, self.adaptive)
+        trainer.restore()
+        signal = sit(trainer, self.adaptive)
         if signal is None and processes.first():
             self.reporter.say(report_cost(place, self.config, len(self.dataset)))
-        return RunResult(place, session.state.step, signal, session.table, skipped=session.state.skipped)
+        return RunResult(place, trainer.state.step, signal, trainer.table, skipped=trainer.state.skipped)
 
-    def rehearse(self) -> Session:
+    def trial(self) -> Trainer:
         """Compute the first step of every phase, with an untrained teacher, before a file is made; return the last.
 
         Raises: ValueError where something does not fit.
         """
         if own_teacher(self.config):
-            self.session_of_teacher().rehearse()
+            self.trainer_of_teacher().trial_step()
         _, rows = teachers.practice(self.config, self.dataset)
         untrained = teachers.untrained(self.config)
-        session = Session(
+        trainer = Trainer(
             self.place,
             self.config,
             self.dataset,
@@ -254,10 +254,10 @@ class Taught:
             rows=rows,
             start=self.start,
         )
-        session.rehearse()
-        return session
+        trainer.trial_step()
+        return trainer
 
-    def introduce(self) -> None:
+    def describe(self) -> None:
         """Say which phases there are."""
         every = phases(self.config, len(self.dataset))
         if self.config.teacher is not None:
@@ -265,10 +265,10 @@ class Taught:
         for number, phase in enumerate(every, 1):
             self.reporter.say(f"phase {number} of {len(every)}, {phase.name}: {phase.text}")
 
-    def session_of_teacher(self) -> Session:
+    def trainer_of_teacher(self) -> Trainer:
         """Return the training of its own teacher."""
         config = teacher_config(self.config)
-        return Session(self.place / TEACHER, config, self.dataset, self.reporter, home=self.place)
+        return Trainer(self.place / TEACHER, config, self.dataset, self.reporter, home=self.place)
 
     def train_teacher(self) -> RunResult | None:
         """Train its own teacher, or what is left of that; None where it is done."""
@@ -276,18 +276,18 @@ class Taught:
         begun = processes.from_first(lambda: folder.is_run(place))
         if teachers.finished(place) and (not config.eval_num or (place / "table.json").exists()):
             return None
-        session = self.session_of_teacher()
+        trainer = self.trainer_of_teacher()
         if begun:
             compatible(read_config(place), config, place)
-            session.restore()
+            trainer.restore()
         else:
             hold(self.held, place, self.reporter, new=True)
         note(place, config, self.dataset, self.adaptive)
-        if sit(session, self.adaptive) is None and session.signal is not None:
+        if sit(trainer, self.adaptive) is None and trainer.signal is not None:
             self.reporter.say(f"interrupted after the last step of the teacher; {self.remains()}")
-        if session.signal is None:
+        if trainer.signal is None:
             return None
-        return RunResult(self.place, session.state.step, session.signal, phase=TEACHER)
+        return RunResult(self.place, trainer.state.step, trainer.signal, phase=TEACHER)
 
     def remains(self) -> str:
         """Say how to go on."""

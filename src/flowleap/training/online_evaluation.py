@@ -27,7 +27,7 @@ from flowleap.training import checkpoint
 from flowleap.training.log import Lines
 from flowleap.training.state import State
 
-__all__ = ["BEST", "Watch", "chosen_budget"]
+__all__ = ["BEST", "OnlineEvaluation", "chosen_steps"]
 
 SEED = 1_000_003
 """The noise of these samples is not that of pictures and tables: the best is not chosen by what judges it."""
@@ -36,7 +36,7 @@ BEST = "best"
 BATCH = 250
 
 
-def chosen_budget(objective: Objective, steps: Sequence[int]) -> int:
+def chosen_steps(objective: Objective, steps: Sequence[int]) -> int:
     """The steps that the best weights are chosen by: the fewest that the method is made for, else the most."""
     return next((count for count in sorted(steps) if not objective.advice(count)), max(steps))
 
@@ -51,7 +51,7 @@ def same_ruler(row: dict[str, Any], protocol: str) -> bool:
 
 
 @dataclass
-class Watch:
+class OnlineEvaluation:
     """Measures the running averages of the weights from time to time, and keeps the weights that did best.
 
     Before each measurement its time is predicted, at first from one network call and then as the median of those
@@ -82,7 +82,7 @@ class Watch:
     def __post_init__(self) -> None:
         """Read what earlier sittings measured up to `step`; later lines, which may be made again, go."""
         self.lines = Lines(self.place / "quality.jsonl", self.step)
-        self.budget = chosen_budget(self.objective, self.steps)
+        self.budget = chosen_steps(self.objective, self.steps)
         self.asked = labels.asked(STANDARD.labels, self.num, self.data.class_names, self.ruler, SEED)
         self.predicted: float | None = None
         self.costs: list[float] = []

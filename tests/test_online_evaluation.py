@@ -12,9 +12,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from flowleap import data, evaluation, methods, networks, runs
-from flowleap.training import watch
+from flowleap.training import online_evaluation
+from flowleap.training.online_evaluation import OnlineEvaluation
 from flowleap.training.state import State, new_player
-from flowleap.training.watch import Watch
 
 TINY = [("network.width", "16"), ("network.depth", "1")]
 MOONS = data.load("two-moons")
@@ -32,7 +32,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     found = Clock()
-    monkeypatch.setattr(watch, "time", found)
+    monkeypatch.setattr(online_evaluation, "time", found)
     return found
 
 
@@ -44,12 +44,14 @@ def new_state(objective) -> State:
     return State(player)
 
 
-def new_watch(place: Path, method=methods.meanflow, **options) -> Watch:
+def new_evaluation(place: Path, method=methods.meanflow, **options) -> OnlineEvaluation:
     options = {"share": 0.05, "last": 10_000, "num": 50, "steps": (1, 2)} | options
-    return Watch(place, method().for_run(100), MOONS, evaluation.reference(MOONS), **options)
+    return OnlineEvaluation(place, method().for_run(100), MOONS, evaluation.reference(MOONS), **options)
 
 
-def scripted(observer: Watch, clock: Clock, monkeypatch, cost: float, distances=lambda k: 1.0) -> list[int]:
+def scripted(
+    observer: OnlineEvaluation, clock: Clock, monkeypatch, cost: float, distances=lambda k: 1.0
+) -> list[int]:
     """Replace the measuring by one that takes `cost` seconds for each number; returns the steps measured at."""
     made: list[int] = []
 
@@ -64,7 +66,7 @@ def scripted(observer: Watch, clock: Clock, monkeypatch, cost: float, distances=
 
 def test_measuring_stays_within_its_share_of_the_time(tmp_path, clock, monkeypatch):
     """Steps of 1 s and measurements of 4 × 2 s: at most 5 % of all seconds, the one after the last step included."""
-    observer = new_watch(tmp_path, last=2000)
+    observer = new_evaluation(tmp_path, last=2000)
     scripted(observer, clock, monkeypatch, 2.0)
     state = new_state(observer.objective)
     for step in range(1, 2001):
@@ -82,7 +84,7 @@ def test_measuring_stays_within_its_share_of_the_time(tmp_path, clock, monkeypat
 
 
 def test_the_first_measurement_is_predicted_and_waits(tmp_path, clock, monkeypatch):
-    observer = new_watch(tmp_path)
+    observer = new_evaluation(tmp_path)
     made = scripted(observer, clock, monkeypatch, 0.1)
     monkeypatch.setattr(observer, "predict", lambda state: 10.0)
     state = new_state(observer.objective)
@@ -95,7 +97,7 @@ def test_the_first_measurement_is_predicted_and_waits(tmp_path, clock, monkeypat
 @pytest.mark.slow
 def test_one_slow_measurement_does_not_end_all_others(tmp_path, clock, monkeypatch):
     """The third of the measurements of 1 s takes 30 s; they go on as soon as the share allows."""
-    observer = new_watch(tmp_path, steps=(1,), last=10_000)
+    observer = new_evaluation(tmp_path, steps=(1,), last=10_000)
     scripted(observer, clock, monkeypatch, 0.5)
     quick = observer.distance
     state = new_state(observer.objective)
@@ -117,7 +119,7 @@ def test_one_slow_measurement_does_not_end_all_others(tmp_path, clock, monkeypat
 
 
 def test_each_average_is_measured_at_each_number_of_steps(tmp_path):
-    observer = new_watch(tmp_path, share=1.0)
+    observer = new_evaluation(tmp_path, share=1.0)
     state = new_state(observer.objective)
     state.step, state.seconds = 7, 1e9
     observer(state)
@@ -136,10 +138,12 @@ def test_each_average_is_measured_at_each_number_of_steps(tmp_path):
 
 @pytest.mark.slow
 def test_the_distance_is_the_one_that_evaluate_gives_on_its_noise(tmp_path):
-    observer = new_watch(tmp_path, share=1.0, num=60)
+    observer = new_evaluation(tmp_path, share=1.0, num=60)
     state = new_state(observer.objective)
     flow = observer.flow(state, 0.9)
-    (row,) = evaluation.evaluate(flow, observer.objective, MOONS, steps=(2,), num=60, seed=watch.SEED)
+    (row,) = evaluation.evaluate(
+        flow, observer.objective, MOONS, steps=(2,), num=60, seed=online_evaluation.SEED
+    )
     assert observer.distance(flow, 2) == row["distance"]
     (other,) = evaluation.evaluate(flow, observer.objective, MOONS, steps=(2,), num=60)
     assert other["distance"] != row["distance"], "tables have other noise"
@@ -147,7 +151,7 @@ def test_the_distance_is_the_one_that_evaluate_gives_on_its_noise(tmp_path):
 
 def test_the_best_weights_are_kept_and_found_again(tmp_path, clock, monkeypatch):
     """Distances 5, 5, 3, 3, 4, 4 at the chosen budget: the second is the best, in this sitting and the next."""
-    observer = new_watch(tmp_path, share=1.0, steps=(1,))
+    observer = new_evaluation(tmp_path, share=1.0, steps=(1,))
     scripted(observer, clock, monkeypatch, 0.0, lambda k: [5.0, 5.0, 3.0, 3.0, 4.0, 4.0][k - 1])
     state = new_state(observer.objective)
     for step in (10, 20, 30):
@@ -159,18 +163,18 @@ def test_the_best_weights_are_kept_and_found_again(tmp_path, clock, monkeypatch)
     assert (kept["step"], kept["weights"], kept["distance"]) == (20, "ema-0.9@20", 3.0)
     first = next(iter(state.player.averages[0.9].module.state_dict()))
     assert load_file(tmp_path / "best.safetensors")[first].unique().tolist() == [20.0]
-    again = new_watch(tmp_path, share=1.0, step=20)
+    again = new_evaluation(tmp_path, share=1.0, step=20)
     assert again.lowest == 3.0
     assert [row["step"] for row in again.lines.rows()] == [10, 10, 20, 20], "step 30 will be measured again"
 
 
 def test_methods_are_chosen_by_budgets_they_are_made_for():
-    assert watch.chosen_budget(methods.meanflow(), (4, 1, 2)) == 1
-    assert watch.chosen_budget(methods.flow_matching(), (4, 1, 2)) == 4
+    assert online_evaluation.chosen_steps(methods.meanflow(), (4, 1, 2)) == 1
+    assert online_evaluation.chosen_steps(methods.flow_matching(), (4, 1, 2)) == 4
 
 
 def test_samples_that_are_not_finite_leave_a_gap(tmp_path):
-    observer = new_watch(tmp_path, share=1.0)
+    observer = new_evaluation(tmp_path, share=1.0)
     state = new_state(observer.objective)
     state.step, state.seconds = 1, 1e9
     for average in state.player.averages.values():

@@ -21,7 +21,7 @@ from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
 from flowleap.formatting import roughly
 from flowleap.runs.phases import length
-from flowleap.runs.reading import describe, device_of, weights_name
+from flowleap.runs.reading import config_text, device_of, weights_name
 from flowleap.runs.warm import Start
 from flowleap.training import checkpoint, folder, posthoc, report
 from flowleap.training.config import TrainConfig
@@ -30,17 +30,17 @@ from flowleap.training.guard import Diverged
 from flowleap.training.interrupt import Interruption
 from flowleap.training.log import Lines, Reporter, explanation
 from flowleap.training.loop import Events, Plan, Reads, draw_batch, fit
+from flowleap.training.online_evaluation import OnlineEvaluation
 from flowleap.training.start import make_ready, probe
 from flowleap.training.state import State, new_player
-from flowleap.training.watch import Watch
 
 HORIZONS = {"times": "curriculum", "target": "tangent warm-up", "frozen": "last refresh of the teacher"}
 """What ends at a horizon, by the field of the objective."""
 
-__all__ = ["Session", "build_network", "changes", "device_of", "note", "note_config"]
+__all__ = ["Trainer", "build_network", "changes", "device_of", "note", "note_config"]
 
 
-class Session:
+class Trainer:
     """One sitting of a training: its parts, and what happens to its folder.
 
     Args:
@@ -71,7 +71,7 @@ class Session:
         self.home, self.steps = home or place, length(config)
         self.table: list[dict[str, Any]] = []
         self.signal: int | None = None
-        self.watch: Callable[[State], None] = lambda state: None
+        self.online_evaluation: Callable[[State], None] = lambda state: None
         self.unmeasured: dict[str, None] = {}
         self.drawn, self.left_out = (
             0.0,
@@ -119,7 +119,7 @@ class Session:
         if path is not None:
             checkpoint.restore(path, self.state)
 
-    def rehearse(self) -> None:
+    def trial_step(self) -> None:
         """Compute the first step without learning from it: what does not fit fails before a file is made."""
         if self.config.eval_num and self.ruler is not None:
             evaluation.enough(self.config.eval_num, self.ruler)
@@ -156,7 +156,7 @@ class Session:
             self.reporter.warn(f"quality is not measured while training: {error}")
             return
         conditional = self.usable.num_classes is not None
-        self.watch = Watch(
+        self.online_evaluation = OnlineEvaluation(
             self.place,
             self.objective,
             self.dataset if conditional else replace(self.dataset, label=None, num_classes=None),
@@ -192,7 +192,7 @@ class Session:
             self.unmeasured[str(error)] = None
             return None
 
-    def introduce(self) -> None:
+    def describe(self) -> None:
         """Say what is trained, where, and how long its horizons are."""
         config, say = self.config, self.reporter.say
         begun = f", continued from step {self.state.step}" if self.state.step else ""
@@ -268,7 +268,7 @@ class Session:
             log=self.log,
             sample=self.sample,
             save=self.save,
-            measure=self.watch,
+            measure=self.online_evaluation,
             keep=self.keep,
             tick=self.reporter.advance,
         )
@@ -497,7 +497,7 @@ def build_network(config: TrainConfig) -> nn.Module:
 def note_config(place: Path, config: TrainConfig, dataset: Dataset) -> None:
     """Write the config.json of a run, and copies of the files that it imported."""
     extensions.copy_into(place, config.imports)
-    replace_file(place / "config.json", describe(config, dataset, place))
+    replace_file(place / "config.json", config_text(config, dataset, place))
 
 
 def note(
