@@ -30,9 +30,9 @@ class Goal:
 
     def line(self, cells: Cells) -> str:
         """Return the goal, whether it is reached and by which numbers, as a line of a table."""
-        (method, steps), (rival, budget) = self.one, self.other
+        (method, steps), (auxiliary, budget) = self.one, self.other
         bound = "below" if self.factor == 1 else f"at most {self.factor:g} ×"
-        text = f"{method} at {steps}: {bound} {rival} at {budget}"
+        text = f"{method} at {steps}: {bound} {auxiliary} at {budget}"
         reached = cells[self.one] <= self.factor * cells[self.other]
         numbers = f"{cells[self.one]:.3f} to {cells[self.other]:.3f}"
         return f"| {text} | {'yes' if reached else '**no**'} | {numbers} |"

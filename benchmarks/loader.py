@@ -38,7 +38,7 @@ from PIL import Image
 
 import flowleap
 from flowleap import data, methods
-from flowleap.data import Look, opening
+from flowleap.data import Preprocessing, opening
 from flowleap.data.batching import Shuffled
 from flowleap.data.workers import default_workers
 from flowleap.training.loop import Reads
@@ -92,7 +92,7 @@ def bare(files: list[str]) -> float:
 
 def speed(root: Path, workers: int, rounds: int, images: int) -> dict[str, float]:
     """Both rates and their ratio, by rounds."""
-    dataset = data.load(root, look=Look(size=SIDE, memory=0.0))
+    dataset = data.load(root, preprocessing=Preprocessing(size=SIDE, memory=0.0))
     files, reads = [str(file) for file in sorted(root.rglob("*.*"))], batches(dataset)
     steps = images // BATCH
     alone, loaded, ratios, spent = [], [], [], 0.0
@@ -139,7 +139,7 @@ def memory(root: Path) -> dict[str, float]:
     """Peak resident memory of this process and of the largest one that read for it, in MB, and the seconds to open."""
     before = peak()
     begin = time.perf_counter()
-    dataset = opening.from_path(root, look=Look(size=SIDE, memory=0.0))
+    dataset = opening.from_path(root, preprocessing=Preprocessing(size=SIDE, memory=0.0))
     opened = time.perf_counter() - begin
     assert dataset.checksum
     reads = batches(dataset)

@@ -6,7 +6,7 @@
 The same network, batch and process for every method; rounds are interleaved (one step of each method in turn, in an
 order that rotates), and the median over rounds is reported. A step is everything that the loop of training does: the
 batch, draws, targets, forward, backward, gradient clipping, Adam, averages; in the middle of a run, with the turn of
-every player. Students have a teacher of the same network. `--write` puts the table into benchmarks/step_cost.md.
+every trained. Students have a teacher of the same network. `--write` puts the table into benchmarks/step_cost.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from flowleap import methods, runs
 from flowleap.data import Dataset
 from flowleap.training.guard import Guard
 from flowleap.training.loop import Plan, draw_batch, take_turn
-from flowleap.training.state import State, new_player
+from flowleap.training.state import State, new_trained_network
 
 Settings = tuple[tuple[str, str], ...]
 GUIDED: Settings = (("guidance", '{"type": "Guidance", "omega": 1.0, "kappa": 0.5}'),)
@@ -73,7 +73,7 @@ def stepper(row: Row, args: argparse.Namespace) -> Callable[[int], None]:
     objective, data = runs.practice(config, data)
     objective = objective.for_run(STEPS)
     torch.manual_seed(0)
-    player = new_player(
+    trained = new_trained_network(
         runs.build_network(config).to(device),
         objective,
         lr=1e-4,
@@ -81,13 +81,13 @@ def stepper(row: Row, args: argparse.Namespace) -> Callable[[int], None]:
         weight_decay=config.weight_decay,
         decays=config.ema,
     )
-    state, guard = State(player), Guard(device)
+    state, guard = State(trained), Guard(device)
     plan = Plan(steps=STEPS, batch=args.batch, seed=0, lr=1e-4)
 
     def step(k: int) -> None:
         now = STEPS // 2 + k
         batch = draw_batch(data, objective, plan, now, device)
-        for one, task in state.players(objective):
+        for one, task in state.trained_networks(objective):
             take_turn(one, task, batch, plan, now, plan.lr, guard)
         guard.count()
         if device.type == "cuda":

@@ -92,7 +92,7 @@ def plant(error: str | None, made: Trainer, patched: list[Any]) -> None:
     """Spoil what a check is to find, in the second process alone."""
     second = processes.rank() == 1
     if error == "weights" and second:
-        next(made.state.player.network.parameters()).data.add_(1e-3)
+        next(made.state.trained.network.parameters()).data.add_(1e-3)
     if error == "gradient":  # wrapped by nothing: every process goes its own way
         patched.append(distributed.Engine.prepare)
         distributed.Engine.prepare = lambda self, state, losses, unused: self.modules.update(losses)
@@ -127,14 +127,14 @@ def play(scenario: dict[str, Any], root: Path) -> dict[str, Any]:
         made.open()
         divided: list[bool] = []
         made.online_evaluation = lambda state: divided.append(  # type: ignore[assignment]
-            all(hasattr(w, "full_tensor") for w in state.player.optimizer.param_groups[0]["params"])
+            all(hasattr(w, "full_tensor") for w in state.trained.optimizer.param_groups[0]["params"])
         )
         code = made.fit()
     finally:
         restore(patched)
     weights = {
         f"{file}/{name}": float(tensor.double().square().sum())
-        for file, tensors in files_of(made.state.player).items()
+        for file, tensors in files_of(made.state.trained).items()
         for name, tensor in tensors.items()
     }
     rows = [

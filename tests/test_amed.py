@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from flowleap import methods, networks, runs, samplers, values
+from flowleap import methods, networks, runs, samplers, serialize
 from flowleap.data import Dataset
 from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
@@ -231,7 +231,7 @@ def test_scales_stay_in_their_ranges_and_times_on_the_path():
         return original(x, t, r, label)
 
     flow.network.network = noting
-    told_late = globals()["told"](flow, 0.01, 1.0, 1.19)
+    told_late = globals()["conditioning"](flow, 0.01, 1.0, 1.19)
     told_late(images(3), 1.0, 0.5)
     assert float(asked[1].max()) == 1.0
 
@@ -266,7 +266,7 @@ def test_rows_are_shared_equally_among_intervals(steps, stops, size):
     seen: dict[float, int] = {}
     for key in range(20):
         draw = law.draw(torch.Generator().manual_seed(key), size, 0.5)
-        assert draw.off == size and torch.equal(draw.s, draw.r) and (draw.t > draw.r).all()
+        assert draw.num_jumps == size and torch.equal(draw.s, draw.r) and (draw.t > draw.r).all()
         pairs = set(zip(draw.t.tolist(), draw.r.tolist(), strict=True))
         found = {(round(t * steps, 4), round(r * steps, 4)) for t, r in pairs}
         assert found <= set(pairwise(stops))
@@ -390,7 +390,7 @@ def test_the_last_step_of_an_odd_budget_is_ddim():
 def test_the_budget_that_is_trained_is_said_by_the_times_alone():
     objective = methods.amed(5)
     assert objective.trained == (5,) and objective.advice(5) == []
-    other = values.override(objective, "times.steps", "6")
+    other = serialize.override(objective, "times.steps", "6")
     assert other.trained == (6,) and other.advice(6) == []
     assert other.advice(5) == ["AMED solver in 5 steps: it is trained for 6 uniform steps"]
     assert other.advice() == ["AMED solver in 1 step: it is trained for 6 uniform steps"]
@@ -413,7 +413,7 @@ def test_samples_are_to_be_guided_as_the_steps_were_trained():
 
 def test_the_method_is_a_plain_value():
     for objective in (methods.amed(), methods.amed(7, guidance=1.5)):
-        assert values.from_dict(values.to_dict(objective)) == objective and objective.needs_teacher
+        assert serialize.from_dict(serialize.to_dict(objective)) == objective and objective.needs_teacher
     assert methods.get("amed") == methods.amed(4)
     assert [citation.key for citation in methods.citations("amed")].count("zhou2023fast") == 1
     with pytest.raises(ValueError, match="substeps=1"):

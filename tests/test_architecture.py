@@ -117,7 +117,7 @@ def test_a_room_imports_from_lower_floors_only(room):
     ("text", "found"),
     [
         ("import flowleap.paths", {"paths"}),
-        ("from flowleap import methods, values", {"methods", "values"}),
+        ("from flowleap import methods, values", {"methods", "serialize"}),
         ("from flowleap.data.batching import Shuffled", {"data"}),
         ("def f():\n    from flowleap import runs", {"runs"}),
         ("from . import helper\nfrom .other import x", {"objectives"}),
@@ -155,9 +155,9 @@ def test_files_of_a_room_import_one_another_without_a_circle(room):
 
 def test_a_part_is_asked_through_its_base_class():
     """No `isinstance` of a time law, target, loss, coupling, velocity or target network outside its own room."""
-    from flowleap import interfaces, values
+    from flowleap import interfaces, serialize
 
-    known = [cls for cls in values._types().values() if issubclass(cls, interfaces.Part)]
+    known = [cls for cls in serialize._types().values() if issubclass(cls, interfaces.Part)]
     parts = {cls.__name__: cls.__module__.split(".")[1] for cls in known}
     for path in SOURCE.rglob("*.py"):
         room = path.relative_to(SOURCE).with_suffix("").parts[0]

@@ -23,7 +23,7 @@ from flowleap.objectives import EMA, Objective
 from flowleap.training import checkpoint
 from flowleap.training.checkpoint import CheckpointError
 from flowleap.training.loop import Events, Plan, fit
-from flowleap.training.state import State, new_player
+from flowleap.training.state import State, new_trained_network
 
 
 def objective() -> Objective:
@@ -34,7 +34,7 @@ def begin(width: int = 16, seed: int = 0) -> State:
     torch.manual_seed(seed)
     network = networks.MLP(2, width=width, depth=1)
     options = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.01, "decays": (0.99, 0.5)}
-    return State(new_player(network, objective(), **options))
+    return State(new_trained_network(network, objective(), **options))
 
 
 def advance(state: State, stop: int, folder: Path | None = None, checkpoint_every: int = 0) -> State:
@@ -50,7 +50,7 @@ def advance(state: State, stop: int, folder: Path | None = None, checkpoint_ever
 
 
 def everything(state: State) -> dict[str, torch.Tensor]:
-    files = checkpoint.files_of(state.player)
+    files = checkpoint.files_of(state.trained)
     return {f"{file}/{name}": t.clone() for file, tensors in files.items() for name, t in tensors.items()}
 
 
@@ -285,5 +285,5 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 def test_weights_alone_can_be_loaded_into_a_network(folder: Path) -> None:
     network: nn.Module = networks.MLP(2, width=16, depth=1)
     checkpoint.load_weights(folder / "step-00000005" / "ema-0.5.safetensors", network)
-    expected = restored(folder).player.averages[0.5].module.state_dict()
+    expected = restored(folder).trained.averages[0.5].module.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())

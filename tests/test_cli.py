@@ -15,7 +15,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from flowleap import data, design, evaluation, methods, objectives, runs, samplers, streams, values
+from flowleap import data, design, evaluation, methods, objectives, runs, samplers, serialize, streams
 from flowleap.cli import app, group, options
 from flowleap.formatting import number
 from flowleap.runs import estimate, samples
@@ -434,7 +434,7 @@ def test_every_method_is_listed_with_its_papers():
 
 
 def test_show_is_read_off_the_values():
-    assert json.loads(ok("methods", "show", "esc", "--json")) == {"esc": values.to_dict(methods.esc())}
+    assert json.loads(ok("methods", "show", "esc", "--json")) == {"esc": serialize.to_dict(methods.esc())}
     text = ok("methods", "show", "esc", "flow-matching")
     for part in ("LinearPath", "AverageVelocity", "PlugIn", "Conditional", "LearnedVariance", "ClassGroups"):
         assert part in text
@@ -444,17 +444,17 @@ def test_show_is_read_off_the_values():
 
 def test_every_field_has_a_row_and_every_number_is_shown():
     objective = replace(methods.esc(), label_dropout=0.237)
-    shown = design.components({"esc": values.to_dict(objective)})
+    shown = design.components({"esc": serialize.to_dict(objective)})
     rows = {row[0]: list(row[1:]) for row in shown.rows}
     assert rows["label dropout"] == ["0.237"]
-    assert rows["flow path"] == ["LinearPath(noise_scale=1, floor=0)"]
+    assert rows["flow path"] == ["LinearPath(noise_scale=1, sigma_min=0)"]
     assert rows["time law"][0].splitlines() == [
         "Gradual(horizon=0.03333)",
         "  pair: SortedPair(diagonal=0.75, fixed=True)",
         "    law: LogitNormal(mean=-0.4, std=1)",
     ]
     fields = [label for label in rows if not label.startswith(" ")]  # what the target tells is indented
-    assert len(fields) == len(values.to_dict(objective)) - len(design.HEADINGS)
+    assert len(fields) == len(serialize.to_dict(objective)) - len(design.HEADINGS)
 
 
 def test_targets_tell_their_steps():
@@ -482,7 +482,7 @@ def test_diff_shows_only_what_differs():
     assert [row["field"] for row in rows] == ["times", "velocity", "loss", "batching"]
     assert rows[1]["meanflow"] == {"type": "Conditional"} and rows[1]["esc"]["probability"] == 0.5
     rows = json.loads(ok("methods", "diff", "shortcut", "shortcut-repo", "--json"))
-    assert {"field": "path.floor", "shortcut": 0.0, "shortcut-repo": 1e-05} in rows
+    assert {"field": "path.sigma_min", "shortcut": 0.0, "shortcut-repo": 1e-05} in rows
     assert "PlugIn" in ok("methods", "diff", "meanflow", "esc")
     assert "the same" in ok("methods", "diff", "esc", "esc")
     assert json.loads(ok("methods", "diff", "esc", "esc", "--json")) == []
@@ -661,7 +661,7 @@ def test_labels_are_read():
 def test_data_given_by_hand_is_drawn_without_the_real_points(moons, tmp_path):
     run = runs.load_run(moons)
     foreign = replace(run, config=replace(run.config, data="my-points"))
-    assert foreign.config.data not in data.names
+    assert importers.config.data not in data.names
     samples.write_picture(tmp_path / "a.png", torch.randn(50, 2), None, foreign)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width < 1.5 * picture.height

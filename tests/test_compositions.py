@@ -33,12 +33,12 @@ from flowleap.losses import (
 )
 from flowleap.objectives import (
     EMA,
+    AuxiliaryNetwork,
     Consistency,
     Diagonal,
     Eulerian,
     LearnedSolver,
     Refreshed,
-    Rival,
     ScoreGap,
     Self,
     SelfConsistency,
@@ -82,7 +82,7 @@ from flowleap.times import (
 from flowleap.velocities import Conditional, Own, PlugIn, Teacher
 
 COUNT = int(os.environ.get("FLOWLEAP_COMPOSITIONS", "0"))
-UNIT = (LinearPath(), LinearPath(noise_scale=0.7, floor=1e-3), TrigPath(noise_scale=0.5), VPPath())
+UNIT = (LinearPath(), LinearPath(noise_scale=0.7, sigma_min=1e-3), TrigPath(noise_scale=0.5), VPPath())
 LEVELS = (VEPath(), VEPath(t_min=0.0))
 MEANINGS = (
     AverageVelocity(),
@@ -235,11 +235,13 @@ class Trained:
         instant, unknown = self.velocity(x, t, t, label), torch.full_like(x, math.nan)
         end = torch.full_like(t, o.path.t_min)
         at_end = like(t <= end * (1 + 1e-6), x)
-        if o.told == "nothing" or (o.told == "data" and self.length is not None):
+        if o.conditioning == "t" or (o.conditioning == "t,end" and self.length is not None):
             if jumps.lands == "nowhere" or self.length == 0:
                 return instant
             lands = end if self.length is None else (t - self.length).clamp_min(o.path.t_min)
-            return torch.where(like(r == t, x) & (o.told == "data"), unknown, self.jump(x, t, lands, label))
+            return torch.where(
+                like(r == t, x) & (o.conditioning == "t,end"), unknown, self.jump(x, t, lands, label)
+            )
         known = jumps.has_diagonal or self.length == 0
         known |= jumps.lands == "anywhere" and o.times.finest == 0
         found = self.jump(x, t, r, label)
@@ -277,7 +279,7 @@ def gap(o: Objective, rows: int = 64) -> tuple[float, float]:
         o = replace(o, frozen=replace(o.frozen, teacher=frozen))
     o = o.with_teacher(velocity) if o.needs_teacher else o
     o = replace(o, velocity=Conditional() if stored or live else Teacher(velocity))
-    point = o.point(x, noise, t, s, r, torch.zeros(rows, dtype=torch.int64), off=off)
+    point = o.point(x, noise, t, s, r, torch.zeros(rows, dtype=torch.int64), num_jumps=off)
     found = o.regress(flow, frozen, point)
     ours, theirs = found.prediction.detach(), found.target
     apart = (ours - theirs)[off:].abs().amax() if off < rows else torch.zeros(())
@@ -341,23 +343,23 @@ def test_targets_and_losses_are_finite_on_twenty_thousand_rows_of_every_composit
 def test_a_score_gap_is_finite_where_the_path_raises_times() -> None:
     for path in (LinearPath(), VPPath()):
         objective = methods.sid()
-        fake = replace(objective.rival, path=path)
+        fake = replace(objective.auxiliary, path=path)
         times = Denoising(LogitNormal(-3, 6.0))
         objective = replace(objective, path=path, parameterization=Velocity(), times=times, label_dropout=0.0,
-                            frozen=Rival(replace(fake, parameterization=Velocity())))  # fmt: skip
+                            frozen=AuxiliaryNetwork(replace(fake, parameterization=Velocity())))  # fmt: skip
         assert_finite(objective, 0)
 
 
 def test_rows_raised_to_the_end_of_a_path_learn_the_velocity_there() -> None:
     """X_{t→t}(x) is x whatever F is, so a row with t = r = t_min has the target of a row on the diagonal."""
     path = VPPath()
-    objective = replace(methods.flow_matching(), path=path, parameterization=Velocity(), told="data",
+    objective = replace(methods.flow_matching(), path=path, parameterization=Velocity(), conditioning="t,end",
                         times=ToData(share=0.5), coupling=StoredPairs(), target=Consistency())  # fmt: skip
     x, noise = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     low = torch.full((4,), path.t_min, dtype=torch.float64)
     t = torch.tensor([path.t_min, 0.5, path.t_min, 0.5], dtype=torch.float64)
     r = torch.stack([low[0], low[1], low[2], t[3]])
-    point = objective.point(x, noise, t, r, r, off=2)
+    point = objective.point(x, noise, t, r, r, num_jumps=2)
     flow = objective.flow_map(Net().double())
     target = objective.regress(flow, flow, point).target
     torch.testing.assert_close(target[0], path.velocity(x, noise, t)[0])
@@ -377,18 +379,18 @@ JUMPS = Eulerian()
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: made(told="data", times=SortedPair(), target=JUMPS), '"data", but SortedPair draws any r below t'),
-        (lambda: made(told="data", times=DyadicGrid(), target=SelfConsistency()), "one output cannot serve"),
-        (lambda: replace(methods.imm(), told="data"), 'told="data", but Particles draws any r'),
-        (lambda: replace(methods.ctm_self(), told="data"), 'told="data", but Trajectories draws any r'),
-        (lambda: replace(methods.live_reflow(), told="nothing"), "rows r = t beside those that jump"),
-        (lambda: made(told="data", times=Halving(), target=JUMPS), "has another r at every t"),
+        (lambda: made(conditioning="t,end", times=SortedPair(), target=JUMPS), '"data", but SortedPair draws any r below t'),
+        (lambda: made(conditioning="t,end", times=DyadicGrid(), target=SelfConsistency()), "one output cannot serve"),
+        (lambda: replace(methods.imm(), conditioning="t,end"), 'conditioning="t,end", but Particles draws any r'),
+        (lambda: replace(methods.ctm_self(), conditioning="t,end"), 'conditioning="t,end", but Trajectories draws any r'),
+        (lambda: replace(methods.live_reflow(), conditioning="t"), "rows r = t beside those that jump"),
+        (lambda: made(conditioning="t,end", times=Halving(), target=JUMPS), "has another r at every t"),
         (lambda: made(times=ToData(), target=SelfConsistency()), "ToData has s = r.*regressed onto themselves"),
         (lambda: made(times=Denoising(), target=SelfConsistency()), "Denoising has s = r"),
         (lambda: made(times=Adjacent(16), target=SelfConsistency()), "Adjacent trains jumps to the data only"),
-        (lambda: made(told="nothing", times=Curriculum(), target=SelfConsistency()), "to the data only"),
+        (lambda: made(conditioning="t", times=Curriculum(), target=SelfConsistency()), "to the data only"),
         (lambda: made(times=NoiseGrid(clock="linear"), target=SelfConsistency()), "to the data only"),
-        (lambda: made(told="nothing", times=Ratio(clock="linear"), target=SelfConsistency()), "to the data only"),
+        (lambda: made(conditioning="t", times=Ratio(clock="linear"), target=SelfConsistency()), "to the data only"),
         (lambda: made(times=Trajectories(), target=SelfConsistency()), "some rows of Trajectories have s = r"),
         (lambda: made(times=DyadicGrid(share=1.0), target=SelfConsistency()), "DyadicGrid with share < 1"),
         (lambda: made(times=Particles(), target=SelfConsistency()), "no row of Particles has r = t"),
@@ -414,9 +416,9 @@ JUMPS = Eulerian()
         ),
         (lambda: replace(methods.flow_matching(), times=FullJump(), target=JUMPS), r"Sampling\(finest=1\) asks"),
         (lambda: made(times=Adjacent(), target=Consistency(), frozen=Refreshed()), "Adjacent has no levels"),
-        (lambda: made(times=Denoising(), target=ScoreGap()), r"frozen=Rival\(objective\)"),
+        (lambda: made(times=Denoising(), target=ScoreGap()), r"frozen=AuxiliaryNetwork\(objective\)"),
         (lambda: made(times=SortedPair(), target=ScoreGap()), "SortedPair has rows r = t"),
-        (lambda: replace(methods.sid(), target=JUMPS, loss=Squared()), "Rival learns the score"),
+        (lambda: replace(methods.sid(), target=JUMPS, loss=Squared()), "AuxiliaryNetwork learns the score"),
         (lambda: made(times=Adjacent(), target=LearnedSolver()), r"times=Intervals\(steps=4\)"),
         (lambda: replace(methods.tcm(), target=JUMPS, loss=Squared()), "trains none below its boundary"),
         (lambda: replace(methods.ctm(), guidance=Guidance(1.0, 0.5)), r"Trajectory\(Teacher\(guidance=…\)\)"),
@@ -437,10 +439,10 @@ def test_jumps_and_velocities_that_no_row_trains_are_refused(make: Any, said: st
 
 
 def test_laws_that_land_at_the_data_may_have_a_velocity_beside() -> None:
-    """told="data" has two outputs: the jump to the data, and the velocity on rows r = t."""
+    """conditioning="t,end" has two outputs: the jump to the data, and the velocity on rows r = t."""
     for times in (FullJump(diagonal=0.5), FullJump()):
-        assert made(told="data", times=times, target=Eulerian()).told == "data"
-    assert methods.live_reflow().told == "data"
+        assert made(conditioning="t,end", times=times, target=Eulerian()).conditioning == "t,end"
+    assert methods.live_reflow().conditioning == "t,end"
 
 
 @pytest.mark.parametrize("law", [*ON_UNIT, *ON_LEVELS], ids=str)

@@ -57,7 +57,7 @@ from flowleap.velocities import Conditional, PlugIn, Teacher, VelocitySource
 
 PATHS: dict[str, Path] = {
     "linear": LinearPath(),
-    "linear-scaled": LinearPath(noise_scale=0.7, floor=1e-3),
+    "linear-scaled": LinearPath(noise_scale=0.7, sigma_min=1e-3),
     "trig": TrigPath(noise_scale=0.5),
     "vp": VPPath(),
     "ve": VEPath(t_max=20.0),
@@ -132,7 +132,7 @@ def on(objective: Objective, path: Path, meaning: Parameterization) -> Objective
         "target": target,
         "times": times,
         "frozen": frozen,
-        "told": "landing",
+        "conditioning": "t,r",
     }
     return replace(objective, path=path, **parts)
 

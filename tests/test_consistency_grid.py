@@ -14,7 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from flowleap import Batch, networks, runs, values
+from flowleap import Batch, networks, runs, serialize
 from flowleap import methods as compositions
 from flowleap.losses import WEIGHTS, LearnedVariance, Squared, Weighted
 from flowleap.objectives import EMA, Consistency, Eulerian, GridEMA, Objective, Self
@@ -24,7 +24,7 @@ from flowleap.paths import LinearPath, Path, TrigPath, VEPath, VPPath
 from flowleap.tensors import like
 from flowleap.times import LogNormal, NoiseGrid, Ratio
 from flowleap.training import ema
-from flowleap.training.state import new_player
+from flowleap.training.state import new_trained_network
 
 D = torch.float64
 TINY = [("network.width", "16"), ("network.depth", "1"), ("network.heads", "2")]
@@ -127,22 +127,24 @@ def net(seed: int = 0) -> nn.Module:
 def test_the_target_network_is_averaged_by_mu_of_k() -> None:
     objective = compositions.consistency_training("original").for_run(6)
     network = net()
-    player = new_player(network, objective, lr=0.1, betas=(0.9, 0.9), weight_decay=0.0, decays=(0.9,))
-    assert player.target is not None
+    trained = new_trained_network(
+        network, objective, lr=0.1, betas=(0.9, 0.9), weight_decay=0.0, decays=(0.9,)
+    )
+    assert trained.target is not None
     expected = network.weight.detach().clone()
     for k in range(6):
         with torch.no_grad():
             network.weight.add_(1.0 + k)
-        player.update_averages()
+        trained.update_averages()
         points = math.ceil(math.sqrt(k / 6 * (151**2 - 4) + 4) - 1) + 1
         mu = math.exp(2 * math.log(0.95) / points)
         expected = mu * expected + (1 - mu) * network.weight.detach()
-        torch.testing.assert_close(player.target.module.weight, expected)
-    ema.restore(player.target, 2)
-    before = player.target.module.weight.clone()
-    player.update_averages()
+        torch.testing.assert_close(trained.target.module.weight, expected)
+    ema.restore(trained.target, 2)
+    before = trained.target.module.weight.clone()
+    trained.update_averages()
     mu = objective.target_decay(2)
-    torch.testing.assert_close(player.target.module.weight, mu * before + (1 - mu) * network.weight)
+    torch.testing.assert_close(trained.target.module.weight, mu * before + (1 - mu) * network.weight)
 
 
 @pytest.mark.slow
@@ -174,7 +176,7 @@ def test_a_method_that_starts_from_weights_alone_needs_a_run() -> None:
     tuned = compositions.ect_tuned()
     assert tuned.starts_from_teacher and tuned.needs_run and not tuned.needs_teacher
     assert not compositions.ect().needs_run and compositions.reflow().needs_run
-    assert compositions.get("ect-tuned") == tuned == values.from_dict(values.to_dict(tuned))
+    assert compositions.get("ect-tuned") == tuned == serialize.from_dict(serialize.to_dict(tuned))
     assert replace(compositions.meanflow(), starts_from_teacher=True).needs_run
 
 

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from flowleap import Batch, FlowMap, Objective, methods, networks, samplers, values
+from flowleap import Batch, FlowMap, Objective, methods, networks, samplers, serialize
 from flowleap.losses import PseudoHuber, Squared
 from flowleap.objectives import EMA, Self, Trajectory
 from flowleap.oracles import Gaussian
@@ -108,20 +108,20 @@ def test_rows_on_the_diagonal_are_flow_matching():
     objective, flow = taught(network(0.1)), network(0.5)
     point = everywhere(objective)
     found = objective.regress(flow, network(0.9), point)
-    rest = slice(point.off, None)
+    rest = slice(point.num_jumps, None)
     torch.testing.assert_close(found.target[rest], (point.noise - point.x)[rest], rtol=0, atol=1e-12)
     expected = flow.output(point.x_t[rest], point.t[rest], point.t[rest])
     torch.testing.assert_close(found.prediction[rest], expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("path", [LinearPath(), LinearPath(noise_scale=0.7, floor=1e-3)], ids=repr)
+@pytest.mark.parametrize("path", [LinearPath(), LinearPath(noise_scale=0.7, sigma_min=1e-3)], ids=repr)
 @pytest.mark.parametrize("meaning", [AverageVelocity(), Velocity(), Endpoint()], ids=repr)
 @pytest.mark.parametrize("own", [False, True])
 def test_straight_lines_are_a_fixed_point_and_nothing_else(path, meaning, own):
     """All data in one point: lines are straight, so the solver is exact, at every triple and for r = 0."""
     exact = FlowMap.of(Gaussian(MEAN, 0.0, path), meaning)
     objective = taught(None if own else exact, path=path, meaning=meaning)
-    point = everywhere(objective).rows(0, everywhere(objective).off)
+    point = everywhere(objective).rows(0, everywhere(objective).num_jumps)
 
     def residual(flow: FlowMap) -> Tensor:
         found = objective.regress(flow, flow, point)
@@ -323,14 +323,16 @@ def test_the_two_methods_differ_in_whom_the_solver_follows():
     taught_, alone = methods.ctm(), methods.ctm_self()
     assert taught_.times == alone.times == Trajectories(0.5, 8, None, LogitNormal(-0.4, 1.0))
     assert (taught_.target, alone.target) == (Trajectory(Teacher()), Trajectory(Own()))
-    assert taught_.frozen == alone.frozen == EMA(0.999) and taught_.told == alone.told == "landing"
+    assert (
+        taught_.frozen == alone.frozen == EMA(0.999) and taught_.conditioning == alone.conditioning == "t,r"
+    )
     assert (taught_.starts_from_teacher, alone.starts_from_teacher) == (True, False)
     assert (taught_.needs_teacher, alone.needs_teacher) == (True, False)
     assert methods.ctm(guidance=1.5).target.solver == Teacher(guidance=1.5)
     for objective in (taught_, alone):
-        assert values.from_dict(values.to_dict(objective)) == objective
+        assert serialize.from_dict(serialize.to_dict(objective)) == objective
         assert "kim2023consistency" in [paper.key for paper in methods.citations(objective)]
-    changed = values.override(methods.ctm_self(), "target.solver", "Teacher")
+    changed = serialize.override(methods.ctm_self(), "target.solver", "Teacher")
     assert changed.target == methods.ctm().target
 
 
@@ -423,7 +425,8 @@ def test_the_sampler_of_a_budget_has_a_name():
     assert [mixed.name(steps) for steps in (2, 8)] == ["gamma 1", "ddim"]
     assert [mixed.renoised(steps) for steps in (1, 2, 8)] == [0.0, 1.0, 0.0]
     assert (
-        values.override(methods.consistency_training(), "sampling.renoise", "1").sampling.name(2) == "gamma 1"
+        serialize.override(methods.consistency_training(), "sampling.renoise", "1").sampling.name(2)
+        == "gamma 1"
     )
     assert [chained(1.0).nfe(steps) for steps in (1, 2, 5)] == [1, 2, 5]
 

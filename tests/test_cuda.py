@@ -44,7 +44,7 @@ def step(name: str, guided: bool, device: str) -> tuple[Tensor, Tensor, Tensor]:
     label = (torch.arange(64) // 8).to(device)
     batch = Batch(x, label, noise if isinstance(objective.coupling, StoredPairs) else None)
     flow = objective.flow_map(student)
-    frozen = flow if objective.rival is None else objective.flow_map(network(device, 2))
+    frozen = flow if objective.auxiliary is None else objective.flow_map(network(device, 2))
     point = objective.draw(batch, 50, 0, frozen)
     regression = objective.regress(flow, frozen, point)
     loss = objective.per_sample(regression, point)

@@ -336,7 +336,7 @@ def test_a_perfect_consistency_model_is_not_accused_of_knowing_one_time():
     found = examine(Faulty(to_data), method("consistency_training"))
     assert titles(found) == [] and found.error.share == 0
     assert "Conditioned on t only" in [finding.title for finding in found.findings]
-    told = replace(found, settings={**found.settings, "told": "landing"})
+    told = replace(found, settings={**found.settings, "conditioning": "t,r"})
     accused = [finding.title for finding in diagnosis.judge(told)]
     assert "Landing time r is ignored" in accused and "Conditioned on t only" not in accused
 

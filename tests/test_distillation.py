@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowleap import Batch, FlowMap, Objective, methods, samplers, values
+from flowleap import Batch, FlowMap, Objective, methods, samplers, serialize
 from flowleap.couplings import LivePairs, StoredPairs
 from flowleap.guidance import FinestLevel
 from flowleap.objectives import Consistency, Eulerian, Refreshed
@@ -140,7 +140,9 @@ def test_consistency_distillation_by_hand():
     found = objective.regress(objective.flow_map(zero), frozen, point).target
     t = point.t[:, None]
     assert (
-        point.off == 512 and bool((point.s == 0).any()) and float((point.t - point.s - h).abs().max()) < 1e-12
+        point.num_jumps == 512
+        and bool((point.s == 0).any())
+        and float((point.t - point.s - h).abs().max()) < 1e-12
     )
     x_s = point.x_t - h * oracle().velocity(point.x_t, point.t)
     end = torch.where(t - h > 1e-9, x_s - (t - h) * (torch.sin(x_s) + t - h), x_s)
@@ -151,7 +153,7 @@ def test_consistency_distillation_by_hand():
 
 
 @pytest.mark.parametrize(
-    "path", [LinearPath(), LinearPath(noise_scale=0.5, floor=1e-5), TrigPath(), VPPath()], ids=repr
+    "path", [LinearPath(), LinearPath(noise_scale=0.5, sigma_min=1e-5), TrigPath(), VPPath()], ids=repr
 )
 def test_the_first_stage_of_consistency_training_is_one_step_regression(path):
     """t = 1, s = r = 0: the end of the pair is the target, and the frozen network is not asked."""
@@ -232,7 +234,9 @@ def test_each_level_makes_two_steps_of_the_one_before_down_to_one(curve):
 def test_two_exact_half_steps_are_reproduced():
     """A teacher whose halves are the flow itself teaches the flow itself."""
     exact = FlowMap.of(oracle())
-    objective = replace(methods.progressive_distillation(base_steps=8), told="landing").with_teacher(exact)
+    objective = replace(methods.progressive_distillation(base_steps=8), conditioning="t,r").with_teacher(
+        exact
+    )
     t = torch.tensor([1.0, 0.75, 0.5], dtype=D)
     r = t - 0.5
     point = objective.point(images(3), images(3, 1), t, t - 0.25, r)
@@ -338,7 +342,7 @@ def test_live_pairs_are_eight_euler_steps_of_the_known_field():
             return super().__call__(x, t, r, label)
 
     _, point, data = live(frozen=methods.live_reflow().flow_map(OnDiagonal(oracle())))
-    assert point.off == 8 and calls == [8] * 8
+    assert point.num_jumps == 8 and calls == [8] * 8
     steps = dyadic(8)
     gain = float(gains(LinearPath(), steps).prod())
     shift = torch.zeros(1, dtype=D)
@@ -371,7 +375,7 @@ def test_targets_times_and_labels_of_live_reflow():
 
     network_with_null = Known(oracle())
     objective, point, _ = live(512, label_dropout=0.3)
-    assert point.off == 64 and float(((point.t * 128) - (point.t * 128).round()).abs().max()) < 1e-12
+    assert point.num_jumps == 64 and float(((point.t * 128) - (point.t * 128).round()).abs().max()) < 1e-12
     student = objective.flow_map(network)
     with pytest.raises(ValueError, match="null class"):
         objective.regress(student, objective.flow_map(network_with_null), point)
@@ -380,7 +384,7 @@ def test_targets_times_and_labels_of_live_reflow():
     torch.testing.assert_close(regression.target, point.noise - point.x, rtol=0, atol=1e-12)
     expected = (1 - point.t[:, None]) * point.x + point.t[:, None] * point.noise
     torch.testing.assert_close(point.x_t, expected, rtol=1e-12, atol=1e-12)
-    (t, told, label), off = seen[-1], point.off
+    (t, told, label), off = seen[-1], point.num_jumps
     assert not told[:off].any() and torch.equal(told[off:], t[off:])
     assert torch.equal(label[:off], point.label[:off]), "pairs keep their labels"
     assert 0 < int((label[off:] == NULL).sum()) < 448
@@ -574,13 +578,13 @@ def test_a_guided_teacher_needs_labels():
 def test_methods_wait_for_their_teacher_and_are_plain_values_until_then(name):
     objective, teacher = methods.get(name), FlowMap.of(oracle())
     assert objective.needs_teacher and objective.starts_from_teacher
-    assert values.from_dict(json.loads(json.dumps(values.to_dict(objective)))) == objective
+    assert serialize.from_dict(json.loads(json.dumps(serialize.to_dict(objective)))) == objective
     ready = objective.with_teacher(teacher)
     assert not ready.needs_teacher and ready.with_teacher(FlowMap(zero)) == ready, "a teacher is not replaced"
     assert [type(part) for part in ready.parts()][: len(objective.parts())][0] is Objective
     assert isinstance(hash(ready), int) and objective.needs_teacher
     with pytest.raises(ValueError, match="cannot be written down"):
-        values.to_dict(ready)
+        serialize.to_dict(ready)
 
 
 @pytest.mark.parametrize("name", methods.names())
@@ -649,13 +653,13 @@ def test_every_row_of_a_batch_is_used_once(name, rows):
         warnings.simplefilter("ignore")
         point = objective.draw(data, 50, 0, objective.flow_map(Known(oracle())))
     assert sorted(point.label.tolist()) == list(range(rows))
-    replaced = point.off if isinstance(objective.coupling, LivePairs) else 0
+    replaced = point.num_jumps if isinstance(objective.coupling, LivePairs) else 0
     assert torch.equal(point.x[replaced:], x[point.label[replaced:]])
     whole = isinstance(objective.times, Curriculum | Halving) or name == "consistency_distillation"
     if whole:
-        assert point.off == rows
+        assert point.num_jumps == rows
     if isinstance(objective.times, ToData):
-        assert point.off == math.floor(rows / 8) == replaced
+        assert point.num_jumps == math.floor(rows / 8) == replaced
 
 
 def test_levels_without_labels_dropped():
@@ -668,7 +672,7 @@ def test_levels_without_labels_dropped():
     ):
         objective = replace(methods.get(name), label_dropout=0.9).for_run(100)
         point = objective.draw(Batch(images(64), torch.arange(64)), 3, 0, objective.flow_map(Known(oracle())))
-        assert not point.dropped[: point.off].any()
+        assert not point.dropped[: point.num_jumps].any()
     loose = replace(methods.consistency_training(), label_dropout=0.9, target=Consistency(keep_labels=False))
     assert loose.for_run(100).draw(Batch(images(64), torch.arange(64)), 3, 0).dropped.any()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flowleap import extensions, methods, networks, runs, values
+from flowleap import extensions, methods, networks, runs, serialize
 from flowleap.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +71,7 @@ def test_parts_and_networks_fit_methods_of_flowleap(file):
     assert learned.network["kind"] == "WithLogVariance", "a network without a log-variance is given one"
     with pytest.raises(ValueError, match=r"network.width='wide' does not fit: Tiny.width is int"):
         runs.configure("meanflow", network="Tiny", settings=[("network.width", "wide")])
-    assert values.from_dict(values.to_dict(methods.get("two-jumps"))) == methods.get("two_jumps")
+    assert serialize.from_dict(serialize.to_dict(methods.get("two-jumps"))) == methods.get("two_jumps")
     with pytest.raises(ValueError, match="did you mean Tiny"):
         runs.configure("meanflow", network="Tinny")
 
@@ -88,7 +88,7 @@ def test_a_file_again_changes_nothing_a_changed_one_takes_its_place_and_a_namesa
     with pytest.raises(ValueError, match="have the same name"):
         extensions.imported(other)
     forget()
-    assert "two_jumps" not in methods.names() and not networks.known("Tiny") and not values.known("Cauchy")
+    assert "two_jumps" not in methods.names() and not networks.known("Tiny") and not serialize.known("Cauchy")
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_network_sees_scaled_input_times_and_labels():
 
 
 @pytest.mark.parametrize(
-    ("told", "seen"),
+    ("conditioning", "seen"),
     [("landing", [0.3, 0.5]), ("nothing", [0.9, 0.5]), ("data", [1e-3, 0.5])],
 )
 def test_the_second_time_is_what_the_network_is_told(told, seen):
@@ -148,7 +148,7 @@ def test_the_second_time_is_what_the_network_is_told(told, seen):
     torch.testing.assert_close(flow(x, t, r), a[:, None, None] * x + b[:, None, None], rtol=1e-12, atol=1e-12)
     flow.velocity(x, t)
     assert asked == [([0.9, 0.5], seen), ([0.9, 0.5], [0.9, 0.5])]
-    assert flow.with_network(zero).told == told
+    assert flow.with_network(zero).conditioning == told
 
 
 def test_what_the_log_variance_is_told_is_what_the_network_is_told():

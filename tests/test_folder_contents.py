@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flowleap import data, pictures, runs
 from flowleap.cli import app
-from flowleap.data import Look, open_images, opening
+from flowleap.data import Preprocessing, open_images, opening
 from flowleap.data.parts import part_of, parts_of
 from flowleap.data.store import files_below
 from test_folder_data import TINY, draw
@@ -161,7 +161,7 @@ def test_a_stray_image_beside_class_folders_is_left_out_and_named_and_the_labels
     assert found.label.tolist() == [0, 0, 1] and len(found) == 3
     assert note(found, "left out: 1 image beside the sub-folders (cover.png)")
     with pytest.raises(ValueError, match=r"left out: 1 image beside .*cover\.png.*leave out --strict"):
-        data.load(tmp_path, look=Look(strict=True))
+        data.load(tmp_path, preprocessing=Preprocessing(strict=True))
 
 
 def test_many_images_beside_folders_have_no_labels_and_that_is_said(tmp_path):
@@ -170,7 +170,7 @@ def test_many_images_beside_folders_have_no_labels_and_that_is_said(tmp_path):
     assert found.label is None and len(found) == 6
     assert "3 images" in note(found, "no labels: ") and "cat, dog" in note(found, "no labels: ")
     with pytest.raises(ValueError, match=r"no labels: .*leave out --strict"):
-        data.load(tmp_path, look=Look(strict=True))
+        data.load(tmp_path, preprocessing=Preprocessing(strict=True))
 
 
 def test_images_beside_parts_leave_them_parts(tmp_path):
@@ -182,14 +182,14 @@ def test_images_beside_parts_leave_them_parts(tmp_path):
 
 @pytest.mark.parametrize("memory", [1.0, 0.0])
 def test_pictures_that_flowleap_drew_change_no_data(tmp_path, memory):
-    look = Look(memory=memory)
+    preprocessing = Preprocessing(memory=memory)
     flat, classes = put(tmp_path / "flat", "a.png", "z.png"), put(tmp_path / "classes", "a/1.png", "b/1.png")
-    before = [data.load(path, look=look) for path in (flat, classes)]
+    before = [data.load(path, preprocessing=preprocessing) for path in (flat, classes)]
     for path in (flat, classes):
         pictures.save(pictures.grid(torch.zeros(4, 3, 8, 8)), path / "sheet.png")
         pictures.scatter({"2 samples": torch.zeros(2, 2)}, path / "scatter.png")
     for path, old in zip((flat, classes), before, strict=True):
-        found = data.load(path, look=look, checksum=old.checksum)
+        found = data.load(path, preprocessing=preprocessing, checksum=old.checksum)
         assert len(found) == 2 and found.classes == old.classes
         assert "sheet.png" in note(found, "skipped: pictures that flowleap drew")
     assert (
@@ -265,9 +265,9 @@ def made_by_flowleap(root: Path) -> None:
 
 @pytest.mark.parametrize("names", [("a.png", "b.png"), ("cat/1.png", "dog/1.png")])
 def test_what_flowleap_made_below_a_folder_is_no_part_of_its_images(tmp_path, names):
-    before = data.load(put(tmp_path, *names), look=Look(memory=0.0))
+    before = data.load(put(tmp_path, *names), preprocessing=Preprocessing(memory=0.0))
     made_by_flowleap(tmp_path)
-    found = data.load(tmp_path, look=Look(memory=0.0), checksum=before.checksum)
+    found = data.load(tmp_path, preprocessing=Preprocessing(memory=0.0), checksum=before.checksum)
     assert len(found) == 2 and found.classes == before.classes
     assert note(
         found,

@@ -20,15 +20,15 @@ from typer.testing import CliRunner
 
 from flowleap import Batch, data, methods, runs
 from flowleap.cli import app
-from flowleap.data import Look, ahead, inspection, opening, prepare
+from flowleap.data import Preprocessing, ahead, inspection, opening, prepare
 from flowleap.data.pixels import Faulty, decode, probe
+from flowleap.data.preprocessing import ResizeCrop, suggested
 from flowleap.data.rows import Rows, scaled
 from flowleap.data.store import files_below
-from flowleap.data.view import View, suggested
 from flowleap.data.workers import in_order
 from flowleap.training.loop import Plan, Reads, draw_batch
 
-ON_DISK = Look(memory=0.0)
+ON_DISK = Preprocessing(memory=0.0)
 
 
 def draw(rng: np.random.Generator, width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -64,7 +64,7 @@ def by_hand(path: Path, size: int, square: str = "crop") -> np.ndarray:
 
 @pytest.mark.parametrize("square", ["crop", "resize"])
 def test_images_of_several_sizes_become_squares(tmp_path, square):
-    dataset = data.load(folder(tmp_path), look=Look(square=square, size=16))
+    dataset = data.load(folder(tmp_path), preprocessing=Preprocessing(square=square, size=16))
     files = sorted(tmp_path.rglob("*.png"))
     levels = (127.5 * (dataset.x + 1)).round()
     assert dataset.shape == (3, 16, 16) and dataset.num_classes == 2
@@ -77,8 +77,8 @@ def test_what_lies_outside_of_the_square_in_the_middle_is_cut_off(tmp_path):
     wide = np.zeros((20, 60, 3), np.uint8)
     wide[:, 20:40] = 255
     Image.fromarray(wide).save(tmp_path / "a.png")
-    cut = data.load(tmp_path, look=Look(square="crop", size=20)).x
-    squeezed = data.load(tmp_path, look=Look(square="resize", size=20)).x
+    cut = data.load(tmp_path, preprocessing=Preprocessing(square="crop", size=20)).x
+    squeezed = data.load(tmp_path, preprocessing=Preprocessing(square="resize", size=20)).x
     assert bool((cut == 1).all()) and not bool((squeezed == 1).all())
 
 
@@ -87,7 +87,7 @@ def test_shrinking_does_not_alias(tmp_path):
     lines = np.zeros((128, 128, 3), np.uint8)
     lines[:, ::2] = 255
     Image.fromarray(lines).save(tmp_path / "a.png")
-    x = data.load(tmp_path, look=Look(size=16)).x
+    x = data.load(tmp_path, preprocessing=Preprocessing(size=16)).x
     assert float(x.abs().max()) < 0.1
 
 
@@ -101,11 +101,11 @@ def test_the_size_that_is_taken_where_none_is_named(sides, side):
 def test_images_of_one_size_stay_as_they_are_and_the_exception_is_made_like_them(tmp_path):
     folder(tmp_path, 60, (28, 28))
     alike = data.load(tmp_path)
-    assert alike.shape == (3, 28, 28) and alike.look.size is None
+    assert alike.shape == (3, 28, 28) and alike.preprocessing.size is None
     draw(np.random.default_rng(3), 40, 33).save(tmp_path / "class0" / "odd.png")
     draw(np.random.default_rng(3), 20, 33).save(tmp_path / "class0" / "small.png")
     found = data.load(tmp_path)
-    assert found.shape == (3, 28, 28) and len(found) == 61 and found.look.size == 28
+    assert found.shape == (3, 28, 28) and len(found) == 61 and found.preprocessing.size == 28
     assert any("1 is too small" in note for note in found.notes)
     assert torch.equal(found.x[:30], alike.x[:30])
 
@@ -128,7 +128,7 @@ def test_a_photo_is_turned_as_its_camera_noted(tmp_path):
 
 def test_large_jpeg_files_are_decoded_in_part_without_a_visible_difference(tmp_path):
     draw(np.random.default_rng(0), 1600, 1200).save(tmp_path / "a.jpg", quality=95)
-    found = decode(str(tmp_path / "a.jpg"), "a", View("crop", 64)).transpose(2, 0, 1).astype(int)
+    found = decode(str(tmp_path / "a.jpg"), "a", ResizeCrop("crop", 64)).transpose(2, 0, 1).astype(int)
     assert np.abs(found - by_hand(tmp_path / "a.jpg", 64)).max() <= 4
 
 
@@ -136,23 +136,26 @@ def test_arrays_are_resized_as_files_are(tmp_path):
     root = folder(tmp_path / "x", 6, (30, 30), classes=0)
     images = np.stack([np.asarray(Image.open(file)) for file in sorted(root.glob("*.png"))])
     np.savez(tmp_path / "a.npz", images=images, labels=np.arange(6))
-    small = data.load(tmp_path / "a.npz", look=Look(size=16))
-    assert torch.equal(small.x, data.load(root, look=Look(size=16)).x) and small.num_classes == 6
+    small = data.load(tmp_path / "a.npz", preprocessing=Preprocessing(size=16))
+    assert (
+        torch.equal(small.x, data.load(root, preprocessing=Preprocessing(size=16)).x)
+        and small.num_classes == 6
+    )
     np.savez(tmp_path / "b.npz", images=np.zeros((3, 3, 30, 30), np.float32))
     with pytest.raises(ValueError, match="only images of 8 bits are resized"):
-        data.load(tmp_path / "b.npz", look=Look(size=16))
+        data.load(tmp_path / "b.npz", preprocessing=Preprocessing(size=16))
 
 
 def test_looks_that_mean_nothing_are_refused(tmp_path):
     with pytest.raises(ValueError, match="expected crop or resize"):
-        Look(square="round")
+        Preprocessing(square="round")
     for size in ("x", 0):
         with pytest.raises(ValueError, match="size"):
-            Look(size=size)
+            Preprocessing(size=size)
     with pytest.raises(ValueError, match="taken as it is"):
-        data.load("digits", look=Look(size=16))
+        data.load("digits", preprocessing=Preprocessing(size=16))
     with pytest.raises(ValueError, match=r"are too small.*smaller --size"):
-        data.load(folder(tmp_path, 3, (30, 30)), look=Look(size=64))
+        data.load(folder(tmp_path, 3, (30, 30)), preprocessing=Preprocessing(size=64))
 
 
 # ---------------------------------------------------------------- orientation, frames
@@ -270,7 +273,7 @@ def test_what_cannot_be_used_is_left_out_and_named(tmp_path):
 def test_strict_data_stop_and_nothing_is_written(tmp_path):
     path = spoiled(tmp_path / "x")
     with pytest.raises(ValueError, match=r"6 of 29 images of .* cannot be used.*--strict"):
-        data.load(path, look=Look(strict=True))
+        data.load(path, preprocessing=Preprocessing(strict=True))
     out = tmp_path / "run"
     done = CliRunner().invoke(app, ["train", "--data", str(path), "--strict", "--out", str(out)])
     assert done.exit_code != 0 and not out.exists()
@@ -303,7 +306,7 @@ def test_damage_that_only_decoding_shows_is_left_out_in_memory(tmp_path, monkeyp
     found = data.load(tmp_path)
     assert len(found) == 9 and any("1 of 10 images is left out" in note for note in found.notes)
     with pytest.raises(ValueError, match=f"1 of 10 images of {tmp_path} cannot be used"):
-        data.load(tmp_path, look=Look(strict=True))
+        data.load(tmp_path, preprocessing=Preprocessing(strict=True))
 
 
 def prepare_header(file):
@@ -339,8 +342,8 @@ def test_a_held_out_part_that_does_not_fit_is_refused_before_training(tmp_path):
 def test_the_held_out_part_is_seen_as_the_training_part(tmp_path):
     folder(tmp_path / "train", 8)
     folder(tmp_path / "test", 4, seed=1)
-    part = data.held_out(data.load(tmp_path, look=Look(square="resize", size=8)))
-    assert part.shape == (3, 8, 8) and part.look.square == "resize"
+    part = data.held_out(data.load(tmp_path, preprocessing=Preprocessing(square="resize", size=8)))
+    assert part.shape == (3, 8, 8) and part.preprocessing.square == "resize"
 
 
 def test_links_to_folders_above_end_and_names_keep_their_order(tmp_path):
@@ -360,11 +363,11 @@ def test_links_to_folders_above_end_and_names_keep_their_order(tmp_path):
 def three(tmp_path):
     """The same images as floats, as 8 bits in memory, and on the disk."""
     folder(tmp_path, 30)
-    look = Look(size=16)
-    whole = data.load(tmp_path, look=look)
+    preprocessing = Preprocessing(size=16)
+    whole = data.load(tmp_path, preprocessing=preprocessing)
     size = whole.x.numel() / 2**30
-    held = data.load(tmp_path, look=replace(look, memory=2 * size))
-    disk = data.load(tmp_path, look=replace(look, memory=0.5 * size))
+    held = data.load(tmp_path, preprocessing=replace(preprocessing, memory=2 * size))
+    disk = data.load(tmp_path, preprocessing=replace(preprocessing, memory=0.5 * size))
     return whole, held, disk
 
 
@@ -392,13 +395,13 @@ def test_the_checksum_of_8_bits_is_that_of_floats_and_of_the_disk_says_that_it_i
 
 def test_changed_files_are_noticed_on_the_disk_too(tmp_path):
     folder(tmp_path, 12, (16, 16), classes=0)
-    first = data.load(tmp_path, look=ON_DISK)
-    assert data.load(tmp_path, look=ON_DISK, checksum=first.checksum).checksum == first.checksum
+    first = data.load(tmp_path, preprocessing=ON_DISK)
+    assert data.load(tmp_path, preprocessing=ON_DISK, checksum=first.checksum).checksum == first.checksum
     (tmp_path / "002.png").write_bytes((tmp_path / "003.png").read_bytes())
     os.utime(tmp_path / "002.png", (1, 10**10))
-    assert data.load(tmp_path, look=ON_DISK).x.stamp != first.x.stamp
+    assert data.load(tmp_path, preprocessing=ON_DISK).x.stamp != first.x.stamp
     with pytest.raises(ValueError, match="have changed"):
-        data.load(tmp_path, look=ON_DISK, checksum=first.checksum)
+        data.load(tmp_path, preprocessing=ON_DISK, checksum=first.checksum)
 
 
 @pytest.mark.slow
@@ -456,7 +459,7 @@ def test_a_part_is_fixed_and_reads_nothing(three):
 
 def test_an_image_that_is_damaged_meanwhile_is_replaced_by_one_of_its_class_with_a_word(tmp_path):
     folder(tmp_path, 12, (16, 16), classes=2)
-    found = data.load(tmp_path, look=ON_DISK)
+    found = data.load(tmp_path, preprocessing=ON_DISK)
     before = found.x[:]
     (tmp_path / "class0" / "004.png").write_bytes(b"gone")
     with pytest.warns(UserWarning, match=r"004\.png cannot be read.*another image takes its place"):
@@ -513,7 +516,7 @@ def test_batches_read_ahead_are_the_batches(three, name, own, parts):
             for part in own:
                 found, wanted = drawn(reading, step, part), drawn(whole, step, part)
                 assert torch.equal(found.x, wanted.x) and torch.equal(found.label, wanted.label)
-                for mine, theirs in ((found.row, wanted.row), (found.company, wanted.company)):
+                for mine, theirs in ((found.row, wanted.row), (found.context, wanted.context)):
                     assert theirs is None if mine is None else torch.equal(mine, theirs)
                 seen.append(found.row)
         assert reading.ahead._starts == 1
@@ -769,10 +772,13 @@ def test_statistics_and_references_of_a_folder_of_several_sizes(tmp_path):
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0 and "resized to 4 × 4" in " ".join(done.output.split())
     made = statistics_file.read(out)
-    x = data.load(tmp_path / "x", look=Look(size=4)).x.flatten(1).double()
+    x = data.load(tmp_path / "x", preprocessing=Preprocessing(size=4)).x.flatten(1).double()
     assert torch.allclose(made.statistics.mean, x.mean(0)) and made.about["shape"] == [3, 4, 4]
-    look = rulers.look_like((3, 8, 8), str(tmp_path / "x"), "resize")
-    assert look == Look(square="resize", size=8) and rulers.look_like((3, 8, 8), "digits", None) is None
+    preprocessing = rulers.preprocessing_like((3, 8, 8), str(tmp_path / "x"), "resize")
+    assert (
+        preprocessing == Preprocessing(square="resize", size=8)
+        and rulers.preprocessing_like((3, 8, 8), "digits", None) is None
+    )
 
 
 def test_rows_of_8_bits_look_like_a_tensor():
@@ -789,10 +795,10 @@ READING = """
 import json, sys
 from pathlib import Path
 from flowleap import data
-from flowleap.data import Look
+from flowleap.data import Preprocessing
 from flowleap import methods
 from flowleap.training.loop import Reads
-dataset = data.load(sys.argv[1], look=Look(memory=0.0))
+dataset = data.load(sys.argv[1], preprocessing=Preprocessing(memory=0.0))
 dataset.checksum
 reads = Reads(None, len(dataset), methods.get("flow_matching"), 50, 0)
 with data.reading_ahead(dataset, reads, 12, 1) as reading:

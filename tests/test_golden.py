@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowleap import methods, values
+from flowleap import methods, serialize
 from golden import make
 
 ON_PURPOSE = "if this is meant: python tests/golden/make.py"
@@ -32,4 +32,4 @@ def test_an_objective_is_written_down_as_before(name):
     before, now = OBJECTIVES[name], make.written(name)
     wrong = list(make.differences(before, now))
     assert before == now, "\n".join([f"{name} is written down otherwise; {ON_PURPOSE}", *wrong])
-    assert values.from_dict(before) == make.CASES[name]()
+    assert serialize.from_dict(before) == make.CASES[name]()

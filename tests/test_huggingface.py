@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flowleap import data
 from flowleap.cli import app
-from flowleap.data import Look, huggingface
+from flowleap.data import Preprocessing, huggingface
 from flowleap.data.huggingface import Address, open_table
 from test_folder_data import TINY, draw
 
@@ -47,7 +47,7 @@ def test_what_save_to_disk_wrote_is_read_by_the_types_of_its_columns(tmp_path):
     found = data.load(f"hf:{tmp_path / 'd'}")
     assert torch.equal(found.x, pixels(images)) and found.label.tolist() == [0, 1, 2] * 4
     assert found.classes == ("ant", "bee", "cat") and found.name == "d" and data.short(found.path) == "d"
-    disk = data.load(f"hf:{tmp_path / 'd'}", look=Look(memory=0.0))
+    disk = data.load(f"hf:{tmp_path / 'd'}", preprocessing=Preprocessing(memory=0.0))
     assert disk.x.on_disk and torch.equal(disk.x[:], found.x)
 
 
@@ -170,7 +170,7 @@ def test_images_of_several_sizes_and_damaged_ones(tmp_path):
     encoded = rows.cast_column("picture", datasets.Image(decode=False))
     content = {"picture": [*encoded["picture"], broken], "kind": [*rows["kind"], 1]}
     datasets.Dataset.from_dict(content, features=rows.features).save_to_disk(tmp_path / "d")
-    found = data.load(f"hf:{tmp_path / 'd'}", look=Look(size=16))
+    found = data.load(f"hf:{tmp_path / 'd'}", preprocessing=Preprocessing(size=16))
     assert found.shape == (3, 16, 16) and len(found) == 6
     assert any("1 of 7 images is left out" in note and "image 6 of d" in note for note in found.notes)
 

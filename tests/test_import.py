@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from flowleap import foreign, networks, runs
+from flowleap import importers, networks, runs
 from flowleap.cli import app
-from flowleap.foreign import hub, layouts
+from flowleap.importers import hub, layouts
 from flowleap.networks import DiT, Reversed, Timestep
 from flowleap.training.checkpoint import CheckpointError
 
@@ -242,7 +242,7 @@ def arrays(path: Path, named: dict[str, Tensor], prefix: str = "") -> Path:
 def imported(path: Path, **options: object) -> runs.Run:
     """The run of a file, in float64."""
     out = path.parent / f"run-{path.stem}"
-    made = foreign.import_weights(path, out, **{"heads": HEADS, **options})  # type: ignore[arg-type]
+    made = importers.import_weights(path, out, **{"heads": HEADS, **options})  # type: ignore[arg-type]
     run = runs.load_run(out, weights=made.weights)
     run.network.double()
     return run
@@ -456,7 +456,7 @@ def test_the_weights_that_are_asked_for(tmp_path: Path) -> None:
         runs.load_run(run.folder)
     torch.save({"model": raw, "model_tgt": ema}, tmp_path / "raw.pt")
     with pytest.raises(ValueError, match="no ema weights, only raw"):
-        foreign.import_weights(tmp_path / "raw.pt", tmp_path / "out", heads=HEADS)
+        importers.import_weights(tmp_path / "raw.pt", tmp_path / "out", heads=HEADS)
 
 
 def test_settings_say_guidance_and_what_cannot_be_represented(tmp_path: Path) -> None:
@@ -470,7 +470,7 @@ def test_settings_say_guidance_and_what_cannot_be_represented(tmp_path: Path) ->
     for change, reason in (({"path_type": "cosine"}, "path 'cosine'"), ({"model_name": "imm"}, "'imm'")):
         file = saved(tmp_path / "b.pt", named, args=argparse.Namespace(**about | change))
         with pytest.raises(ValueError, match=reason):
-            foreign.import_weights(file, tmp_path / "no", heads=HEADS)
+            importers.import_weights(file, tmp_path / "no", heads=HEADS)
     assert not (tmp_path / "no").exists()
 
 
@@ -531,11 +531,11 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
         with pytest.raises(
             CheckpointError, match=r"holds \w+\.mkdir; only tensors.*argparse.Namespace.*nothing"
         ):
-            foreign.import_weights(path, tmp_path / "out", heads=HEADS)
+            importers.import_weights(path, tmp_path / "out", heads=HEADS)
     plain = tmp_path / "plain.pkl"
     plain.write_bytes(pickle.dumps({"params": Trap(trap)}))
     with pytest.raises(CheckpointError, match=r"plain\.pkl: a pickle, but not one of PyTorch"):
-        foreign.import_weights(plain, tmp_path / "out")
+        importers.import_weights(plain, tmp_path / "out")
     assert not trap.exists() and not (tmp_path / "out").exists()
     torch.load(tmp_path / "evil-True.pt", weights_only=False)  # the trap is one
     assert trap.exists()
@@ -544,7 +544,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
 def test_only_the_one_type_is_read(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pt", filled(ESC), args=Settings(steps=1))
     with pytest.raises(CheckpointError, match=r"the pickle holds [\w.]*test_import\.Settings; only"):
-        foreign.import_weights(path, tmp_path / "out")
+        importers.import_weights(path, tmp_path / "out")
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
 
@@ -556,7 +556,7 @@ def test_a_dictionary_that_holds_itself_is_refused_however_deep_calls_may_go(tmp
     sys.setrecursionlimit(10**6)  # as some libraries do
     try:
         with pytest.raises(CheckpointError, match="without an end"):
-            foreign.import_weights(tmp_path / "a.pt", tmp_path / "out")
+            importers.import_weights(tmp_path / "a.pt", tmp_path / "out")
     finally:
         sys.setrecursionlimit(before)
 
@@ -565,7 +565,7 @@ def test_a_pickle_of_flax_says_how_to_convert_it(tmp_path: Path) -> None:
     path = tmp_path / "celeba-shortcut2-every4400001"
     path.write_bytes(pickle.dumps({"params": {name: t.numpy() for name, t in filled(FLAX).items()}}))
     with pytest.raises(CheckpointError, match=r"not one of PyTorch.*never loaded.*numpy\.savez"):
-        foreign.import_weights(path, tmp_path / "out")
+        importers.import_weights(path, tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["pt", "legacy.pt", "safetensors", "npz"])
@@ -581,25 +581,25 @@ def test_a_cut_file_is_refused(tmp_path: Path, kind: str, share: float) -> None:
     cut = tmp_path / f"cut.{kind}"
     cut.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(CheckpointError, match=r"cut\..*(truncated|not a file of weights)"):
-        foreign.import_weights(cut, tmp_path / "out", heads=HEADS)
+        importers.import_weights(cut, tmp_path / "out", heads=HEADS)
     assert not (tmp_path / "out").exists()
 
 
 def test_bare_arrays_of_bfloat16_say_what_they_are(tmp_path: Path) -> None:
     numpy.savez(tmp_path / "a.npz", x=numpy.zeros(3, dtype="V2"))
     with pytest.raises(CheckpointError, match=r"x is of type \|V2, and plain numbers are expected"):
-        foreign.import_weights(tmp_path / "a.npz", tmp_path / "out")
+        importers.import_weights(tmp_path / "a.npz", tmp_path / "out")
 
 
 def test_arrays_hold_numbers_alone(tmp_path: Path) -> None:
     trap = tmp_path / "trapped"
     numpy.savez(tmp_path / "a.npz", x=numpy.array([Trap(trap)], dtype=object))
     with pytest.raises(CheckpointError, match="not arrays of numbers alone"):
-        foreign.import_weights(tmp_path / "a.npz", tmp_path / "out")
+        importers.import_weights(tmp_path / "a.npz", tmp_path / "out")
     assert not trap.exists()
     numpy.savez(tmp_path / "b.npz", x=numpy.array(["text"]))
     with pytest.raises(CheckpointError, match="x is of type <U4"):
-        foreign.import_weights(tmp_path / "b.npz", tmp_path / "out")
+        importers.import_weights(tmp_path / "b.npz", tmp_path / "out")
 
 
 def without(shapes: dict, name: str) -> dict:
@@ -637,7 +637,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, shapes: dict, options: dic
     named = {name: torch.randn(shape, generator=g) for name, shape in shapes.items()}
     save_file(named, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=reason):
-        foreign.import_weights(tmp_path / "a.safetensors", tmp_path / "out", **{"heads": HEADS, **options})
+        importers.import_weights(tmp_path / "a.safetensors", tmp_path / "out", **{"heads": HEADS, **options})
     assert not (tmp_path / "out").exists()
 
 
@@ -671,11 +671,11 @@ def test_a_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     path = saved(tmp_path / "0600000.pt", filled(ESC))
     asked = stand_in(monkeypatch, ["README.md", "0600000.pt"], path)
-    foreign.import_weights("owner/esc", tmp_path / "run", heads=HEADS)
+    importers.import_weights("owner/esc", tmp_path / "run", heads=HEADS)
     asked += stand_in(monkeypatch, ["a.pt", "b.pt"], path)
     with pytest.raises(ValueError, match=r"it holds a.pt, b.pt; name one.*owner/esc:a.pt"):
-        foreign.import_weights("owner/esc", tmp_path / "other", heads=HEADS)
-    foreign.import_weights("owner/esc:b.pt", tmp_path / "other", heads=HEADS)
+        importers.import_weights("owner/esc", tmp_path / "other", heads=HEADS)
+    importers.import_weights("owner/esc:b.pt", tmp_path / "other", heads=HEADS)
     assert asked == [("owner/esc", "0600000.pt")]
 
 
@@ -683,11 +683,11 @@ def test_without_the_package_of_the_hub(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"there is no such file.*pip install 'flowleap\[hub\]'"):
-        foreign.import_weights("owner/esc", tmp_path / "out")
+        importers.import_weights("owner/esc", tmp_path / "out")
     for text in ("a.pt", "./a/b", "../b", "/a/b", "a/b/c.pt"):
         assert not hub.is_id(text)
         with pytest.raises(FileNotFoundError):
-            foreign.import_weights(text, tmp_path / "out")
+            importers.import_weights(text, tmp_path / "out")
 
 
 # ------------------------------------------------------------------ on the command line

@@ -6,7 +6,7 @@ weight that hides what matters. What falls is
 - the loss, where its value is an error;
 - the raw error ‖prediction − target‖² where it is not: a power of 1 divides the error by itself, a learned weight adds
   its own logarithm, and a row normalized by its tangent says how far the target is, not how good the map;
-- for players, of the rival its own error; of the network its loss with the rival as it stands, which has no bottom
+- for players, of the auxiliary network its own error; of the network its loss with the auxiliary network as it stands, which has no bottom
   then, so that this says no more than that its gradient leads down.
 
 How far weights must move differs by orders of magnitude: a step of 1/128 to a neighbor asks for little. One of three
@@ -76,7 +76,7 @@ def value_says_nothing(loss: object) -> bool:
 
 def learns(objective: Objective, network: nn.Module, frozen: FlowMap, point: Point) -> None:
     """Hold a method to its fall, from the same start at each rate."""
-    unbounded = objective.rival is not None  # a large rate would fall far, and prove nothing
+    unbounded = objective.auxiliary is not None  # a large rate would fall far, and prove nothing
     falls = []
     for rate in RATES[1:] if unbounded else RATES:
         before, after = fallen(objective, copy.deepcopy(network), frozen, point, rate)
@@ -142,12 +142,14 @@ def test_what_is_asked_for_is_learned(name: str, way: str, labels: bool) -> None
 
 
 @pytest.mark.parametrize("labels", [True, False], ids=["conditional", "unconditional"])
-@pytest.mark.parametrize("name", [name for name in methods.names() if methods.get(name).rival is not None])
+@pytest.mark.parametrize(
+    "name", [name for name in methods.names() if methods.get(name).auxiliary is not None]
+)
 def test_the_rival_learns_too(name: str, labels: bool) -> None:
     """On what the network makes as it stands."""
     objective, build = taught(methods.get(name).for_run(RUN), labels)
-    rival = objective.rival
-    assert rival is not None
-    maker = rival.flow_map(build())
-    point = rival.draw(data(rival, labels), STEP, 3, maker)
-    learns(rival, build(), maker, point)
+    auxiliary = objective.auxiliary
+    assert auxiliary is not None
+    maker = auxiliary.flow_map(build())
+    point = auxiliary.draw(data(auxiliary, labels), STEP, 3, maker)
+    learns(auxiliary, build(), maker, point)

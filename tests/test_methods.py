@@ -162,7 +162,7 @@ def test_diffusion():
 def test_imm():
     """Zhou et al.: noise of the scale of the data, 4 particles, 2^−12 of the levels, a = 2, b = 4, T = 0.994."""
     objective = methods.imm()
-    assert objective.path == LinearPath(noise_scale=0.5) and objective.told == "landing"
+    assert objective.path == LinearPath(noise_scale=0.5) and objective.conditioning == "t,r"
     assert objective.parameterization == Preconditioned(AverageVelocity(), sigma_data=0.5, gain=0.5)
     assert objective.times == Particles(group=4, t_min=0.0, t_max=0.994, halvings=12.0)
     assert objective.target == Consistency(space="map", keep_labels=False) and objective.frozen == Self()
@@ -174,7 +174,7 @@ def test_imm():
 def test_tcm():
     """Lee et al.: boundary 1, a quarter of the rows on it, weight 0.1, Student's law of ln t, ratio 0.999."""
     objective = methods.tcm()
-    assert (objective.path, objective.parameterization, objective.told) == (
+    assert (objective.path, objective.parameterization, objective.conditioning) == (
         VEPath(t_min=0.0),
         EDM(),
         "nothing",
@@ -200,7 +200,7 @@ def test_rows_of_the_table(name):
         objective.times,
         objective.target,
         objective.frozen,
-        objective.told,
+        objective.conditioning,
         objective.starts_from_teacher,
     )
     assert found == TABLE[name] and objective.loss == Squared("mean")
@@ -228,7 +228,7 @@ def test_shortcut_variants_are_not_mixed(variant, share, quotas, clip, floor):
     objective = methods.shortcut(variant)
     law, target = objective.times, objective.target
     assert isinstance(law, DyadicGrid) and isinstance(target, SelfConsistency)
-    assert (law.share, law.quotas, law.base_steps, target.clip, objective.path.floor) == (
+    assert (law.share, law.quotas, law.base_steps, target.clip, objective.path.sigma_min) == (
         share,
         quotas,
         128,
@@ -257,13 +257,13 @@ def test_sct():
     assert objective.times == FullJump(LogNormalAngle(-1.0, 1.4, noise_scale=0.5))
     assert objective.loss == LearnedVariance(Weighted(Squared("mean"), by="alpha/(kappa sigma)"))
     assert objective.target == Eulerian(warmup=1 / 40, weighting="cos2", normalize=0.2)
-    assert (objective.told, objective.frozen, objective.label_dropout) == ("nothing", Self(), 0.1)
+    assert (objective.conditioning, objective.frozen, objective.label_dropout) == ("nothing", Self(), 0.1)
     assert objective.sampling.renoise == 1.0 and objective.sampling.trained is None
 
 
 def test_sct_on_the_linear_path():
     objective = methods.sct("linear")
-    assert objective.times == FullJump(LogitNormal(-1.0, 1.4)) and objective.told == "nothing"
+    assert objective.times == FullJump(LogitNormal(-1.0, 1.4)) and objective.conditioning == "t"
     assert objective.loss == LearnedVariance(Squared("mean")) and objective.target == Eulerian(warmup=1 / 40)
     assert methods.get("sct-linear") == objective and methods.get("sct") == methods.sct()
     with pytest.raises(ValueError, match='expected "trigonometric" or "linear"'):
@@ -517,7 +517,7 @@ def test_the_design_table_follows_the_values(name):
         ({"batching": ClassGroups(4)}, "batches", "class groups (group 4, classes proportional)"),
     ):
         assert design.design(replace(methods.get(name), **changes))[row] == said
-    guided = replace(methods.meanflow(), guidance=Guidance(1.0, 0.5), path=LinearPath(floor=0.25))
+    guided = replace(methods.meanflow(), guidance=Guidance(1.0, 0.5), path=LinearPath(sigma_min=0.25))
     assert design.design(guided)["flow path"] == "linear path (floor 0.25)"
     assert design.design(guided)["guidance in training"].startswith("guidance (omega 1, kappa 0.5")
 

@@ -35,12 +35,12 @@ FIELDS = ("x", "noise", "t", "s", "r", "x_t", "label", "dropped", "plug_in", "gr
 
 
 def method(name: str, **changes) -> Objective:
-    """A method with some changes; where it has a rival, that moves to the same path."""
+    """A method with some changes; where it has an auxiliary network, that moves to the same path."""
     objective = methods.get(name).for_run(1000)
-    if objective.rival is not None:
+    if objective.auxiliary is not None:
         shared = {field: changes[field] for field in ("path", "parameterization") if field in changes}
-        rival = replace(objective.rival, **shared)
-        changes = {"frozen": replace(objective.frozen, objective=rival)} | changes
+        auxiliary = replace(objective.auxiliary, **shared)
+        changes = {"frozen": replace(objective.frozen, objective=auxiliary)} | changes
     return replace(objective, **changes)
 
 
@@ -140,7 +140,11 @@ def test_points_are_made_without_any_randomness(name):
     made = objective.point(*(getattr(drawn, f) for f in ("x", "noise", "t", "s", "r", "label")), 1,
                            dropped=drawn.dropped, plug_in=drawn.plug_in, group=drawn.group)  # fmt: skip
     assert torch.equal(state, torch.random.get_rng_state())
-    assert same(made, drawn) and made.off == drawn.off and made.progress == drawn.progress == 1 / 1000
+    assert (
+        same(made, drawn)
+        and made.num_jumps == drawn.num_jumps
+        and made.progress == drawn.progress == 1 / 1000
+    )
     assert (made.step, made.finest, made.path) == (drawn.step, drawn.finest, drawn.path)
 
 
@@ -153,7 +157,9 @@ def test_points_know_their_state_and_their_class():
     point = objective.point(x, noise, t, t, r, label)
     angle = t[:, None] * math.pi / 2
     torch.testing.assert_close(point.x_t, torch.cos(angle) * x + 0.5 * torch.sin(angle) * noise)
-    assert point.off == 2 and torch.equal(point.label, label) and point.group is None and len(point) == 4
+    assert (
+        point.num_jumps == 2 and torch.equal(point.label, label) and point.group is None and len(point) == 4
+    )
     other = torch.zeros(4, dtype=torch.int64)
     assert torch.equal(objective.point(x, noise, t, t, r, label, group=other).group, other)
 
@@ -177,13 +183,13 @@ def test_points_that_make_no_sense_are_refused(t, s, r, said):
 
 def test_a_slice_of_a_point_is_the_point_of_a_slice():
     point = method("esc", guidance=Guidance(1.0, 0.5)).draw(batch(), step=1, key=2)
-    head, tail = point.rows(0, point.off), point.rows(point.off, ROWS)
-    assert (len(head), head.off, len(tail), tail.off) == (16, 16, 48, 0)
+    head, tail = point.rows(0, point.num_jumps), point.rows(point.num_jumps, ROWS)
+    assert (len(head), head.num_jumps, len(tail), tail.num_jumps) == (16, 16, 48, 0)
     assert torch.equal(head.guided, point.guided) and tail.guided is None
     for f in FIELDS:
         if getattr(point, f) is not None:
             assert torch.equal(torch.cat([getattr(head, f), getattr(tail, f)]), getattr(point, f)), f
-    assert point.rows(10, 20).off == 6
+    assert point.rows(10, 20).num_jumps == 6
 
 
 def test_the_null_label_is_the_number_of_classes_and_labels_survive_being_dropped():
@@ -232,10 +238,10 @@ def test_parts_of_a_batch_draw_what_the_whole_batch_draws(name, split, scattered
     found = []
     for row in rows.split(split):
         part = objective.draw(Batch(data.x[row], data.label[row], row=row, size=ROWS), step=2, key=7)
-        assert bool((part.r[: part.off] < part.t[: part.off]).all())
-        assert torch.equal(part.r[part.off :], part.t[part.off :])
+        assert bool((part.r[: part.num_jumps] < part.t[: part.num_jumps]).all())
+        assert torch.equal(part.r[part.num_jumps :], part.t[part.num_jumps :])
         found.append(part)
-    assert sum(part.off for part in found) == whole.off
+    assert sum(part.num_jumps for part in found) == whole.num_jumps
     for f in FIELDS:
         if getattr(whole, f) is None:
             assert all(getattr(part, f) is None for part in found)
@@ -279,8 +285,8 @@ def test_every_row_of_a_batch_jumps_equally_often():
     jumps: Counter[int] = Counter()
     for step in range(400):
         point = objective.draw(data, step=step, key=0)
-        assert point.off == 4
-        jumps.update(point.x[: point.off, 0].int().tolist())
+        assert point.num_jumps == 4
+        jumps.update(point.x[: point.num_jumps, 0].int().tolist())
     assert all(abs(jumps[row] - 100) < 5 * math.sqrt(75) for row in range(16))
 
 
@@ -308,7 +314,9 @@ def test_jumps_of_a_shortcut_keep_their_labels():
     for keep in (True, False):
         objective = method("shortcut", label_dropout=0.9, target=SelfConsistency(keep_labels=keep))
         point = objective.draw(batch(), step=0, key=0)
-        assert bool(point.dropped[: point.off].any()) != keep and bool(point.dropped[point.off :].any())
+        assert bool(point.dropped[: point.num_jumps].any()) != keep and bool(
+            point.dropped[point.num_jumps :].any()
+        )
 
 
 @ALL
@@ -322,7 +330,7 @@ def test_times_stay_in_the_domain_of_the_path(name, path):
     point = objective.draw(batch(), step=0, key=0)
     for time in (point.t, point.s, point.r):
         assert float(time.min()) >= path.t_min and float(time.max()) <= path.t_max and time.dtype == D
-    assert bool((point.r[: point.off] < point.t[: point.off]).all())
+    assert bool((point.r[: point.num_jumps] < point.t[: point.num_jumps]).all())
 
 
 def test_a_batch_of_one_row_can_be_trained_on():
@@ -351,7 +359,7 @@ def test_every_method_trains_with_and_without_labels(name, labels):
     data = supplied(objective, batch(labels=labels, dtype=torch.float32))
     point = objective.draw(data, step=900, key=1, frozen=flow)
     assert (point.label is None) == (not labels)
-    regression = objective.regress(flow, None if objective.rival is None else flow, point)
+    regression = objective.regress(flow, None if objective.auxiliary is None else flow, point)
     assert regression.target.requires_grad is (regression.sample is not None)
     assert regression.prediction.requires_grad
     assert regression.prediction.shape == regression.target.shape == (ROWS, 3)
@@ -373,7 +381,7 @@ def test_a_call_composes_the_seam(name):
     point = objective.draw(data, 3, 1, frozen)
     by_hand = objective.per_sample(objective.regress(flow, frozen, point), point)
     assert torch.equal(objective(flow, frozen, data, 3, 1), by_hand)
-    if objective.rival is None:
+    if objective.auxiliary is None:
         alone = objective.regress(flow, None, point)
         assert torch.equal(alone.target, objective.regress(flow, flow, point).target)
     with pytest.raises(ValueError, match="called with a batch"):
@@ -389,12 +397,14 @@ def test_rows_on_the_diagonal_are_flow_matching_bit_for_bit(name, path):
     point = objective.draw(batch(), step=3, key=1)
     found = objective.regress(objective.flow_map(network), None, point)
     plain = method("flow_matching", path=path)
-    rest = point.rows(point.off, ROWS)
+    rest = point.rows(point.num_jumps, ROWS)
     rest = plain.point(rest.x, rest.noise, rest.t, rest.s, rest.r, rest.label, 3, dropped=rest.dropped)
     expected = plain.regress(plain.flow_map(other), None, rest)
-    assert torch.equal(found.target[point.off :], expected.target)
+    assert torch.equal(found.target[point.num_jumps :], expected.target)
     assert torch.equal(expected.target, rest.path.velocity(rest.x, rest.noise, rest.t))
-    torch.testing.assert_close(found.prediction[point.off :], expected.prediction, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(
+        found.prediction[point.num_jumps :], expected.prediction, rtol=1e-14, atol=1e-14
+    )
 
 
 def test_the_network_sees_the_null_label_exactly_on_dropped_rows():
@@ -403,7 +413,9 @@ def test_the_network_sees_the_null_label_exactly_on_dropped_rows():
     objective.regress(objective.flow_map(network), None, point)
     expected = torch.where(point.dropped, NULL, point.label)
     questions = {len(x): label for x, _, _, label in network.asked}
-    assert torch.equal(questions[ROWS], expected) and torch.equal(questions[point.off], expected[: point.off])
+    assert torch.equal(questions[ROWS], expected) and torch.equal(
+        questions[point.num_jumps], expected[: point.num_jumps]
+    )
 
 
 @pytest.mark.parametrize(
@@ -441,14 +453,14 @@ def test_targets_come_from_the_frozen_map_and_predictions_from_the_student():
     student, teacher = Net(seed=1), Net(seed=2)
     point = objective.draw(batch(), step=3, key=1)
     found = objective.regress(objective.flow_map(student), objective.flow_map(teacher), point)
-    p = point.rows(0, point.off)
+    p = point.rows(0, point.num_jumps)
     label = p.network_label(NULL)
     instant = (p.t - p.s) <= 1.5 / 16
     first = teacher(p.x_t, p.t, torch.where(instant, p.t, p.s), label)
     x_s = p.x_t + (p.s - p.t)[:, None] * first
     second = teacher(x_s, p.s, torch.where(instant, p.s, p.r), label)
     assert 0 < int(instant.sum()) < len(instant)
-    torch.testing.assert_close(found.target[: point.off], (first + second) / 2, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(found.target[: point.num_jumps], (first + second) / 2, rtol=1e-11, atol=1e-11)
     expected = student(point.x_t, point.t, point.r, point.network_label(NULL))
     torch.testing.assert_close(found.prediction, expected, rtol=1e-13, atol=1e-13)
     objective.per_sample(found, point).sum().backward()
@@ -492,7 +504,11 @@ def test_clipping_bounds_the_stop_and_the_target():
     objective = method("shortcut", target=SelfConsistency(clip=0.5), label_dropout=0.0)
     point = objective.draw(batch(), step=3, key=1)
     found = objective.regress(objective.flow_map(network), None, point)
-    assert float(found.target[: point.off].abs().max()) <= 0.5 < float(found.target[point.off :].abs().max())
+    assert (
+        float(found.target[: point.num_jumps].abs().max())
+        <= 0.5
+        < float(found.target[point.num_jumps :].abs().max())
+    )
     assert float(network.asked[1][0].abs().max()) <= 0.5 < float(network.asked[0][0].abs().max())
     with pytest.raises(ValueError, match="SelfConsistency"):
         SelfConsistency(clip=0.0)
@@ -506,15 +522,15 @@ def test_finest_jumps_are_guided_in_both_halves_and_the_others_are_not():
     )
     network = Net()
     point = objective.draw(batch(), step=3, key=1)
-    found = objective.regress(objective.flow_map(network), None, point).target[: point.off]
+    found = objective.regress(objective.flow_map(network), None, point).target[: point.num_jumps]
     plain = (
         replace(objective, guidance=None)
         .regress(objective.flow_map(network), None, point)
-        .target[: point.off]
+        .target[: point.num_jumps]
     )
-    p = point.rows(0, point.off)
+    p = point.rows(0, point.num_jumps)
     finest = (p.t - p.r) < 0.26
-    assert 0 < int(finest.sum()) < point.off
+    assert 0 < int(finest.sum()) < point.num_jumps
 
     def guided(x, t):
         unknown = network(x, t, t, torch.full((len(x),), NULL))
@@ -531,12 +547,12 @@ def test_eulerian_target_by_hand():
     objective, network = method("meanflow", label_dropout=0.0), Net()
     point = objective.draw(batch(), step=3, key=1)
     found = objective.regress(objective.flow_map(network), None, point)
-    p, h = point.rows(0, point.off), 1e-5
+    p, h = point.rows(0, point.num_jumps), 1e-5
     v = p.noise - p.x
     ahead, behind = (network(p.x_t + e * v, p.t + e, p.r, p.label) for e in (h, -h))
     rate = (ahead - behind) / (2 * h)
     expected = v - (p.t - p.r)[:, None] * rate
-    torch.testing.assert_close(found.target[: point.off], expected, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(found.target[: point.num_jumps], expected, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(found.derivative_norm, rate.square().mean(1).sqrt(), rtol=1e-7, atol=1e-7)
     assert (
         method("flow_matching")
@@ -564,7 +580,7 @@ def test_the_tangent_may_be_another_velocity_than_the_regressed_one():
     network = Net()
     point = objective.draw(batch(), step=3, key=1)
     found = objective.regress(objective.flow_map(network), None, point).target
-    p, h = point.rows(0, point.off), 1e-5
+    p, h = point.rows(0, point.num_jumps), 1e-5
     with torch.no_grad():
         w = network(p.x_t, p.t, p.t, p.label)
         rate = (
@@ -572,9 +588,9 @@ def test_the_tangent_may_be_another_velocity_than_the_regressed_one():
         ) / (2 * h)
     v = point.noise - point.x
     torch.testing.assert_close(
-        found[: point.off], v[: point.off] - (p.t - p.r)[:, None] * rate, rtol=1e-7, atol=1e-7
+        found[: point.num_jumps], v[: point.num_jumps] - (p.t - p.r)[:, None] * rate, rtol=1e-7, atol=1e-7
     )
-    torch.testing.assert_close(found[point.off :], v[point.off :], rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(found[point.num_jumps :], v[point.num_jumps :], rtol=1e-13, atol=1e-13)
 
 
 def test_the_cosine_form_is_the_weighted_residual_and_finite_on_the_full_jump():
@@ -651,7 +667,7 @@ def test_tangents_are_normalized_or_clipped(weighting):
     """F + Δ/(rms Δ + c) and F + clip(Δ), Δ = target − F without either, for any weighting."""
     plain = method("meanflow", target=Eulerian(weighting=weighting), label_dropout=0.0)
     network, point = Net(), plain.draw(batch(), step=3, key=1)
-    flow, off = plain.flow_map(network), point.off
+    flow, off = plain.flow_map(network), point.num_jumps
     found = plain.regress(flow, None, point)
     output = found.prediction.detach()[:off]
     delta = found.target[:off] - output
@@ -734,8 +750,11 @@ def test_flow_matching_has_no_target_for_jumps():
         (lambda: method("meanflow", target=Consistency()), r"SortedPair has s = t.*Adjacent\(128\)"),
         (lambda: method("esc", target=SelfConsistency()), "Gradual has s = t"),
         (lambda: method("sct", target=Consistency()), r"FullJump has s = t.*Eulerian\(\)"),
-        (lambda: method("meanflow", told="nothing"), 'draws any r below t.*told="landing"'),
-        (lambda: method("sct_linear", times=FullJump(diagonal=0.75)), 'beside those that jump.*told="data"'),
+        (lambda: method("meanflow", conditioning="t"), 'draws any r below t.*conditioning="t,r"'),
+        (
+            lambda: method("sct_linear", times=FullJump(diagonal=0.75)),
+            'beside those that jump.*conditioning="t,end"',
+        ),
         (lambda: method("sct", guidance=Guidance(1.0, 0.5)), "Guidance asks the network for its velocity"),
         (lambda: method("sct_linear", target=Eulerian(tangent=Own())), r"tangent=Own\(\) asks"),
         (
@@ -817,7 +836,7 @@ def test_landings_at_the_data_last_as_long_as_the_run_says():
     landings = {}
     for step in (0, 10, 20, 500):
         points = [objective.draw(batch(), step, key) for key in range(20)]
-        landings[step] = sum(int((p.r[: p.off] == 0).sum()) for p in points) / (20 * 16)
+        landings[step] = sum(int((p.r[: p.num_jumps] == 0).sum()) for p in points) / (20 * 16)
     assert landings[0] == 1.0 and landings[20] == landings[500] == 0.0
     assert landings[10] == pytest.approx(2 / 3, abs=4 * math.sqrt(2 / 9 / 320))
 
@@ -915,20 +934,20 @@ def test_fewer_than_one_step_is_refused():
 def test_chosen_rows_use_the_velocity_of_the_batch_and_the_others_their_own():
     objective, network = method("esc"), Net()
     point = objective.draw(batch(), step=500, key=3)
-    found = objective.regress(objective.flow_map(network), None, point).target[point.off :]
+    found = objective.regress(objective.flow_map(network), None, point).target[point.num_jumps :]
     of_batch, own = PlugIn(1.0)(replace(point, plug_in=None)), Conditional()(point)
-    expected = torch.where(point.plug_in[:, None], of_batch, own)[point.off :]
+    expected = torch.where(point.plug_in[:, None], of_batch, own)[point.num_jumps :]
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
     assert not torch.equal(of_batch, own)
 
 
-@pytest.mark.parametrize(("of", "told"), [("t, r", "r"), ("t", "t")])
+@pytest.mark.parametrize(("of", "conditioning"), [("t, r", "r"), ("t", "t")])
 def test_the_learned_weight_is_a_function_of_both_times_or_of_the_departure_alone(of, told):
     """On every row, those with r = t among them."""
     loss = LearnedVariance(AdaptivePower(power=1.0, eps=1e-3), of=of)
     objective, network = method("esc", loss=loss), Net()
     point = objective.draw(batch(), step=500, key=3)
-    assert 0 < point.off < len(point)
+    assert 0 < point.num_jumps < len(point)
     regression = objective.regress(objective.flow_map(network), None, point)
     torch.testing.assert_close(regression.log_variance, 0.1 * (point.t + getattr(point, told)))
 
@@ -943,7 +962,7 @@ def test_a_learned_weight_needs_a_head_and_times_it_knows():
 
 def test_one_time_laws_have_no_jumps():
     point = method("flow_matching", times=OneTime(Uniform())).draw(batch(), 0, 0)
-    assert point.off == 0 and torch.equal(point.t, point.r)
+    assert point.num_jumps == 0 and torch.equal(point.t, point.r)
 
 
 # what would train to nothing, or differ between processes, is refused

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from flowleap import data, evaluation, methods, networks, runs
 from flowleap.training import online_evaluation
 from flowleap.training.online_evaluation import OnlineEvaluation
-from flowleap.training.state import State, new_player
+from flowleap.training.state import State, new_trained_network
 
 TINY = [("network.width", "16"), ("network.depth", "1")]
 MOONS = data.load("two-moons")
@@ -40,8 +40,10 @@ def new_state(objective) -> State:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = networks.MLP(shape=(2,), width=8, depth=1)
-    player = new_player(network, objective, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, decays=(0.9, 0.5))
-    return State(player)
+    trained = new_trained_network(
+        network, objective, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, decays=(0.9, 0.5)
+    )
+    return State(trained)
 
 
 def new_evaluation(place: Path, method=methods.meanflow, **options) -> OnlineEvaluation:
@@ -156,12 +158,12 @@ def test_the_best_weights_are_kept_and_found_again(tmp_path, clock, monkeypatch)
     state = new_state(observer.objective)
     for step in (10, 20, 30):
         state.step, state.seconds = step, 1e9
-        for average in state.player.averages.values():
+        for average in state.trained.averages.values():
             next(iter(average.module.parameters())).fill_(step)
         observer(state)
     kept = json.loads((tmp_path / "best.json").read_text())
     assert (kept["step"], kept["weights"], kept["distance"]) == (20, "ema-0.9@20", 3.0)
-    first = next(iter(state.player.averages[0.9].module.state_dict()))
+    first = next(iter(state.trained.averages[0.9].module.state_dict()))
     assert load_file(tmp_path / "best.safetensors")[first].unique().tolist() == [20.0]
     again = new_evaluation(tmp_path, share=1.0, step=20)
     assert again.lowest == 3.0
@@ -177,7 +179,7 @@ def test_samples_that_are_not_finite_leave_a_gap(tmp_path):
     observer = new_evaluation(tmp_path, share=1.0)
     state = new_state(observer.objective)
     state.step, state.seconds = 1, 1e9
-    for average in state.player.averages.values():
+    for average in state.trained.averages.values():
         next(iter(average.module.parameters())).fill_(math.nan)
     observer(state)
     assert {row["distance"] for row in observer.lines.rows()} == {None}

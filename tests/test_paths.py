@@ -18,7 +18,7 @@ from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 PATHS = [
     LinearPath(),
     LinearPath(noise_scale=0.5),
-    LinearPath(floor=0.01),
+    LinearPath(sigma_min=0.01),
     TrigPath(),
     TrigPath(noise_scale=0.5),
     VPPath(),
@@ -57,7 +57,7 @@ def pair(shape: tuple[int, ...], seed: int = 0) -> tuple[torch.Tensor, torch.Ten
     ("path", "alpha", "sigma"),
     [
         (LinearPath(), lambda t: 1 - t, lambda t: t),
-        (LinearPath(floor=1e-5), lambda t: 1 - t, lambda t: 1 - (1 - 1e-5) * (1 - t)),
+        (LinearPath(sigma_min=1e-5), lambda t: 1 - t, lambda t: 1 - (1 - 1e-5) * (1 - t)),
         (TrigPath(), lambda t: math.cos(math.pi * t / 2), lambda t: math.sin(math.pi * t / 2)),
         (VEPath(), lambda t: 1.0, lambda t: t),
     ],

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from flowleap import methods, networks, runs, values
+from flowleap import methods, networks, runs, serialize
 from flowleap.design import loss_in_words
 from flowleap.losses import LearnedVariance, Perceptual, Squared, Weighted
 from flowleap.networks import perceptual
@@ -139,12 +139,14 @@ def test_any_module_may_give_the_features() -> None:
         expected = expected + (f - g).square().sum(1).mean((1, 2))
     torch.testing.assert_close(compare(loss, a, b), expected)
     with pytest.raises(ValueError, match="cannot be written down"):
-        values.to_dict(loss)
+        serialize.to_dict(loss)
 
 
 def test_the_value_is_plain_data_and_the_network_is_read_once(files: Path) -> None:
     loss = Perceptual(file=str(files / "all.pth"))
-    assert values.from_dict(json.loads(json.dumps(values.to_dict(loss)))) == loss and hash(loss) == hash(loss)
+    assert serialize.from_dict(json.loads(json.dumps(serialize.to_dict(loss)))) == loss and hash(
+        loss
+    ) == hash(loss)
     device = torch.device("cpu")
     assert perceptual.load(loss.file, None, "vgg", device) is perceptual.load(loss.file, None, "vgg", device)
     network = perceptual.load(loss.file, None, "vgg", device)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from flowleap import methods, reports, values
+from flowleap import methods, reports, serialize
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -61,7 +61,7 @@ def made(label: str, index: int, points: bool = False, **more: Any) -> reports.E
     return reports.Entry(
         label,
         note="changed from esc: label_dropout 0.1 → 0.0",
-        config={"method": "esc", "steps": 99 + index, "objective": values.to_dict(methods.esc())},
+        config={"method": "esc", "steps": 99 + index, "objective": serialize.to_dict(methods.esc())},
         rows=rows,
         metrics=metrics,
         quality=[{"step": s, "nfe": 1, "distance": 9 / s, "metric": "FD-pixel"} for s in (30, 60, 90)],

@@ -190,7 +190,7 @@ def test_renoising_preserves_the_marginals(path, strength):
     assert correlation == pytest.approx(expected, abs=0.025)
 
 
-@pytest.mark.parametrize("path", [*PATHS, LinearPath(floor=0.01)], ids=repr)
+@pytest.mark.parametrize("path", [*PATHS, LinearPath(sigma_min=0.01)], ids=repr)
 @pytest.mark.parametrize("strength", [0.3, 0.8, 1.0])
 def test_fresh_noise_makes_up_the_noise_level_of_its_stop(path, strength):
     """x_r of data that are one point has the standard deviation κσ(r), however near to the data r is."""
@@ -443,7 +443,7 @@ def perfect(name: str) -> FlowMap:
 
     class Network:
         def __call__(self, x, t, r, label):
-            landing = torch.full_like(t, objective.path.t_min) if objective.told == "nothing" else r
+            landing = torch.full_like(t, objective.path.t_min) if objective.conditioning == "t" else r
             return known(x, t, landing, label)
 
     network = Network()

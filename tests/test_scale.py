@@ -32,7 +32,7 @@ from flowleap.training import posthoc, power, start
 from flowleap.training.distributed import Engine, micro_batches
 from flowleap.training.loop import Plan, draw_batch
 from flowleap.training.loss_module import LossModule
-from flowleap.training.state import State, new_player
+from flowleap.training.state import State, new_trained_network
 from forked import forked, free_port, needs_processes
 
 CPU = torch.device("cpu")
@@ -326,7 +326,7 @@ def tiny(name: str, classes: int | None = None, **changes: Any) -> tuple[Objecti
     for weight in network.parameters():
         nn.init.normal_(weight, std=0.2)
     return objective, State(
-        new_player(network, objective, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0, decays=(0.9,))
+        new_trained_network(network, objective, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0, decays=(0.9,))
     )
 
 
@@ -343,8 +343,8 @@ def test_parts_are_the_batch_each_row_once_and_alike(name, parts):
         )
     if name == "meanflow":  # so many jumps in each
         x = torch.zeros(total, 2)
-        offs = [objective.draw(Batch(x[row], row=row, size=total), 3, 0).off for row in rows]
-        assert sum(offs) == objective.draw(Batch(x), 3, 0).off and max(offs) - min(offs) <= 1
+        offs = [objective.draw(Batch(x[row], row=row, size=total), 3, 0).num_jumps for row in rows]
+        assert sum(offs) == objective.draw(Batch(x), 3, 0).num_jumps and max(offs) - min(offs) <= 1
 
 
 def test_a_part_brings_the_rows_that_its_velocity_averages_over():
@@ -355,7 +355,7 @@ def test_a_part_brings_the_rows_that_its_velocity_averages_over():
     for part in range(7):  # cuts classes in two
         batch = draw_batch(dataset, objective, plan, 1, CPU, part, 7)
         point = objective.draw(batch, 1, 0)
-        assert batch.company is not None and set(batch.company_label.tolist()) <= set(batch.label.tolist())
+        assert batch.context is not None and set(batch.context_label.tolist()) <= set(batch.label.tolist())
         for x_t, v in zip(point.x_t, objective.velocity(point), strict=True):
             assert torch.allclose(expected[float(x_t.sum())], v, atol=1e-5)
 
@@ -442,7 +442,7 @@ def test_a_loss_module_trains_the_network_of_its_map():
     objective, state = tiny("meanflow")
     other = objective.flow_map(networks.MLP(2, width=16, depth=1))
     with pytest.raises(ValueError, match="another network"):
-        LossModule(state.player.network, other, other, objective)
+        LossModule(state.trained.network, other, other, objective)
 
 
 # Checks before the first step
@@ -461,11 +461,11 @@ def ready(engine: Engine, objective: Objective, state: State, **plan: Any) -> li
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_one_process_is_checked_where_asked(precision):
     objective, state = tiny("meanflow")
-    before = [weight.clone() for weight in state.player.network.parameters()]
+    before = [weight.clone() for weight in state.trained.network.parameters()]
     said = ready(Engine(CPU, precision, check=True), objective, state)
     assert len(said) == 1 and "du/dt is" in said[0] and "a gradient computed twice" in said[0]
-    assert all(torch.equal(a, b) for a, b in zip(before, state.player.network.parameters(), strict=True))
-    assert all(weight.grad is None for weight in state.player.network.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, state.trained.network.parameters(), strict=True))
+    assert all(weight.grad is None for weight in state.trained.network.parameters())
     assert ready(Engine(CPU, precision), objective, state) == []
 
 
@@ -498,12 +498,14 @@ def test_a_layer_with_a_wrong_forward_derivative_is_found():
 
         def __init__(self) -> None:
             super().__init__()
-            self.inner = state.player.network
+            self.inner = state.trained.network
 
         def forward(self, x: Any, t: Any, r: Any, label: Any = None) -> Any:
             return Twisted.apply(self.inner(x, t, r, label))
 
-    spoiled = State(new_player(Odd(), objective, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0, decays=(0.9,)))
+    spoiled = State(
+        new_trained_network(Odd(), objective, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0, decays=(0.9,))
+    )
     with pytest.raises(start.NotSound, match=r"du/dt.*central difference.*CentralDifference"):
         ready(Engine(CPU, check=True), objective, spoiled)
 
@@ -579,7 +581,7 @@ def test_averages_of_any_width_are_made_afterwards(tmp_path):
         for path in (tmp_path / "averages").glob(f"width-{width:g}-*"):
             path.unlink()
     assert len(posthoc.snapshots(tmp_path)) == 40
-    last = made.state.player.network.state_dict()
+    last = made.state.trained.network.state_dict()
 
     def gap(one: dict[str, Any], other: dict[str, Any]) -> float:
         return math.sqrt(
@@ -587,7 +589,7 @@ def test_averages_of_any_width_are_made_afterwards(tmp_path):
         )
 
     for width in widths:
-        direct = made.state.player.powers[width].module.state_dict()
+        direct = made.state.trained.powers[width].module.state_dict()
         found, step = posthoc.synthesized(tmp_path, width)
         assert step == 120
         assert gap(found, direct) < (1e-5 if width == 0.1 else 0.02) * gap(last, direct)
@@ -635,7 +637,7 @@ def test_an_average_is_made_by_a_command_and_used_by_its_name(tmp_path):
     assert done.exit_code == 0 and f"flowleap sample {tmp_path} --weights width-0.1" in done.output
     run = runs.load_run(tmp_path, weights="width-0.1")
     assert (run.weights, run.step) == ("width-0.1@30", 30)
-    direct = made.state.player.powers[0.1].module.state_dict()
+    direct = made.state.trained.powers[0.1].module.state_dict()
     assert all(
         torch.allclose(direct[name], value, atol=1e-6) for name, value in run.network.state_dict().items()
     )

@@ -16,11 +16,11 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from flowleap import Batch, FlowMap, Objective, methods, networks, runs, samplers, values
+from flowleap import Batch, FlowMap, Objective, methods, networks, runs, samplers, serialize
 from flowleap.couplings import Generated
 from flowleap.data import Dataset
 from flowleap.losses import ScoreIdentity, Squared
-from flowleap.objectives import EMA, Rival, ScoreGap
+from flowleap.objectives import EMA, AuxiliaryNetwork, ScoreGap
 from flowleap.oracles import Gaussian
 from flowleap.parameterization import Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
@@ -30,7 +30,7 @@ from flowleap.tensors import like
 from flowleap.times import Denoising, NoiseLevels, OneTime, Uniform
 from flowleap.training import checkpoint, loop
 from flowleap.training.guard import Diverged, Guard
-from flowleap.training.state import RIVAL, STUDENT, State, new_player
+from flowleap.training.state import AUXILIARY, STUDENT, State, new_trained_network
 from flowleap.velocities import Teacher
 
 D = torch.float64
@@ -61,8 +61,8 @@ class Affine(nn.Module):
 
 def on(path: Curve) -> Objective:
     """SiD on a path that may be curved, taught by the Gaussian."""
-    fake = replace(methods.sid().rival, path=path, parameterization=Velocity())
-    moved = replace(methods.sid(), path=path, parameterization=Velocity(), frozen=Rival(fake))
+    fake = replace(methods.sid().auxiliary, path=path, parameterization=Velocity())
+    moved = replace(methods.sid(), path=path, parameterization=Velocity(), frozen=AuxiliaryNetwork(fake))
     return moved.with_teacher(law(MEAN, STD, path))
 
 
@@ -84,10 +84,10 @@ def nodes(count: int = 24) -> tuple[Tensor, Tensor, Tensor]:
     return first[:, None], second[:, None], torch.outer(weights, weights).flatten() / (2 * math.pi)
 
 
-def point_of(objective: Objective, latent: Tensor, noise: Tensor, t: float) -> Point:
+def point_of(objective: Objective, extra_noise: Tensor, noise: Tensor, t: float) -> Point:
     times = torch.full((len(noise),), t, dtype=D)
     zero = torch.zeros_like(times)
-    return objective.point(torch.zeros_like(noise), noise, times, zero, zero, latent=latent)
+    return objective.point(torch.zeros_like(noise), noise, times, zero, zero, extra_noise=extra_noise)
 
 
 def unweighted(loss: Tensor, regression: Regression) -> Tensor:
@@ -110,10 +110,10 @@ def test_with_an_exact_fake_score_the_mean_loss_is_its_share_of_the_squared_gap(
         objective.flow_map(Affine(path, objective.sampling.start, mean, std)),
         law(mean, std, path),
     )
-    latent, noise, weights = nodes()
-    point = point_of(objective, latent, noise, t)
+    extra_noise, noise, weights = nodes()
+    point = point_of(objective, extra_noise, noise, t)
     regression = objective.regress(student, fake, point)
-    expected = mean + std * latent
+    expected = mean + std * extra_noise
     assert regression.space == "map" and regression.sample is not None
     torch.testing.assert_close(regression.sample, expected, rtol=0, atol=1e-12 + 1e-3 * (path.t_min > 0))
     found = (weights * unweighted(objective.per_sample(regression, point), regression)).sum()
@@ -141,8 +141,8 @@ def test_the_gradient_vanishes_where_the_generator_has_the_teachers_law_and_nowh
 ) -> None:
     objective = on(path)
     network = Affine(path, objective.sampling.start, mean, std)
-    latent, noise, weights = nodes()
-    point = point_of(objective, latent, noise, 0.5)
+    extra_noise, noise, weights = nodes()
+    point = point_of(objective, extra_noise, noise, 0.5)
     loss = objective.per_sample(
         objective.regress(objective.flow_map(network), law(mean, std, path), point), point
     )
@@ -259,7 +259,7 @@ def test_noise_levels_are_the_published_grid_made_continuous() -> None:
         assert float((level < place).double().mean()) == pytest.approx(share, abs=5e-3)
     law = Denoising(Uniform(0.2, 0.4))
     drawn = law.draw(torch.Generator().manual_seed(0), 50, 0.0)
-    assert drawn.off == 50 and law.support == (0.2, 0.4)
+    assert drawn.num_jumps == 50 and law.support == (0.2, 0.4)
     assert bool(
         (drawn.r == 0).all() and (drawn.s == 0).all() and (drawn.t >= 0.2).all() and (drawn.t < 0.4).all()
     )
@@ -273,13 +273,13 @@ def test_noise_levels_are_the_published_grid_made_continuous() -> None:
 def test_the_fake_score_is_held_to_the_posterior_mean_of_what_the_generator_makes() -> None:
     path = LinearPath()
     objective = on(path)
-    assert objective.rival is not None
-    fake = replace(objective.rival, times=OneTime(Uniform(0.4999, 0.5001)))
+    assert objective.auxiliary is not None
+    fake = replace(objective.auxiliary, times=OneTime(Uniform(0.4999, 0.5001)))
     mean, std, rows = -0.3, 0.9, 200_000
     student = objective.flow_map(Affine(path, objective.sampling.start, mean, std))
     point = fake.draw(Batch(torch.full((rows, 1), 7.0, dtype=D)), step=3, key=5, frozen=student)
-    assert point.latent is not None and not point.x.requires_grad
-    torch.testing.assert_close(point.x, (mean + std * point.latent).detach())
+    assert point.extra_noise is not None and not point.x.requires_grad
+    torch.testing.assert_close(point.x, (mean + std * point.extra_noise).detach())
     regression = fake.regress(fake.flow_map(lambda x, t, r, label: torch.zeros_like(x)), student, point)
     held_to = path.mean_from_velocity(point.x_t, point.t, regression.target)
     slope, offset = np.polyfit(point.x_t.squeeze(1).numpy(), held_to.squeeze(1).numpy(), 1)
@@ -294,15 +294,15 @@ def test_latents_are_drawn_for_the_global_batch_and_independent_of_the_other_noi
     objective = methods.sid().with_teacher(FlowMap.of(Gaussian(MEAN, STD)))
     x = torch.zeros(6, 2)
     whole = objective.draw(Batch(x), step=2, key=1)
-    assert whole.latent is not None and not torch.allclose(whole.latent, whole.noise)
+    assert whole.extra_noise is not None and not torch.allclose(whole.extra_noise, whole.noise)
     parts = [
         objective.draw(Batch(x[:3], row=torch.tensor(rows), size=6), 2, 1) for rows in ([0, 2, 4], [1, 3, 5])
     ]
-    both = torch.cat([part.latent for part in parts])  # type: ignore[arg-type]
-    assert sorted(both[:, 0].tolist()) == sorted(whole.latent[:, 0].tolist())
+    both = torch.cat([part.extra_noise for part in parts])  # type: ignore[arg-type]
+    assert sorted(both[:, 0].tolist()) == sorted(whole.extra_noise[:, 0].tolist())
     plain = methods.flow_matching().draw(Batch(x), 2, 1)
-    assert plain.latent is None
-    torch.testing.assert_close(plain.noise[plain.off :].sort(0).values, whole.noise.sort(0).values)
+    assert plain.extra_noise is None
+    torch.testing.assert_close(plain.noise[plain.num_jumps :].sort(0).values, whole.noise.sort(0).values)
 
 
 # ---------------------------------------------------------------- a value
@@ -310,31 +310,37 @@ def test_latents_are_drawn_for_the_global_batch_and_independent_of_the_other_noi
 
 def test_it_is_a_plain_value_with_a_rival_in_it() -> None:
     objective = methods.get("sid")
-    assert values.from_dict(json.loads(json.dumps(values.to_dict(objective)))) == objective
-    changed = values.override(objective, "frozen.objective.times.law.mean", "-0.4")
-    assert changed.rival is not None and changed.rival.times.law.mean == -0.4  # type: ignore[attr-defined]
+    assert serialize.from_dict(json.loads(json.dumps(serialize.to_dict(objective)))) == objective
+    changed = serialize.override(objective, "frozen.objective.times.law.mean", "-0.4")
+    assert changed.auxiliary is not None and changed.auxiliary.times.law.mean == -0.4  # type: ignore[attr-defined]
     assert methods.sid(alpha=1.0, guidance=2.0).target == ScoreGap(Teacher(guidance=2.0))
     assert "zhou2024score" in [paper.key for paper in methods.citations("sid")]
     taught = objective.with_teacher(FlowMap.of(Gaussian(MEAN, STD)))
     assert objective.needs_teacher and not taught.needs_teacher
     run = objective.for_run(20)
-    assert run.rival is not None and (run.steps, run.rival.steps) == (20, 20)
+    assert run.auxiliary is not None and (run.steps, run.auxiliary.steps) == (20, 20)
     assert objective.advice(1) == [] and "trained for 1 uniform step" in objective.advice(2)[0]
 
 
 def test_what_does_not_fit_is_refused_in_words() -> None:
     objective, batch = methods.sid(), Batch(torch.zeros(4, 2))
-    with pytest.raises(ValueError, match=r"rival landing: give both the same.*frozen\.objective\.told"):
-        replace(objective, frozen=Rival(methods.flow_matching()))
+    with pytest.raises(
+        ValueError, match=r"auxiliary network landing: give both the same.*frozen\.objective\.conditioning"
+    ):
+        replace(objective, frozen=AuxiliaryNetwork(methods.flow_matching()))
     with pytest.raises(ValueError, match="Euler"):
-        replace(objective, path=TrigPath(), frozen=Rival(replace(objective.rival, path=TrigPath())))
-    with pytest.raises(ValueError, match=r"frozen=EMA, but the frozen map of a rival"):
-        Rival(replace(methods.flow_matching(), frozen=EMA()))
+        replace(
+            objective, path=TrigPath(), frozen=AuxiliaryNetwork(replace(objective.auxiliary, path=TrigPath()))
+        )
+    with pytest.raises(ValueError, match=r"frozen=EMA, but the frozen map of an auxiliary network"):
+        AuxiliaryNetwork(replace(methods.flow_matching(), frozen=EMA()))
     for options in ({"period": 0}, {"pace": 0.0}, {"betas": (0.0, 1.0)}):
-        with pytest.raises(ValueError, match=rf"Rival\({next(iter(options))}="):
-            Rival(methods.flow_matching(), **options)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=rf"AuxiliaryNetwork\({next(iter(options))}="):
+            AuxiliaryNetwork(methods.flow_matching(), **options)  # type: ignore[arg-type]
     flow = objective.flow_map(networks.MLP(2, width=8, depth=1))
-    with pytest.raises(ValueError, match=r"a rival's score against that of a trained map, and none is given"):
+    with pytest.raises(
+        ValueError, match=r"an auxiliary network's score against that of a trained map, and none is given"
+    ):
         objective(flow, flow, batch)
     taught = objective.with_teacher(flow)
     with pytest.raises(ValueError, match="judged with another network"):
@@ -354,7 +360,9 @@ def cloud(labels: bool = False, rows: int = 40) -> Dataset:
 
 def begin(objective: Objective, network: nn.Module | None = None) -> State:
     network = networks.MLP(2, width=16, depth=1) if network is None else network
-    return State(new_player(network, objective, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0, decays=(0.9,)))
+    return State(
+        new_trained_network(network, objective, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0, decays=(0.9,))
+    )
 
 
 def ready(steps: int = 6, **options: object) -> Objective:
@@ -378,14 +386,23 @@ def moved(before: list[Tensor], network: nn.Module) -> bool:
 def test_players_begin_alike_and_each_is_the_others_frozen_map() -> None:
     network = networks.MLP(2, width=16, depth=1)
     nn.init.normal_(network.final_layer.weight)
-    player = begin(ready(pace=0.5, betas=(0.0, 0.999)), network).player
-    rival = player.rival
-    assert rival is not None and rival.network is not network and not moved(copied(network), rival.network)
-    assert player.frozen.network is rival.network and rival.frozen.network is network
-    assert (rival.frozen.start, rival.flow.start) == (5 / 7, None)
-    assert (rival.role, player.role, rival.averages, len(player.averages)) == (RIVAL, STUDENT, {}, 1)
-    assert player.key(3) == 3 != rival.key(3)
-    for each in (player, rival):
+    trained = begin(ready(pace=0.5, betas=(0.0, 0.999)), network).trained
+    auxiliary = trained.auxiliary
+    assert (
+        auxiliary is not None
+        and auxiliary.network is not network
+        and not moved(copied(network), auxiliary.network)
+    )
+    assert trained.frozen.network is auxiliary.network and auxiliary.frozen.network is network
+    assert (auxiliary.frozen.start, auxiliary.flow.start) == (5 / 7, None)
+    assert (auxiliary.role, trained.role, auxiliary.averages, len(trained.averages)) == (
+        AUXILIARY,
+        STUDENT,
+        {},
+        1,
+    )
+    assert trained.key(3) == 3 != auxiliary.key(3)
+    for each in (trained, auxiliary):
         assert each.optimizer.defaults["betas"] == (0.0, 0.999)
         each.set_learning_rate(0.1)
         assert each.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
@@ -396,21 +413,21 @@ def test_the_rival_takes_its_turn_first_and_the_generator_in_every_period(monkey
     objective, order = ready(period=period), []
     state, original = begin(objective), loop.take_turn
 
-    def watched(player, task, batch, plan, step, *rest):  # type: ignore[no-untyped-def]
-        rival = state.player.rival
-        before = copied(state.player.network), copied(rival.network)
-        turn = original(player, task, batch, plan, step, *rest)
-        changes = moved(before[0], state.player.network), moved(before[1], rival.network)
-        assert changes == ((False, True) if player is rival else (True, False))
+    def watched(trained, task, batch, plan, step, *rest):  # type: ignore[no-untyped-def]
+        auxiliary = state.trained.auxiliary
+        before = copied(state.trained.network), copied(auxiliary.network)
+        turn = original(trained, task, batch, plan, step, *rest)
+        changes = moved(before[0], state.trained.network), moved(before[1], auxiliary.network)
+        assert changes == ((False, True) if trained is auxiliary else (True, False))
         order.append((step, turn.role))
         return turn
 
     monkeypatch.setattr(loop, "take_turn", watched)
     rows: list[dict] = []
     loop.fit(state, objective, cloud(), loop.Plan(6, 16, 0, 1e-2, log_every=3), silent(rows))
-    expected = [(step, role) for step in range(6) for role in (RIVAL, STUDENT)]
-    assert order == [(s, role) for s, role in expected if role == RIVAL or (s + 1) % period == 0]
-    assert int(state.player.averages[0.9].n_averaged) == 1 + 6 // period == 1 + state.player.turns(6)
+    expected = [(step, role) for step in range(6) for role in (AUXILIARY, STUDENT)]
+    assert order == [(s, role) for s, role in expected if role == AUXILIARY or (s + 1) % period == 0]
+    assert int(state.trained.averages[0.9].n_averaged) == 1 + 6 // period == 1 + state.trained.turns(6)
     assert [row["step"] for row in rows] == [3, 6] and all(row["rival_error"] > 0 for row in rows)
     assert all((row["raw_error"] is None) is (period == 3 and False) for row in rows)
 
@@ -421,12 +438,12 @@ def test_the_generators_turn_leaves_no_gradient_in_other_networks() -> None:
     teacher = networks.MLP(2, width=16, depth=1)
     objective = replace(objective, target=ScoreGap(Teacher(taught.with_network(teacher))))
     state = begin(objective)
-    player, rival = state.player, state.player.rival
-    assert rival is not None
-    nn.init.normal_(rival.network.final_layer.weight)
-    objective(player.flow, player.frozen, Batch(torch.zeros(8, 2)), 0, 0).mean().backward()
-    assert any(bool(w.grad.abs().sum() > 0) for w in player.network.parameters() if w.grad is not None)
-    for other in (rival.network, teacher):
+    trained, auxiliary = state.trained, state.trained.auxiliary
+    assert auxiliary is not None
+    nn.init.normal_(auxiliary.network.final_layer.weight)
+    objective(trained.flow, trained.frozen, Batch(torch.zeros(8, 2)), 0, 0).mean().backward()
+    assert any(bool(w.grad.abs().sum() > 0) for w in trained.network.parameters() if w.grad is not None)
+    for other in (auxiliary.network, teacher):
         assert all(weight.grad is None and weight.requires_grad for weight in other.parameters())
 
 
@@ -459,14 +476,14 @@ class Poisoned(nn.Module):
 def test_a_rival_that_is_lost_ends_the_run() -> None:
     objective = ready(20)
     state = begin(objective, Poisoned(10**9))
-    assert state.player.rival is not None
-    state.player.rival.network.count = 4  # two calls a step: its own turn, and the generator's
+    assert state.trained.auxiliary is not None
+    state.trained.auxiliary.network.count = 4  # two calls a step: its own turn, and the generator's
     plan = loop.Plan(20, 16, 0, 1e-2, patience=3, log_every=50)
     with pytest.raises(
         Diverged, match="3 steps in a row were not finite, up to step 5: the output of the network"
     ):
         loop.fit(state, objective, cloud(), plan, silent())
-    assert all(bool(weight.isfinite().all()) for weight in state.player.rival.network.parameters())
+    assert all(bool(weight.isfinite().all()) for weight in state.trained.auxiliary.network.parameters())
 
 
 def test_a_streak_lasts_through_steps_in_which_not_every_player_took_its_turn() -> None:
@@ -569,7 +586,9 @@ def test_a_checkpoint_without_the_rival_is_refused_by_name(tmp_path: Path) -> No
     loop.fit(state, objective, cloud(), loop.Plan(2, 16, 0, 1e-2), silent())
     path = checkpoint.save(tmp_path, state)
     (path / "rival.network.safetensors").unlink()
-    with pytest.raises(checkpoint.CheckpointError, match=r"rival\.network\.safetensors: the file is missing"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"auxiliary network\.network\.safetensors: the file is missing"
+    ):
         checkpoint.restore(path, begin(objective))
 
 
@@ -597,7 +616,7 @@ def test_it_trains_with_every_network(
 def test_forward_equivalents_count_both_players_and_gradients_through_scores(
     settings: list, expected: float
 ) -> None:
-    """The rival: 1 for its sample and 3; the generator: 3, and 2 for each score, which has no gradient of its own."""
+    """The auxiliary network: 1 for its sample and 3; the generator: 3, and 2 for each score, which has no gradient of its own."""
     assert runs.cost(config(cloud(True), settings)) == expected
 
 
@@ -625,10 +644,10 @@ def test_other_losses_take_what_the_target_gives() -> None:
     objective = replace(ready(), loss=Squared())
     state = begin(objective)
     point = objective.draw(Batch(torch.zeros(8, 2)), 0, 0)
-    regression = objective.regress(state.player.flow, state.player.frozen, point)
+    regression = objective.regress(state.trained.flow, state.trained.frozen, point)
     torch.testing.assert_close(objective.per_sample(regression, point).detach(), regression.raw)
     assert not regression.raw.requires_grad
     x_t = point.path.point(regression.sample, point.noise, point.t)  # type: ignore[arg-type]
     torch.testing.assert_close(
-        x_t - like(point.t, x_t) * state.player.frozen.velocity(x_t, point.t), regression.prediction
+        x_t - like(point.t, x_t) * state.trained.frozen.velocity(x_t, point.t), regression.prediction
     )

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from flowleap import data, evaluation
-from flowleap.data import Look, streaming
+from flowleap.data import Preprocessing, streaming
+from flowleap.data.preprocessing import ResizeCrop
 from flowleap.data.streaming import open_streams
-from flowleap.data.view import View
 from test_folder_data import draw
 from test_latents import call, kl, ok
 
@@ -71,7 +71,7 @@ def test_a_stream_gives_what_the_disk_gives(tmp_path):
     place = tmp_path / "p"
     parquet(place)
     parquet(place, 7, split="test", files=1, seed=1)
-    sources, identities, notes = open_streams(f"hf:{place}", View("crop", SIDE))
+    sources, identities, notes = open_streams(f"hf:{place}", ResizeCrop("crop", SIDE))
     assert (
         notes[0] == "labels: 2 classes of 11 to 12 images: ant, bee"
         and list(sources) == ["train", "test"]
@@ -79,19 +79,19 @@ def test_a_stream_gives_what_the_disk_gives(tmp_path):
     )
     assert len(set(identities.values())) == 2
     for split, source in sources.items():
-        there = data.load(f"hf:{place}", split=split, look=Look("crop", SIDE))
+        there = data.load(f"hf:{place}", split=split, preprocessing=Preprocessing("crop", SIDE))
         assert source.classes == there.classes and torch.equal(source.label, there.label)
         assert torch.equal(everything(source), there.x) and source.shape == (3, SIDE, SIDE)
     some = torch.tensor([2, 3, 11, 22])
-    train = data.load(f"hf:{place}", look=Look("crop", SIDE))
+    train = data.load(f"hf:{place}", preprocessing=Preprocessing("crop", SIDE))
     assert torch.equal(torch.cat(list(sources["train"].x.blocks(some, 3))), train.x[some])
-    assert list(open_streams(f"hf:{place}", View("crop", SIDE), "test")[0]) == ["test"]
+    assert list(open_streams(f"hf:{place}", ResizeCrop("crop", SIDE), "test")[0]) == ["test"]
 
 
 def test_without_labels_the_images_are_counted(tmp_path):
     place = tmp_path / "p"
     parquet(place, labels=False)
-    sources, _, _ = open_streams(f"hf:{place}", View("crop", SIDE))
+    sources, _, _ = open_streams(f"hf:{place}", ResizeCrop("crop", SIDE))
     assert (
         len(sources["train"]) == COUNT and sources["train"].label is None and sources["train"].classes == ()
     )
@@ -105,10 +105,10 @@ def test_labels_that_are_hidden_or_missing_are_none_and_said(tmp_path):
         content = {"image": [Image.new("RGB", (20, 20))] * 3, "label": labels}
         rows = datasets.Dataset.from_dict(content).cast_column("image", datasets.Image())
         rows.to_parquet(place / f"{split}-00000-of-00001.parquet")
-    sources, _, notes = open_streams(f"hf:{place}", View("crop", SIDE))
+    sources, _, notes = open_streams(f"hf:{place}", ResizeCrop("crop", SIDE))
     assert list(sources) == ["train", "validation"]
     assert notes == ["labels: 2 classes of 1 to 2 images: 0, 1"]
-    sources, _, notes = open_streams(f"hf:{place}", View("crop", SIDE), "test")
+    sources, _, notes = open_streams(f"hf:{place}", ResizeCrop("crop", SIDE), "test")
     assert sources["test"].label is None and "below 0: taken as unlabeled" in notes[0]
     bare = tmp_path / "q"
     bare.mkdir()
@@ -116,20 +116,20 @@ def test_labels_that_are_hidden_or_missing_are_none_and_said(tmp_path):
     datasets.Dataset.from_dict(content).cast_column("image", datasets.Image()).to_parquet(
         bare / "train.parquet"
     )
-    (source,) = open_streams(f"hf:{bare}", View("crop", SIDE))[0].values()
+    (source,) = open_streams(f"hf:{bare}", ResizeCrop("crop", SIDE))[0].values()
     assert source.label is None
 
 
 def test_small_images_are_enlarged_and_the_view_is_called_as_before(tmp_path):
     place = tmp_path / "p"
     images = parquet(place, 4, files=1)
-    (source,) = open_streams(f"hf:{place}", View("resize", 64))[0].values()
+    (source,) = open_streams(f"hf:{place}", ResizeCrop("resize", 64))[0].values()
     wide = images[1].resize((64, 64), Image.Resampling.LANCZOS)
     assert torch.equal(
         everything(source)[1], torch.from_numpy(np.array(wide)).permute(2, 0, 1).float() / 127.5 - 1
     )
-    assert str(replace(View("crop", 8), enlarge=True)) == str(
-        View("crop", 8)
+    assert str(replace(ResizeCrop("crop", 8), enlarge=True)) == str(
+        ResizeCrop("crop", 8)
     )  # part of the checksums of runs
 
 
@@ -162,16 +162,16 @@ def test_encoding_a_stream_is_encoding_the_disk(tmp_path, vae):
 def test_what_cannot_be_streamed_is_refused(tmp_path, vae):
     place = tmp_path / "p"
     parquet(place, spoil=5)
-    sources, _, _ = open_streams(f"hf:{place}", View("crop", SIDE))
+    sources, _, _ = open_streams(f"hf:{place}", ResizeCrop("crop", SIDE))
     with pytest.raises(ValueError, match=r"image 5 of p \(train\) .* without --stream"):
         everything(sources["train"])
     with pytest.raises(ValueError, match="only hf:NAME can be streamed"):
-        open_streams(str(place), View("crop", SIDE))
+        open_streams(str(place), ResizeCrop("crop", SIDE))
     with pytest.raises(ValueError, match="no split 'val': choose train"):
-        open_streams(f"hf:{place}", View("crop", SIDE), "val")
+        open_streams(f"hf:{place}", ResizeCrop("crop", SIDE), "val")
     datasets.Dataset.from_dict({"a": [1]}).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match="on the disk"):
-        open_streams(f"hf:{tmp_path / 'saved'}", View("crop", SIDE))
+        open_streams(f"hf:{tmp_path / 'saved'}", ResizeCrop("crop", SIDE))
     code, _, err = call("data", "encode", "digits", "--vae", vae, "--out", tmp_path / "o", "--stream")
     assert code == 2 and "only hf:NAME can be streamed" in err and not (tmp_path / "o").exists()
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_streamed_is_refused(tmp_path, vae):
 def test_a_stream_that_breaks_off_says_where(tmp_path, monkeypatch):
     place = tmp_path / "p"
     parquet(place)
-    (source,) = open_streams(f"hf:{place}", View("crop", SIDE))[0].values()
+    (source,) = open_streams(f"hf:{place}", ResizeCrop("crop", SIDE))[0].values()
     with pytest.raises(ValueError, match=r"p \(train\) ends after 23 images: more were announced"):
         list(source.x.blocks(torch.arange(COUNT + 1), 5))
 
@@ -191,7 +191,7 @@ def test_a_stream_that_breaks_off_says_where(tmp_path, monkeypatch):
 
             return rows()
 
-    broken = streaming.Stream(Broken(), "image", "p (train)", View("crop", SIDE))
+    broken = streaming.Stream(Broken(), "image", "p (train)", ResizeCrop("crop", SIDE))
     with pytest.raises(
         ValueError, match=r"broke off at image 4 \(ConnectionError: .*give the same command again"
     ):

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import flowleap
-from flowleap import methods, values
+from flowleap import methods, serialize
 from flowleap.cli import app
 from flowleap.runs import recipes
 from flowleap.training import config
@@ -32,7 +32,7 @@ RENAMED: dict[str, dict[str, str]] = {
 """Old names and the new ones that stand for them. The old ones still work, which is tested here."""
 NAMED = "gone: keep the old name working and say in RENAMED what it is called now"
 FILLED: dict[str, dict[str, Any]] = {
-    "Rival": {"objective": values.to_dict(flowleap.Objective())},
+    "AuxiliaryNetwork": {"objective": serialize.to_dict(flowleap.Objective())},
     "Perceptual": {"file": "vgg.pth"},
 }
 """Values of the fields that have no default."""
@@ -103,5 +103,5 @@ def test_a_part_is_made_as_before(name):
     told = {field: value for field, value in BEFORE["parts"][name].items() if value != surface.NEEDED}
     given = FILLED.get(name, {})
     assert set(told) | set(given) == set(BEFORE["parts"][name])
-    now = values.from_dict({"type": called("parts", name), **given})
-    assert values.from_dict({"type": name, **told, **given}) == now
+    now = serialize.from_dict({"type": called("parts", name), **given})
+    assert serialize.from_dict({"type": name, **told, **given}) == now

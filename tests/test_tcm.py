@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from flowleap import FlowMap, methods, networks, runs, samplers, values
+from flowleap import FlowMap, methods, networks, runs, samplers, serialize
 from flowleap.data import Dataset
 from flowleap.evaluation import diagnosis
 from flowleap.losses import Boundary, Norm, Squared
@@ -143,7 +143,7 @@ class ExactStep(VelocitySource):
 def test_exact_stages_are_a_fixed_point_and_a_spoilt_first_stage_is_not():
     oracle = Gaussian(0.4, 0.6, methods.tcm().path)
     exact = FlowMap.of(oracle, methods.tcm().parameterization)
-    objective = replace(methods.tcm(), told="landing", velocity=ExactStep(oracle))
+    objective = replace(methods.tcm(), conditioning="t,r", velocity=ExactStep(oracle))
     objective = objective.with_teacher(exact)
     data = Batch(torch.randn(64, 2, dtype=D, generator=torch.Generator().manual_seed(0)))
     point = objective.draw(data, 0, 0)
@@ -159,7 +159,7 @@ def test_exact_stages_are_a_fixed_point_and_a_spoilt_first_stage_is_not():
 def test_the_share_of_rows_on_the_boundary_is_fixed(size, rows):
     for seed in range(3):
         draw = Truncation().draw(torch.Generator().manual_seed(seed), size, 0.0)
-        assert int((draw.t == 1).sum()) == rows and draw.off == size
+        assert int((draw.t == 1).sum()) == rows and draw.num_jumps == size
         assert bool((draw.s < draw.t).all()) and bool((draw.r == 0).all())
     drawn = [
         int((Truncation().draw(torch.Generator().manual_seed(i), 2, 0.0).t == 1).sum()) for i in range(400)
@@ -185,7 +185,7 @@ def test_the_weight_of_the_boundary_is_that_of_a_set():
 
 def test_the_method_is_a_plain_value_and_says_what_it_waits_for():
     objective = methods.tcm()
-    assert values.from_dict(json.loads(json.dumps(values.to_dict(objective)))) == objective
+    assert serialize.from_dict(json.loads(json.dumps(serialize.to_dict(objective)))) == objective
     assert objective.needs_teacher and objective.starts_from_teacher and objective.taught_by == "ect"
     assert methods.esc().taught_by == methods.consistency_distillation().taught_by == "flow_matching"
     taught, _, _ = ready()
@@ -194,7 +194,7 @@ def test_the_method_is_a_plain_value_and_says_what_it_waits_for():
         and taught.with_teacher(FlowMap(mlp(), taught.parameterization, taught.path, "nothing")) == taught
     )
     stage = methods.get(objective.taught_by)
-    for name in ("path", "parameterization", "told", "target", "sampling"):
+    for name in ("path", "parameterization", "conditioning", "target", "sampling"):
         assert getattr(stage, name) == getattr(objective, name), name
     assert stage.loss == objective.loss.inner, (
         "a stage and the next differ in times, in targets below t', in weight"
@@ -251,7 +251,7 @@ def test_a_second_stage_without_a_first_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match="give both the same, as a run of ect has"):
         objective.with_teacher(FlowMap(mlp(), Endpoint(), objective.path, "nothing"))
     with pytest.raises(ValueError, match=r"told 'nothing'.*first stage 'landing'"):
-        objective.with_teacher(replace(flow, told="landing"))
+        objective.with_teacher(replace(flow, conditioning="t,r"))
     with pytest.raises(ValueError, match="on the same path"):
         objective.with_teacher(FlowMap(mlp()))
 
@@ -362,7 +362,7 @@ def test_teachers_that_are_no_first_stage_are_refused(quiet, tmp_path):
     flow = train(quiet, config("flow_matching", steps=4), tmp_path / "flow").folder
     with pytest.raises(ValueError, match=r"lives on VEPath.*but its teacher on LinearPath"):
         train(quiet, config(teacher=flow), tmp_path / "run")
-    edm = [("path", '{"type": "VEPath", "t_min": 0.0}'), ("parameterization", "EDM"), ("told", "nothing"),
+    edm = [("path", '{"type": "VEPath", "t_min": 0.0}'), ("parameterization", "EDM"), ("conditioning", "t"),
            ("times.law", '{"type": "LogNormal"}')]  # fmt: skip
     diffusion = train(quiet, config("flow_matching", steps=4, settings=edm), tmp_path / "edm").folder
     with pytest.raises(ValueError, match=r"not trained to go to the data in one step.*give a run of ect"):

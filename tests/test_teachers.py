@@ -26,7 +26,7 @@ from flowleap.evaluation import diagnosis
 from flowleap.runs.pairs import seed_of
 from flowleap.training import loop
 from flowleap.training.log import Reporter
-from flowleap.training.state import Player, State, new_player
+from flowleap.training.state import State, TrainedNetwork, new_trained_network
 
 TINY = [("network.width", "16"), ("network.depth", "1"), ("watch_share", "0")]
 TAUGHT = ("progressive_distillation", "consistency_distillation", "reflow")
@@ -189,15 +189,15 @@ def test_a_student_starts_from_the_averaged_weights_and_a_new_optimizer(
     settings, run = config(method, cloud(True), teacher=teacher), runs.load_run(teacher)
     raw = load_file(teacher / "network.safetensors")
     trainer = runs.Trainer(teacher, settings, cloud(True), Reporter(quiet), teacher=run.flow)
-    player = trainer.state.player
-    held = [player.network, *(average.module for average in player.every_average())]
-    held += [player.copy] if player.copy is not None else []
+    trained = trainer.state.trained
+    held = [trained.network, *(average.module for average in trained.every_average())]
+    held += [trained.copy] if trained.copy is not None else []
     assert len(held) == (2 if method == "reflow" else 3)
     for network in held:
         for name, tensor in load_file(teacher / "ema.safetensors").items():
             assert torch.equal(network.state_dict()[name], tensor)
-    assert any(not torch.equal(raw[name], tensor) for name, tensor in player.network.state_dict().items())
-    assert player.optimizer.state == {} and trainer.state.step == 0
+    assert any(not torch.equal(raw[name], tensor) for name, tensor in trained.network.state_dict().items())
+    assert trained.optimizer.state == {} and trainer.state.step == 0
 
 
 def test_data_and_network_are_those_of_the_teacher_where_none_are_given(tmp_path: Path, quiet) -> None:
@@ -323,25 +323,27 @@ def test_the_frozen_map_is_the_average_of_the_very_step_in_which_the_level_chang
 ) -> None:
     seen: list[tuple[int, bool, bool]] = []
     averages: list[dict[str, torch.Tensor]] = []
-    original = Player.refresh
+    original = TrainedNetwork.refresh
 
-    def watched(player: Player, stage: int) -> None:
+    def watched(trained: TrainedNetwork, stage: int) -> None:
         before = {
-            name: t.clone() for name, t in next(iter(player.averages.values())).module.state_dict().items()
+            name: t.clone() for name, t in next(iter(trained.averages.values())).module.state_dict().items()
         }
-        old = {} if player.copy is None else {name: t.clone() for name, t in player.copy.state_dict().items()}
-        original(player, stage)
-        if player.copy is not None:
-            new = player.copy.state_dict()
-            assert player.frozen.network is player.copy and not any(
-                w.requires_grad for w in player.copy.parameters()
+        old = (
+            {} if trained.copy is None else {name: t.clone() for name, t in trained.copy.state_dict().items()}
+        )
+        original(trained, stage)
+        if trained.copy is not None:
+            new = trained.copy.state_dict()
+            assert trained.frozen.network is trained.copy and not any(
+                w.requires_grad for w in trained.copy.parameters()
             )
             fresh = all(torch.equal(new[name], before[name]) for name in new)
             kept = all(torch.equal(new[name], old[name]) for name in new)
             seen.append((stage, fresh, kept))
             averages.append(before)
 
-    monkeypatch.setattr(Player, "refresh", watched)
+    monkeypatch.setattr(TrainedNetwork, "refresh", watched)
     train(quiet, config("progressive_distillation", lr=0.05), tmp_path / "run")
     levels = [config("progressive_distillation").objective.times.level(step / 14) for step in range(14)]
     assert [6 - stage for stage, _, _ in seen] == levels == [6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0]
@@ -492,7 +494,9 @@ def test_counting_sees_what_the_network_does_in_training(
     hook = nn.modules.module.register_module_forward_pre_hook(count)
     try:
         state = State(
-            new_player(network, objective, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, decays=(0.9,))
+            new_trained_network(
+                network, objective, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, decays=(0.9,)
+            )
         )
         events = loop.Events(log=lambda row: None, sample=lambda s: None, save=lambda s: None)
         loop.fit(state, objective, data, loop.Plan(14, 16, 0, 1e-3), events)

@@ -139,12 +139,14 @@ def test_a_landing_law_of_its_own():
     ("size", "diagonal", "off"), [(64, 0.75, 16), (96, 0.75, 24), (10, 0.0, 10), (10, 1.0, 0)]
 )
 def test_the_number_of_diagonal_rows_is_exact(size, diagonal, off):
-    assert {SortedPair(diagonal=diagonal).draw(random(seed), size, 1.0).off for seed in range(20)} == {off}
+    assert {SortedPair(diagonal=diagonal).draw(random(seed), size, 1.0).num_jumps for seed in range(20)} == {
+        off
+    }
 
 
 def test_the_number_of_diagonal_rows_may_be_random():
     """Binomial(64, 1/4): mean 16, standard deviation √12."""
-    counts = np.array([SortedPair(fixed=False).draw(random(seed), 64, 1.0).off for seed in range(400)])
+    counts = np.array([SortedPair(fixed=False).draw(random(seed), 64, 1.0).num_jumps for seed in range(400)])
     assert counts.mean() == pytest.approx(16, abs=4 * math.sqrt(12 / 400))
     assert counts.std() == pytest.approx(math.sqrt(12), rel=0.15)
 
@@ -312,7 +314,7 @@ def test_a_share_of_the_rows_lands_at_the_data():
 
 @pytest.mark.parametrize(("size", "off"), [(8, 1), (15, 1), (16, 2), (96, 12), (100, 12)])
 def test_the_number_of_rows_that_land_at_the_data_is_exact(size, off):
-    assert ToData().draw(random(), size, 0.0).off == off
+    assert ToData().draw(random(), size, 0.0).num_jumps == off
     with pytest.raises(ValueError, match="at least 8, or a larger share"):
         ToData().draw(random(), 7, 0.0)
 
@@ -361,7 +363,7 @@ def test_laws_that_make_no_sense_are_refused_by_name(make, named):
 def test_full_jumps_land_at_the_data_and_stop_at_once():
     t, s, r, off = FullJump(LogitNormal(-1.0, 1.4), diagonal=0.75).draw(random(), 40, 0.0)
     assert off == 10 and torch.equal(s, t) and not bool(r[:10].any()) and torch.equal(r[10:], t[10:])
-    assert FullJump().draw(random(), 40, 0.0).off == 40
+    assert FullJump().draw(random(), 40, 0.0).num_jumps == 40
     with pytest.raises(ValueError, match=r"FullJump\(diagonal=1.5\)"):
         FullJump(diagonal=1.5)
 

@@ -23,7 +23,7 @@ from flowleap.training.guard import Diverged, Guard, likely_cause
 from flowleap.training.log import Lines, Recorder, Reporter, explanation
 from flowleap.training.loop import Events, Plan, fit
 from flowleap.training.loss_module import numbers
-from flowleap.training.state import State, new_player
+from flowleap.training.state import State, new_trained_network
 
 CPU = torch.device("cpu")
 
@@ -53,7 +53,7 @@ def points(rows: int = 64) -> Dataset:
 
 def begin(network: nn.Module, objective: Objective, **options: object) -> State:
     settings = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.0, "decays": (0.99,)} | options
-    return State(new_player(network, objective, **settings))
+    return State(new_trained_network(network, objective, **settings))
 
 
 def silent(log: list | None = None, **more: object) -> Events:
@@ -79,8 +79,8 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counts() -> None:
     state, seen = begin(Poisoned(range(3, 5)), objective), []
 
     def keep(step: int) -> None:
-        moments = state.player.optimizer.state[state.player.network.inner.final_layer.weight]
-        tensors = [*state.player.network.parameters(), *moments.values()]
+        moments = state.trained.optimizer.state[state.trained.network.inner.final_layer.weight]
+        tensors = [*state.trained.network.parameters(), *moments.values()]
         seen.append(([tensor.detach().clone() for tensor in tensors], state.skipped, state.streak))
 
     fit(state, objective, points(), plan(8), silent(tick=keep))
@@ -184,18 +184,18 @@ def test_the_frozen_map_is_the_flow_or_a_warmed_up_average(frozen: EMA | None, i
     objective = methods.meanflow() if frozen is None else replace(methods.meanflow(), frozen=frozen)
     network = networks.MLP(2, width=16, depth=1)
     state = begin(network, objective.for_run(3), decays=(0.9,))
-    player, initial = state.player, [p.detach().clone() for p in network.parameters()]
-    assert (player.frozen is player.flow) is is_self
+    trained, initial = state.trained, [p.detach().clone() for p in network.parameters()]
+    assert (trained.frozen is trained.flow) is is_self
     fit(state, objective.for_run(3), points(), plan(3), silent())
-    if player.target is not None:
-        assert player.frozen.network is player.target.module
-        twin = player.averages[0.9].module  # an average of the same decay
+    if trained.target is not None:
+        assert trained.frozen.network is trained.target.module
+        twin = trained.averages[0.9].module  # an average of the same decay
         for a, b, p in zip(
-            player.target.module.parameters(), twin.parameters(), network.parameters(), strict=True
+            trained.target.module.parameters(), twin.parameters(), network.parameters(), strict=True
         ):
             assert torch.equal(a, b) and not torch.equal(a, p) and not a.requires_grad
         moved = [
-            not torch.equal(a, b) for a, b in zip(player.target.module.parameters(), initial, strict=True)
+            not torch.equal(a, b) for a, b in zip(trained.target.module.parameters(), initial, strict=True)
         ]
         assert any(moved)
 
@@ -213,17 +213,17 @@ def test_learning_rate_rises_then_falls() -> None:
 def test_the_learning_rate_and_the_clip_reach_the_optimizer() -> None:
     objective = methods.flow_matching().for_run(4)
     still = begin(networks.MLP(2, width=16, depth=1), objective)
-    before = [p.detach().clone() for p in still.player.network.parameters()]
+    before = [p.detach().clone() for p in still.trained.network.parameters()]
     fit(still, objective, points(), plan(4, lr=1e-30), silent())
-    assert all(torch.allclose(a, b) for a, b in zip(before, still.player.network.parameters(), strict=True))
+    assert all(torch.allclose(a, b) for a, b in zip(before, still.trained.network.parameters(), strict=True))
     clipped = begin(networks.MLP(2, width=16, depth=1), objective)
     fit(clipped, objective, points(), plan(4, clip=1e-3), silent())
-    norms = [p.grad.norm() for p in clipped.player.network.parameters() if p.grad is not None]
+    norms = [p.grad.norm() for p in clipped.trained.network.parameters() if p.grad is not None]
     assert torch.stack(norms).norm() <= 1.001e-3
 
 
 def test_metrics_are_means_over_the_interval_without_what_is_not_finite() -> None:
-    recorder, state = Recorder(CPU, batch=4, seconds=10.0), State(player=None, step=3)  # type: ignore[arg-type]
+    recorder, state = Recorder(CPU, batch=4, seconds=10.0), State(trained=None, step=3)  # type: ignore[arg-type]
     for error, loss, norm, derivative in (
         (1.0, 0.5, 2.0, None),
         (3.0, math.inf, 4.0, torch.tensor([1.0, 5.0])),
@@ -240,7 +240,7 @@ def test_metrics_are_means_over_the_interval_without_what_is_not_finite() -> Non
 
 
 def test_time_spent_aside_does_not_count_as_training() -> None:
-    recorder, state = Recorder(CPU, batch=1000, seconds=0.0), State(player=None)  # type: ignore[arg-type]
+    recorder, state = Recorder(CPU, batch=1000, seconds=0.0), State(trained=None)  # type: ignore[arg-type]
     regression = Regression(torch.zeros(2, 1), torch.zeros(2, 1))
     recorder.add(numbers(regression, torch.zeros(()), 2), torch.zeros(()))
     with recorder.aside(state):

@@ -188,8 +188,8 @@ def test_the_derivative_and_the_prediction_drop_the_same() -> None:
     flow = objective.flow_map(network)
     point = objective.draw(Batch(x, torch.arange(16) % 3), step=3, key=0)
     regression = objective.regress(flow, flow, point)
-    assert point.off > 0
-    torch.testing.assert_close(seen[0], regression.prediction[: point.off].detach())
+    assert point.num_jumps > 0
+    torch.testing.assert_close(seen[0], regression.prediction[: point.num_jumps].detach())
     again = objective.regress(flow, flow, point)
     assert torch.equal(again.prediction, regression.prediction)  # resumed steps compute the same
     other = objective.regress(flow, flow, replace(point, keys=point.keys + 1))
@@ -222,9 +222,9 @@ def test_parts_of_a_batch_drop_what_the_whole_drops(name: str) -> None:
     label = torch.arange(total) % 3
 
     def loss(here: Tensor) -> Tensor:
-        others = objective.company(label, here, total)
+        others = objective.context(label, here, total)
         batch = Batch(
-            x[here], label[here], row=here, size=total, company=x[others], company_label=label[others]
+            x[here], label[here], row=here, size=total, context=x[others], context_label=label[others]
         )
         with torch.no_grad():
             return objective(flow, flow, batch, step=30, key=0).sum() / total

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from flowleap import data, foreign, networks, runs
+from flowleap import data, importers, networks, runs
 from flowleap.networks import DiT, UNet, WithLogVariance
 from flowleap.networks.warm import begin_with
 from flowleap.runs import warm
@@ -245,7 +245,7 @@ def test_imported_weights_are_begun_with(layout: str, tmp_path: Path) -> None:
     }
     torch.save({"ema": state}, tmp_path / "weights.pt")
     place = tmp_path / "imported"
-    foreign.import_weights(tmp_path / "weights.pt", place, layout=layout, heads=2, data="digits")
+    importers.import_weights(tmp_path / "weights.pt", place, layout=layout, heads=2, data="digits")
     trainer, said = begun(runs.configure("meanflow", init=place, **QUIET), tmp_path / "run")
     x, label = torch.randn(4, *IMAGE), torch.arange(4)
     theirs = runs.load_run(place).flow.velocity(x, 0.7, label=label)

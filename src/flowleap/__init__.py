@@ -28,8 +28,8 @@ if TYPE_CHECKING:
         parameterization,
         paths,
         samplers,
+        serialize,
         times,
-        values,
         velocities,
     )
     from flowleap.flow_map import FlowMap
@@ -60,8 +60,8 @@ __all__ = [
     "parameterization",
     "paths",
     "samplers",
+    "serialize",
     "times",
-    "values",
     "velocities",
 ]
 HOMES = {

@@ -74,11 +74,11 @@ class LivePairs(Coupling):
         x: Image,
         noise: Image,
         label: Label,
-        off: int,
+        num_jumps: int,
         frozen: FlowMap | None,
-        latent: Image | None = None,
+        extra_noise: Image | None = None,
     ) -> Image:
-        if off == 0:
+        if num_jumps == 0:
             return x
         if frozen is None:
             raise ValueError(
@@ -86,9 +86,9 @@ class LivePairs(Coupling):
                 "objective.draw(batch, step, key, frozen=flow)"
             )
         with torch.no_grad():
-            known = None if label is None else label[:off]
-            made = samplers.ddim(guide(frozen, self.guidance), noise[:off], self.steps, label=known)
-        return torch.cat([made.to(x.dtype), x[off:]])
+            known = None if label is None else label[:num_jumps]
+            made = samplers.ddim(guide(frozen, self.guidance), noise[:num_jumps], self.steps, label=known)
+        return torch.cat([made.to(x.dtype), x[num_jumps:]])
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ class StoredPairs(Coupling):
 class Generated(Coupling):
     """x is what the frozen map makes of noise of its own in one step, no gradient: x = X_{start→t_min}(κ σ(start) z).
 
-    z is `Point.latent`, independent of the noise ε that x is then mixed with. The rows lend their labels, not their
-    images. For a `Rival`, whose frozen map is the network it rivals: it learns the scores of what that one makes.
+    z is `Point.extra_noise`, independent of the noise ε that x is then mixed with. The rows lend their labels, not their
+    images. For a `AuxiliaryNetwork`, whose frozen map is the network it rivals: it learns the scores of what that one makes.
 
     Raises: ValueError where no map is given.
     Source: Zhou et al. 2024 (arXiv 2404.04057), the samples that the fake score is trained on.
@@ -142,14 +142,14 @@ class Generated(Coupling):
         x: Image,
         noise: Image,
         label: Label,
-        off: int,
+        num_jumps: int,
         frozen: FlowMap | None,
-        latent: Image | None = None,
+        extra_noise: Image | None = None,
     ) -> Image:
-        if frozen is None or latent is None:
+        if frozen is None or extra_noise is None:
             raise ValueError(
                 "Generated trains on what another map makes of noise, and none is given: "
                 "objective.draw(batch, step, key, frozen=flow)"
             )
         with torch.no_grad():
-            return samplers.chain(frozen, latent, label=label).to(x.dtype)
+            return samplers.chain(frozen, extra_noise, label=label).to(x.dtype)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from flowleap import methods, values
+from flowleap import methods, serialize
 from flowleap.formatting import BLANK
 from flowleap.interfaces import Loss
 from flowleap.objectives import Objective
@@ -84,7 +84,7 @@ def plain(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     Raises: ValueError for an unknown method, naming its neighbors.
     """
-    return {hyphens(canonical(name)): values.to_dict(methods.get(name)) for name in names}
+    return {hyphens(canonical(name)): serialize.to_dict(methods.get(name)) for name in names}
 
 
 # ---------------------------------------------------------------- the design table

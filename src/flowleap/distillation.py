@@ -31,12 +31,12 @@ from flowleap.guidance import FinestLevel
 from flowleap.losses import Boundary, Norm, ScoreIdentity, Squared, Weighted
 from flowleap.objectives import (
     EMA,
+    AuxiliaryNetwork,
     Consistency,
     FirstStage,
     LearnedSolver,
     Objective,
     Refreshed,
-    Rival,
     ScoreGap,
     SelfConsistency,
     Trajectory,
@@ -86,7 +86,7 @@ def consistency_distillation(guidance: float | None = None, base_steps: int = 12
     """
     return Objective(
         name="consistency distillation",
-        told="nothing",
+        conditioning="t",
         times=Adjacent(base_steps),
         velocity=Teacher(guidance=guidance),
         target=Consistency(),
@@ -110,7 +110,7 @@ def progressive_distillation(guidance: float | None = None, base_steps: int = 12
     times = Halving(base_steps)
     return Objective(
         name="progressive distillation",
-        told="nothing",
+        conditioning="t",
         times=times,
         guidance=None if guidance is None else FinestLevel(guidance),
         target=SelfConsistency(),
@@ -171,18 +171,18 @@ def sid(alpha: float = 1.2, guidance: float | None = None) -> Objective:
     start = 5 / 7
     fake = Objective(
         name="fake score",
-        told="nothing",
+        conditioning="t",
         times=OneTime(LogitNormal(mean=-1.2, std=1.2)),
         coupling=Generated(),
         label_dropout=0.0,
     )
     return Objective(
         name="score identity distillation",
-        told="nothing",
+        conditioning="t",
         times=Denoising(NoiseLevels()),
         target=ScoreGap(Teacher(guidance=guidance)),
         loss=ScoreIdentity(alpha),
-        frozen=Rival(fake, pace=0.1, betas=(0.0, 0.999)),
+        frozen=AuxiliaryNetwork(fake, lr_scale=0.1, betas=(0.0, 0.999)),
         starts_from_teacher=True,
         label_dropout=0.0,
         sampling=Sampling(trained=(1,), start=start),
@@ -220,7 +220,7 @@ def ect_tuned() -> Objective:
     """
     return Objective(
         name="easy consistency tuning (tuned)",
-        told="nothing",
+        conditioning="t",
         times=Ratio(clock="linear"),
         target=Consistency(space="map"),
         loss=Weighted(Norm(), by="1/(level(t) - level(s))"),
@@ -245,7 +245,7 @@ def tcm(boundary: float = 1.0) -> Objective:
         name="truncated consistency model",
         path=VEPath(t_min=0.0),
         parameterization=EDM(),
-        told="nothing",
+        conditioning="t",
         times=Truncation(StudentT(low=boundary)),
         target=Consistency(space="map"),
         loss=Boundary(Weighted(Norm(), by="1/(t - s)"), boundary=boundary, weight=0.1),

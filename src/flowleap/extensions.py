@@ -1,6 +1,6 @@
 """Methods, parts and networks of your own, from a Python file or a module that is named; nothing is run unasked.
 
-    imported("my_method.py")            # then methods.get("my_method"), values.from_dict, networks.build know them
+    imported("my_method.py")            # then methods.get("my_method"), serialize.from_dict, networks.build know them
 
 A file gives, each by its name: functions without required arguments that return an `Objective` (methods), frozen
 dataclasses (parts, as `--set loss=Name` takes them) and `torch.nn.Module` classes (networks, as `--network Name`).
@@ -22,7 +22,7 @@ from typing import Any, get_type_hints
 
 from torch import nn
 
-from flowleap import methods, networks, values
+from flowleap import methods, networks, serialize
 from flowleap.objectives import Objective
 
 __all__ = [
@@ -115,7 +115,7 @@ def missing(config: Mapping[str, Any], place: Path) -> str | None:
         config: the values in the config.json of the run in `place`. Code in that folder is never run unasked.
     """
     unknown = sorted(
-        {kind for kind in _kinds(config.get("objective")) if not values.known(kind)}
+        {kind for kind in _kinds(config.get("objective")) if not serialize.known(kind)}
         | {kind for kind in _kinds(config.get("network")) if not networks.known(kind)}
     )
     if not unknown:
@@ -214,8 +214,8 @@ def _registered(module: ModuleType, name: str, path: Path) -> Imported:
         )
     with ExitStack() as undone:
         for key, part in parts.items():
-            values.add(part)
-            undone.callback(values.remove, key)
+            serialize.add(part)
+            undone.callback(serialize.remove, key)
         for key, kind in nets.items():
             networks.add(kind)
             undone.callback(networks.remove, key)
@@ -244,6 +244,6 @@ def forget(name: str) -> None:
     for name in one.methods:
         methods.remove(name)
     for name in one.parts:
-        values.remove(name)
+        serialize.remove(name)
     for name in one.networks:
         networks.remove(name)

@@ -9,7 +9,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from flowleap.neighbors import neighbors
+from flowleap.suggest import suggest
 
 __all__ = ["LARGEST", "check", "fits", "hints", "in_words", "needed", "wrong"]
 
@@ -66,7 +66,7 @@ def wrong(owner: type, name: str, value: Any, said: str | None = None) -> str:
         return f"{given} is not finite in single precision: {owner.__name__}.{name} is {in_words(hint)}"
     known = _candidates(hint)
     meant = value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
-    hinted = neighbors(meant, known) if known else ""
+    hinted = suggest(meant, known) if known else ""
     if known and is_dataclass(value) and not isinstance(value, type) and meant not in known:
         hinted += f"; a part of your own inherits from {in_words(hint)} of flowleap.interfaces"
     return f"{given} does not fit: {owner.__name__}.{name} is {in_words(hint)}{hinted}"

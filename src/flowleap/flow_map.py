@@ -14,9 +14,9 @@ from flowleap.parameterization import AverageVelocity, Parameterization
 from flowleap.paths import LinearPath, Path
 from flowleap.tensors import Image, Label, Time, like
 
-__all__ = ["ExactMap", "FlowMap", "Told", "dtype_of"]
+__all__ = ["Conditioning", "ExactMap", "FlowMap", "dtype_of"]
 
-Told = Literal["landing", "nothing", "data"]
+Conditioning = Literal["landing", "nothing", "data"]
 """Which second time a network is told, beside the time t of departure."""
 
 Network = Callable[[Image, Time, Time, Label], Image]
@@ -47,14 +47,14 @@ class FlowMap:
         start: the time at which sampling begins, None for t_max of the path (`Sampling.start`).
 
     Shapes: x (batch, *dims); t, r (batch,) or plain numbers; label None or (batch,).
-    Raises: ValueError where the parameterization is singular on the path, for an unknown `told`, or for a start that is
+    Raises: ValueError where the parameterization is singular on the path, for an unknown `conditioning`, or for a start that is
         no time of the path.
     """
 
     network: Network = field(repr=False)
     parameterization: Parameterization = AverageVelocity()
     path: Path = LinearPath()
-    told: Told = "landing"
+    conditioning: Conditioning = "t,r"
     start: float | None = None
 
     def __post_init__(self) -> None:
@@ -63,8 +63,8 @@ class FlowMap:
             raise ValueError(
                 f"start={self.start:g}: sampling begins at a time of {type(self.path).__name__} in {domain}"
             )
-        if self.told not in get_args(Told):
-            raise ValueError(f'told={self.told!r}: expected "landing", "nothing" or "data"')
+        if self.conditioning not in get_args(Conditioning):
+            raise ValueError(f'told={self.conditioning!r}: expected "landing", "nothing" or "data"')
         reason = self.parameterization.singularity(self.path)
         if reason is not None:
             raise ValueError(
@@ -114,9 +114,9 @@ class FlowMap:
 
     def second_time(self, t: Time, r: Time) -> Time:
         """Return the second time that the network is told on the way from t to r, (batch,)."""
-        if self.told == "landing":
+        if self.conditioning == "t,r":
             return r
-        if self.told == "nothing":
+        if self.conditioning == "t":
             return t
         return torch.where(r < t, torch.full_like(t, self.path.t_min), t)
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from flowleap.citations import Cited
 from flowleap.derivatives import Derivative
-from flowleap.flow_map import FlowMap, Told
+from flowleap.flow_map import Conditioning, FlowMap
 from flowleap.parameterization import Parameterization
 from flowleap.paths import Path
 from flowleap.point import Point, Regression, Target
@@ -59,7 +59,7 @@ class Composition(Protocol):
     @property
     def parameterization(self) -> Parameterization: ...
     @property
-    def told(self) -> Told: ...
+    def conditioning(self) -> Conditioning: ...
     @property
     def times(self) -> TimeLaw: ...
     @property
@@ -130,7 +130,7 @@ class Part(Cited, ABC):
 
     @property
     def makes_samples(self) -> bool:
-        """Whether samples are made of noise of its own, `Point.latent`, beside the noise that is added to data."""
+        """Whether samples are made of noise of its own, `Point.extra_noise`, beside the noise that is added to data."""
         return False
 
     def refusal(self, o: Composition) -> str | None:
@@ -139,12 +139,12 @@ class Part(Cited, ABC):
 
 
 class Draw(NamedTuple):
-    """Times of a batch: t ≥ s ≥ r, each (batch,) float32 on the CPU; rows [0, off) have r < t."""
+    """Times of a batch: t ≥ s ≥ r, each (batch,) float32 on the CPU; rows [0, num_jumps) have r < t."""
 
     t: Time
     s: Time
     r: Time
-    off: int
+    num_jumps: int
 
 
 class TimeLaw(Part):
@@ -253,13 +253,13 @@ class Coupling(Part):
         x: Image,
         noise: Image,
         label: Label,
-        off: int,
+        num_jumps: int,
         frozen: FlowMap | None,
-        latent: Image | None = None,
+        extra_noise: Image | None = None,
     ) -> Image:
-        """Return the data that meets this noise, like x; the leading `off` rows are those with r < t.
+        """Return the data that meets this noise, like x; the leading `num_jumps` rows are those with r < t.
 
-        `latent` is noise of its own where the coupling `makes_samples`.
+        `extra_noise` is noise of its own where the coupling `makes_samples`.
         """
         return x
 
@@ -453,7 +453,7 @@ class TargetNetwork(Part):
         return 1
 
     @property
-    def pace(self) -> float:
+    def lr_scale(self) -> float:
         """A factor of the learning rate of the run."""
         return 1.0
 

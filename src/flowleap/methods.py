@@ -40,7 +40,6 @@ from flowleap.losses import (
     Squared,
     Weighted,
 )
-from flowleap.neighbors import neighbors
 from flowleap.objectives import (
     EMA,
     Consistency,
@@ -55,6 +54,7 @@ from flowleap.objectives import (
 from flowleap.parameterization import EDM, AverageVelocity, ConsistencyEDM, Noise, Preconditioned, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.samplers import Sampling
+from flowleap.suggest import suggest
 from flowleap.times import (
     Curriculum,
     DyadicGrid,
@@ -139,7 +139,7 @@ def live_reflow(guidance: float | None = None, base_steps: int = 128) -> Objecti
     return replace(
         flow_matching(),
         name="live reflow",
-        told="data",
+        conditioning="t,end",
         times=ToData(share=1 / 8, base_steps=base_steps),
         coupling=LivePairs(steps=8, guidance=guidance),
         target=Consistency(),
@@ -166,7 +166,7 @@ def consistency_training(variant: str = "table1", base_steps: int = 128) -> Obje
         return replace(
             flow_matching(),
             name="consistency training (table1)",
-            told="nothing",
+            conditioning="t",
             times=Curriculum(base_steps),
             target=Consistency(),
             frozen=EMA(0.999),
@@ -178,7 +178,7 @@ def consistency_training(variant: str = "table1", base_steps: int = 128) -> Obje
         name="consistency training (original)",
         path=VEPath(),
         parameterization=ConsistencyEDM(),
-        told="nothing",
+        conditioning="t",
         times=NoiseGrid(),
         target=Consistency(space="map"),
         frozen=GridEMA(0.95),
@@ -260,7 +260,7 @@ def shortcut(variant: str = "paper", guidance: float | None = None, base_steps: 
         return replace(
             paper,
             name="shortcut-repo",
-            path=LinearPath(floor=1e-5),
+            path=LinearPath(sigma_min=1e-5),
             times=DyadicGrid(share=1 / 8, base_steps=base_steps, quotas=True),
             target=SelfConsistency(clip=4.0),
         )
@@ -309,7 +309,7 @@ def sct(path: str = "trigonometric") -> Objective:
             (c = 0.1, which is 0.2 in units of F), 1/(σ_d tan θ) and a learned weight on the squared error.
             "linear": the average velocity, the logit-normal law of the same numbers, warm-up and learned weight, but no
             normalization and no other weight, as Lin et al. (2025) have it. In their code three quarters of the rows
-            have r = t besides: `told="data"` and `times.diagonal=0.75`.
+            have r = t besides: `conditioning="t,end"` and `times.diagonal=0.75`.
 
     Raises: ValueError for another path.
     """
@@ -318,7 +318,7 @@ def sct(path: str = "trigonometric") -> Objective:
     linear = replace(
         flow_matching(),
         name="sct-linear",
-        told="nothing",
+        conditioning="t",
         times=FullJump(LogitNormal(mean=-1.0, std=1.4)),
         target=Eulerian(derivative=TwoPass(), warmup=1 / 40),
         loss=LearnedVariance(Squared(reduce="mean")),
@@ -457,7 +457,7 @@ def get(name: str) -> Objective:
         return _METHODS[key]()
     if key in _OWN:
         return _OWN[key]()
-    near = neighbors(key.replace("_", "-"), (known.replace("_", "-") for known in (*names(), *_ALIASES)))
+    near = suggest(key.replace("_", "-"), (known.replace("_", "-") for known in (*names(), *_ALIASES)))
     raise ValueError(f"unknown method {name!r}{near}")
 
 

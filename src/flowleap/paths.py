@@ -134,39 +134,41 @@ class LinearPath(Path):
 
     Args:
         noise_scale: κ.
-        floor: a residue of noise left at the data end, σ(t) = f + (1 − f) t (1e-5 in kvfrans/shortcut-models).
+        sigma_min: a residue of noise left at the data end, σ(t) = f + (1 − f) t (1e-5 in kvfrans/shortcut-models).
 
     Source: Lipman et al. 2022 (arXiv 2210.02747) eq. 20–23; Liu et al. 2022 (arXiv 2209.03003) algorithm 1.
     """
 
     noise_scale: float = 1.0
-    floor: float = 0.0
+    sigma_min: float = 0.0
     t_min = 0.0
     t_max = 1.0
     cites: ClassVar[tuple[str, ...]] = ("lipman2022flow", "liu2022flow")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.floor < 1:
-            raise ValueError(f"LinearPath(floor={self.floor:g}): a residue of noise in [0, 1) is expected")
+        if not 0 <= self.sigma_min < 1:
+            raise ValueError(
+                f"LinearPath(sigma_min={self.sigma_min:g}): a residue of noise in [0, 1) is expected"
+            )
 
     def alpha(self, t: Time) -> Tensor:
         return 1 - t
 
     def sigma(self, t: Time) -> Tensor:
-        return self.floor + (1 - self.floor) * t
+        return self.sigma_min + (1 - self.sigma_min) * t
 
     def d_alpha(self, t: Time) -> Tensor:
         return -torch.ones_like(t)
 
     def d_sigma(self, t: Time) -> Tensor:
-        return (1 - self.floor) * torch.ones_like(t)
+        return (1 - self.sigma_min) * torch.ones_like(t)
 
     def transfer(self, t: Time, r: Time) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), r - t
 
     def time_at(self, ratio: Tensor) -> Time:
-        return ((ratio - self.floor) / (1 - self.floor + ratio)).clamp(0.0, 1.0)
+        return ((ratio - self.sigma_min) / (1 - self.sigma_min + ratio)).clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ class Batch:
         row: (batch,) int64 on the CPU: which rows of the *global* batch these are; None for all of them.
         size: the size of the global batch; None where all of its rows are here. Draws are made for the global
             batch and sliced by `row`, so the split over processes does not change them.
-        company: (others, *dims): rows of the global batch that are not here, but that a velocity averages over with
-            those that are (`PlugIn`); None for none. `company_label` (others,) are their classes.
+        context: (others, *dims): rows of the global batch that are not here, but that a velocity averages over with
+            those that are (`PlugIn`); None for none. `context_label` (others,) are their classes.
 
     Raises: ValueError where the sizes disagree.
     """
@@ -36,8 +36,8 @@ class Batch:
     noise: Image | None = None
     row: Tensor | None = None
     size: int | None = None
-    company: Image | None = None
-    company_label: Label = None
+    context: Image | None = None
+    context_label: Label = None
 
     def __post_init__(self) -> None:
         if not self.x.is_floating_point():
@@ -66,22 +66,22 @@ class Batch:
         return len(self.x) if self.size is None else self.size
 
 
-WHOLE = ("guided", "onward", "company", "company_label")
+WHOLE = ("guided", "onward", "context", "context_label")
 """The tensors of a point that do not hold one entry for each of its rows."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A batch with every random draw made: rows [0, off) have r < t, the others r = t.
+    """A batch with every random draw made: rows [0, num_jumps) have r < t, the others r = t.
 
     Shapes: x, noise, x_t, v (batch, *dims); t, s, r (batch,); label, group, dropped, plug_in (batch,).
     `label` survives being dropped; `dropped` says which rows the network sees without it.
     `group` says which rows a set-level loss compares with one another, None where every row stands alone; rows of one
     group are neighbors and share their times.
     `keys` (batch,) say what a network with dropout drops in each row, the same in every evaluation of it.
-    `company` (others, *dims) are rows of the global batch that are held elsewhere, and `company_label` their classes:
+    `context` (others, *dims) are rows of the global batch that are held elsewhere, and `context_label` their classes:
     a velocity may average over them, but nothing is learned from them here.
-    `latent` (batch, *dims) is the standard normal noise that samples are made of, where a part makes some, beside the
+    `extra_noise` (batch, *dims) is the standard normal noise that samples are made of, where a part makes some, beside the
     noise that is added to them.
     `guided` holds the indices of the rows that training guidance applies to; `onward` those of the rows with s > r,
     which have a second step s → r; `finest` is the step length at or
@@ -99,7 +99,7 @@ class Point:
     s: Time
     r: Time
     x_t: Image
-    off: int
+    num_jumps: int
     label: Label = None
     dropped: Tensor | None = None
     plug_in: Tensor | None = None
@@ -107,10 +107,10 @@ class Point:
     guided: Tensor | None = None
     onward: Tensor | None = None
     v: Image | None = None
-    latent: Image | None = None
+    extra_noise: Image | None = None
     keys: Tensor | None = None
-    company: Image | None = None
-    company_label: Label = None
+    context: Image | None = None
+    context_label: Label = None
     finest: float = 0.0
     jump_scale: float = 1.0
     step: int = 0
@@ -132,9 +132,9 @@ class Point:
             for f in fields(self)
             if isinstance(getattr(self, f.name), Tensor) and f.name not in WHOLE
         }
-        off = max(0, min(self.off, stop) - start)
+        num_jumps = max(0, min(self.num_jumps, stop) - start)
         guided, onward = (self.guided, self.onward) if start == 0 else (None, None)
-        return replace(self, **changes, off=off, guided=guided, onward=onward)
+        return replace(self, **changes, num_jumps=num_jumps, guided=guided, onward=onward)
 
     def network_label(self, num_classes: int | None) -> Label:
         """Return the label as the network sees it: dropped rows carry the null class.

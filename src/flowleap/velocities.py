@@ -44,7 +44,7 @@ class PlugIn(VelocitySource):
 
     Written around the row's own pair, v* = v + (α' − σ'α/σ)(x̄ − x), so that it meets v exactly where the posterior
     is the row itself. Only rows of the same class, `point.label`, take part: over mixed classes the mean washes the
-    label out. `point.company` takes part too: rows of the global batch that another process holds, so that the sum runs
+    label out. `point.context` takes part too: rows of the global batch that another process holds, so that the sum runs
     over the same rows however the batch is split. Memory B² + B·D (Gram form, `Path.posterior_mean`).
 
     Args:
@@ -81,12 +81,12 @@ class PlugIn(VelocitySource):
         if self.probability == 0:
             return v
         data, label = point.x, point.label
-        if point.company is not None:
-            data = torch.cat([data, point.company])
+        if point.context is not None:
+            data = torch.cat([data, point.context])
             label = (
                 None
-                if label is None or point.company_label is None
-                else torch.cat([label, point.company_label])
+                if label is None or point.context_label is None
+                else torch.cat([label, point.context_label])
             )
         member = None if point.label is None or label is None else point.label[:, None] == label[None, :]
         mean = path.posterior_mean(point.x_t, t, data, member)

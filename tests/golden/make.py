@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowleap import Batch, FlowMap, Objective, Point, methods, networks, values
+from flowleap import Batch, FlowMap, Objective, Point, methods, networks, serialize
 from flowleap.derivatives import CentralDifference, ExactJVP
 from flowleap.guidance import Guidance
 from flowleap.objectives import Consistency, Eulerian
@@ -83,9 +83,9 @@ CASES: dict[str, Made] = {
     ),
     "sct, discrete": changed("sct", target=Consistency(), times=NoiseGrid(clock="trigonometric")),
     "sct_linear, with a diagonal": changed(
-        "sct_linear", told="data", times=FullJump(LogitNormal(-1.0, 1.4), diagonal=0.75)
+        "sct_linear", conditioning="t,end", times=FullJump(LogitNormal(-1.0, 1.4), diagonal=0.75)
     ),
-    "sid, its rival": lambda: methods.sid().rival,
+    "sid, its auxiliary network": lambda: methods.sid().auxiliary,
 }
 """Every method, and its variants that draw or aim otherwise."""
 
@@ -118,7 +118,7 @@ class Tiny(nn.Module):
 
 def network_for(plain: Objective, shift: float) -> nn.Module:
     """Return a network as a run of the objective has it, with weights that are written down."""
-    kinds = {part["type"] for part in values.to_dict(plain).values() if isinstance(part, dict)}
+    kinds = {part["type"] for part in serialize.to_dict(plain).values() if isinstance(part, dict)}
     if "FirstStage" in kinds:
         return networks.Truncated(Tiny(shift), plain.times.boundary)
     if "LearnedSolver" in kinds:
@@ -132,7 +132,7 @@ def network_for(plain: Objective, shift: float) -> nn.Module:
 def maps_for(name: str) -> tuple[Objective, FlowMap, FlowMap | None]:
     """Return the objective of a case in a run with its teacher, the map in training, and the one of targets."""
     plain = CASES[name]()
-    frozen = values.to_dict(plain)["frozen"]["type"]
+    frozen = serialize.to_dict(plain)["frozen"]["type"]
     objective = plain.for_run(RUN)
     if plain.needs_teacher:
         objective = objective.with_teacher(methods.get(plain.taught_by).flow_map(Tiny(2.0)))
@@ -146,7 +146,7 @@ def maps_for(name: str) -> tuple[Objective, FlowMap, FlowMap | None]:
 
 def batch_for(name: str) -> Batch:
     rows = ROWS.get(name, 16)
-    stored = values.to_dict(CASES[name]())["coupling"]["type"] == "StoredPairs"
+    stored = serialize.to_dict(CASES[name]())["coupling"]["type"] == "StoredPairs"
     label = torch.arange(rows) // (rows // 3 + 1)
     noise = wave((rows, 1, 2, 2), 2.1) if stored else None
     return Batch(x=wave((rows, 1, 2, 2), 0.9, 0.3), label=label, noise=noise)
@@ -183,7 +183,7 @@ def drawn(point: Point, x: Tensor) -> dict[str, Any]:
         **{name: "".join(map(str, each.int().tolist())) for name, each in rows.items() if each is not None},
         "keys": int(point.keys.sum()),
         **{name: few(each, SINGLE) for name, each in tensors.items() if each is not None},
-        **({} if point.latent is None else {"extra noise": few(point.latent, SINGLE)}),
+        **({} if point.extra_noise is None else {"extra noise": few(point.extra_noise, SINGLE)}),
     }
 
 
@@ -195,9 +195,9 @@ def held(
     s = t if times["s"] == "t" else torch.tensor(times["s"], dtype=D)
     r = s if times["r"] == "s" else torch.tensor(times["r"], dtype=D)
     x, noise = wave(tuple(point.x.shape), 0.9, 0.3), wave(tuple(point.x.shape), 2.3, 0.4)
-    latent = None if point.latent is None else wave(tuple(point.x.shape), 1.3, 0.1)
+    extra_noise = None if point.extra_noise is None else wave(tuple(point.x.shape), 1.3, 0.1)
     x_t = objective.path.point(x, noise, t)
-    point = replace(point, x=x, noise=noise, latent=latent, t=t, s=s, r=r, x_t=x_t)
+    point = replace(point, x=x, noise=noise, extra_noise=extra_noise, t=t, s=s, r=r, x_t=x_t)
     regression = objective.regress(flow, frozen, point)
     loss = objective.per_sample(regression, point)
     assert isinstance(flow.network, nn.Module)
@@ -238,7 +238,7 @@ def numbers_of(name: str, before: dict[str, Any] | None = None) -> dict[str, Any
 
 def written(name: str) -> Any:
     """Return the objective of a case as a file holds it."""
-    return json.loads(json.dumps(values.to_dict(CASES[name]())))
+    return json.loads(json.dumps(serialize.to_dict(CASES[name]())))
 
 
 def differences(before: Any, now: Any, where: str = "", tolerance: float = TIGHT) -> Iterator[str]:

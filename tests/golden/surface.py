@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 import flowleap
-from flowleap import methods, values
+from flowleap import methods, serialize
 from flowleap.cli import app
 from flowleap.runs import recipes
 from flowleap.training import config
@@ -74,9 +74,14 @@ def parts() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for room in ROOMS:
         for name, part in vars(import_module(f"flowleap.{room}")).items():
-            if isinstance(part, type) and is_dataclass(part) and part.__name__ == name and values.known(name):
+            if (
+                isinstance(part, type)
+                and is_dataclass(part)
+                and part.__name__ == name
+                and serialize.known(name)
+            ):
                 found[name] = {
-                    f.name: NEEDED if f.default is MISSING else values.to_dict(f.default)
+                    f.name: NEEDED if f.default is MISSING else serialize.to_dict(f.default)
                     for f in fields(part)
                 }
     return found

@@ -141,7 +141,7 @@ def test_the_law_of_times_of_sct() -> None:
     draw = methods.sct().times.draw(torch.Generator().manual_seed(0), 40_000, 0.5)
     logs = torch.log(SPREAD * torch.tan(draw.t.double() * math.pi / 2))
     assert abs(float(logs.mean()) + 1.0) < 0.03 and abs(float(logs.std()) - 1.4) < 0.03
-    assert draw.off == 40_000 and torch.equal(draw.s, draw.t) and not bool(draw.r.any())
+    assert draw.num_jumps == 40_000 and torch.equal(draw.s, draw.t) and not bool(draw.r.any())
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 0.0), (5, 0.5), (10, 1.0)])

@@ -68,11 +68,11 @@ def check(
             raise typer.BadParameter(f"{out}: expected a name that ends in .png", param_hint="--out")
         options.refuse_to_overwrite(out, overwrite)
 
-    from flowleap.data import Look, inspection
+    from flowleap.data import Preprocessing, inspection
     from flowleap.data.opening import store_of
 
-    look = None if size is None else Look(size=size)
-    found = inspection.examine(store_of(source, split), look, workers)
+    preprocessing = None if size is None else Preprocessing(size=size)
+    found = inspection.examine(store_of(source, split), preprocessing, workers)
     if out is not None:
         from flowleap import pictures
 
@@ -166,13 +166,13 @@ def sections(found: Findings) -> dict[str, list[tuple[str, Image]]]:
     import numpy as np
     import torch
 
+    from flowleap.data.preprocessing import ResizeCrop
     from flowleap.data.rows import chosen
-    from flowleap.data.view import View
 
     fine, width, height = found.fine, found.seen["width"], found.seen["height"]
     some = fine[chosen(len(fine), SHOWN, "contact sheet").numpy()]
     order = torch.randperm(len(some), generator=torch.Generator().manual_seed(0)).numpy()
-    view = View("crop", max(1, found.size))
+    view = ResizeCrop("crop", max(1, found.size))
     shown: dict[str, list[tuple[str, Image]]] = {}
     seen = [(short(found, row), picture(found, row, view)) for row in some[order].tolist()]
     shown[f"{len(some)} of {len(fine):,} usable images, cut to the square in their middle"] = drawn(seen)

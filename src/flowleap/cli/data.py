@@ -124,7 +124,7 @@ def classifier(
     from flowleap import data
     from flowleap.evaluation.classifier import fit
 
-    dataset = data.load(source, split=split, look=look(square, size))
+    dataset = data.load(source, split=split, preprocessing=preprocessing(square, size))
     for note in dataset.notes:
         say(note)
     with waiting(f"fitting a classifier to {len(dataset):,} images of {dataset.name}"):
@@ -146,14 +146,14 @@ def refuse_output(out: Path, overwrite: bool) -> None:
     options.refuse_to_overwrite(out, overwrite)
 
 
-def look(square: Any, size: int | None, memory: float | None = None) -> Any:
+def preprocessing(square: Any, size: int | None, memory: float | None = None) -> Any:
     """How images at a path are taken by options; None where nothing is said.
 
     Raises: ValueError for values that mean nothing.
     """
-    from flowleap.training.config import look_of
+    from flowleap.training.config import preprocessing_of
 
-    return look_of([("square", square), ("size", size), ("memory", memory)])
+    return preprocessing_of([("square", square), ("size", size), ("memory", memory)])
 
 
 def open_source(text: str, split: str | None, square: Any = None, size: int | None = None) -> Dataset:
@@ -167,14 +167,14 @@ def open_source(text: str, split: str | None, square: Any = None, size: int | No
     from flowleap.data import opening, store
     from flowleap.data.prepare import prepare
 
-    taken = look(square, size)
+    taken = preprocessing(square, size)
     if data.is_name(text) or not data.present(text):
-        return data.load(text, split=split, look=taken)
+        return data.load(text, split=split, preprocessing=taken)
     if opening.is_address(text) or opening.is_folder(text):
         images = opening.store_of(
             text, split, store.files_of
         )  # all parts are meant, or the one that is named
-        dataset = prepare(images, look(square, size, memory=0.0), text)
+        dataset = prepare(images, preprocessing(square, size, memory=0.0), text)
     elif taken is None:
         dataset = data.open_images(text, split)
     else:

@@ -16,7 +16,7 @@ from flowleap.cli import options
 from flowleap.cli.group import counting, echo, say, waiting
 
 if TYPE_CHECKING:
-    from flowleap.data import Dataset, Look
+    from flowleap.data import Dataset, Preprocessing
     from flowleap.data.latent_cache import Cache, Contents
 
 SIGNALED = 128
@@ -147,12 +147,14 @@ def encode(
     """
     from flowleap import autoencoders
     from flowleap.autoencoders.encoding import Stopped
-    from flowleap.data import Look
+    from flowleap.data import Preprocessing
     from flowleap.lock import locked
     from flowleap.training.interrupt import Interruption
 
-    look = Look(square, size, strict=strict, memory=0.0)
-    parts, images, policy = streamed(source, split, look) if stream else opened(source, split, look)
+    preprocessing = Preprocessing(square, size, strict=strict, memory=0.0)
+    parts, images, policy = (
+        streamed(source, split, preprocessing) if stream else opened(source, split, preprocessing)
+    )
     with waiting(f"reading {vae}"):
         model = autoencoders.load(vae, options.device(device), precision)
     contents = autoencoders.planned(
@@ -196,35 +198,35 @@ Found = tuple[dict[str, "Dataset"], dict[str, str], str]
 """The images of each part that is to be encoded, what tells them from others, and how they became squares."""
 
 
-def opened(text: str, split: str | None, look: Look) -> Found:
+def opened(text: str, split: str | None, preprocessing: Preprocessing) -> Found:
     """The part that is named, or that for training and a held-out one, read from the disk as they are needed.
 
     Raises: ValueError for what is no data, or a split that is not there.
     """
     from flowleap import data
 
-    dataset = data.load(text, split=split, look=look)
-    if look.size is None and dataset.look.size is not None:
+    dataset = data.load(text, split=split, preprocessing=preprocessing)
+    if preprocessing.size is None and dataset.preprocessing.size is not None:
         dataset = data.load(
-            text, split=split, look=replace(look, size=SIDE)
+            text, split=split, preprocessing=replace(preprocessing, size=SIDE)
         )  # what suits pixels is small for latents
     for note in dataset.notes:
         say(note)
     apart = data.held_out(dataset) if split is None else None
     parts = [part for part in (dataset, apart) if part is not None]
     images = {part.split: part.checksum for part in parts}
-    return {part.split: part for part in parts}, images, dataset.look.square or ""
+    return {part.split: part for part in parts}, images, dataset.preprocessing.square or ""
 
 
-def streamed(text: str, split: str | None, look: Look) -> Found:
+def streamed(text: str, split: str | None, preprocessing: Preprocessing) -> Found:
     """The same parts, read over the network.
 
     Raises: ValueError for what cannot be streamed.
     """
+    from flowleap.data.preprocessing import ResizeCrop
     from flowleap.data.streaming import open_streams
-    from flowleap.data.view import View
 
-    view = View(look.square or "crop", look.size or SIDE)
+    view = ResizeCrop(preprocessing.square or "crop", preprocessing.size or SIDE)
     parts, images, notes = open_streams(text, view, split)
     for note in notes:
         say(note)

@@ -76,10 +76,10 @@ def import_(
     names such as DiTBlock_0/Dense_0/kernel. Of a pickle only tensors, plain values and argparse.Namespace are
     read, and nothing in it is run. What cannot be represented is refused with the reason.
     """
-    from flowleap import foreign
+    from flowleap import importers
 
     with waiting(f"reading {file}"):
-        made = foreign.import_weights(
+        made = importers.import_weights(
             file,
             out,
             layout=layout,

@@ -101,12 +101,12 @@ def diff_methods(
 ) -> None:
     """Show only the components in which two methods differ."""
     options.import_all(imports)
-    from flowleap import design, values
+    from flowleap import design, serialize
     from flowleap.tables import Table
 
     plain = design.plain([first, second])
     left, right = list(plain) if len(plain) == 2 else list(plain) * 2
-    found = [row for row in values.differences(plain[left], plain[right]) if row[0] not in design.HEADINGS]
+    found = [row for row in serialize.differences(plain[left], plain[right]) if row[0] not in design.HEADINGS]
     if as_json:
         print_json([{"field": field, left: a, right: b} for field, a, b in found])
         return

@@ -12,14 +12,14 @@ from flowleap.data.ahead import Ahead, Reads
 from flowleap.data.dataset import Dataset, check
 from flowleap.data.huggingface import Address, is_address
 from flowleap.data.opening import open_images
+from flowleap.data.preprocessing import Preprocessing
 from flowleap.data.rows import Rows, Samples
-from flowleap.data.view import Look
 from flowleap.data.workers import default_workers
-from flowleap.neighbors import neighbors
+from flowleap.suggest import suggest
 
 __all__ = [
     "Dataset",
-    "Look",
+    "Preprocessing",
     "Rows",
     "Samples",
     "address",
@@ -47,7 +47,7 @@ def load(
     seed: int = 0,
     split: str | None = None,
     checksum: str | None = None,
-    look: Look | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Dataset:
     """Load a data set by its name, or read one from a path or from hf:NAME.
 
@@ -59,7 +59,7 @@ def load(
         seed: draws the point sets.
         split: the part to take; by default that for training, where there are parts.
         checksum: `Dataset.checksum` that files must have, so that a run never goes on with other images.
-        look: how images at a path become alike, and how much memory they may take; names are taken as they are.
+        preprocessing: how images at a path become alike, and how much memory they may take; names are taken as they are.
 
     Raises: ValueError for what is neither a name nor a path, with the neighbors of the name; for a split that is not
         there; for files that cannot be read or have changed.
@@ -71,14 +71,14 @@ def load(
             raise ValueError(
                 f"data set {str(text)!r} has no split {split!r}, its only one is {dataset.split!r}"
             )
-        if look is not None and (look.size is not None or look.square is not None):
+        if preprocessing is not None and (preprocessing.size is not None or preprocessing.square is not None):
             raise ValueError(
                 f"data set {str(text)!r} is taken as it is: --size and --square are for images at a path"
             )
     elif latents.is_cache(Path(text)):
         dataset = latents.load(Path(text), split, address=known)
     else:
-        dataset = opening.from_path(text, split, look)
+        dataset = opening.from_path(text, split, preprocessing)
     return unchanged(dataset, checksum)
 
 
@@ -93,12 +93,10 @@ def address(text: str | Path) -> str:
         return str(text)
     path = Path(text)
     if not path.suffix and len(path.parts) == 1:
-        raise ValueError(
-            f"unknown data set {str(text)!r}{neighbors(_key(text), names)}, or the path of images"
-        )
+        raise ValueError(f"unknown data set {str(text)!r}{suggest(_key(text), names)}, or the path of images")
     raise ValueError(
         f"data {str(text)!r}: there is no such file or folder (seen from {Path.cwd().name or '/'}/), and it is no name"
-        f"{neighbors(str(path), [*_beside(path), *names])}"
+        f"{suggest(str(path), [*_beside(path), *names])}"
     )
 
 
@@ -145,7 +143,7 @@ def held_out(dataset: Dataset) -> Dataset | None:
 
 def _fitted(dataset: Dataset, split: str) -> Dataset:
     """The images of another split, in the classes of the training rows."""
-    part = load(dataset.path, split=split, look=dataset.look)
+    part = load(dataset.path, split=split, preprocessing=dataset.preprocessing)
     where = f"split {part.split!r} of {dataset.path}"
     if part.shape != dataset.shape:
         raise ValueError(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowleap.neighbors import neighbors
+from flowleap.suggest import suggest
 
 __all__ = [
     "aligned",
@@ -91,7 +91,7 @@ def find(name: str, classes: Sequence[str]) -> int:
         return list(classes).index(name)
     if name.isdecimal() and int(name) < len(classes) and not any(known.isdecimal() for known in classes):
         return int(name)
-    known = neighbors(name, classes) if len(classes) <= MANY else f"; known: {listed(classes)}"
+    known = suggest(name, classes) if len(classes) <= MANY else f"; known: {listed(classes)}"
     raise ValueError(f"there is no class {name!r}{known}")
 
 

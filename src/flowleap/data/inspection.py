@@ -37,8 +37,8 @@ from flowleap.data.pixels import (
     upright,
 )
 from flowleap.data.prepare import FEW_IMAGES, fault_number, first_frames, looked_through
+from flowleap.data.preprocessing import Preprocessing, suggested
 from flowleap.data.store import Store
-from flowleap.data.view import Look, suggested
 from flowleap.data.workers import default_workers
 
 __all__ = ["CLOSE", "NEAR", "Findings", "examine", "groups_of", "signature"]
@@ -199,18 +199,18 @@ class _Seen:
             record["flat"] = contrast < FLAT
 
 
-def examine(store: Store, look: Look | None = None, workers: int | None = None) -> Findings:
+def examine(store: Store, preprocessing: Preprocessing | None = None, workers: int | None = None) -> Findings:
     """Decode every image of a store once, and say what was found.
 
     Args:
-        look: where it names a size, images smaller than that are a fault.
+        preprocessing: where it names a size, images smaller than that are a fault.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of Pillow: what matters is found
         workers = default_workers() + 1 if workers is None else workers
         store, seen, messages, notes = looked_through(store, _Seen(store), "checking", RECORD, workers)
     fine, short = seen["fault"] == 0, np.minimum(seen["width"], seen["height"])
-    size = look.size if look is not None else None
+    size = preprocessing.size if preprocessing is not None else None
     if size is not None:
         for row in (fine & (short < size)).nonzero()[0].tolist():
             seen["fault"][row] = fault_number("small")

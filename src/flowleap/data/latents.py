@@ -18,9 +18,9 @@ from torch import Tensor
 from flowleap.data.dataset import Dataset
 from flowleap.data.latent_cache import INDEX, STREAMED, Cache, is_cache
 from flowleap.data.parts import kept_apart
+from flowleap.data.preprocessing import Preprocessing
 from flowleap.data.rows import Rows
 from flowleap.data.shards import Shard, ShardError
-from flowleap.data.view import Look
 from flowleap.randomness import generator
 
 __all__ = ["Draws", "Latents", "is_cache", "load"]
@@ -192,7 +192,9 @@ def load(folder: Path, split: str | None = None, address: str = "") -> Latents:
             raise ShardError(f"{folder}: {shard.name} is not the one that {INDEX} names: encode it again")
     draws = Draws(cache, part)
     square: Any = contents.square
-    look = Look(square, contents.image[-1]) if square else Look()  # how images are those that were encoded
+    preprocessing = (
+        Preprocessing(square, contents.image[-1]) if square else Preprocessing()
+    )  # how images are those that were encoded
     return Latents(
         contents.name,
         Rows(draws, contents.parts[part], contents.shape, stamp=contents.codec.checksum, floats=True),
@@ -205,7 +207,7 @@ def load(folder: Path, split: str | None = None, address: str = "") -> Latents:
         path=address or str(folder),
         held_out=kept_apart(part, contents.parts),
         codec=contents.codec,
-        look=look,
+        preprocessing=preprocessing,
         classes=tuple(contents.classes or ()),
         draws=draws,
     )

@@ -1,4 +1,4 @@
-"""What is at a path or an address: found, opened, and made a data set as a look says."""
+"""What is at a path or an address: found, opened, and made a data set as a preprocessing says."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from flowleap.data.dataset import Dataset
 from flowleap.data.huggingface import is_address, open_table
 from flowleap.data.pixels import decode, planes
 from flowleap.data.prepare import introduced, prepare
+from flowleap.data.preprocessing import Preprocessing
 from flowleap.data.rows import Rows
 from flowleap.data.store import Files, Store, files_of, looked_at, trained_on
-from flowleap.data.view import Look
 
 __all__ = ["from_path", "is_folder", "open_images", "present", "store_of"]
 
@@ -35,21 +35,29 @@ def is_folder(text: str | Path) -> bool:
     return not is_address(text) and path.is_dir() and not idx.is_idx(path)
 
 
-def from_path(text: str | Path, split: str | None = None, look: Look | None = None) -> Dataset:
+def from_path(
+    text: str | Path, split: str | None = None, preprocessing: Preprocessing | None = None
+) -> Dataset:
     """Read the images at a path or an address, or open them where they do not fit into memory.
 
     Args:
         split: the part to take; that for training by default, where there are parts.
-        look: how images are taken; as `Look` does by default.
+        preprocessing: how images are taken; as `Preprocessing` does by default.
 
-    Raises: ValueError for what cannot be read, or is refused by the look.
+    Raises: ValueError for what cannot be read, or is refused by the preprocessing.
     """
-    look = look or Look()
+    preprocessing = preprocessing or Preprocessing()
     if not is_address(text) and not is_folder(text):
         images = open_images(text, split)
-        if images.shape[1:] == (look.size, look.size) or (look.size is None and look.square is None):
-            return introduced(replace(in_memory(images, look.memory), look=look, path=str(text)))
-    return prepare(store_of(text, split, partial(trained_on, strict=look.strict)), look, str(text))
+        if images.shape[1:] == (preprocessing.size, preprocessing.size) or (
+            preprocessing.size is None and preprocessing.square is None
+        ):
+            return introduced(
+                replace(in_memory(images, preprocessing.memory), preprocessing=preprocessing, path=str(text))
+            )
+    return prepare(
+        store_of(text, split, partial(trained_on, strict=preprocessing.strict)), preprocessing, str(text)
+    )
 
 
 def store_of(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from flowleap.data.view import View
+from flowleap.data.preprocessing import ResizeCrop
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -142,7 +142,7 @@ def probe(file: Encoded, name: str) -> Header:
     return header
 
 
-def decode(file: Encoded, name: str, view: View | None = None) -> np.ndarray:
+def decode(file: Encoded, name: str, view: ResizeCrop | None = None) -> np.ndarray:
     """The pixels of an image, turned as a camera notes in it, and seen as a view says.
 
     Shapes: -> uint8 (height, width) or (height, width, 3). Raises: Faulty for what cannot be trained on.

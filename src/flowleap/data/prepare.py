@@ -23,10 +23,10 @@ from flowleap.data.classes import described, left_out, occurring
 from flowleap.data.dataset import Dataset, check
 from flowleap.data.known import recognized
 from flowleap.data.pixels import FAULTS, Faulty, decode, fault_of, planes, probe
+from flowleap.data.preprocessing import AS_THEY_ARE, GIB, Preprocessing, ResizeCrop, suggested
 from flowleap.data.rows import MANY, Rows, Samples, kept
 from flowleap.data.skipped import drawn_by_flowleap
 from flowleap.data.store import Store, some_of
-from flowleap.data.view import AS_THEY_ARE, GIB, Look, View, suggested
 from flowleap.data.workers import default_workers, in_order
 from flowleap.progress import counted
 
@@ -173,7 +173,7 @@ class Images:
     store: Store
     rows: np.ndarray
     one: tuple[int, int, int]
-    view: View | None
+    view: ResizeCrop | None
     label: Tensor | None = None
     strict: bool = False
 
@@ -233,7 +233,7 @@ class Images:
         return replace(self, rows=self.rows[places], label=some_of(self.label, places))
 
 
-def prepare(store: Store, look: Look, address: str) -> Dataset:
+def prepare(store: Store, preprocessing: Preprocessing, address: str) -> Dataset:
     """Make a data set of encoded images: what cannot be used is left out, the rest made alike.
 
     Images of one size stay as they are up to 256 pixels, unless a size or a policy is named; others are made squares.
@@ -242,36 +242,40 @@ def prepare(store: Store, look: Look, address: str) -> Dataset:
     Args:
         address: what the data set was called, by which it is found again.
 
-    Raises: ValueError where no image is left, or one is left out and the look is strict.
+    Raises: ValueError where no image is left, or one is left out and the preprocessing is strict.
     """
     store, headers, messages, notes = looked_through(store, _Probe(store), "looking at", HEADER)
     if not len(store):
         raise ValueError(f"{address} holds no images but pictures that flowleap drew: give it images")
     if headers["fault"].all():
         raise ValueError(_left_out(headers["fault"], messages, False, address))
-    view = _view(headers[headers["fault"] == 0], look)
+    view = _view(headers[headers["fault"] == 0], preprocessing)
     if view is not None:
         messages |= _mark_small(headers, view, store)
     fine = (headers["fault"] == 0).nonzero()[0]
     notes += first_frames(store, fine[headers["frames"][fine]])
     if len(fine) < len(headers):
-        words = _left_out(headers["fault"], messages, look.strict, address)
+        words = _left_out(headers["fault"], messages, preprocessing.strict, address)
         if not len(fine):
             raise ValueError(f"{words}; give a smaller --size")
         notes.append(words)
-    headers, resolved = headers[fine], look
+    headers, resolved = headers[fine], preprocessing
     height, width = int(headers["height"][0]), int(headers["width"][0])
     if view is not None:
-        hint = "; --size and --square change that" if look.size is None else ""
+        hint = "; --size and --square change that" if preprocessing.size is None else ""
         notes.insert(0, _viewed(headers, view) + hint)
-        height, width, resolved = view.size, view.size, replace(look, square=view.square, size=view.size)
+        height, width, resolved = (
+            view.size,
+            view.size,
+            replace(preprocessing, square=view.square, size=view.size),
+        )
     one = (3 if headers["colored"].any() else 1, height, width)
-    images = Images(store, fine, one, view, some_of(store.label, fine), look.strict)
-    x, images, said = _held(images, look.memory, address)
+    images = Images(store, fine, one, view, some_of(store.label, fine), preprocessing.strict)
+    x, images, said = _held(images, preprocessing.memory, address)
     return _made(store, x, images.label, resolved, (*notes, *said), address)
 
 
-def _mark_small(headers: np.ndarray, view: View, store: Store) -> dict[int, str]:
+def _mark_small(headers: np.ndarray, view: ResizeCrop, store: Store) -> dict[int, str]:
     """Record which images are too small for a view, and say so of the first."""
     short = np.minimum(headers["width"], headers["height"])
     small = ((headers["fault"] == 0) & (short < view.size)).nonzero()[0].tolist()
@@ -313,7 +317,12 @@ def _held(images: Images, memory: float, address: str) -> tuple[Samples, Images,
 
 
 def _made(
-    store: Store, x: Samples, label: Tensor | None, look: Look, notes: tuple[str, ...], address: str
+    store: Store,
+    x: Samples,
+    label: Tensor | None,
+    preprocessing: Preprocessing,
+    notes: tuple[str, ...],
+    address: str,
 ) -> Dataset:
     """The data set of images that were made alike."""
     classes, empty = store.classes, tuple[str, ...]()
@@ -329,7 +338,7 @@ def _made(
             split=store.split,
             path=address,
             held_out=store.held_out,
-            look=look,
+            preprocessing=preprocessing,
             classes=classes,
             notes=(*notes, *left_out(empty)),
         )
@@ -358,22 +367,26 @@ def first_frames(store: Store, rows: np.ndarray) -> list[str]:
     return [f"{some} several frames or pages ({store.name(int(rows[0]))}): only the first is taken"]
 
 
-def _view(headers: np.ndarray, look: Look) -> View | None:
+def _view(headers: np.ndarray, preprocessing: Preprocessing) -> ResizeCrop | None:
     """How the images are made alike; None where they are alike."""
     sizes = Counter(zip(headers["width"].tolist(), headers["height"].tolist(), strict=True))
     (width, height), most = sizes.most_common(1)[0]
     alike = most == len(headers)
-    square = look.square or "crop"
-    if look.size is not None:
-        return None if alike and (width, height) == (look.size, look.size) else View(square, look.size)
-    if alike and look.square is None and max(width, height) <= AS_THEY_ARE:
+    square = preprocessing.square or "crop"
+    if preprocessing.size is not None:
+        return (
+            None
+            if alike and (width, height) == (preprocessing.size, preprocessing.size)
+            else ResizeCrop(square, preprocessing.size)
+        )
+    if alike and preprocessing.square is None and max(width, height) <= AS_THEY_ARE:
         return None
     if width == height <= AS_THEY_ARE and most >= MOSTLY * len(headers):
-        return View(square, width)
-    return View(square, suggested(np.minimum(headers["width"], headers["height"])))
+        return ResizeCrop(square, width)
+    return ResizeCrop(square, suggested(np.minimum(headers["width"], headers["height"])))
 
 
-def _viewed(headers: np.ndarray, view: View) -> str:
+def _viewed(headers: np.ndarray, view: ResizeCrop) -> str:
     area = headers["width"].astype(np.int64) * headers["height"]
     smallest, largest = (
         f"{one['width']} × {one['height']}" for one in (headers[area.argmin()], headers[area.argmax()])

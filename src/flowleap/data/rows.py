@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowleap.data.view import GIB
+from flowleap.data.preprocessing import GIB
 from flowleap.data.workers import default_workers, in_order
 from flowleap.randomness import generator
 

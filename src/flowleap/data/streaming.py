@@ -26,8 +26,8 @@ from flowleap.data.huggingface import PREFIX, Address, is_address
 from flowleap.data.latent_cache import STREAMED
 from flowleap.data.parts import kept_apart
 from flowleap.data.pixels import Faulty, decode, planes
+from flowleap.data.preprocessing import ResizeCrop
 from flowleap.data.rows import passing
-from flowleap.data.view import View
 from flowleap.data.workers import default_workers
 from flowleap.progress import counted
 
@@ -50,7 +50,7 @@ class Stream:
     rows: Any
     column: str
     called: str
-    view: View
+    view: ResizeCrop
 
     def read(self, index: Tensor, n: int) -> Iterator[Tensor]:
         """Yield images as 8 bits, at most n at a time, in the colors RGB.
@@ -127,7 +127,7 @@ class Stream:
 
 
 def open_streams(
-    text: str, view: View, split: str | None = None
+    text: str, view: ResizeCrop, split: str | None = None
 ) -> tuple[dict[str, Dataset], dict[str, str], list[str]]:
     """Open the split that is named, or that for training and a held-out one; return them, what identifies each, and
     what is to be said of the columns that were taken.
@@ -162,7 +162,9 @@ def open_streams(
     return sources, identities, list(dict.fromkeys(notes))
 
 
-def _opened(rows: Any, address: Address, text: str, split: str, view: View) -> tuple[Dataset, str, list[str]]:
+def _opened(
+    rows: Any, address: Address, text: str, split: str, view: ResizeCrop
+) -> tuple[Dataset, str, list[str]]:
     import datasets
 
     rows = rows if rows.features else rows._resolve_features()

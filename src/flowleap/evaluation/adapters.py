@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from flowleap.evaluation.features import Features
 from flowleap.files import read_tensors
-from flowleap.neighbors import neighbors
+from flowleap.suggest import suggest
 
 __all__ = ["of_module", "timm_features"]
 
@@ -119,7 +119,7 @@ def timm_features(
         raise ValueError(f"timm:{model} needs timm: pip install 'flowleap[timm]'") from None
     if not timm.is_model(model):
         near = difflib.get_close_matches(model, timm.list_models(), n=5) or list(POPULAR)
-        raise ValueError(f"timm has no model {model!r}{neighbors(model, near)}")
+        raise ValueError(f"timm has no model {model!r}{suggest(model, near)}")
     try:
         network = timm.create_model(model, pretrained=pretrained and weights is None, num_classes=0)
     except Exception as error:  # of timm, of the hub, of the network

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from flowleap.evaluation.features import Features
 from flowleap.files import replace_file
-from flowleap.neighbors import neighbors
+from flowleap.suggest import suggest
 
 __all__ = ["CHECKSUM", "RESIZES", "URLS", "adm", "clean", "edm", "load", "network", "pytorch_fid"]
 
@@ -150,7 +150,7 @@ def load(
         layout is not the expected one.
     """
     if resize not in RESIZES:
-        raise ValueError(f"unknown resize {resize!r} of Inception{neighbors(resize, RESIZES)}")
+        raise ValueError(f"unknown resize {resize!r} of Inception{suggest(resize, RESIZES)}")
     path = Path(weights) if weights is not None else find()
     found = checksum(path)
     fid = found == CHECKSUM

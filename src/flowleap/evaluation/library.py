@@ -20,7 +20,7 @@ from flowleap.evaluation.features import (
     Features,
     default,
 )
-from flowleap.neighbors import neighbors
+from flowleap.suggest import suggest
 
 __all__ = ["NAMES", "named"]
 
@@ -65,4 +65,4 @@ def named(text: str, dataset: Dataset | None = None, device: torch.device | str 
         return classifier.load(name, device)
     if name == "inception" or name in NAMES:
         return inception.load(name.partition(":")[2] or "adm", device=device)
-    raise ValueError(f"unknown features {text!r}{neighbors(name, NAMES)}, or the .npz of a classifier")
+    raise ValueError(f"unknown features {text!r}{suggest(name, NAMES)}, or the .npz of a classifier")

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
+from flowleap.suggest import suggest
 
 __all__ = ["STANDARDS", "Protocol", "Standard", "effective_guidance", "same", "standard"]
 
@@ -107,7 +107,7 @@ def standard(name: str) -> Standard:
     """
     head, _, version = name.strip().lower().partition("/")
     if head not in STANDARDS:
-        raise ValueError(f"unknown protocol {name!r}{neighbors(head, STANDARDS)}")
+        raise ValueError(f"unknown protocol {name!r}{suggest(head, STANDARDS)}")
     found = STANDARDS[head]
     if version and version != f"v{found.version}":
         raise ValueError(f"protocol {name!r}: this version of flowleap measures by {found}")

@@ -220,8 +220,8 @@ def evaluate_images(
     count = len(source) if num is None else num
     if count > len(source):
         raise ValueError(f"{place} holds {len(source)} images, and {count} were asked for with --num")
-    look = rulers.look_like(source.shape, reference, None)
-    ruler = rulers.chosen(standard, features, reference, None, device, look)
+    preprocessing = rulers.preprocessing_like(source.shape, reference, None)
+    ruler = rulers.chosen(standard, features, reference, None, device, preprocessing)
     with counted(f"{count} images of {place}", count) as tick:
         label = None if source.label is None else source.label[source.chosen(count)]
         found = labels.given(label, source.class_names, ruler)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowleap import data as data_sets
-from flowleap.data import Dataset, Look, Rows, classes, opening
+from flowleap.data import Dataset, Preprocessing, Rows, classes, opening
 from flowleap.evaluation import agreement, distances, features, library, manifold, statistics_file
 from flowleap.evaluation.protocol import Standard
 from flowleap.randomness import generator
@@ -199,7 +199,7 @@ def originals(dataset: Dataset) -> Dataset:
         )
     try:
         split = None if dataset.split == "all" else dataset.split
-        found = data_sets.load(dataset.source, split=split, look=dataset.look)
+        found = data_sets.load(dataset.source, split=split, preprocessing=dataset.preprocessing)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the images that {dataset.address} was made from cannot be read ({error}): {cure}"
@@ -247,12 +247,12 @@ def stored_reference(path: Path, kind: features.Features | None = None) -> Refer
     return Reference(name, kind, split, stored=stored)
 
 
-def look_like(shape: Sequence[int], reference: str | None, square: Any) -> Look | None:
+def preprocessing_like(shape: Sequence[int], reference: str | None, square: Any) -> Preprocessing | None:
     """Return how the images of a reference at a path are taken, as large as samples are; None of a name."""
     square_ones = len(shape) == 3 and shape[1] == shape[2]
     if reference is None or not square_ones or not opening.present(reference):
         return None
-    return Look(square=square, size=shape[2])
+    return Preprocessing(square=square, size=shape[2])
 
 
 def chosen(
@@ -261,13 +261,13 @@ def chosen(
     name: str | None,
     trained_on: Dataset | None,
     device: str | torch.device,
-    look: Look | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Reference:
     """Return the ruler that is asked for by names: of data, of a file of statistics, or else that of the training data.
 
     Args:
         kind: features, None for what follows from the data. name: a data set, or a place.
-        look: how images at a place are taken.
+        preprocessing: how images at a place are taken.
 
     Raises: ValueError where the standard needs other statistics, or statistics were made with other features.
     """
@@ -281,5 +281,5 @@ def chosen(
     if statistics_file.is_statistics(Path(name)):
         unsaid = kind is None or kind == "auto"
         return stored_reference(Path(name), None if unsaid else library.named(str(kind), device=device))
-    dataset = data_sets.load(name, look=look)
+    dataset = data_sets.load(name, preprocessing=preprocessing)
     return reference(dataset, library.named(kind or "auto", dataset, device=device))

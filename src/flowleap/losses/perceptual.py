@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from flowleap.interfaces import Composition, Loss
-from flowleap.neighbors import neighbors
 from flowleap.networks import perceptual
 from flowleap.point import Point, Regression
+from flowleap.suggest import suggest
 
 __all__ = ["Perceptual"]
 
@@ -50,7 +50,7 @@ class Perceptual(Loss):
     def __post_init__(self) -> None:
         if self.net not in perceptual.NETWORKS:
             raise ValueError(
-                f"Perceptual(net={self.net!r}): unknown network{neighbors(self.net, perceptual.NETWORKS)}"
+                f"Perceptual(net={self.net!r}): unknown network{suggest(self.net, perceptual.NETWORKS)}"
             )
         if (self.file is None) == (self.features is None):
             raise ValueError(
@@ -77,7 +77,7 @@ class Perceptual(Loss):
         )
 
     def __call__(self, regression: Regression, point: Point) -> Tensor:
-        if regression.space != "map" or point.off < len(point):
+        if regression.space != "map" or point.num_jumps < len(point):
             raise ValueError(
                 "Perceptual compares images, and here are rows that compare outputs of the network (r = t, or a target "
                 'of outputs): use Consistency(space="map") and times with r < t, such as NoiseGrid()'

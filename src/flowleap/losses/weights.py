@@ -11,8 +11,8 @@ from torch import Tensor
 
 from flowleap.interfaces import Composition, Loss
 from flowleap.losses.distances import Squared
-from flowleap.neighbors import neighbors
 from flowleap.point import Point, Regression
+from flowleap.suggest import suggest
 
 __all__ = ["WEIGHTS", "Boundary", "LearnedVariance", "Weighted"]
 
@@ -119,7 +119,7 @@ class Weighted(Loss):
 
     def __post_init__(self) -> None:
         if self.by not in WEIGHTS:
-            raise ValueError(f"Weighted(by={self.by!r}): unknown weight{neighbors(self.by, WEIGHTS)}")
+            raise ValueError(f"Weighted(by={self.by!r}): unknown weight{suggest(self.by, WEIGHTS)}")
         if self.inner.learned:
             raise ValueError(
                 f'Weighted(LearnedVariance(…), by="{self.by}") would weigh ℓ as well: use '
@@ -148,7 +148,7 @@ class Weighted(Loss):
     def __call__(self, regression: Regression, point: Point) -> Tensor:
         value, weight = self.inner(regression, point), WEIGHTS[self.by](point)
         if self.by in _STEPS:
-            jumps = torch.arange(len(point), device=point.t.device) < point.off
+            jumps = torch.arange(len(point), device=point.t.device) < point.num_jumps
             weight = torch.where(jumps, weight, 1.0)
         return weight.to(value) * value
 

@@ -7,13 +7,13 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from flowleap.fields import fits, hints, in_words
-from flowleap.neighbors import neighbors
 from flowleap.networks.adapters import NoiseTime, Reversed, StepToken, Timestep, WithLogVariance
 from flowleap.networks.dit import DiT
 from flowleap.networks.mlp import MLP
 from flowleap.networks.solver import MeanDirection
 from flowleap.networks.truncated import Truncated
 from flowleap.networks.unet import UNet
+from flowleap.suggest import suggest
 
 __all__ = [
     "MLP",
@@ -60,13 +60,13 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     kind = options.pop("kind", None)
     every = _kinds()
     if not isinstance(kind, str) or kind not in every:
-        raise ValueError(f"unknown kind of network {kind!r}{neighbors(str(kind), every)}")
+        raise ValueError(f"unknown kind of network {kind!r}{suggest(str(kind), every)}")
     if isinstance(options.get("network"), Mapping):
         options["network"] = build(options["network"])
     options_known = signature(every[kind]).parameters
     for name, value in options.items():
         if name not in options_known:
-            raise ValueError(f"{kind} has no option {name!r}{neighbors(name, options_known)}")
+            raise ValueError(f"{kind} has no option {name!r}{suggest(name, options_known)}")
         _check(every[kind], name, tuple(value) if isinstance(value, list) else value)
     try:
         network = every[kind](**options)

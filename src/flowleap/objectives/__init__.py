@@ -1,11 +1,11 @@
 """Objectives: one file per identity, and the composition that trains a network with it."""
 
 from flowleap.interfaces import Identity, TargetNetwork
+from flowleap.objectives.auxiliary import AuxiliaryNetwork
 from flowleap.objectives.base import Objective
 from flowleap.objectives.consistency import Consistency
 from flowleap.objectives.diagonal import Diagonal
 from flowleap.objectives.eulerian import Eulerian
-from flowleap.objectives.rival import Rival
 from flowleap.objectives.score_identity import ScoreGap
 from flowleap.objectives.self_consistency import SelfConsistency
 from flowleap.objectives.solver import LearnedSolver
@@ -14,6 +14,7 @@ from flowleap.objectives.trajectory import Trajectory
 
 __all__ = [
     "EMA",
+    "AuxiliaryNetwork",
     "Consistency",
     "Diagonal",
     "Eulerian",
@@ -23,7 +24,6 @@ __all__ = [
     "LearnedSolver",
     "Objective",
     "Refreshed",
-    "Rival",
     "ScoreGap",
     "Self",
     "SelfConsistency",

@@ -17,7 +17,7 @@ from torch import Tensor
 from flowleap.citations import Cited
 from flowleap.couplings import Independent
 from flowleap.data.batching import ClassGroups, Shuffled
-from flowleap.flow_map import FlowMap, Network, Told
+from flowleap.flow_map import Conditioning, FlowMap, Network
 from flowleap.interfaces import (
     Coupling,
     Identity,
@@ -74,7 +74,7 @@ class Objective(Cited):
     name: str = "flow matching"
     path: Path = LinearPath()
     parameterization: Parameterization = AverageVelocity()
-    told: Told = "landing"
+    conditioning: Conditioning = "t,r"
     times: TimeLaw = OneTime()
     coupling: Coupling = Independent()
     velocity: VelocitySource = Conditional()
@@ -93,14 +93,14 @@ class Objective(Cited):
         self.times.on(self.path)  # a law that speaks of noise levels must know those of the path
 
     @property
-    def rival(self) -> Objective | None:
+    def auxiliary(self) -> Objective | None:
         """What the other network is trained for, where there is one."""
         found: Objective | None = self.frozen.auxiliary
         return found
 
     def flow_map(self, network: Network) -> FlowMap:
         """Wrap a network in this objective's parameterization and path, what it is told and where sampling starts."""
-        return FlowMap(network, self.parameterization, self.path, self.told, self.start)
+        return FlowMap(network, self.parameterization, self.path, self.conditioning, self.start)
 
     @property
     def start(self) -> float | None:
@@ -172,7 +172,7 @@ class Objective(Cited):
         return 0 if self.frozen.stages == 1 else self.frozen.stage(self.progress(step))
 
     def for_run(self, steps: int) -> Objective:
-        """Return the objective, and that of its rival, with horizons resolved for a run of `steps` steps."""
+        """Return the objective, and that of its auxiliary network, with horizons resolved for a run of `steps` steps."""
         return replace(self, steps=steps, frozen=self.frozen.for_run(steps))
 
     def horizons(self) -> dict[str, float]:
@@ -235,8 +235,8 @@ class Objective(Cited):
         """Make a point without any randomness: rows with r < t must come first.
 
         Args:
-            drawn: fields of `Point`: `dropped`, `plug_in`, `latent`; `group`, which rows a set-level loss
-                compares, by default consecutive ones where the time law makes groups; `off`, by default the number of
+            drawn: fields of `Point`: `dropped`, `plug_in`, `extra_noise`; `group`, which rows a set-level loss
+                compares, by default consecutive ones where the time law makes groups; `num_jumps`, by default the number of
                 leading rows with r < t. Times on the CPU are counted without waiting for a device.
 
         Raises: ValueError for times that are not t ≥ s ≥ r in the path's domain, or rows in another order.
@@ -255,7 +255,7 @@ class Objective(Cited):
         """
         return draws.part(self, total, step, key, index, parts)
 
-    def company(self, label: Label, here: Tensor, total: int) -> Tensor:
+    def context(self, label: Label, here: Tensor, total: int) -> Tensor:
         """Return the rows of the global batch that are not `here` but that a velocity averages over with those.
 
         Args:
@@ -264,7 +264,7 @@ class Objective(Cited):
 
         Shapes: → (others,), int64; empty for a method that takes every row by itself.
         """
-        return draws.company(self, label, here, total)
+        return draws.context(self, label, here, total)
 
     def regress(self, flow: FlowMap, frozen: FlowMap | None, point: Point) -> Regression:
         """Predict on every row with one student pass and hold it to the identity (r < t) or the diagonal (r = t)."""
@@ -278,15 +278,15 @@ class Objective(Cited):
             v = self.velocity(point, frozen)
             v = v if self.guidance is None else self.guidance(frozen, point, v)
             point = replace(point, v=v)
-            rest = point.rows(point.off, len(point))
+            rest = point.rows(point.num_jumps, len(point))
             target = diagonal(flow, rest)
-        jump = self.target(flow, frozen, point.rows(0, point.off)) if point.off else None
-        done = 0 if jump is None or jump.prediction is None else point.off
+        jump = self.target(flow, frozen, point.rows(0, point.num_jumps)) if point.num_jumps else None
+        done = 0 if jump is None or jump.prediction is None else point.num_jumps
         prediction = _predict(flow, point, done)
         if done and jump is not None and jump.prediction is not None:
             prediction = torch.cat([jump.prediction, prediction])
         if jump is not None:
-            value = _resolved(flow, point.rows(0, point.off), jump)
+            value = _resolved(flow, point.rows(0, point.num_jumps), jump)
             target = torch.cat([value.to(target.dtype), target])
         of_departure = any(isinstance(part, Loss) and part.learned == "t" for part in within(self.loss))
         log_variance = flow.log_variance(point.t, point.t if of_departure else point.r)
@@ -304,10 +304,10 @@ class Objective(Cited):
                 f"{self.name} trains {self.parameterization} on {self.path}, but the map is {flow.parameterization} on "
                 f"{flow.path}: build it with objective.flow_map(network)"
             )
-        if flow.told != self.told:
+        if flow.conditioning != self.conditioning:
             raise ValueError(
-                f"{self.name} trains a network that is told {self.told!r} beside t, but the map tells it "
-                f"{flow.told!r}: build it with objective.flow_map(network)"
+                f"{self.name} trains a network that is told {self.conditioning!r} beside t, but the map tells it "
+                f"{flow.conditioning!r}: build it with objective.flow_map(network)"
             )
 
     def sample(

@@ -19,7 +19,7 @@ from flowleap.point import Batch, Point
 from flowleap.randomness import generator
 from flowleap.tensors import Image, Label, Time
 
-__all__ = ["EARLIEST", "company", "draw", "part", "point"]
+__all__ = ["EARLIEST", "context", "draw", "part", "point"]
 
 EARLIEST = 1e-30
 """The least time of departure, and the least length of a jump, that single precision divides by."""
@@ -28,10 +28,10 @@ EARLIEST = 1e-30
 def draw(o: Composition, batch: Batch, step: int, key: int, frozen: FlowMap | None = None) -> Point:
     """Return the point of a step; see `Objective.draw`."""
     total = batch.total
-    if o.averages_rows and len(batch.x) < total and batch.company is None:
+    if o.averages_rows and len(batch.x) < total and batch.context is None:
         warnings.warn(
             f"PlugIn averages over the rows of a class that are here, {len(batch.x)} of a global batch of {total}: "
-            "a process must hold every row of its classes, or be given those it lacks (Batch.company), or the "
+            "a process must hold every row of its classes, or be given those it lacks (Batch.context), or the "
             "split changes the target",
             stacklevel=3,
         )
@@ -43,28 +43,30 @@ def draw(o: Composition, batch: Batch, step: int, key: int, frozen: FlowMap | No
         """Return which rows an event of this probability happens to, or None where it never does."""
         return (torch.rand(total, generator=generator(key, stream, step)) < share)[slots] if share else None
 
-    off = int((slots < law.off).sum())
+    num_jumps = int((slots < law.num_jumps).sum())
     shape = (total, *batch.x.shape[1:])
     if batch.noise is None:
         noise = o.coupling.noise(generator(key, "noise", step), shape)[order[slots]].to(batch.x)
     else:
         noise = batch.noise[rows.to(batch.noise.device)]
-    latent = None
+    extra_noise = None
     if o.coupling.makes_samples or o.target.makes_samples:
-        latent = torch.randn(shape, generator=generator(key, "latent", step))[order[slots]].to(batch.x)
+        extra_noise = torch.randn(shape, generator=generator(key, "latent", step))[order[slots]].to(batch.x)
     dropped = None if batch.label is None else chance(o.label_dropout, "labels")
     if dropped is not None and o.target.keep_labels:
-        dropped[:off] = False
+        dropped[:num_jumps] = False
     plug_in = None if o.velocity.averages == 1 else chance(o.velocity.averages, "plug-in")
     here = rows.to(batch.x.device)
     label = None if batch.label is None else batch.label[here]
     keys = torch.randint(1 << 31, (total,), generator=generator(key, "dropout", step))
     keys = keys[order[slots]].to(batch.x.device)
     with dropout.keyed(keys):
-        x = o.coupling.data(batch.x[here], noise, label, off, frozen, latent)
-    t, s, r = _in_domain(o, law.t[slots], law.s[slots], law.r[slots], off)
-    made = point(o, x, noise, t, s, r, label, step, dropped, plug_in, _groups(o, slots), off, latent)
-    return replace(made, keys=keys, company=batch.company, company_label=batch.company_label)
+        x = o.coupling.data(batch.x[here], noise, label, num_jumps, frozen, extra_noise)
+    t, s, r = _in_domain(o, law.t[slots], law.s[slots], law.r[slots], num_jumps)
+    made = point(
+        o, x, noise, t, s, r, label, step, dropped, plug_in, _groups(o, slots), num_jumps, extra_noise
+    )
+    return replace(made, keys=keys, context=batch.context, context_label=batch.context_label)
 
 
 def point(
@@ -79,8 +81,8 @@ def point(
     dropped: Tensor | None = None,
     plug_in: Tensor | None = None,
     group: Tensor | None = None,
-    off: int | None = None,
-    latent: Image | None = None,
+    num_jumps: int | None = None,
+    extra_noise: Image | None = None,
 ) -> Point:
     """Return a point made without any randomness; see `Objective.point`."""
     low, high = o.path.t_min, o.path.t_max
@@ -92,9 +94,9 @@ def point(
         raise ValueError(
             f"times t ≥ s ≥ r in [{low:g}, {high:g}], the domain of {type(o.path).__name__}, are expected"
         )
-    if off is None:
-        off = int((r < t).sum())
-        if not bool((r < t)[:off].all()):
+    if num_jumps is None:
+        num_jumps = int((r < t).sum())
+        if not bool((r < t)[:num_jumps].all()):
             raise ValueError(
                 "rows with r < t come first in a point, then the rows with r = t: sort the rows so"
             )
@@ -107,13 +109,13 @@ def point(
         s=s,
         r=r,
         x_t=x,
-        off=off,
+        num_jumps=num_jumps,
         label=label,
         dropped=dropped,
         plug_in=plug_in,
         group=_groups(o, torch.arange(len(x))) if group is None else group,
         onward=(s > r).nonzero().squeeze(1),
-        latent=latent,
+        extra_noise=extra_noise,
         finest=o.times.finest,
         jump_scale=1.0 if o.guidance is None else o.guidance.jump_scale,
         step=step,
@@ -138,8 +140,8 @@ def part(o: Composition, total: int, step: int, key: int, index: int, parts: int
     return order[index::parts].flatten()
 
 
-def company(o: Composition, label: Label, here: Tensor, total: int) -> Tensor:
-    """Return the rows elsewhere that a velocity averages over with those here; see `Objective.company`."""
+def context(o: Composition, label: Label, here: Tensor, total: int) -> Tensor:
+    """Return the rows elsewhere that a velocity averages over with those here; see `Objective.context`."""
     if not o.averages_rows:
         return torch.empty(0, dtype=torch.int64)
     wanted = torch.ones(total, dtype=torch.bool)
@@ -149,14 +151,14 @@ def company(o: Composition, label: Label, here: Tensor, total: int) -> Tensor:
     return wanted.nonzero().squeeze(1)
 
 
-def _in_domain(o: Composition, t: Time, s: Time, r: Time, off: int) -> tuple[Time, Time, Time]:
+def _in_domain(o: Composition, t: Time, s: Time, r: Time, num_jumps: int) -> tuple[Time, Time, Time]:
     """Return the times raised and lowered into the domain of the path, each (rows,).
 
     No row departs from t = 0 itself, where a path without noise divides by σ(t): the least time is 1e-30.
     """
     t, s, r = (time.clamp(o.path.t_min, o.path.t_max) for time in (t, s, r))
     t = t.clamp_min(EARLIEST)
-    s, r = (torch.cat([time[:off], time[off:].clamp_min(EARLIEST)]) for time in (s, r))
+    s, r = (torch.cat([time[:num_jumps], time[num_jumps:].clamp_min(EARLIEST)]) for time in (s, r))
     return t, s, r
 
 

@@ -92,7 +92,7 @@ def _parts(o: Composition) -> str | None:
 
 def _map(o: Composition) -> str | None:
     """A map of this parameterization exists on this path, and can be sampled from where it is asked to be."""
-    FlowMap(_unasked, o.parameterization, o.path, o.told, o.sampling.start)
+    FlowMap(_unasked, o.parameterization, o.path, o.conditioning, o.sampling.start)
     return None
 
 
@@ -127,20 +127,20 @@ def _step(o: Composition) -> str | None:
 
 def _told(o: Composition) -> str | None:
     """A network that is told t alone, or t and the data, has one output for every r below t."""
-    lands, law, rather = o.times.lands, _kind(o.times), 'told="landing", which tells it r'
-    if o.told == "landing" or lands == "nowhere":
+    lands, law, rather = o.times.lands, _kind(o.times), 'conditioning="t,r", which tells it r'
+    if o.conditioning == "t,r" or lands == "nowhere":
         return None
     if lands == "anywhere":
-        return f'told="{o.told}", but {law} draws any r below t, which one output cannot serve: use {rather}'
+        return f'told="{o.conditioning}", but {law} draws any r below t, which one output cannot serve: use {rather}'
     if lands == "next" and o.target.one_landing:
         return (
-            f'told="{o.told}", but {_kind(o.target)} compares jumps to one r from several t, and {law} has another r '
+            f'told="{o.conditioning}", but {_kind(o.target)} compares jumps to one r from several t, and {law} has another r '
             f"at every t: use {rather}"
         )
-    if o.told == "nothing" and o.times.has_diagonal:
+    if o.conditioning == "t" and o.times.has_diagonal:
         return (
-            f'told="nothing", but {law} has rows r = t beside those that jump, which one output cannot serve: use '
-            f'told="data", or {rather}'
+            f'conditioning="t", but {law} has rows r = t beside those that jump, which one output cannot serve: use '
+            f'conditioning="t,end", or {rather}'
         )
     return None
 
@@ -148,7 +148,7 @@ def _told(o: Composition) -> str | None:
 def _velocity(o: Composition) -> str | None:
     """The velocity of the network, its output at r = t, is trained by rows r = t, or by rows that come near."""
     times = o.times
-    near = times.lands == "anywhere" and times.finest == 0 and o.told == "landing"
+    near = times.lands == "anywhere" and times.finest == 0 and o.conditioning == "t,r"
     if times.lands == "nowhere" or times.has_diagonal or near:
         return None
     asked = (
@@ -161,8 +161,8 @@ def _velocity(o: Composition) -> str | None:
     if found is None:
         return None
     where = (
-        'told="nothing" it knows the jump to the data in its place: use told="landing" and a law with such rows'
-        if o.told == "nothing"
+        'conditioning="t" it knows the jump to the data in its place: use conditioning="t,r" and a law with such rows'
+        if o.conditioning == "t"
         else f"no row of {_kind(times)} has r = t: use a law with such rows"
     )
     return (

@@ -1,4 +1,4 @@
-"""Score identity: what a teacher and a rival make of the noised samples of a one-step generator. SiD."""
+"""Score identity: what a teacher and an auxiliary network make of the noised samples of a one-step generator. SiD."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ScoreGap(Identity):
 
     D_T − D_ψ is the gap of the scores of the two laws times σ²κ²/α. The target is D_T and the prediction D_ψ, both as
     functions of z with a graph through x_t to the student; the weights of the two are fixed. The sample x_g goes along
-    for a loss such as `losses.ScoreIdentity`. z is `Point.latent`; the data lend their labels, not their images.
+    for a loss such as `losses.ScoreIdentity`. z is `Point.extra_noise`; the data lend their labels, not their images.
 
     Args:
         teacher: whose score the student is to have, guided or not.
@@ -53,7 +53,7 @@ class ScoreGap(Identity):
         if o.frozen.auxiliary is None:
             return (
                 "ScoreGap holds the teacher's score against that of the samples, which another network learns: use "
-                "frozen=Rival(objective), as methods.sid() has"
+                "frozen=AuxiliaryNetwork(objective), as methods.sid() has"
             )
         return singular(self, o, o.parameterization.euler_refusal(o.path))
 
@@ -61,12 +61,12 @@ class ScoreGap(Identity):
         p = point
         if self.teacher.flow is None:
             raise ValueError(
-                "ScoreGap holds a rival's score against that of a trained map, and none is given: use "
+                "ScoreGap holds an auxiliary network's score against that of a trained map, and none is given: use "
                 "objective.with_teacher(flow), or ScoreGap(Teacher(flow))"
             )
-        assert p.latent is not None, "drawn for a target that makes samples"
+        assert p.extra_noise is not None, "drawn for a target that makes samples"
         label = p.network_label(flow.num_classes)
-        sample = samplers.chain(flow, p.latent, label=label)
+        sample = samplers.chain(flow, p.extra_noise, label=label)
         x_t = p.path.point(sample, p.noise, p.t)
         real = guide(self.teacher.flow.held(), self.teacher.guidance).denoised(x_t, p.t, label)
         fake = frozen.held().denoised(x_t, p.t, label)

@@ -27,10 +27,10 @@ def check_teacher(o: Composition, flow: FlowMap) -> None:
             f"{o.name} goes on from the weights of its teacher, which give {flow.parameterization}, not "
             f"{o.parameterization}: {rather}"
         )
-    if o.frozen.network_kind is not None and flow.told != o.told:
+    if o.frozen.network_kind is not None and flow.conditioning != o.conditioning:
         raise ValueError(
-            f"{o.name} asks one network or the other by the time, and its own is told {o.told!r} beside t, "
-            f"but its first stage {flow.told!r}: {rather}"
+            f"{o.name} asks one network or the other by the time, and its own is told {o.conditioning!r} beside t, "
+            f"but its first stage {flow.conditioning!r}: {rather}"
         )
 
 

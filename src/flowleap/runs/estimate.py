@@ -5,7 +5,7 @@
 | parameters            | counted                                                                                  |
 | weights, gradients    | 4 bytes a parameter, 4 for each that is trained                                          |
 | optimizer             | 8 bytes for each that is trained: the two moments of Adam                                |
-| averages, other nets  | 4 bytes a parameter of each copy: averages, a target network, a teacher, a rival         |
+| averages, other nets  | 4 bytes a parameter of each copy: averages, a target network, a teacher, an auxiliary network         |
 | activations           | counted where autograd saves them, see `activations`                                     |
 | operations of a step  | those of a forward pass (counted by torch, two for a multiply-add) times `cost`          |
 | images/s              | real steps of the objective on this machine, on what of batch and network fits           |
@@ -228,7 +228,7 @@ def _copies(config: TrainConfig) -> tuple[int, int]:
     """Return how many copies of the weights a run holds that are not trained, and how many rivals that are."""
     objective = config.objective
     held = len(config.ema) + len(config.widths) + (objective.frozen.copy is not None)
-    return held + objective.needs_teacher, int(objective.rival is not None)
+    return held + objective.needs_teacher, int(objective.auxiliary is not None)
 
 
 def measure(config: TrainConfig, seconds: float = SECONDS, activations: Kept | None = None) -> Speed:
@@ -347,9 +347,9 @@ class _Bench:
     def step(self) -> None:
         """Do one step."""
         middle = self.config.steps // 2  # past the horizons of most schedules
-        if self.other is not None and self.objective.rival is not None:
-            rival = self.objective.flow_map(self.other)
-            self._learn(self.objective.rival, rival, self.objective.flow_map(self.network), middle, 1)
+        if self.other is not None and self.objective.auxiliary is not None:
+            auxiliary = self.objective.flow_map(self.other)
+            self._learn(self.objective.auxiliary, auxiliary, self.objective.flow_map(self.network), middle, 1)
         flow = self.objective.flow_map(self.network)
         held = self.objective.frozen.copy is not None
         frozen = self.objective.flow_map(self.average) if held else flow

@@ -48,11 +48,13 @@ def measure(
     """
     planned = evaluation.plan(run.flow, steps, times)
     dataset = trained_on(run, reference, say)
-    look = rulers.look_like(run.shape if run.kind == "image" else (), reference, run.config.square)
+    preprocessing = rulers.preprocessing_like(
+        run.shape if run.kind == "image" else (), reference, run.config.square
+    )
     asked, decoder = features or run.config.features, run.decoder(vae)
     if run.kind == "latents":
         asked = latent_features(run, dataset, asked, reference, decoder, say)
-    ruler = rulers.chosen(standard, asked, reference, dataset, evaluation.device_of(run.flow), look)
+    ruler = rulers.chosen(standard, asked, reference, dataset, evaluation.device_of(run.flow), preprocessing)
     count = num or standard.num
     total = count * sum(run.objective.nfe(n, guidance=guidance, times=t) for n, t in planned)
     with counted(f"{count} samples at {', '.join(str(n) for n, _ in planned)} steps", total) as tick:

@@ -163,7 +163,7 @@ def _baselines() -> list[Recipe]:
     linear: Any = methods.sct("linear")
     continuous = replace(
         linear,
-        told="data",
+        conditioning="t,end",
         times=replace(linear.times, diagonal=0.75),
         target=replace(linear.target, warmup=10_000 / 1_200_000),
         loss=replace(linear.loss, of="t"),

@@ -51,7 +51,7 @@ class Run:
 
     Shapes: `shape` is that of one sample. `weights` names the weights and their step, as in "ema-0.999@2200".
     `kind` is that of its samples: image, points, or latents, which a decoder of its own makes images of. `imported`
-    says which file the weights are from where they were not trained here, see `flowleap.foreign`. `codec` is the
+    says which file the weights are from where they were not trained here, see `flowleap.importers`. `codec` is the
     autoencoder of latents. `classes` are the names of the classes that the network knows, their numbers where the run
     does not say; `named` whether it says. `class_counts` are the rows that each had in training, where it says so.
     """

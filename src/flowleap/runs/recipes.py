@@ -23,19 +23,19 @@ from typing import Any, get_args
 import torch
 
 from flowleap import data as data_sets
-from flowleap import values
+from flowleap import serialize
 from flowleap.data import Dataset, latents
-from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
 from flowleap.runs.published import ALL, PIXELS, Kind, Published, Recipe
+from flowleap.suggest import suggest
 from flowleap.training.config import (
     FIELDS,
     TrainConfig,
     change,
     from_fields,
-    look_of,
     method_name,
     network_options,
+    preprocessing_of,
     settle,
     solved,
 )
@@ -61,7 +61,7 @@ def get(name: str) -> Recipe:
     """
     key = name.strip().lower().replace("_", "-")
     if key not in ALL:
-        raise ValueError(f"unknown recipe {name!r}{neighbors(key, ALL)}; all of them: flowleap recipes")
+        raise ValueError(f"unknown recipe {name!r}{suggest(key, ALL)}; all of them: flowleap recipes")
     return ALL[key]
 
 
@@ -105,7 +105,7 @@ def configure(
         "method": recipe.method,
         "objective": objective,
         "data": "" if data is None else dataset.address,
-        **{name: getattr(dataset.look, name) for name in ("square", "size")},
+        **{name: getattr(dataset.preprocessing, name) for name in ("square", "size")},
         **{field: getattr(recipe, field) for field in SET if field in FIELDS},
         **({"pair_guidance": None} if dataset.num_classes is None else {}),
     }
@@ -159,12 +159,12 @@ def _unfit(recipe: Recipe, name: str, kind: str, path: str) -> str:
 
 def _loaded(recipe: Recipe, data: str, settings: Mapping[str, Any]) -> Dataset:
     """Load data at an address, by the settings that say how images are taken; without a size, large ones are shrunk."""
-    dataset = data_sets.load(data, look=look_of(settings.items()))
+    dataset = data_sets.load(data, preprocessing=preprocessing_of(settings.items()))
     side = recipe.shape[-1]
     larger = dataset.kind == recipe.kind == PIXELS and max(dataset.shape[1:]) > side
     if not larger or data_sets.is_name(data) or settings.get("size") is not None:
         return dataset
-    return data_sets.load(data, look=look_of({**settings, "size": side}.items()))
+    return data_sets.load(data, preprocessing=preprocessing_of({**settings, "size": side}.items()))
 
 
 def _labeled(recipe: Recipe, dataset: Dataset) -> tuple[Objective, list[str]]:
@@ -209,7 +209,7 @@ def _changed(recipe: Recipe, plain: TrainConfig, config: TrainConfig) -> list[st
         if before == after or field.name not in (*SET, "network", "objective"):
             continue
         if field.name == "objective":
-            for part, old, new in values.differences(values.to_dict(before), values.to_dict(after)):
+            for part, old, new in serialize.differences(serialize.to_dict(before), serialize.to_dict(after)):
                 found.append(f"recipe {recipe.name}: {part} is {_brief(new)} instead of {_brief(old)}")
         elif field.name == "network":
             found.append(f"recipe {recipe.name}: the network is another, {_unlike(before, after)}")

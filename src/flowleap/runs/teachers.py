@@ -157,14 +157,14 @@ def body(options: Mapping[str, Any]) -> dict[str, Any]:
 def learns_velocity(objective: Objective) -> bool:
     """Whether a method trains rows r = t at any time of a run."""
     draws = (objective.times.draw(generator(0, "times"), 64, progress) for progress in PROGRESS)
-    return any(draw.off < 64 for draw in draws)
+    return any(draw.num_jumps < 64 for draw in draws)
 
 
 def learns_data(objective: Objective) -> bool:
     """Whether a method trains rows on the whole way to the data, as consistency models do, at any time of a run."""
     draws = (objective.times.draw(generator(0, "times"), 64, progress) for progress in PROGRESS)
     low = objective.path.t_min
-    whole = [(draw.r[: draw.off] <= low).any() for draw in draws]
+    whole = [(draw.r[: draw.num_jumps] <= low).any() for draw in draws]
     return any(bool(each) for each in whole) and objective.times.boundary is None
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from flowleap import data as data_sets
-from flowleap import evaluation, extensions, methods, networks, processes, threads, values
+from flowleap import evaluation, extensions, methods, networks, processes, serialize, threads
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
@@ -32,7 +32,7 @@ from flowleap.training.log import Lines, Reporter, explanation
 from flowleap.training.loop import Events, Plan, Reads, draw_batch, fit
 from flowleap.training.online_evaluation import OnlineEvaluation
 from flowleap.training.start import make_ready, probe
-from flowleap.training.state import State, new_player
+from flowleap.training.state import State, new_trained_network
 
 HORIZONS = {"times": "curriculum", "target": "tangent warm-up", "frozen": "last refresh of the teacher"}
 """What ends at a horizon, by the field of the objective."""
@@ -85,7 +85,7 @@ class Trainer:
             if self.objective.starts_from_teacher:
                 assert isinstance(teacher.network, nn.Module)
                 networks.take_over(network, teacher.network.state_dict())
-        player = new_player(
+        trained = new_trained_network(
             network,
             self.objective,
             lr=config.lr,
@@ -94,7 +94,7 @@ class Trainer:
             decays=config.ema,
             widths=config.widths,
         )
-        self.state = State(player)
+        self.state = State(trained)
         micro = micro_batches(self.objective, config.batch, config.per_device, config.accumulate)
         alone = processes.count() == 1
         self.engine = Engine(
@@ -110,8 +110,8 @@ class Trainer:
         self.plan = replace(plan, steps=self.steps)
         learned = dataset.turned(config.flip) if rows is None else rows
         unlabeled = replace(learned, label=None, num_classes=None)
-        self.usable = unlabeled if player.flow.num_classes is None else learned
-        self.averaged = self.objective.flow_map(player.averages[config.ema[0]].module)
+        self.usable = unlabeled if trained.flow.num_classes is None else learned
+        self.averaged = self.objective.flow_map(trained.averages[config.ema[0]].module)
 
     def restore(self) -> None:
         """Go to the last checkpoint of the folder; a run without one begins again."""
@@ -123,12 +123,12 @@ class Trainer:
         """Compute the first step without learning from it: what does not fit fails before a file is made."""
         if self.config.eval_num and self.ruler is not None:
             evaluation.enough(self.config.eval_num, self.ruler)
-        device = next(self.state.player.network.parameters()).device
+        device = next(self.state.trained.network.parameters()).device
         part, parts = self.engine.own[0], self.engine.parts
         with self.enough_memory(), torch.no_grad():
             batch = draw_batch(self.usable, self.objective, self.plan, 0, device, part, parts)
-            for player, objective in self.state.players(self.objective):
-                objective(player.flow, player.frozen, batch, 0, player.key(self.plan.seed))
+            for trained, objective in self.state.trained_networks(self.objective):
+                objective(trained.flow, trained.frozen, batch, 0, trained.key(self.plan.seed))
 
     def fastest_threads(self) -> int:
         """Return with how many CPU threads a step is fastest; nothing is learned. Beside a GPU all are taken."""
@@ -137,8 +137,8 @@ class Trainer:
         losses = self.engine.loss_modules(self.state, self.objective)
 
         def step() -> None:
-            for player, task in self.state.players(self.objective):
-                probe(losses[player.role], player, task, self.engine, self.usable, self.plan, 0)
+            for trained, task in self.state.trained_networks(self.objective):
+                probe(losses[trained.role], trained, task, self.engine, self.usable, self.plan, 0)
 
         with self.enough_memory():
             return processes.from_first(lambda: threads.fastest(step, threads.most()))
@@ -211,7 +211,7 @@ class Trainer:
             say(
                 "images are mirrored with probability ½; samples are compared with images that are not mirrored"
             )
-        say(networks.describe(self.state.player.network))
+        say(networks.describe(self.state.trained.network))
         if self.engine.device.type == "cpu":
             count, cores = torch.get_num_threads(), threads.share()
             say(f"{count} CPU thread{'s' * (count > 1)} on {cores} core{'s' * (cores > 1)}")
@@ -227,10 +227,10 @@ class Trainer:
                 f"{config.batch / len(self.usable):.2g} times in every step"
             )
         say(f"run folder: {self.place}")
-        if self.objective.rival is not None:
-            pace, betas = self.state.player.pace, self.state.player.optimizer.defaults["betas"]
+        if self.objective.auxiliary is not None:
+            pace, betas = self.state.trained.lr_scale, self.state.trained.optimizer.defaults["betas"]
             say(
-                f"two networks are trained in turn: {self.objective.rival.name}, then {self.objective.name}; both at "
+                f"two networks are trained in turn: {self.objective.auxiliary.name}, then {self.objective.name}; both at "
                 f"{pace:g} times the learning rate, betas {betas}"
             )
         for name, fraction in self.objective.horizons().items():
@@ -273,7 +273,7 @@ class Trainer:
             tick=self.reporter.advance,
         )
         if adaptive is not None:
-            adaptive.told = partial(self.note_threads, adaptive)
+            adaptive.conditioning = partial(self.note_threads, adaptive)
             events = replace(events, step=adaptive.step)
         ahead = data_sets.reading_ahead(self.usable, self.reads(), self.plan.steps, self.config.workers)
         with (
@@ -328,8 +328,8 @@ class Trainer:
 
     def keep(self, state: State) -> None:
         """Store the power-function averages, where it is time for it."""
-        if state.player.powers and (state.step == self.steps or state.step % self.config.width_every == 0):
-            posthoc.store(self.place, state.player, state.step)
+        if state.trained.powers and (state.step == self.steps or state.step % self.config.width_every == 0):
+            posthoc.store(self.place, state.trained, state.step)
 
     def note_threads(self, adaptive: threads.Adaptive) -> None:
         """Write which CPU threads this sitting had, also where it is asked for when the run is resumed."""
@@ -388,9 +388,9 @@ class Trainer:
             raise
 
     def _finish(self) -> list[dict[str, Any]]:
-        place, player = self.place, self.state.player
-        finals = {"network.safetensors": player.network}
-        for rank, (decay, copy) in enumerate(player.averages.items()):
+        place, trained = self.place, self.state.trained
+        finals = {"network.safetensors": trained.network}
+        for rank, (decay, copy) in enumerate(trained.averages.items()):
             finals[checkpoint.average_name(decay) if rank else "ema.safetensors"] = copy.module
         shown, drawn, measured = processes.from_first(self.looks)
         self.announce(shown, drawn, measured)
@@ -482,8 +482,8 @@ def changes(config: TrainConfig) -> list[str]:
 
     if config.method not in methods.names() and config.imports:
         return []  # a method of one's own that is not imported now
-    named = values.to_dict(methods.get(config.method))
-    found = values.differences(named, values.to_dict(config.objective))
+    named = serialize.to_dict(methods.get(config.method))
+    found = serialize.differences(named, serialize.to_dict(config.objective))
     return [f"changed from {config.method}: {name} {brief(old)} → {brief(new)}" for name, old, new in found]
 
 

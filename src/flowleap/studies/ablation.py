@@ -16,9 +16,9 @@ from importlib import import_module
 from itertools import product
 from typing import Any
 
-from flowleap import methods, values
-from flowleap.neighbors import neighbors
+from flowleap import methods, serialize
 from flowleap.objectives import Objective
+from flowleap.suggest import suggest
 
 __all__ = ["Component", "Settings", "choices", "components", "crossed", "dropped", "named", "remainder"]
 
@@ -70,7 +70,7 @@ class Component:
     @property
     def settings(self) -> Settings:
         """The setting that leaves it out."""
-        return [(self.field, json.dumps(values.to_dict(self.without)))]
+        return [(self.field, json.dumps(serialize.to_dict(self.without)))]
 
     def goes_by(self, name: str) -> bool:
         """Whether a name means this component: its own, its field or its type, in any spelling."""
@@ -119,7 +119,7 @@ def named(method: str, objective: Objective, names: Sequence[str]) -> tuple[Comp
         meant = [component for component in known if component.goes_by(name)]
         if not meant:
             every = [*(component.name for component in known), ALL]
-            raise ValueError(f"{shown} has no component {name!r}{neighbors(name.replace('_', '-'), every)}")
+            raise ValueError(f"{shown} has no component {name!r}{suggest(name.replace('_', '-'), every)}")
         if meant[0] in found:
             raise ValueError(f"component {meant[0].name} twice: name each one once, or all")
         found += meant
@@ -173,7 +173,7 @@ def crossed(
 def full_name(objective: Objective, name: str) -> str:
     """Return the whole name of a field where its first and last parts say which it is: times.pair.diagonal for
     times.diagonal; else the name as it is."""
-    known = dotted(values.to_dict(objective))
+    known = dotted(serialize.to_dict(objective))
     head, _, last = name.partition(".")
     near = [one for one in known if last and one.startswith(f"{head}.") and one.endswith(f".{last}")]
     return near[0] if name not in known and len(near) == 1 else name
@@ -235,4 +235,4 @@ def remainder(method: str, objective: Objective) -> list[tuple[str, Any, Any]]:
     plain = methods.get(BUILT_ON[method])
     bare = replace(objective, **{one.field: one.without for one in components(method, objective)})
     plain = replace(plain, name=bare.name, label_dropout=bare.label_dropout)
-    return values.differences(values.to_dict(bare), values.to_dict(plain))
+    return serialize.differences(serialize.to_dict(bare), serialize.to_dict(plain))

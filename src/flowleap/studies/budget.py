@@ -13,7 +13,7 @@ from flowleap import clock, runs
 from flowleap import data as data_sets
 from flowleap.data import Dataset, Rows
 from flowleap.training.loop import Events, Plan, Reads, fit
-from flowleap.training.state import State, new_player
+from flowleap.training.state import State, new_trained_network
 
 __all__ = ["Budget", "Pace", "Trial", "parse", "rehearse"]
 
@@ -119,7 +119,7 @@ class Trial:
         objective, device = objective.for_run(LENGTH), runs.device_of(config.device)
         self.network = runs.build_network(config).to(device)
         self.objective, self.device = objective, device
-        player = new_player(
+        trained = new_trained_network(
             self.network,
             objective,
             lr=config.lr,
@@ -127,8 +127,8 @@ class Trial:
             weight_decay=config.weight_decay,
             decays=config.ema,
         )
-        self.state = State(player)
-        labeled = player.flow.num_classes is not None
+        self.state = State(trained)
+        labeled = trained.flow.num_classes is not None
         self.data = dataset if labeled else replace(dataset, label=None, num_classes=None)
         self.plan = Plan(LENGTH, config.batch, config.seed, config.lr, clip=config.clip, patience=LENGTH)
         self.plan = replace(self.plan, log_every=LENGTH, sample_every=0, checkpoint_every=0)

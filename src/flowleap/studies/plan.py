@@ -13,10 +13,10 @@ from flowleap import data as data_sets
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.lock import vacant
-from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
 from flowleap.studies import ablation
 from flowleap.studies.budget import Budget, Pace, Trial, parse, rehearse
+from flowleap.suggest import suggest
 
 __all__ = ["EQUAL", "TABLE", "Plan", "Request", "Row", "check_place", "prepare", "read", "resolve"]
 
@@ -100,7 +100,7 @@ class Request:
     def __post_init__(self) -> None:
         parse(self.budget)
         if self.equal is not None and self.equal not in EQUAL:
-            raise ValueError(f"equal={self.equal!r}{neighbors(self.equal, EQUAL)}")
+            raise ValueError(f"equal={self.equal!r}{suggest(self.equal, EQUAL)}")
         if self.seeds < 1:
             raise ValueError(f"seeds={self.seeds}: at least one run of each method is needed")
         if not self.steps or min(self.steps) < 1 or len(set(self.steps)) < len(self.steps):
@@ -134,7 +134,7 @@ class Request:
             except ValueError:
                 known = [name.replace("_", "-") for name in methods.names()]
                 raise ValueError(
-                    f"unknown method {key.replace('_', '-')!r}{neighbors(key.replace('_', '-'), [*known, 'all'])}"
+                    f"unknown method {key.replace('_', '-')!r}{suggest(key.replace('_', '-'), [*known, 'all'])}"
                 ) from None
         twice = {key for key in keys if keys.count(key) > 1}
         if twice or not keys:
@@ -144,7 +144,7 @@ class Request:
 
     def dataset(self) -> Dataset:
         """Load the data of all runs, as the settings of all of them say."""
-        return data_sets.load(self.data, look=runs.look_of(self.settings))
+        return data_sets.load(self.data, preprocessing=runs.preprocessing_of(self.settings))
 
     def components(self) -> tuple[str, ...]:
         """Return the components that are left out, by their usual names.
@@ -167,7 +167,7 @@ class Request:
             owner = runs.method_name(owner).replace("_", "-")
             if own and owner not in self.names():
                 raise ValueError(
-                    f"--set {name}: no method {owner!r} in this comparison{neighbors(owner, self.names())}"
+                    f"--set {name}: no method {owner!r} in this comparison{suggest(owner, self.names())}"
                 )
             if owner in ("", method):
                 found[bool(own)].append((field, value))

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from flowleap import values
+from flowleap import serialize
 from flowleap.evaluation.protocol import MEASURED, same
 from flowleap.evaluation.report import closer
 from flowleap.files import replace_file
@@ -273,7 +273,7 @@ def _ablated(plan: Plan) -> list[str]:
     row = plan.row(plan.full)
     error = " ± its standard error over seeds" if plan.request.seeds > 1 else ", of a single seed"
     found = [f"Δ: difference to plain {plan.full} ({row.variant}), per seed{error}; above zero is worse"]
-    key, objective = row.config["method"], values.from_dict(row.config["objective"])
+    key, objective = row.config["method"], serialize.from_dict(row.config["objective"])
     if not plan.request.drop:
         return found
     for part in ablation.named(key, objective, plan.request.drop):

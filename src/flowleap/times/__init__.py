@@ -19,7 +19,7 @@
 | Particles  | t uniform, r uniform below; groups of rows share them       | t − small step of σ/α | IMM       |
 | Truncation | t from a boundary on, a share of rows on it, r = 0          | ratio · t | TCM                   |
 
-A law draws rows in the order in which points carry them: the `off` rows with r < t first, then the rows r = t.
+A law draws rows in the order in which points carry them: the `num_jumps` rows with r < t first, then the rows r = t.
 Marginal laws are `Uniform`, `LogitNormal`, `LogNormalAngle` and `NoiseLevels` on [0, 1] and `LogNormal` for the
 variance-exploding path.
 """

@@ -73,12 +73,12 @@ class SortedPair(TimeLaw):
         first = self.law.sample(generator, size)
         second = (self.landing or self.law).sample(generator, size)
         if self.fixed:
-            off = size - round(self.diagonal * size)
+            num_jumps = size - round(self.diagonal * size)
         else:
-            off = int((torch.rand(size, generator=generator) >= self.diagonal).sum())
+            num_jumps = int((torch.rand(size, generator=generator) >= self.diagonal).sum())
         t, r = torch.maximum(first, second), torch.minimum(first, second)
-        r = torch.cat([r[:off], t[off:]])
-        return Draw(t, t, r, off)
+        r = torch.cat([r[:num_jumps], t[num_jumps:]])
+        return Draw(t, t, r, num_jumps)
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ class Gradual(TimeLaw):
         return math.acos(min(1.0, progress / self.horizon)) / math.acos(0.0)
 
     def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        t, s, r, off = self.pair.draw(generator, size, progress)
+        t, s, r, num_jumps = self.pair.draw(generator, size, progress)
         to_data = torch.rand(size, generator=generator) < self.probability(progress)
-        to_data[off:] = False
-        return Draw(t, s, torch.where(to_data, torch.zeros_like(r), r), off)
+        to_data[num_jumps:] = False
+        return Draw(t, s, torch.where(to_data, torch.zeros_like(r), r), num_jumps)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class FullJump(TimeLaw):
     Args:
         law: the law of t.
         diagonal: a share of the rows with r = t instead, which are flow matching; a network then must be told which is
-            which, `told="data"` or "landing".
+            which, `conditioning="t,end"` or "landing".
 
     Raises: ValueError for a share out of range.
     Source: Lu and Song 2024 (arXiv 2410.11081), with `LogNormalAngle()` on the trigonometric path; the linear variant
@@ -176,6 +176,6 @@ class FullJump(TimeLaw):
 
     def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
         t = self.law.sample(generator, size)
-        off = size - round(self.diagonal * size)
-        r = torch.cat([torch.zeros(off), t[off:]])
-        return Draw(t, t, r, off)
+        num_jumps = size - round(self.diagonal * size)
+        r = torch.cat([torch.zeros(num_jumps), t[num_jumps:]])
+        return Draw(t, t, r, num_jumps)

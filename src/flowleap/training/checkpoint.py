@@ -8,7 +8,7 @@ checkpoints/
     target.safetensors          the target network, where the objective has one
     frozen.safetensors          the copy that teaches a stage, where the objective has stages
     optimizer.safetensors       moments and step counts, named <moment>/<parameter>
-    rival.*.safetensors         network and optimizer of the rival, where the objective has one
+    rival.*.safetensors         network and optimizer of the auxiliary network, where the objective has one
     state.json                  step, skipped, streak, seconds, stage
 """
 
@@ -31,7 +31,7 @@ from flowleap import processes
 from flowleap.files import new_folder, open_tensors, replace_file
 from flowleap.training import ema
 from flowleap.training.distributed import whole
-from flowleap.training.state import RIVAL, Player, State
+from flowleap.training.state import AUXILIARY, State, TrainedNetwork
 
 __all__ = [
     "CheckpointError",
@@ -78,7 +78,7 @@ def save(folder: Path, state: State) -> Path:
     path = folder / f"step-{state.step:08d}"
     files = {
         name: {key: whole(tensor).detach().cpu() for key, tensor in tensors.items()}
-        for name, tensors in files_of(state.player).items()
+        for name, tensors in files_of(state.trained).items()
     }
     processes.from_first(lambda: _write(folder, path, files, state))
     return path
@@ -86,7 +86,7 @@ def save(folder: Path, state: State) -> Path:
 
 def _write(folder: Path, path: Path, files: dict[str, Tensors], state: State) -> None:
     """Write the files of a checkpoint, which are whole; the first process does it for all."""
-    progress = Progress(state.step, state.skipped, state.streak, state.seconds, state.player.stage)
+    progress = Progress(state.step, state.skipped, state.streak, state.seconds, state.trained.stage)
     try:
         with new_folder(path) as temporary:
             for name, tensors in files.items():
@@ -123,35 +123,35 @@ def restore(path: Path, state: State) -> None:
     """
     try:
         progress = read_progress(path / "state.json")
-        expected = files_of(state.player, empty_moments=True)
+        expected = files_of(state.trained, empty_moments=True)
         found = {name: read_tensors(path / name) for name in expected}
         for name, tensors in expected.items():
             _compare(path / name, found[name], tensors, subset=name.endswith(OPTIMIZER))
     except CheckpointError as error:
         raise CheckpointError(f"{error}{_alternative(path)}") from error
-    _fill(state.player, found, progress.step)
+    _fill(state.trained, found, progress.step)
     state.step, state.skipped = progress.step, progress.skipped
     state.streak, state.seconds = progress.streak, progress.seconds
-    state.player.stage = progress.stage
+    state.trained.stage = progress.stage
 
 
-def files_of(player: Player, *, empty_moments: bool = False) -> dict[str, Tensors]:
+def files_of(trained: TrainedNetwork, *, empty_moments: bool = False) -> dict[str, Tensors]:
     """Return the tensors of every file of a checkpoint by its name.
 
     Args:
         empty_moments: whether to describe an optimizer that has not stepped by what it will hold.
     """
-    files = {"network.safetensors": player.network.state_dict()}
-    files |= {average_name(decay): copy.module.state_dict() for decay, copy in player.averages.items()}
-    files |= {width_name(width): copy.module.state_dict() for width, copy in player.powers.items()}
-    if player.target is not None:
-        files["target.safetensors"] = player.target.module.state_dict()
-    if player.copy is not None:
-        files["frozen.safetensors"] = player.copy.state_dict()
-    files[OPTIMIZER] = _moments(player, fill=empty_moments)
-    if player.rival is not None:
-        theirs = files_of(player.rival, empty_moments=empty_moments)
-        files |= {f"{RIVAL}.{name}": tensors for name, tensors in theirs.items()}
+    files = {"network.safetensors": trained.network.state_dict()}
+    files |= {average_name(decay): copy.module.state_dict() for decay, copy in trained.averages.items()}
+    files |= {width_name(width): copy.module.state_dict() for width, copy in trained.powers.items()}
+    if trained.target is not None:
+        files["target.safetensors"] = trained.target.module.state_dict()
+    if trained.copy is not None:
+        files["frozen.safetensors"] = trained.copy.state_dict()
+    files[OPTIMIZER] = _moments(trained, fill=empty_moments)
+    if trained.auxiliary is not None:
+        theirs = files_of(trained.auxiliary, empty_moments=empty_moments)
+        files |= {f"{AUXILIARY}.{name}": tensors for name, tensors in theirs.items()}
     return files
 
 
@@ -165,11 +165,11 @@ def width_name(width: float) -> str:
     return f"width-{width:g}.safetensors"
 
 
-def _moments(player: Player, *, fill: bool) -> Tensors:
+def _moments(trained: TrainedNetwork, *, fill: bool) -> Tensors:
     """Return the optimizer's state by "<moment>/<parameter>"; `fill` adds zeros where it has not stepped."""
     tensors: Tensors = {}
-    for name, parameter in player.network.named_parameters():
-        state = player.optimizer.state.get(parameter, {})
+    for name, parameter in trained.network.named_parameters():
+        state = trained.optimizer.state.get(parameter, {})
         if not state and fill:
             zeros = torch.zeros_like(parameter)
             state = {"step": torch.zeros((), device=parameter.device), "exp_avg": zeros, "exp_avg_sq": zeros}
@@ -177,30 +177,30 @@ def _moments(player: Player, *, fill: bool) -> Tensors:
     return tensors
 
 
-def _fill(player: Player, files: dict[str, Tensors], step: int) -> None:
-    """Load checked tensors into a player that is `step` updates old."""
-    player.network.load_state_dict(files["network.safetensors"])
-    for decay, copy in player.averages.items():
+def _fill(trained: TrainedNetwork, files: dict[str, Tensors], step: int) -> None:
+    """Load checked tensors into a trained that is `step` updates old."""
+    trained.network.load_state_dict(files["network.safetensors"])
+    for decay, copy in trained.averages.items():
         copy.module.load_state_dict(files[average_name(decay)])
-    for width, copy in player.powers.items():
+    for width, copy in trained.powers.items():
         copy.module.load_state_dict(files[width_name(width)])
-    if player.target is not None:
-        player.target.module.load_state_dict(files["target.safetensors"])
-    if player.copy is not None:
-        player.copy.load_state_dict(files["frozen.safetensors"])
-    for copy in player.every_average():
-        ema.restore(copy, player.turns(step))
-    places = {name: place for place, (name, _) in enumerate(player.network.named_parameters())}
+    if trained.target is not None:
+        trained.target.module.load_state_dict(files["target.safetensors"])
+    if trained.copy is not None:
+        trained.copy.load_state_dict(files["frozen.safetensors"])
+    for copy in trained.every_average():
+        ema.restore(copy, trained.turns(step))
+    places = {name: place for place, (name, _) in enumerate(trained.network.named_parameters())}
     state: dict[int, Tensors] = {}
     for key, value in files[OPTIMIZER].items():
         moment, name = key.split("/", 1)
         state.setdefault(places[name], {})[moment] = value
-    groups = player.optimizer.state_dict()["param_groups"]
-    player.optimizer.load_state_dict({"state": state, "param_groups": groups})
-    if player.rival is not None:
-        head = f"{RIVAL}."
+    groups = trained.optimizer.state_dict()["param_groups"]
+    trained.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if trained.auxiliary is not None:
+        head = f"{AUXILIARY}."
         theirs = {name.removeprefix(head): files[name] for name in files if name.startswith(head)}
-        _fill(player.rival, theirs, step)
+        _fill(trained.auxiliary, theirs, step)
 
 
 def write_tensors(path: Path, tensors: Tensors, step: int) -> None:

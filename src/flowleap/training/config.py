@@ -18,13 +18,13 @@ from pydantic import ConfigDict, Field, InstanceOf, NonNegativeFloat, PositiveFl
 from pydantic.dataclasses import dataclass
 
 from flowleap import data as data_sets
-from flowleap import extensions, methods, networks, values
-from flowleap.data import Dataset, Look
+from flowleap import extensions, methods, networks, serialize
+from flowleap.data import Dataset, Preprocessing
 from flowleap.data.batching import ClassGroups
 from flowleap.fields import LARGEST
 from flowleap.losses import Loss
-from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
+from flowleap.suggest import suggest
 from flowleap.training import folder
 from flowleap.training.power import WIDEST
 
@@ -43,8 +43,8 @@ __all__ = [
     "from_fields",
     "frozen_network",
     "load_data",
-    "look_of",
     "method_name",
+    "preprocessing_of",
     "reconfigure",
     "to_dict",
 ]
@@ -90,7 +90,7 @@ class TrainConfig:
         recipe: the name of the recipe that the settings began as.
         init: the folder of the run whose averaged weights this one begins with; None for new weights.
         init_weights, init_checksum: which weights these are, and the SHA-256 of their file; found at the start.
-        square, size: how images at a path become squares and of which side, see `data.Look`; None for as they are.
+        square, size: how images at a path become squares and of which side, see `data.Preprocessing`; None for as they are.
         flip: whether images are mirrored in every other look at them, drawn anew in each step; None for no, but for
             latents where those of mirrored images are there.
         strict: whether a file that cannot be used stops the run, rather than being left out.
@@ -151,7 +151,7 @@ class TrainConfig:
     size: PositiveInt | None = None
     flip: bool | None = None
     strict: bool = False
-    memory: NonNegativeFloat = data_sets.Look.memory
+    memory: NonNegativeFloat = data_sets.Preprocessing.memory
     workers: NonNegativeInt | None = None
     threads: PositiveInt | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -204,7 +204,7 @@ WHOLE = {
     "network": "use --network for its name, and network.width=64 for an option of it",
 }
 """The fields of the config that are not set by `change`, and what to do instead."""
-LOOKS = tuple(field.name for field in fields(data_sets.Look))
+PREPROCESSING = tuple(field.name for field in fields(data_sets.Preprocessing))
 """The fields that say how images at a path are taken."""
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -299,19 +299,23 @@ def configure(
     known, settings = taught or begun, list(settings)
     if not isinstance(data, Dataset):
         data = data_for(data, settings=settings, teacher=teacher, init=init, **options)
-    dataset, given = data, _looks(data.address, known, options)
+    dataset, given = data, _preprocessing(data.address, known, options)
     preset = dict(PRESETS[dataset.kind])
     objective = replace(methods.get(method), **preset.pop("objective"))
     chosen = {**preset, **{name: value for name, value in options.items() if value is not None}}
-    values.to_dict(chosen.get("objective", objective))  # refused here where it cannot be written down
+    serialize.to_dict(chosen.get("objective", objective))  # refused here where it cannot be written down
     named = {"method": method_name(method), "objective": objective, "data": dataset.address}
     named |= {"imports": extensions.checksums()}
     named |= {
         "teacher": None if teacher is None else str(teacher),
         "init": None if init is None else str(init),
     }
-    chosen |= {name: getattr(dataset.look, name) for name in LOOKS if name not in ("strict", "memory")}
-    chosen |= {name: given[name] for name in LOOKS if name in given and name not in chosen}
+    chosen |= {
+        name: getattr(dataset.preprocessing, name)
+        for name in PREPROCESSING
+        if name not in ("strict", "memory")
+    }
+    chosen |= {name: given[name] for name in PREPROCESSING if name in given and name not in chosen}
     own = network_options(network or preset["network"])
     if not network and known:
         own = taught["network"] if taught else inherited(begun["network"])
@@ -338,13 +342,15 @@ def data_for(
     other = init if teacher is None else teacher
     known = {} if other is None else folder.read(Path(other))["config"]
     name = (known.get("data") or DATA) if data is None else data
-    return data_sets.load(name, look=look_of([*_looks(name, known, options).items(), *settings]))
+    return data_sets.load(
+        name, preprocessing=preprocessing_of([*_preprocessing(name, known, options).items(), *settings])
+    )
 
 
-def _looks(address: str, known: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def _preprocessing(address: str, known: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return how images are taken: as the options say, or else as those of another run on the same data."""
-    before = {name: known[name] for name in LOOKS if name in known and address == known.get("data")}
-    return before | {name: options[name] for name in LOOKS if options.get(name) is not None}
+    before = {name: known[name] for name in PREPROCESSING if name in known and address == known.get("data")}
+    return before | {name: options[name] for name in PREPROCESSING if options.get(name) is not None}
 
 
 def inherited(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -377,14 +383,14 @@ def reconfigure(
     return change(config, [*given, *settings])
 
 
-def look_of(settings: Iterable[tuple[str, Any]]) -> Look | None:
+def preprocessing_of(settings: Iterable[tuple[str, Any]]) -> Preprocessing | None:
     """Return how images at a path are taken by settings such as ("size", "64"), others aside; None without any.
 
     Raises: ValueError for values that mean nothing.
     """
-    given = {name: as_field(name, value) for name, value in settings if name in LOOKS}
+    given = {name: as_field(name, value) for name, value in settings if name in PREPROCESSING}
     given = {name: value for name, value in given.items() if value is not None}
-    return Look(**given) if given else None
+    return Preprocessing(**given) if given else None
 
 
 def load_data(config: TrainConfig, checksum: str | None = None) -> Dataset:
@@ -395,13 +401,13 @@ def load_data(config: TrainConfig, checksum: str | None = None) -> Dataset:
 
     Raises: ValueError as `data.load`, and where what cannot be mirrored is to be.
     """
-    look = look_of([(name, getattr(config, name)) for name in LOOKS])
+    preprocessing = preprocessing_of([(name, getattr(config, name)) for name in PREPROCESSING])
     if checksum is not None and not data_sets.present(config.data):
         raise ValueError(
             f"the data of this run were at {config.data}, and nothing is there (seen from {Path.cwd().name or '/'}/): "
             "put them back, or say where they are now: flowleap train --resume --out RUN --data PATH"
         )
-    dataset = data_sets.load(config.data, checksum=checksum, look=look)
+    dataset = data_sets.load(config.data, checksum=checksum, preprocessing=preprocessing)
     dataset.turned(config.flip)  # refused here where it cannot be
     return dataset
 
@@ -417,14 +423,14 @@ def network_options(name: str) -> dict[str, Any]:
         return {"kind": name.strip()}
     key = name.strip().lower().replace("_", "-")
     if key not in NETWORKS:
-        raise ValueError(f"unknown network {name!r}{neighbors(key, [*NETWORKS, *networks.own()])}")
+        raise ValueError(f"unknown network {name!r}{suggest(key, [*NETWORKS, *networks.own()])}")
     return dict(NETWORKS[key])
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """Return a config as JSON-able values, which `from_dict` reads back."""
     content = {name: getattr(config, name) for name in FIELDS} | {
-        "objective": values.to_dict(config.objective)
+        "objective": serialize.to_dict(config.objective)
     }
     return dict(json.loads(json.dumps(content)))
 
@@ -506,8 +512,8 @@ def override(objective: Objective, settings: Iterable[tuple[str, str]]) -> Objec
                 "network.width",
                 "network.depth",
             ]
-            raise ValueError(f"unknown field {name!r}{neighbors(head, every)}")
-    return values.overrides(objective, settings)
+            raise ValueError(f"unknown field {name!r}{suggest(head, every)}")
+    return serialize.overrides(objective, settings)
 
 
 def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
@@ -580,7 +586,7 @@ def from_dict(content: Mapping[str, Any]) -> TrainConfig:
     """
     objective = content.get("objective")
     if isinstance(objective, dict):
-        content = {**content, "objective": values.from_dict(_completed(objective))}
+        content = {**content, "objective": serialize.from_dict(_completed(objective))}
     return from_fields(content)
 
 
@@ -588,7 +594,7 @@ def from_fields(content: Mapping[str, Any]) -> TrainConfig:
     """Return a config of these fields, the objective as a value; errors as `from_dict`."""
     for name, value in content.items():
         if name not in FIELDS:
-            raise ValueError(f"unknown field {name!r}{neighbors(name, FIELDS)}")
+            raise ValueError(f"unknown field {name!r}{suggest(name, FIELDS)}")
         if isinstance(value, bool) and FIELD_TYPES[name] not in (bool, bool | None):
             raise ValueError(f"{name}={value!r}: a truth value does not fit")
     try:

@@ -26,7 +26,7 @@ from flowleap.interfaces import VelocitySource
 from flowleap.objectives import Objective
 from flowleap.point import Point, Regression
 from flowleap.training.loss_module import LossModule
-from flowleap.training.state import Player, State
+from flowleap.training.state import State, TrainedNetwork
 
 __all__ = ["Engine", "micro_batches", "whole"]
 
@@ -132,10 +132,10 @@ class Engine:
         )
 
     def loss_modules(self, state: State, objective: Objective) -> dict[str, LossModule]:
-        """Return the loss of every player as a module, by its role."""
+        """Return the loss of every trained as a module, by its role."""
         return {
-            player.role: LossModule(player.network, player.flow, player.frozen, task, self.precision)
-            for player, task in state.players(objective)
+            trained.role: LossModule(trained.network, trained.flow, trained.frozen, task, self.precision)
+            for trained, task in state.trained_networks(objective)
         }
 
     def prepare(self, state: State, losses: dict[str, LossModule], unused: dict[str, list[str]]) -> None:
@@ -156,9 +156,11 @@ class Engine:
             ddp._set_params_and_buffers_to_ignore_for_model(loss, ignored)
             self.modules[role] = self.accelerator.prepare_model(loss)
 
-    def learn(self, player: Player, point: Point, total: int, *, last: bool) -> tuple[Tensor, Regression]:
+    def learn(
+        self, trained: TrainedNetwork, point: Point, total: int, *, last: bool
+    ) -> tuple[Tensor, Regression]:
         """Add the gradient of these rows of a batch of `total`; the last part of a step brings processes together."""
-        module = self.modules[player.role]
+        module = self.modules[trained.role]
         with self._alone(module) if not last else nullcontext():
             loss, numbers, regression = module(point, total)
             (loss * processes.count()).backward()  # processes are averaged
@@ -200,15 +202,15 @@ class Engine:
         from torch.distributed.device_mesh import init_device_mesh
 
         mesh = init_device_mesh(self.device.type, (processes.count(),))
-        every = [state.player, *([] if state.player.rival is None else [state.player.rival])]
-        for player in every:
-            before = list(player.network.parameters())
-            self._hold(losses[player.role], mesh)
-            _follow(player.optimizer, before, list(player.network.parameters()), _shard)
-            asked = [copy for copy in (player.target, player.copy) if copy is not None]
+        every = [state.trained, *([] if state.trained.auxiliary is None else [state.trained.auxiliary])]
+        for trained in every:
+            before = list(trained.network.parameters())
+            self._hold(losses[trained.role], mesh)
+            _follow(trained.optimizer, before, list(trained.network.parameters()), _shard)
+            asked = [copy for copy in (trained.target, trained.copy) if copy is not None]
             for copy in asked:
                 self._hold(_Holder(copy), mesh)
-            for copy in [*player.averages.values(), *player.powers.values()]:
+            for copy in [*trained.averages.values(), *trained.powers.values()]:
                 self._hold(_Holder(copy), mesh, averages=True)
 
     def _hold(self, module: nn.Module, mesh: Any, *, averages: bool = False) -> None:
@@ -218,18 +220,21 @@ class Engine:
 
     def unite(self, state: State) -> None:
         """Undo the division at the end: every process has whole networks, averages and optimizers again."""
-        every = [state.player, *([] if state.player.rival is None else [state.player.rival])]
-        before = [list(player.network.parameters()) for player in every]
+        every = [state.trained, *([] if state.trained.auxiliary is None else [state.trained.auxiliary])]
+        before = [list(trained.network.parameters()) for trained in every]
         self.scatter()
         for holder, _ in self.holders:
             for module in holder.modules():
                 for name, weight in module.named_parameters(recurse=False):
                     plain = nn.Parameter(whole(weight.detach()), requires_grad=weight.requires_grad)
                     setattr(module, name, plain)
-        for player, former in zip(every, before, strict=True):
+        for trained, former in zip(every, before, strict=True):
             if self.holders:
                 _follow(
-                    player.optimizer, former, list(player.network.parameters()), lambda value, _: whole(value)
+                    trained.optimizer,
+                    former,
+                    list(trained.network.parameters()),
+                    lambda value, _: whole(value),
                 )
         self.holders.clear()
 

@@ -40,7 +40,7 @@ class Guard:
     def count(self, *, whole: bool = True) -> None:
         """Count the step as skipped where an optimizer was refused; a streak ends where a `whole` step had none.
 
-        A step is whole where every player took its turn.
+        A step is whole where every trained took its turn.
         """
         skipped, streak = self.counts.unbind()
         kept = self.bad if whole else 1

@@ -56,18 +56,18 @@ class Recorder:
         self.since = time.perf_counter()
         self.usual_derivative: float | None = None
 
-    def add(self, numbers: Tensor, grad_norm: Tensor, *, rival: bool = False) -> None:
-        """Add the numbers of a step, of a rival its raw error only; not those that are not finite, or not measured.
+    def add(self, numbers: Tensor, grad_norm: Tensor, *, auxiliary: bool = False) -> None:
+        """Add the numbers of a step, of an auxiliary network its raw error only; not those that are not finite, or not measured.
 
         Shapes: numbers (4,), those of `loss_module.NUMBERS` of the global batch; grad_norm: scalar.
         """
         raw, loss, derivative, jumps = numbers.unbind()
         none, mean = self.absent, derivative / jumps  # not a number where nothing was measured
-        row = (none, none, none, none, raw) if rival else (raw, loss, grad_norm, mean, none)
+        row = (none, none, none, none, raw) if auxiliary else (raw, loss, grad_norm, mean, none)
         values = torch.stack([number.detach().double() for number in row])
         finite = values.isfinite()
         self.sums += torch.stack([torch.where(finite, values, 0.0), finite.double()])
-        self.steps += not rival
+        self.steps += not auxiliary
 
     def row(self, state: State, lr: float) -> dict[str, Any]:
         """Return the averages since the last row, None where nothing was measured; waits for the device."""

@@ -26,7 +26,7 @@ from flowleap.training.distributed import Engine, whole
 from flowleap.training.guard import VAGUE, Diverged, Guard, likely_cause
 from flowleap.training.log import Recorder
 from flowleap.training.loss_module import NUMBERS
-from flowleap.training.state import RIVAL, Player, State
+from flowleap.training.state import AUXILIARY, State, TrainedNetwork
 
 __all__ = ["Events", "Plan", "Reads", "draw_batch", "fit"]
 
@@ -111,13 +111,13 @@ class Reads:
         return rows[torch.cat([here, others])]
 
     def places(self, step: int, part: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the rows of the global batch, where in it those of a part are, and those that keep them company."""
+        """Return the rows of the global batch, where in it those of a part are, and those that keep them context."""
         rows = self.objective.batching.indices(self.label, self.size, self.batch, step, self.seed)
         if self.parts == 1:
             return rows, torch.arange(len(rows)), torch.empty(0, dtype=torch.int64)
         here = self.objective.part(self.batch, step, self.seed, part, self.parts)
         label = None if self.label is None else self.label[rows]
-        return rows, here, self.objective.company(label, here, self.batch)
+        return rows, here, self.objective.context(label, here, self.batch)
 
 
 def draw_batch(
@@ -152,8 +152,8 @@ def draw_batch(
         noise=placed(None if noise is None else noise[here]),
         row=here,
         size=plan.batch,
-        company=x[len(here) :] if averaged else None,
-        company_label=placed(label[others]) if averaged and label is not None else None,
+        context=x[len(here) :] if averaged else None,
+        context_label=placed(label[others]) if averaged and label is not None else None,
     )
 
 
@@ -174,28 +174,28 @@ def fit(
 
     Raises: Diverged after `plan.patience` steps in a row whose loss or gradient was not finite.
     """
-    device = next(state.player.network.parameters()).device
+    device = next(state.trained.network.parameters()).device
     engine = Engine.alone(state, objective, device) if engine is None else engine
     recorder = Recorder(device, plan.batch, state.seconds)
     guard = Guard(device, state.skipped, state.streak)
 
     while state.step < plan.steps:
-        # a batch, and the turn of every player: most runs have one, and some a rival, whose turn comes first
+        # a batch, and the turn of every trained: most runs have one, and some an auxiliary network, whose turn comes first
         lr = plan.learning_rate(state.step)
         with events.step():
             draw = partial(draw_batch, data, objective, plan, state.step, device, parts=engine.parts)
             batches = [draw(part) for part in engine.own]
             turns = [
-                take_turn(player, task, batches, plan, state.step, lr, guard, engine)
-                for player, task in state.players(objective)
-                if player.due(state.step)
+                take_turn(trained, task, batches, plan, state.step, lr, guard, engine)
+                for trained, task in state.trained_networks(objective)
+                if trained.due(state.step)
             ]
-        guard.count(whole=state.player.due(state.step))
+        guard.count(whole=state.trained.due(state.step))
 
         # numbers, pictures, a checkpoint (reading the guard waits for the device, which costs a CPU nothing)
         state.step += 1
         for turn in turns:
-            recorder.add(turn.numbers, turn.norm, rival=turn.role == RIVAL)
+            recorder.add(turn.numbers, turn.norm, auxiliary=turn.role == AUXILIARY)
         done = state.step == plan.steps
         leaving = processes.any_of(events.interrupted()) or done
         log, save = (leaving or every(n, state.step) for n in (plan.log_every, plan.checkpoint_every))
@@ -203,7 +203,7 @@ def fit(
             state.skipped, state.streak = guard.read()
         lost = state.streak >= plan.patience
         if log or lost:
-            events.log(recorder.row(state, lr * state.player.pace))
+            events.log(recorder.row(state, lr * state.trained.lr_scale))
         if lost:
             first = next((turn for turn in turns if not turn.finite), turns[-1])
             found = likely_cause(batches[-1], first.regression, first.loss, recorder.usual_derivative)
@@ -226,7 +226,7 @@ def fit(
 
 
 class Turn(NamedTuple):
-    """What became of one step of one player's optimizer; loss, norm and finite are scalars.
+    """What became of one step of one trained's optimizer; loss, norm and finite are scalars.
 
     Numbers are those of `loss_module.NUMBERS`, of the global batch; the regression is that of the last part here.
     """
@@ -240,7 +240,7 @@ class Turn(NamedTuple):
 
 
 def take_turn(
-    player: Player,
+    trained: TrainedNetwork,
     objective: Objective,
     batches: Sequence[Batch],
     plan: Plan,
@@ -249,30 +249,30 @@ def take_turn(
     guard: Guard,
     engine: Engine,
 ) -> Turn:
-    """Let a player learn from a batch in parts: it takes one step of its optimizer, unless something is not finite."""
-    player.network.train()
-    player.refresh(objective.stage(step))  # a new stage has a new teacher
-    player.optimizer.zero_grad()
+    """Let a trained learn from a batch in parts: it takes one step of its optimizer, unless something is not finite."""
+    trained.network.train()
+    trained.refresh(objective.stage(step))  # a new stage has a new teacher
+    trained.optimizer.zero_grad()
 
     # of each part the random draws, and the error of the network there; gradients add up, here and over processes
     numbers: Any = 0.0
     for batch in batches:
         engine.gather()
-        point = objective.draw(batch, step, player.key(plan.seed), player.frozen)
-        more, regression = engine.learn(player, point, plan.batch, last=batch is batches[-1])
+        point = objective.draw(batch, step, trained.key(plan.seed), trained.frozen)
+        more, regression = engine.learn(trained, point, plan.batch, last=batch is batches[-1])
         numbers = numbers + more
     engine.scatter()
     numbers = engine.over_processes(numbers)
     loss = numbers[NUMBERS.index("loss")]
 
     # one step of the optimizer; then the averages follow
-    player.set_learning_rate(lr)
-    weights = [weight for weight in player.network.parameters() if weight.requires_grad]
+    trained.set_learning_rate(lr)
+    weights = [weight for weight in trained.network.parameters() if weight.requires_grad]
     norm = whole(clip_grad_norm_(weights, math.inf if plan.clip is None else plan.clip))
     finite = (loss + norm).isfinite()
-    guard.step(player.optimizer, finite)
-    player.update_averages()
-    return Turn(player.role, numbers, regression, loss, norm, finite)
+    guard.step(trained.optimizer, finite)
+    trained.update_averages()
+    return Turn(trained.role, numbers, regression, loss, norm, finite)
 
 
 def every(interval: int, step: int) -> bool:

@@ -105,7 +105,7 @@ class OnlineEvaluation:
         begin = time.perf_counter()
         with warnings.catch_warnings():  # the table says which budgets a method is not made for
             warnings.simplefilter("ignore", UserWarning)
-            for decay in state.player.averages:
+            for decay in state.trained.averages:
                 for steps in self.steps:
                     self.measure(state, decay, steps)
         self.costs.append(time.perf_counter() - begin)
@@ -117,7 +117,7 @@ class OnlineEvaluation:
 
     def predict(self, state: State) -> float:
         """Seconds that one measurement will take, from one call of the network; half as much again for the rest."""
-        flow = self.flow(state, next(iter(state.player.averages)))
+        flow = self.flow(state, next(iter(state.trained.averages)))
         label = generation.cycle(BATCH, flow.num_classes)
         generation.warm_up(flow, self.data.shape, label, BATCH)
         begin = time.perf_counter()
@@ -125,12 +125,16 @@ class OnlineEvaluation:
         call = time.perf_counter() - begin
         self.spent += 2 * call
         return (
-            1.5 * call * sum(self.steps) * (self.num / BATCH / processes.count()) * len(state.player.averages)
+            1.5
+            * call
+            * sum(self.steps)
+            * (self.num / BATCH / processes.count())
+            * len(state.trained.averages)
         )
 
     def flow(self, state: State, decay: float) -> Any:
         """The flow map of one average."""
-        return self.objective.flow_map(state.player.averages[decay].module)
+        return self.objective.flow_map(state.trained.averages[decay].module)
 
     def measure(self, state: State, decay: float, steps: int) -> None:
         """Add one line to quality.jsonl, and keep the weights if they are the best so far."""
@@ -191,7 +195,7 @@ class OnlineEvaluation:
 
     def keep(self, state: State, decay: float, row: dict[str, Any]) -> None:
         """Write the best weights so far, and which they are."""
-        tensors = state.player.averages[decay].module.state_dict()
+        tensors = state.trained.averages[decay].module.state_dict()
         write = partial(checkpoint.write_tensors, tensors=tensors, step=state.step)
         replace_file(self.place / f"{BEST}.safetensors", write)
         replace_file(self.place / f"{BEST}.json", json.dumps(row, indent=2) + "\n")

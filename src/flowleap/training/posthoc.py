@@ -10,7 +10,7 @@ from flowleap.files import replace_file
 from flowleap.training import checkpoint, power
 from flowleap.training.checkpoint import Tensors
 from flowleap.training.distributed import whole
-from flowleap.training.state import Player
+from flowleap.training.state import TrainedNetwork
 
 __all__ = ["name_of", "snapshots", "store", "synthesized", "width_in"]
 
@@ -40,10 +40,10 @@ def width_in(weights: str) -> float | None:
         ) from None
 
 
-def store(place: Path, player: Player, step: int) -> None:
-    """Store the power-function averages of a player as they are after `step` steps."""
-    updates = player.turns(step)
-    for width, average in player.powers.items():
+def store(place: Path, trained: TrainedNetwork, step: int) -> None:
+    """Store the power-function averages of a trained as they are after `step` steps."""
+    updates = trained.turns(step)
+    for width, average in trained.powers.items():
         tensors = {name: whole(tensor).cpu() for name, tensor in average.module.state_dict().items()}
         path = place / FOLDER / f"{name_of(width)}-update-{updates:08d}.safetensors"
         if processes.first():

@@ -20,7 +20,7 @@ from flowleap.randomness import generator
 from flowleap.training.distributed import Engine, whole
 from flowleap.training.loop import Plan, draw_batch
 from flowleap.training.loss_module import LossModule, autocast
-from flowleap.training.state import Player, State
+from flowleap.training.state import State, TrainedNetwork
 
 __all__ = ["NotSound", "make_ready"]
 
@@ -40,9 +40,9 @@ class NotSound(ValueError):
 
 @dataclass
 class Probe:
-    """The first loss of a player on one part of a batch, and its gradient in this process alone."""
+    """The first loss of a trained on one part of a batch, and its gradient in this process alone."""
 
-    player: Player
+    trained: TrainedNetwork
     objective: Objective
     point: Point
     loss: float
@@ -63,8 +63,8 @@ def make_ready(engine: Engine, state: State, objective: Objective, data: Dataset
     if several:
         same_weights(state, objective)
     probes = {
-        player.role: probe(losses[player.role], player, task, engine, data, plan, state.step)
-        for player, task in state.players(objective)
+        trained.role: probe(losses[trained.role], trained, task, engine, data, plan, state.step)
+        for trained, task in state.trained_networks(objective)
     }
     if engine.compiled:
         for role, loss in losses.items():
@@ -99,7 +99,7 @@ def proofs(engine: Engine, objective: Objective, probes: list[Probe], plan: Plan
 
 def probe(
     loss: LossModule,
-    player: Player,
+    trained: TrainedNetwork,
     objective: Objective,
     engine: Engine,
     data: Dataset,
@@ -107,10 +107,10 @@ def probe(
     step: int,
 ) -> Probe:
     """Return the loss of the first part of this process and its gradient, not synchronized; nothing is learned."""
-    player.network.train()
+    trained.network.train()
     batch = draw_batch(data, objective, plan, step, engine.device, engine.own[0], engine.parts)
-    point = objective.draw(batch, step, player.key(plan.seed), player.frozen)
-    return Probe(player, objective, point, *gradient(loss, player, point, plan.batch))
+    point = objective.draw(batch, step, trained.key(plan.seed), trained.frozen)
+    return Probe(trained, objective, point, *gradient(loss, trained, point, plan.batch))
 
 
 def compile_loss(loss: LossModule, found: Probe, engine: Engine, total: int) -> None:
@@ -124,7 +124,7 @@ def compile_loss(loss: LossModule, found: Probe, engine: Engine, total: int) -> 
     torch._dynamo.utils.counters.clear()
     try:
         loss.forward = torch.compile(plain)  # type: ignore[method-assign]
-        value, gradients = gradient(loss, found.player, found.point, total)
+        value, gradients = gradient(loss, found.trained, found.point, total)
         apart = max(distance(gradients, found.gradients), abs(value - found.loss) / (abs(found.loss) or 1.0))
         if not apart <= CLOSE[engine.precision]:
             reason = f"its compiled loss is {apart:.1e} from the loss itself"
@@ -137,7 +137,7 @@ def compile_loss(loss: LossModule, found: Probe, engine: Engine, total: int) -> 
         return
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     pieces = f"{graphs} graph{'s' * (graphs != 1)}"
-    engine.say(f"compiled the loss of the {found.player.role} in {pieces}; {apart:.0e} from the loss itself")
+    engine.say(f"compiled the loss of the {found.trained.role} in {pieces}; {apart:.0e} from the loss itself")
 
 
 def needs_compiler(device: torch.device) -> None:
@@ -153,13 +153,13 @@ def needs_compiler(device: torch.device) -> None:
         )
 
 
-def gradient(loss: nn.Module, player: Player, point: Point, total: int) -> tuple[float, Gradients]:
+def gradient(loss: nn.Module, trained: TrainedNetwork, point: Point, total: int) -> tuple[float, Gradients]:
     """Return a loss and its gradient by the names of the weights, None where it reaches none."""
-    player.optimizer.zero_grad()
+    trained.optimizer.zero_grad()
     value = loss(point, total)[0]
     value.backward()
-    found = {name: weight.grad for name, weight in player.network.named_parameters() if weight.requires_grad}
-    player.optimizer.zero_grad(set_to_none=True)
+    found = {name: weight.grad for name, weight in trained.network.named_parameters() if weight.requires_grad}
+    trained.optimizer.zero_grad(set_to_none=True)
     return float(value.detach()), found
 
 
@@ -191,9 +191,9 @@ def digest(tensors: list[Tensor]) -> list[float]:
 
 def same_weights(state: State, objective: Objective) -> None:
     """Raise where processes start with other weights, or averages, than the first."""
-    for player, _ in state.players(objective):
-        tensors = [*player.network.parameters(), *player.network.buffers()]
-        tensors += [weight for copy in player.every_average() for weight in copy.parameters()]
+    for trained, _ in state.trained_networks(objective):
+        tensors = [*trained.network.parameters(), *trained.network.buffers()]
+        tensors += [weight for copy in trained.every_average() for weight in copy.parameters()]
         found = processes.every(digest([tensor.detach() for tensor in tensors]))
         other = [rank for rank, each in enumerate(found) if each != found[0]]
         if other:
@@ -220,16 +220,16 @@ def synchronized(engine: Engine, found: Probe, batch: int) -> float:
 
     Raises: NotSound where it is far, or processes hold different ones.
     """
-    player = found.player
+    trained = found.trained
     engine.gather()
-    player.optimizer.zero_grad()
-    engine.learn(player, found.point, batch, last=True)
+    trained.optimizer.zero_grad()
+    engine.learn(trained, found.point, batch, last=True)
     engine.scatter()
     gradients: Gradients = {
         name: None if weight.grad is None else whole(weight.grad)
-        for name, weight in player.network.named_parameters()
+        for name, weight in trained.network.named_parameters()
     }
-    player.optimizer.zero_grad(set_to_none=True)
+    trained.optimizer.zero_grad(set_to_none=True)
     expected = {
         name: None if gradient is None else engine.over_processes(gradient.clone())
         for name, gradient in found.gradients.items()
@@ -256,7 +256,7 @@ def derivative_error(engine: Engine, found: Probe) -> float | None:
     strategy = found.objective.target.derivative
     if strategy is None or not strategy.forward_mode:
         return None
-    p = found.point.rows(0, min(PROBED, found.point.off))
+    p = found.point.rows(0, min(PROBED, found.point.num_jumps))
     width = 5e-3 if p.path.t_max <= 1 else 2e-3
     near = (p.t - p.r < 2 * width) | (p.t > p.path.t_max - 2 * width)  # no room for both points
     error = 0.0
@@ -277,13 +277,13 @@ def derivative_error(engine: Engine, found: Probe) -> float | None:
 
 def _rates(engine: Engine, found: Probe, p: Point, width: float) -> tuple[Tensor, Tensor]:
     """Return dF/dt along the velocity of the pairs, by forward-mode differentiation and by a difference."""
-    network, random = found.player.network, generator(0, "self-check")
+    network, random = found.trained.network, generator(0, "self-check")
     weights = {
         name: weight.detach() + 0.02 * torch.randn(weight.shape, generator=random).to(weight)
         for name, weight in network.named_parameters()
     }
-    flow = found.player.flow.with_network(lambda *given: functional_call(network, weights, given))
-    label = p.network_label(found.player.flow.num_classes)
+    flow = found.trained.flow.with_network(lambda *given: functional_call(network, weights, given))
+    label = p.network_label(found.trained.flow.num_classes)
     about: dict[str, Any] = {
         "domain": (p.r, p.path.t_max),
         "curve": lambda t: p.path.point(p.x, p.noise, t),

@@ -18,20 +18,20 @@ from flowleap.randomness import key_of
 from flowleap.training import power
 from flowleap.training.ema import averaged
 
-__all__ = ["RIVAL", "STUDENT", "Player", "State", "new_player"]
+__all__ = ["AUXILIARY", "STUDENT", "State", "TrainedNetwork", "new_trained_network"]
 
-STUDENT, RIVAL = "student", "rival"
+STUDENT, AUXILIARY = "student", "rival"
 """The roles of players."""
 
 
 @dataclass
-class Player:
+class TrainedNetwork:
     """A network in training, with its optimizer and the averages of its weights, by decay and, as `powers`, by width.
 
     `flow` wraps `network`; `frozen` is the map that targets are made with: `flow`, or the map of `target`, or that of
     `copy`, which is taken from the first average as each stage begins (`stage` is the one it was last taken for), or
-    that of `rival`, another player, whose frozen map is this one's in turn. `period` is how often it takes its turn,
-    `pace` its share of the learning rate, and `role` what its draws are keyed by beside the seed.
+    that of `auxiliary`, another trained, whose frozen map is this one's in turn. `period` is how often it takes its turn,
+    `lr_scale` its share of the learning rate, and `role` what its draws are keyed by beside the seed.
     """
 
     network: nn.Module
@@ -43,9 +43,9 @@ class Player:
     powers: dict[float, AveragedModel] = field(default_factory=dict)
     copy: nn.Module | None = None
     stage: int = 0
-    rival: Player | None = None
+    auxiliary: TrainedNetwork | None = None
     period: int = 1
-    pace: float = 1.0
+    lr_scale: float = 1.0
     role: str = STUDENT
 
     def key(self, seed: int) -> int:
@@ -61,9 +61,9 @@ class Player:
         return step // self.period
 
     def set_learning_rate(self, lr: float) -> None:
-        """Use `lr`, at this player's pace, in the next step."""
+        """Use `lr`, at this trained's lr_scale, in the next step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * self.pace
+            group["lr"] = lr * self.lr_scale
 
     def update_averages(self) -> None:
         """Move every average, the target network's among them, towards the present weights."""
@@ -90,20 +90,20 @@ class State:
     Units: `seconds` of wall time, over all sittings.
     """
 
-    player: Player
+    trained: TrainedNetwork
     step: int = 0
     skipped: int = 0
     streak: int = 0
     seconds: float = field(default=0.0, compare=False)
 
-    def players(self, objective: Objective) -> list[tuple[Player, Objective]]:
-        """Return every player and what it is trained for, in the order of their turns: a rival comes first."""
-        if self.player.rival is None or objective.rival is None:
-            return [(self.player, objective)]
-        return [(self.player.rival, objective.rival), (self.player, objective)]
+    def trained_networks(self, objective: Objective) -> list[tuple[TrainedNetwork, Objective]]:
+        """Return every trained and what it is trained for, in the order of their turns: an auxiliary network comes first."""
+        if self.trained.auxiliary is None or objective.auxiliary is None:
+            return [(self.trained, objective)]
+        return [(self.trained.auxiliary, objective.auxiliary), (self.trained, objective)]
 
 
-def new_player(
+def new_trained_network(
     network: nn.Module,
     objective: Objective,
     *,
@@ -112,25 +112,25 @@ def new_player(
     weight_decay: float,
     decays: tuple[float, ...],
     widths: tuple[float, ...] = (),
-) -> Player:
-    """Return a player at its first step: fused Adam, one average per decay and width, a target network if needed.
+) -> TrainedNetwork:
+    """Return a trained at its first step: fused Adam, one average per decay and width, a target network if needed.
 
-    The averages, the copy of a method whose frozen map is refreshed, and a rival start from the weights as they are.
+    The averages, the copy of a method whose frozen map is refreshed, and an auxiliary network start from the weights as they are.
     """
-    flow, rival, targets = objective.flow_map(network), None, objective.frozen
+    flow, auxiliary, targets = objective.flow_map(network), None, objective.frozen
     betas = targets.betas or betas
-    if objective.rival is not None:
+    if objective.auxiliary is not None:
         settings: dict[str, Any] = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "decays": ()}
-        rival = new_player(deepcopy(network), objective.rival, **settings)
-        rival.frozen, rival.role, rival.pace = flow, RIVAL, targets.pace
+        auxiliary = new_trained_network(deepcopy(network), objective.auxiliary, **settings)
+        auxiliary.frozen, auxiliary.role, auxiliary.lr_scale = flow, AUXILIARY, targets.lr_scale
     target = averaged(network, _decay_of(objective)) if targets.copy == "average" else None
     copy = deepcopy(network).eval() if targets.copy == "snapshot" else None
     held = copy.requires_grad_(False) if copy is not None else None if target is None else target.module
     frozen = flow if held is None else objective.flow_map(held)
-    return Player(
+    return TrainedNetwork(
         network=network,
         flow=flow,
-        frozen=frozen if rival is None else rival.flow,
+        frozen=frozen if auxiliary is None else auxiliary.flow,
         optimizer=torch.optim.AdamW(
             network.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=True
         ),
@@ -138,9 +138,9 @@ def new_player(
         target=target,
         powers={width: averaged(network, partial(power.decay, power.exponent(width))) for width in widths},
         copy=copy,
-        rival=rival,
+        auxiliary=auxiliary,
         period=targets.period,
-        pace=targets.pace,
+        lr_scale=targets.lr_scale,
     )
 
 

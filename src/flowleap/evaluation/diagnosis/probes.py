@@ -209,19 +209,19 @@ class Probes:
         parts: dict[bool, list[Tensor]] = {True: [], False: []}
         drawn = jumping = 0
         for point in self.points(math.ceil(self.num / self.batch)):
-            drawn, jumping = drawn + len(point), jumping + point.off
+            drawn, jumping = drawn + len(point), jumping + point.num_jumps
             found = [(point, objective.regress(flow, None, point))]
-            if point.off == len(point):  # no row has r = t, which is measured all the same
+            if point.num_jumps == len(point):  # no row has r = t, which is measured all the same
                 still = objective.point(
                     point.x, point.noise, point.t, point.t, point.t, point.label, point.step,
-                    dropped=point.dropped, plug_in=point.plug_in, group=point.group, off=0,
+                    dropped=point.dropped, plug_in=point.plug_in, group=point.group, num_jumps=0,
                 )  # fmt: skip
                 found.append((still, objective.regress(flow, None, still)))
             for one, regression in found:
                 size = squared_norm(regression.target.double(), "mean")
                 numbers = torch.stack([one.t.double(), regression.raw.double(), size]).cpu()
-                parts[True].append(numbers[:, one.off :])
-                parts[False].append(numbers[:, : one.off])
+                parts[True].append(numbers[:, one.num_jumps :])
+                parts[False].append(numbers[:, : one.num_jumps])
         rest, moving = (torch.cat(parts[kind], dim=1) for kind in (True, False))
         self.count(rest[1], moving[1])
         edges = self.clock.edges()
@@ -265,10 +265,10 @@ class Probes:
         """Triples r ≤ s ≤ t, (num,) float64: uniform and stratified in t, or from a law that knows a grid only."""
         g, law = generator(self.seed, f"diagnosis/times/{stream}"), self.objective.times
         if law.finest > 0 and self.jumps:
-            t, s, r, off = law.draw(g, 64 * self.num, 1.0)
+            t, s, r, num_jumps = law.draw(g, 64 * self.num, 1.0)
             low = self.flow.path.t_min
-            t, s, r = (time[:off].double().clamp(low, self.flow.path.t_max) for time in (t, s, r))
-            kept = (r <= low).nonzero().flatten() if to_data else torch.arange(off)
+            t, s, r = (time[:num_jumps].double().clamp(low, self.flow.path.t_max) for time in (t, s, r))
+            kept = (r <= low).nonzero().flatten() if to_data else torch.arange(num_jumps)
             kept = kept[torch.arange(self.num) % len(kept)]
             return t[kept], s[kept], r[kept]
         draws = torch.rand(3, self.num, generator=g, dtype=torch.float64)
@@ -539,7 +539,7 @@ def _directions(rows: Tensor) -> float | None:
 def settings(objective: Objective, network: Any) -> dict[str, Any]:
     """Return the settings that findings name: the field that raises the share of r = t, time scale, QK-norm.
 
-    And `told`, since a network that knows one time alone is not to be held to what it says of two.
+    And `conditioning`, since a network that knows one time alone is not to be held to what it says of two.
     """
     config = getattr(network, "config", {})
     law = objective.times
@@ -547,7 +547,7 @@ def settings(objective: Objective, network: Any) -> dict[str, Any]:
     shares = {"diagonal": "times.diagonal", "pair": "times.pair.diagonal", "share": "times.share"}
     return {
         "diagonal": next((path for name, path in shares.items() if hasattr(law, name)), None),
-        "told": "nothing" if solver else objective.told,
+        "conditioning": "t" if solver else objective.conditioning,
         "bootstraps": objective.target.guides_jumps,
         "guided": objective.guidance is not None,
         "time_scale": config.get("time_scale"),

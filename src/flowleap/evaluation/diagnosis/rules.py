@@ -103,7 +103,7 @@ def _healthy(d: Diagnosis) -> Finding:
 
 def _one_time(d: Diagnosis) -> bool:
     """Whether the network knows one time, no row having r = t: neither its velocity nor other jumps were asked for."""
-    return d.settings.get("told") == "nothing" and d.error.share == 0
+    return d.settings.get("conditioning") == "t" and d.error.share == 0
 
 
 def _finite(d: Diagnosis) -> Iterable[Finding]:
@@ -141,7 +141,7 @@ def _ignored(d: Diagnosis) -> Iterable[Finding]:
             "the network, and that its embedding resolves the range of times: an embedding made for t up to 1000 is "
             "almost constant on [0, 1].",
         )
-    if s.landing is not None and s.landing < IGNORED and d.settings.get("told") != "nothing":
+    if s.landing is not None and s.landing < IGNORED and d.settings.get("conditioning") != "t":
         spread = d.spread[0].spread
         yield Finding(
             "warning" if d.one_step and spread is not None and spread >= FEW else "problem",
@@ -240,7 +240,7 @@ def _diagonal(d: Diagnosis) -> Iterable[Finding]:
 
 def _jumps(d: Diagnosis) -> Iterable[Finding]:
     g, last = d.semigroup, d.semigroup.to_data.value[-1]
-    if not d.jumps or last is None or g.short is None or d.settings.get("told") == "nothing":
+    if not d.jumps or last is None or g.short is None or d.settings.get("conditioning") == "t":
         return
     if last > MISSED and last > WORSE * g.short:
         yield Finding(

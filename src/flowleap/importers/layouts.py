@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from flowleap.foreign.files import Contents
+from flowleap.importers.files import Contents
 
 __all__ = [
     "LAYOUTS",

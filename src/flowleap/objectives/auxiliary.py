@@ -10,23 +10,23 @@ from flowleap.interfaces import Composition, TargetNetwork
 from flowleap.objectives.base import Objective
 from flowleap.objectives.target_networks import Self
 
-__all__ = ["Rival"]
+__all__ = ["AuxiliaryNetwork"]
 
 
 @dataclass(frozen=True)
-class Rival(TargetNetwork):
+class AuxiliaryNetwork(TargetNetwork):
     """The frozen map of a target is another network, trained in alternation by an objective of its own.
 
-    Each step the rival takes its turn first, then the network itself. The rival's own frozen map is the network it
+    Each step the auxiliary network takes its turn first, then the network itself. The auxiliary network's own frozen map is the network it
     rivals as it stands; it begins with the same weights.
 
     Args:
-        objective: what the rival is trained for, on the same path, with the same parameterization, told the same.
-        period: the network takes its turn in every period-th step, the rival in each.
-        pace: the learning rate of both is that of the run times this: each follows the other, in smaller steps.
+        objective: what the auxiliary network is trained for, on the same path, with the same parameterization, told the same.
+        period: the network takes its turn in every period-th step, the auxiliary network in each.
+        lr_scale: the learning rate of both is that of the run times this: each follows the other, in smaller steps.
         betas: those of Adam for both, in place of the run's; None for these.
 
-    Raises: ValueError for a period or a pace that is not positive, betas out of range, or for a rival with a frozen map
+    Raises: ValueError for a period or a lr_scale that is not positive, betas out of range, or for an auxiliary network with a frozen map
         of its own.
     Source: the code of Zhou et al. 2024 (arXiv 2404.04057), mingyuanzhou/SiD: in each step first the fake score, then
     the generator; betas (0, 0.999) and learning rates of 1e-5 for both.
@@ -34,45 +34,47 @@ class Rival(TargetNetwork):
 
     objective: Objective
     period: int = 1
-    pace: float = 1.0
+    lr_scale: float = 1.0
     betas: tuple[float, float] | None = None
     cites: ClassVar[tuple[str, ...]] = ("zhou2024score",)
 
     def __post_init__(self) -> None:
         if self.period < 1:
-            raise ValueError(f"Rival(period={self.period}): a whole number from 1 up is expected")
-        if not self.pace > 0:
-            raise ValueError(f"Rival(pace={self.pace}): a positive factor of the learning rate is expected")
+            raise ValueError(f"AuxiliaryNetwork(period={self.period}): a whole number from 1 up is expected")
+        if not self.lr_scale > 0:
+            raise ValueError(
+                f"AuxiliaryNetwork(lr_scale={self.lr_scale}): a positive factor of the learning rate is expected"
+            )
         if self.betas is not None and not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"Rival(betas={self.betas}): two numbers in [0, 1) are expected")
+            raise ValueError(f"AuxiliaryNetwork(betas={self.betas}): two numbers in [0, 1) are expected")
         if self.objective.frozen != Self():
             raise ValueError(
-                f"Rival: its objective has frozen={type(self.objective.frozen).__name__}, but the frozen map of a "
-                "rival is the network it rivals: use frozen=Self()"
+                f"AuxiliaryNetwork: its objective has frozen={type(self.objective.frozen).__name__}, but the frozen map of a "
+                "auxiliary network is the network it rivals: use frozen=Self()"
             )
 
     @property
     def auxiliary(self) -> Objective:
         return self.objective
 
-    def for_run(self, steps: int) -> Rival:
+    def for_run(self, steps: int) -> AuxiliaryNetwork:
         return replace(self, objective=self.objective.for_run(steps))
 
     def refusal(self, o: Composition) -> str | None:
         if not o.target.makes_samples:
             return (
-                f"Rival learns the score of the samples, which {type(o.target).__name__} does not ask for: use "
+                f"AuxiliaryNetwork learns the score of the samples, which {type(o.target).__name__} does not ask for: use "
                 "target=ScoreGap(), or frozen=EMA(0.999)"
             )
         pairs = {
             "path": (o.path, self.objective.path),
             "parameterization": (o.parameterization, self.objective.parameterization),
-            "told": (o.told, self.objective.told),
+            "conditioning": (o.conditioning, self.objective.conditioning),
         }
         for name, (own, other) in pairs.items():
             if own != other:
                 return (
-                    f"{o.name} has {name}={own}, but its rival {other}: give both the same, here and as "
+                    f"{o.name} has {name}={own}, but its auxiliary network {other}: give both the same, here and as "
                     f"frozen.objective.{name}"
                 )
         return None
@@ -81,6 +83,6 @@ class Rival(TargetNetwork):
         if given is None:
             raise ValueError(
                 f"{o.name} is judged with another network, and none is given: use objective(flow, frozen, batch) with "
-                "the map of its rival as frozen"
+                "the map of its auxiliary network as frozen"
             )
         return given

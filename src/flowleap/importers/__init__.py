@@ -3,7 +3,7 @@
     imported = import_weights("0600000.pt", "runs/esc-b2")      # the layout is recognized
     run = runs.load_run(imported.folder)
 
-Only tensors and plain values are read, see `foreign.files`; layouts, and what they mean, are in `foreign.layouts`.
+Only tensors and plain values are read, see `importers.files`; layouts, and what they mean, are in `importers.layouts`.
 Times and signs are converted at the border, by adapters of `networks`; the transformer is ours. Computed in float32,
 also where the published code computes in bfloat16.
 
@@ -18,9 +18,9 @@ What sampling here does otherwise than the published code: guidance acts on all 
 fourth without; a DiT is sampled by DDIM without noise of its own, so its learned variance is not used.
 """
 
-from flowleap.foreign.files import ALLOWED, Contents, read
-from flowleap.foreign.folder import Imported, import_weights
-from flowleap.foreign.layouts import LAYOUTS, Geometry, geometry, layout_of, parameters, sets_of, shapes
+from flowleap.importers.files import ALLOWED, Contents, read
+from flowleap.importers.folder import Imported, import_weights
+from flowleap.importers.layouts import LAYOUTS, Geometry, geometry, layout_of, parameters, sets_of, shapes
 
 __all__ = [
     "ALLOWED",

@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import Any
 
 from flowleap.fields import fits, hints, needed, wrong
-from flowleap.neighbors import neighbors
 from flowleap.objectives import Objective
+from flowleap.suggest import suggest
 
 __all__ = ["add", "differences", "from_dict", "known", "override", "overrides", "remove", "to_dict"]
 
@@ -62,12 +62,12 @@ def from_dict(data: Any) -> Any:
     if kind is None:
         raise ValueError(f'{data!r} is no part: {{"type": "Conditional"}} with its fields is expected')
     if not isinstance(kind, str) or kind not in _types():
-        raise ValueError(f"unknown part {kind!r}{neighbors(str(kind), _types())}")
+        raise ValueError(f"unknown part {kind!r}{suggest(str(kind), _types())}")
     cls = _types()[kind]
     known = [f.name for f in fields(cls)]
     for name in data:
         if name != "type" and name not in known:
-            raise ValueError(f"{kind} has no field {name!r}{neighbors(name, known)}")
+            raise ValueError(f"{kind} has no field {name!r}{suggest(name, known)}")
     missing = [f.name for f in fields(cls) if needed(f) and f.name not in data]
     if missing:
         shown = ", ".join(f'"{name}": …' for name in missing)
@@ -116,7 +116,7 @@ def overrides(objective: Objective, settings: Iterable[tuple[str, str]]) -> Obje
     for field, text in settings:
         head, *rest = field.split(".")
         if head not in known:
-            raise ValueError(f"{field}: Objective has no field {head!r}{neighbors(head, known)}")
+            raise ValueError(f"{field}: Objective has no field {head!r}{suggest(head, known)}")
         old = changes.get(head, getattr(objective, head))
         new = _parse(text)
         changes[head] = _override(old, rest, new, field) if rest else _fitting(Objective, head, new, field)
@@ -131,7 +131,7 @@ def _override(value: Any, names: list[str], new: Any, whole: str) -> Any:
         )
     known = [f.name for f in fields(value)]
     if names[0] not in known:
-        others = neighbors(names[0], known) if known else ", and no other: give another part in its place"
+        others = suggest(names[0], known) if known else ", and no other: give another part in its place"
         raise ValueError(f"{whole}: {type(value).__name__} has no field {names[0]!r}{others}")
     old = getattr(value, names[0])
     inner = (

@@ -12,7 +12,7 @@ from flowleap.fields import check
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["AS_THEY_ARE", "FILTER", "GAP", "GIB", "Look", "Square", "View", "suggested"]
+__all__ = ["AS_THEY_ARE", "FILTER", "GAP", "GIB", "Preprocessing", "ResizeCrop", "Square", "suggested"]
 
 Square = Literal["crop", "resize"]
 FILTER = "Lanczos"
@@ -28,7 +28,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class View:
+class ResizeCrop:
     """A square of `size` pixels: the largest one in the middle of an image ("crop"), or all of it ("resize").
 
     crop keeps the proportions and loses what lies outside; resize keeps everything and squeezes it. Both resize with
@@ -90,11 +90,11 @@ class View:
 
 
 @dataclass(frozen=True)
-class Look:
+class Preprocessing:
     """How images at a path are taken.
 
     Args:
-        square: "crop" or "resize", see `View`; None where images of one size may stay as they are.
+        square: "crop" or "resize", see `ResizeCrop`; None where images of one size may stay as they are.
         size: the side that they are resized to; None for `suggested`, or as they are.
         strict: refuse data of which something cannot be used, rather than leaving that out.
         memory: how many GiB images may take: as 32-bit floats, or else as 8 bits, or else they stay on the disk.
@@ -109,10 +109,10 @@ class Look:
 
     def __post_init__(self) -> None:
         if self.square is not None:
-            View(self.square, 1)
+            ResizeCrop(self.square, 1)
         check(self)
         if self.size is not None:
-            View(self.square or "crop", self.size)
+            ResizeCrop(self.square or "crop", self.size)
         if self.memory < 0:
             raise ValueError(f"memory={self.memory}: expected GiB, 0 to read everything when it is needed")
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowleap import FlowMap, methods, values
+from flowleap import FlowMap, methods, serialize
 from flowleap.couplings import LivePairs
 from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import CentralDifference
@@ -53,12 +53,12 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_objectives_survive_being_written_down(name):
     objective = VARIANTS[name]()
-    text = json.dumps(values.to_dict(objective), allow_nan=False)
-    assert values.from_dict(json.loads(text)) == objective
+    text = json.dumps(serialize.to_dict(objective), allow_nan=False)
+    assert serialize.from_dict(json.loads(text)) == objective
 
 
 def test_plain_data_names_its_types_and_fields():
-    written = values.to_dict(methods.meanflow())
+    written = serialize.to_dict(methods.meanflow())
     assert written["type"] == "Objective" and written["steps"] is None
     assert written["times"] == {
         "type": "SortedPair",
@@ -72,7 +72,7 @@ def test_plain_data_names_its_types_and_fields():
 @given(share=st.floats(0, 1), mean=st.floats(-5, 5))
 def test_numbers_survive_exactly(share, mean):
     objective = replace(methods.meanflow(), times=SortedPair(LogitNormal(mean), diagonal=share))
-    assert values.from_dict(json.loads(json.dumps(values.to_dict(objective)))) == objective
+    assert serialize.from_dict(json.loads(json.dumps(serialize.to_dict(objective)))) == objective
 
 
 def test_a_config_of_a_version_that_drew_classes_uniformly_still_does():
@@ -92,7 +92,7 @@ def test_a_config_of_a_version_that_drew_classes_uniformly_still_does():
 def test_a_part_that_holds_a_network_is_no_plain_value():
     teacher = replace(methods.meanflow(), velocity=Teacher(FlowMap(lambda x, t, r, label: x)))
     with pytest.raises(ValueError, match="plain data"):
-        values.to_dict(teacher)
+        serialize.to_dict(teacher)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_part_that_holds_a_network_is_no_plain_value():
 )
 def test_data_that_is_no_part_is_refused(data, said):
     with pytest.raises(ValueError, match=said):
-        values.from_dict(data)
+        serialize.from_dict(data)
 
 
 # one field at a time
@@ -132,7 +132,7 @@ def test_data_that_is_no_part_is_refused(data, said):
         ("meanflow", "loss.reduce", "mean", {"loss": AdaptivePower(reduce="mean")}),
         ("meanflow", "label_dropout", "0", {"label_dropout": 0.0}),
         ("meanflow", "name", "mine", {"name": "mine"}),
-        ("sct_linear", "told", "landing", {"told": "landing"}),
+        ("sct_linear", "conditioning", "t,r", {"conditioning": "t,r"}),
         ("meanflow", "velocity", "Teacher", {"velocity": Teacher()}),
         ("consistency_distillation", "velocity.guidance", "2", {"velocity": Teacher(guidance=2.0)}),
         ("live_reflow", "coupling.steps", "4", {"coupling": LivePairs(4)}),
@@ -152,7 +152,7 @@ def test_data_that_is_no_part_is_refused(data, said):
 )  # fmt: skip
 def test_one_field_is_changed_and_no_other(name, field, text, expected):
     objective = methods.get(name)
-    found = values.override(objective, field, text)
+    found = serialize.override(objective, field, text)
     assert found == replace(objective, **expected) and repr(found) == repr(replace(objective, **expected))
     assert objective == methods.get(name)
 
@@ -161,13 +161,13 @@ def test_fields_that_need_one_another_move_together():
     """Noise levels as times and the path they belong to: neither fits alone, in either order."""
     settings = [("path", "VEPath"), ("times.law", "LogNormal"), ("times.diagonal", "0.5")]
     expected = replace(methods.meanflow(), path=VEPath(), times=SortedPair(LogNormal(), diagonal=0.5))
-    assert values.overrides(methods.meanflow(), settings) == expected
-    assert values.overrides(methods.meanflow(), settings[::-1]) == expected
-    assert values.overrides(methods.meanflow(), []) == methods.meanflow()
+    assert serialize.overrides(methods.meanflow(), settings) == expected
+    assert serialize.overrides(methods.meanflow(), settings[::-1]) == expected
+    assert serialize.overrides(methods.meanflow(), []) == methods.meanflow()
     for field, text in settings[:2]:
         with pytest.raises(ValueError, match="use Log"):
-            values.override(methods.meanflow(), field, text)
-    twice = values.overrides(methods.meanflow(), [("times", "Gradual"), ("times.pair.diagonal", "0.5")])
+            serialize.override(methods.meanflow(), field, text)
+    twice = serialize.overrides(methods.meanflow(), [("times", "Gradual"), ("times.pair.diagonal", "0.5")])
     assert twice.times == Gradual(SortedPair(diagonal=0.5)), "later settings see earlier ones"
 
 
@@ -185,7 +185,7 @@ def test_fields_that_need_one_another_move_together():
 )
 def test_unknown_fields_name_their_neighbors(field, text, said):
     with pytest.raises(ValueError, match=said):
-        values.override(methods.meanflow(), field, text)
+        serialize.override(methods.meanflow(), field, text)
 
 
 @pytest.mark.parametrize(
@@ -211,8 +211,8 @@ def test_unknown_fields_name_their_neighbors(field, text, said):
         ("frozen", "Diagonal"),
         ("guidance", "PlugIn"),
         ("guidance", "1.5"),
-        ("told", "everything"),
-        ("told", "1"),
+        ("conditioning", "everything"),
+        ("conditioning", "1"),
         ("frozen.stages", "0.5"),
         ("sampling.trained", "[0.5]"),
         ("steps", "1.5"),
@@ -224,7 +224,7 @@ def test_unknown_fields_name_their_neighbors(field, text, said):
         ("loss.eps", "1e60"),
         ("loss.reduce", "men"),
         ("path.noise_scale", "0"),
-        ("path.floor", "-1"),
+        ("path.sigma_min", "-1"),
         ("path", '{"type": "VPPath", "beta_max": 0}'),
         ("sampling.least", "0"),
         ("sampling.trained", "[]"),
@@ -235,7 +235,7 @@ def test_unknown_fields_name_their_neighbors(field, text, said):
 )
 def test_values_that_do_not_fit_are_refused(field, text):
     with pytest.raises(ValueError):
-        values.override(methods.meanflow(), field, text)
+        serialize.override(methods.meanflow(), field, text)
 
 
 @pytest.mark.parametrize(
@@ -266,21 +266,21 @@ def test_fields_are_checked_where_an_objective_is_made(changes, said):
 
 
 def test_what_holds_a_network_or_is_no_part_is_refused_in_words():
-    taught = values.override(methods.meanflow(), "velocity", "Teacher")
+    taught = serialize.override(methods.meanflow(), "velocity", "Teacher")
     with pytest.raises(ValueError, match=r"velocity\.flow='x' does not fit"):
-        values.override(taught, "velocity.flow", "x")
+        serialize.override(taught, "velocity.flow", "x")
     with pytest.raises(ValueError, match="FlowMap cannot be written down"):
-        values.to_dict(taught.with_teacher(taught.flow_map(lambda x, t, r, label: x)))
+        serialize.to_dict(taught.with_teacher(taught.flow_map(lambda x, t, r, label: x)))
     for name in ("Point", "Batch", "FlowMap"):
         with pytest.raises(ValueError, match="does not fit"):
-            values.override(methods.meanflow(), "velocity", name)
+            serialize.override(methods.meanflow(), "velocity", name)
     with pytest.raises(ValueError, match="give the whole part"):
-        values.override(methods.meanflow(), "guidance.omega", "1.5")
+        serialize.override(methods.meanflow(), "guidance.omega", "1.5")
 
 
 def test_differences_name_the_changed_fields():
-    first, second = (values.to_dict(methods.get(name)) for name in ("meanflow", "esc"))
-    found = {name: (a, b) for name, a, b in values.differences(first, second)}
+    first, second = (serialize.to_dict(methods.get(name)) for name in ("meanflow", "esc"))
+    found = {name: (a, b) for name, a, b in serialize.differences(first, second)}
     assert set(found) == {"name", "velocity", "times", "loss", "batching"}
-    changed = values.to_dict(values.override(methods.meanflow(), "times.diagonal", "0.5"))
-    assert values.differences(first, changed) == [("times.diagonal", 0.75, 0.5)]
+    changed = serialize.to_dict(serialize.override(methods.meanflow(), "times.diagonal", "0.5"))
+    assert serialize.differences(first, changed) == [("times.diagonal", 0.75, 0.5)]

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from flowleap import data as data_sets
 from flowleap import methods, networks
-from flowleap.data import Dataset, Look, opening
+from flowleap.data import Dataset, Preprocessing, opening
 from flowleap.files import replace_file
-from flowleap.foreign import hub
-from flowleap.foreign.files import Contents, read
-from flowleap.foreign.layouts import (
+from flowleap.guidance import Guidance
+from flowleap.importers import hub
+from flowleap.importers.files import Contents, read
+from flowleap.importers.layouts import (
     LATENT_CHANNELS,
     TRAINING_ONLY,
     Geometry,
@@ -28,7 +29,6 @@ from flowleap.foreign.layouts import (
     parameters,
     sets_of,
 )
-from flowleap.guidance import Guidance
 from flowleap.networks.adapters import Border
 from flowleap.networks.embeddings import sincos_positions
 from flowleap.objectives import Objective
@@ -277,8 +277,8 @@ def _dataset(data: str | None, config: dict[str, Any], g: Geometry, kind: str) -
     """
     if data is None:
         return None
-    look = Look(size=g.side) if opening.present(data) else None
-    dataset, shape = data_sets.load(data, look=look), (g.channels, g.side, g.side)
+    preprocessing = Preprocessing(size=g.side) if opening.present(data) else None
+    dataset, shape = data_sets.load(data, preprocessing=preprocessing), (g.channels, g.side, g.side)
     if dataset.shape != shape or dataset.kind != kind:
         raise ValueError(
             f"the network makes {kind} of shape {shape}, and {data} holds {dataset.kind} of shape {dataset.shape}: "
@@ -305,8 +305,8 @@ def _config(contents: Contents, network: Network, layout: Layout, dataset: Datas
         method=network.method,
         objective=network.objective,
         data="" if dataset is None else dataset.address,
-        square=None if dataset is None else dataset.look.square,
-        size=None if dataset is None else dataset.look.size,
+        square=None if dataset is None else dataset.preprocessing.square,
+        size=None if dataset is None else dataset.preprocessing.size,
         network=json.loads(json.dumps(network.config)),
         steps=_step(contents) or 1,
         batch=1,

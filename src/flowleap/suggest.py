@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["neighbors"]
+__all__ = ["suggest"]
 
 
-def neighbors(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean a or b? Known: a, b, c", or "; known: a, b, c" where no name is near.
 
-    >>> neighbors("meanflo", ["esc", "meanflow"])
+    >>> suggest("meanflo", ["esc", "meanflow"])
     '; did you mean meanflow? Known: esc, meanflow'
     """
     names = list(known)
