@@ -661,7 +661,7 @@ def test_labels_are_read():
 def test_data_given_by_hand_is_drawn_without_the_real_points(moons, tmp_path):
     run = runs.load_run(moons)
     foreign = replace(run, config=replace(run.config, data="my-points"))
-    assert importers.config.data not in data.names
+    assert foreign.config.data not in data.names
     samples.write_picture(tmp_path / "a.png", torch.randn(50, 2), None, foreign)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width < 1.5 * picture.height

@@ -177,7 +177,7 @@ def accepted(seed: int, count: int, extreme: bool = False) -> Iterator[Objective
             objective = Objective(
                 path=draw.choice(LEVELS if levels else UNIT),
                 parameterization=draw.choice(MEANINGS),
-                told=draw.choice(("landing", "nothing", "data")),
+                conditioning=draw.choice(("t,r", "t", "t,end")),
                 times=draw.choice(laws),
                 coupling=draw.choice((Independent(), Independent(), LivePairs(), StoredPairs())),
                 velocity=draw.choice((Conditional(), Teacher())),
@@ -379,10 +379,10 @@ JUMPS = Eulerian()
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: made(conditioning="t,end", times=SortedPair(), target=JUMPS), '"data", but SortedPair draws any r below t'),
+        (lambda: made(conditioning="t,end", times=SortedPair(), target=JUMPS), "but SortedPair draws any r below t"),
         (lambda: made(conditioning="t,end", times=DyadicGrid(), target=SelfConsistency()), "one output cannot serve"),
         (lambda: replace(methods.imm(), conditioning="t,end"), 'conditioning="t,end", but Particles draws any r'),
-        (lambda: replace(methods.ctm_self(), conditioning="t,end"), 'conditioning="t,end", but Trajectories draws any r'),
+        (lambda: replace(methods.ctm_self(), conditioning="t,end"), '"t,end", but Trajectories draws any r'),
         (lambda: replace(methods.live_reflow(), conditioning="t"), "rows r = t beside those that jump"),
         (lambda: made(conditioning="t,end", times=Halving(), target=JUMPS), "has another r at every t"),
         (lambda: made(times=ToData(), target=SelfConsistency()), "ToData has s = r.*regressed onto themselves"),

@@ -631,7 +631,7 @@ def test_teachers_that_do_not_fit_are_refused():
 def test_a_network_that_is_told_something_else_is_refused():
     objective = methods.consistency_training().for_run(10)
     point = objective.draw(Batch(images(8)), 0, 0)
-    with pytest.raises(ValueError, match="is told 'nothing' beside t, but the map tells it 'landing'"):
+    with pytest.raises(ValueError, match="has conditioning='t', but the flow map 't,r'"):
         objective.regress(FlowMap(zero), None, point)
 
 

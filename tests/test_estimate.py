@@ -86,7 +86,7 @@ def test_weights_gradients_moments_and_averages() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "copies", "rivals"),
+    ("method", "copies", "others"),
     [
         ("shortcut", 2, 0),
         ("sid", 2, 1),
@@ -94,9 +94,9 @@ def test_weights_gradients_moments_and_averages() -> None:
         ("progressive-distillation", 3, 0),
     ],
 )
-def test_targets_teachers_and_rivals_are_copies(method: str, copies: int, rivals: int) -> None:
+def test_targets_teachers_and_auxiliary_networks_are_copies(method: str, copies: int, others: int) -> None:
     found = estimate.estimate(runs.configure(method, "digits"), 1797, speed=False).memory
-    own = found.weights // (1 + rivals)
+    own = found.weights // (1 + others)
     assert found.copies == copies * own and found.optimizer == 2 * found.weights
 
 

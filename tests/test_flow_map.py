@@ -131,9 +131,9 @@ def test_network_sees_scaled_input_times_and_labels():
 
 @pytest.mark.parametrize(
     ("conditioning", "seen"),
-    [("landing", [0.3, 0.5]), ("nothing", [0.9, 0.5]), ("data", [1e-3, 0.5])],
+    [("t,r", [0.3, 0.5]), ("t", [0.9, 0.5]), ("t,end", [1e-3, 0.5])],
 )
-def test_the_second_time_is_what_the_network_is_told(told, seen):
+def test_the_network_is_given_the_times_that_it_is_conditioned_on(conditioning, seen):
     """r, or t once more, or the end of the path where there is a jump; the step itself goes to r."""
     asked = []
 
@@ -143,15 +143,15 @@ def test_the_second_time_is_what_the_network_is_told(told, seen):
 
     path, x = VPPath(), image(2)
     t, r = torch.tensor([0.9, 0.5], dtype=D), torch.tensor([0.3, 0.5], dtype=D)
-    flow = FlowMap(network, Velocity(), path, told)
+    flow = FlowMap(network, Velocity(), path, conditioning)
     a, b = Velocity().coefficients(path, t, r)
     torch.testing.assert_close(flow(x, t, r), a[:, None, None] * x + b[:, None, None], rtol=1e-12, atol=1e-12)
     flow.velocity(x, t)
     assert asked == [([0.9, 0.5], seen), ([0.9, 0.5], [0.9, 0.5])]
-    assert flow.with_network(zero).conditioning == told
+    assert flow.with_network(zero).conditioning == conditioning
 
 
-def test_what_the_log_variance_is_told_is_what_the_network_is_told():
+def test_the_log_variance_is_given_the_times_of_the_network():
     class Net:
         def __call__(self, x, t, r, label):
             return x
@@ -160,13 +160,13 @@ def test_what_the_log_variance_is_told_is_what_the_network_is_told():
             return t + 2 * r
 
     t, r = torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.5])
-    for told, expected in (("landing", [1.0, 1.5]), ("nothing", [1.5, 1.5]), ("data", [0.5, 1.5])):
-        assert FlowMap(Net(), told=told).log_variance(t, r).tolist() == expected
+    for conditioning, expected in (("t,r", [1.0, 1.5]), ("t", [1.5, 1.5]), ("t,end", [0.5, 1.5])):
+        assert FlowMap(Net(), conditioning=conditioning).log_variance(t, r).tolist() == expected
 
 
 def test_an_unknown_second_time_is_refused():
-    with pytest.raises(ValueError, match='expected "landing", "nothing" or "data"'):
-        FlowMap(zero, told="departure")
+    with pytest.raises(ValueError, match='expected "t,r", "t" or "t,end"'):
+        FlowMap(zero, conditioning="departure")
 
 
 @pytest.mark.parametrize("path", [LinearPath(), TrigPath()], ids=repr)

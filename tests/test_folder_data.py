@@ -740,7 +740,7 @@ def test_training_on_a_folder_from_the_command_line(tmp_path):
     config = json.loads((out / "config.json").read_text())["config"]
     assert (config["size"], config["square"], config["flip"]) == (16, "resize", True)
     run = runs.load_run(out)
-    assert run.dataset().shape == (3, 16, 16) and run.dataset().look.square == "resize"
+    assert run.dataset().shape == (3, 16, 16) and run.dataset().preprocessing.square == "resize"
     again = CliRunner().invoke(app, ["train", "--resume", "--out", str(out), "--size", "8"])
     assert again.exit_code != 0 and "size is 16, not 8" in " ".join(again.output.split())
 
@@ -758,7 +758,7 @@ def test_comparisons_see_the_images_as_their_settings_say(tmp_path):
     request = Request(
         ("flow-matching",), str(tmp_path), settings=(("size", "16"), ("square", "resize"), ("lr", "1e-3"))
     )
-    assert request.dataset().shape == (3, 16, 16) and request.dataset().look.square == "resize"
+    assert request.dataset().shape == (3, 16, 16) and request.dataset().preprocessing.square == "resize"
     config = runs.configure("flow-matching", request.dataset(), settings=request.settings, steps=5)
     assert (config.size, config.square) == (16, "resize")
 

@@ -6,8 +6,8 @@ weight that hides what matters. What falls is
 - the loss, where its value is an error;
 - the raw error ‖prediction − target‖² where it is not: a power of 1 divides the error by itself, a learned weight adds
   its own logarithm, and a row normalized by its tangent says how far the target is, not how good the map;
-- for players, of the auxiliary network its own error; of the network its loss with the auxiliary network as it stands, which has no bottom
-  then, so that this says no more than that its gradient leads down.
+- where there is an auxiliary network, its own error; of the main network its loss with the auxiliary network as it
+  stands, which has no lower bound, so that this says no more than that its gradient leads down.
 
 How far weights must move differs by orders of magnitude: a step of 1/128 to a neighbor asks for little. One of three
 learning rates has to do. Methods come from `methods.names()`, so that a new one is held to this without a line here.

@@ -177,7 +177,7 @@ def test_tcm():
     assert (objective.path, objective.parameterization, objective.conditioning) == (
         VEPath(t_min=0.0),
         EDM(),
-        "nothing",
+        "t",
     )
     assert objective.times == Truncation(StudentT(0.0, 0.2, 0.01, 1.0, 80.0), share=0.25, ratio=0.999)
     assert objective.loss == Boundary(Weighted(Norm(), by="1/(t - s)"), boundary=1.0, weight=0.1)
@@ -185,11 +185,11 @@ def test_tcm():
 
 
 TABLE = {
-    "progressive_distillation": (Halving(128), SelfConsistency(), Refreshed(7), "nothing", True),
-    "consistency_distillation": (Adjacent(128), Consistency(), EMA(0.999), "nothing", True),
-    "reflow": (OneTime(Uniform()), Diagonal(), Self(), "landing", True),
-    "consistency_training": (Curriculum(128), Consistency(), EMA(0.999), "nothing", False),
-    "live_reflow": (ToData(1 / 8, 128), Consistency(), Self(), "data", False),
+    "progressive_distillation": (Halving(128), SelfConsistency(), Refreshed(7), "t", True),
+    "consistency_distillation": (Adjacent(128), Consistency(), EMA(0.999), "t", True),
+    "reflow": (OneTime(Uniform()), Diagonal(), Self(), "t,r", True),
+    "consistency_training": (Curriculum(128), Consistency(), EMA(0.999), "t", False),
+    "live_reflow": (ToData(1 / 8, 128), Consistency(), Self(), "t,end", False),
 }
 
 
@@ -257,7 +257,7 @@ def test_sct():
     assert objective.times == FullJump(LogNormalAngle(-1.0, 1.4, noise_scale=0.5))
     assert objective.loss == LearnedVariance(Weighted(Squared("mean"), by="alpha/(kappa sigma)"))
     assert objective.target == Eulerian(warmup=1 / 40, weighting="cos2", normalize=0.2)
-    assert (objective.conditioning, objective.frozen, objective.label_dropout) == ("nothing", Self(), 0.1)
+    assert (objective.conditioning, objective.frozen, objective.label_dropout) == ("t", Self(), 0.1)
     assert objective.sampling.renoise == 1.0 and objective.sampling.trained is None
 
 
@@ -518,7 +518,7 @@ def test_the_design_table_follows_the_values(name):
     ):
         assert design.design(replace(methods.get(name), **changes))[row] == said
     guided = replace(methods.meanflow(), guidance=Guidance(1.0, 0.5), path=LinearPath(sigma_min=0.25))
-    assert design.design(guided)["flow path"] == "linear path (floor 0.25)"
+    assert design.design(guided)["flow path"] == "linear path (sigma min 0.25)"
     assert design.design(guided)["guidance in training"].startswith("guidance (omega 1, kappa 0.5")
 
 

@@ -64,7 +64,7 @@ def test_images_of_several_classes_stand_in_rows_with_their_names():
 
 @pytest.mark.parametrize("names", [("Grüne", "Gröne"), ("Кот", "Пёс"), ("α", "β")])
 def test_letters_beyond_ascii_are_drawn_as_they_are_and_not_as_boxes(names):
-    """A font draws all letters that it lacks as one box, so two names of as many letters would preprocessing the same."""
+    """A font draws all letters that it lacks as one box, so two names of as many letters would look the same."""
     font = pictures.typeface(16, *names)
     first, second = (bytes(font.getmask(name)) for name in names)
     assert first != second

@@ -284,3 +284,35 @@ def test_differences_name_the_changed_fields():
     assert set(found) == {"name", "velocity", "times", "loss", "batching"}
     changed = serialize.to_dict(serialize.override(methods.meanflow(), "times.diagonal", "0.5"))
     assert serialize.differences(first, changed) == [("times.diagonal", 0.75, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("sct_linear", ("told", "landing"), ("conditioning", "t,r")),
+        ("shortcut_repo", ("path.floor", "0.5"), ("path.sigma_min", "0.5")),
+        ("sid", ("frozen.pace", "0.5"), ("frozen.lr_scale", "0.5")),
+        ("sid", ("frozen.objective.path.floor", "0"), ("frozen.objective.path.sigma_min", "0")),
+    ],
+)
+def test_an_old_name_of_a_field_still_works_and_says_the_new_one(name, old, new):
+    with pytest.warns(
+        UserWarning, match=rf"{old[0].rpartition('.')[2]}=.* is called {new[0].rpartition('.')[2]}="
+    ):
+        found = serialize.override(methods.get(name), *old)
+    assert found == serialize.override(methods.get(name), *new)
+
+
+def test_what_an_earlier_version_wrote_is_read_with_the_names_of_today():
+    now = serialize.to_dict(methods.sid())
+    text = (
+        json.dumps(now)
+        .replace("AuxiliaryNetwork", "Rival")
+        .replace("lr_scale", "pace")
+        .replace("sigma_min", "floor")
+    )
+    for new, old in (("t,r", "landing"), ("t,end", "data"), ("t", "nothing")):
+        text = text.replace(f'"conditioning": "{new}"', f'"told": "{old}"')
+    old = json.loads(text)
+    assert "Rival" in text and "told" in text and serialize.upgraded(old) == now
+    assert serialize.from_dict(old) == methods.sid()

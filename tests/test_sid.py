@@ -1,4 +1,4 @@
-"""Score identity distillation: two scores, two players, a generator that starts where its teacher is not constant."""
+"""Score identity distillation: two scores, two networks, a generator that starts where its teacher is not constant."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def law(mean: float, std: float, path: Curve) -> FlowMap:
         flow = FlowMap(network, Velocity(), path)
         return flow.output_of_velocity(oracle.velocity(x, t), x, t)
 
-    return FlowMap(network, Velocity(), path, "nothing")
+    return FlowMap(network, Velocity(), path, "t")
 
 
 def nodes(count: int = 24) -> tuple[Tensor, Tensor, Tensor]:
@@ -325,16 +325,16 @@ def test_it_is_a_plain_value_with_a_rival_in_it() -> None:
 def test_what_does_not_fit_is_refused_in_words() -> None:
     objective, batch = methods.sid(), Batch(torch.zeros(4, 2))
     with pytest.raises(
-        ValueError, match=r"auxiliary network landing: give both the same.*frozen\.objective\.conditioning"
+        ValueError, match=r"auxiliary objective t,r: give both the same.*frozen\.objective\.conditioning"
     ):
         replace(objective, frozen=AuxiliaryNetwork(methods.flow_matching()))
     with pytest.raises(ValueError, match="Euler"):
         replace(
             objective, path=TrigPath(), frozen=AuxiliaryNetwork(replace(objective.auxiliary, path=TrigPath()))
         )
-    with pytest.raises(ValueError, match=r"frozen=EMA, but the frozen map of an auxiliary network"):
+    with pytest.raises(ValueError, match=r"frozen=EMA, but the frozen map of an auxiliary objective"):
         AuxiliaryNetwork(replace(methods.flow_matching(), frozen=EMA()))
-    for options in ({"period": 0}, {"pace": 0.0}, {"betas": (0.0, 1.0)}):
+    for options in ({"period": 0}, {"lr_scale": 0.0}, {"betas": (0.0, 1.0)}):
         with pytest.raises(ValueError, match=rf"AuxiliaryNetwork\({next(iter(options))}="):
             AuxiliaryNetwork(methods.flow_matching(), **options)  # type: ignore[arg-type]
     flow = objective.flow_map(networks.MLP(2, width=8, depth=1))
@@ -349,7 +349,7 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
         Generated().data(batch.x, batch.x, None, 0, None)
 
 
-# ---------------------------------------------------------------- players
+# ---------------------------------------------------------------- networks in training
 
 
 def cloud(labels: bool = False, rows: int = 40) -> Dataset:
@@ -383,10 +383,10 @@ def moved(before: list[Tensor], network: nn.Module) -> bool:
     return any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
 
 
-def test_players_begin_alike_and_each_is_the_others_frozen_map() -> None:
+def test_networks_begin_alike_and_each_is_the_others_frozen_map() -> None:
     network = networks.MLP(2, width=16, depth=1)
     nn.init.normal_(network.final_layer.weight)
-    trained = begin(ready(pace=0.5, betas=(0.0, 0.999)), network).trained
+    trained = begin(ready(lr_scale=0.5, betas=(0.0, 0.999)), network).trained
     auxiliary = trained.auxiliary
     assert (
         auxiliary is not None
@@ -411,7 +411,7 @@ def test_players_begin_alike_and_each_is_the_others_frozen_map() -> None:
 @pytest.mark.parametrize("period", [1, 2, 3])
 def test_the_rival_takes_its_turn_first_and_the_generator_in_every_period(monkeypatch, period: int) -> None:
     objective, order = ready(period=period), []
-    state, original = begin(objective), loop.take_turn
+    state, original = begin(objective), loop.update
 
     def watched(trained, task, batch, plan, step, *rest):  # type: ignore[no-untyped-def]
         auxiliary = state.trained.auxiliary
@@ -422,12 +422,12 @@ def test_the_rival_takes_its_turn_first_and_the_generator_in_every_period(monkey
         order.append((step, turn.role))
         return turn
 
-    monkeypatch.setattr(loop, "take_turn", watched)
+    monkeypatch.setattr(loop, "update", watched)
     rows: list[dict] = []
     loop.fit(state, objective, cloud(), loop.Plan(6, 16, 0, 1e-2, log_every=3), silent(rows))
     expected = [(step, role) for step in range(6) for role in (AUXILIARY, STUDENT)]
     assert order == [(s, role) for s, role in expected if role == AUXILIARY or (s + 1) % period == 0]
-    assert int(state.trained.averages[0.9].n_averaged) == 1 + 6 // period == 1 + state.trained.turns(6)
+    assert int(state.trained.averages[0.9].n_averaged) == 1 + 6 // period == 1 + state.trained.updates(6)
     assert [row["step"] for row in rows] == [3, 6] and all(row["rival_error"] > 0 for row in rows)
     assert all((row["raw_error"] is None) is (period == 3 and False) for row in rows)
 
@@ -486,7 +486,7 @@ def test_a_rival_that_is_lost_ends_the_run() -> None:
     assert all(bool(weight.isfinite().all()) for weight in state.trained.auxiliary.network.parameters())
 
 
-def test_a_streak_lasts_through_steps_in_which_not_every_player_took_its_turn() -> None:
+def test_a_streak_lasts_through_steps_in_which_not_every_network_is_updated() -> None:
     guard, weight = Guard(torch.device("cpu")), nn.Parameter(torch.ones(2))
     optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
     weight.grad = torch.ones(2)
@@ -575,20 +575,18 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run(
     ]
     assert rows[0][-1]["rival_error"] > 0 and rows[0][-1]["lr"] < 0.1 * settings.lr
     assert (
-        "two networks are trained in turn: fake score, then score identity distillation; both at 0.1"
+        "two networks are trained, fake score and score identity distillation; both at 0.1"
         in quiet.file.getvalue()
     )
 
 
-def test_a_checkpoint_without_the_rival_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_checkpoint_without_the_auxiliary_network_is_refused_by_name(tmp_path: Path) -> None:
     objective = ready()
     state = begin(objective)
     loop.fit(state, objective, cloud(), loop.Plan(2, 16, 0, 1e-2), silent())
     path = checkpoint.save(tmp_path, state)
     (path / "rival.network.safetensors").unlink()
-    with pytest.raises(
-        checkpoint.CheckpointError, match=r"auxiliary network\.network\.safetensors: the file is missing"
-    ):
+    with pytest.raises(checkpoint.CheckpointError, match=r"rival\.network\.safetensors: the file is missing"):
         checkpoint.restore(path, begin(objective))
 
 
@@ -613,10 +611,10 @@ def test_it_trains_with_every_network(
 
 
 @pytest.mark.parametrize(("settings", "expected"), [([], 11.0), ([("target.teacher.guidance", "2.0")], 13.0)])
-def test_forward_equivalents_count_both_players_and_gradients_through_scores(
+def test_forward_equivalents_count_both_networks_and_gradients_through_scores(
     settings: list, expected: float
 ) -> None:
-    """The auxiliary network: 1 for its sample and 3; the generator: 3, and 2 for each score, which has no gradient of its own."""
+    """The auxiliary network: 1 for its sample and 3; the generator: 3, and 2 for each score without a gradient."""
     assert runs.cost(config(cloud(True), settings)) == expected
 
 

@@ -191,7 +191,7 @@ def test_the_method_is_a_plain_value_and_says_what_it_waits_for():
     taught, _, _ = ready()
     assert (
         not taught.needs_teacher
-        and taught.with_teacher(FlowMap(mlp(), taught.parameterization, taught.path, "nothing")) == taught
+        and taught.with_teacher(FlowMap(mlp(), taught.parameterization, taught.path, "t")) == taught
     )
     stage = methods.get(objective.taught_by)
     for name in ("path", "parameterization", "conditioning", "target", "sampling"):
@@ -249,8 +249,8 @@ def test_a_second_stage_without_a_first_is_refused_with_the_way_out():
     ):
         objective(flow, batch=data)
     with pytest.raises(ValueError, match="give both the same, as a run of ect has"):
-        objective.with_teacher(FlowMap(mlp(), Endpoint(), objective.path, "nothing"))
-    with pytest.raises(ValueError, match=r"told 'nothing'.*first stage 'landing'"):
+        objective.with_teacher(FlowMap(mlp(), Endpoint(), objective.path, "t"))
+    with pytest.raises(ValueError, match=r"conditioning='t'.*first stage 't,r'"):
         objective.with_teacher(replace(flow, conditioning="t,r"))
     with pytest.raises(ValueError, match="on the same path"):
         objective.with_teacher(FlowMap(mlp()))

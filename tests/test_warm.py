@@ -126,7 +126,7 @@ def test_another_second_time_keeps_the_diagonal() -> None:
     assert not torch.allclose(asked(here), asked(there)) and "on the diagonal both say the same" in remarks[0]
     back = awakened(DiT(IMAGE, 3, second="span", **SMALL), 2)
     kept = back.r_embedder.mlp[2].weight.detach().clone()
-    assert "what the network is told of it is new" in begin_with(back, here).remarks[0]
+    assert "the embedding of the second time starts anew" in begin_with(back, here).remarks[0]
     assert torch.equal(back.r_embedder.mlp[2].weight, kept)
 
 

@@ -64,6 +64,8 @@ __all__ = [
     "times",
     "velocities",
 ]
+RENAMED = {"values": "serialize"}
+"""Old names of rooms."""
 HOMES = {
     "Batch": "point",
     "FlowMap": "flow_map",
@@ -77,6 +79,7 @@ def __getattr__(name: str) -> Any:
     """Load a room, or what lives in one, when it is first asked for."""
     if name in HOMES:
         return getattr(import_module(f"flowleap.{HOMES[name]}"), name)
+    name = RENAMED.get(name, name)
     if name in __all__:
         return import_module(f"flowleap.{name}")
     raise AttributeError(f"module 'flowleap' has no attribute {name!r}")

@@ -127,8 +127,8 @@ class StoredPairs(Coupling):
 class Generated(Coupling):
     """x is what the frozen map makes of noise of its own in one step, no gradient: x = X_{start→t_min}(κ σ(start) z).
 
-    z is `Point.extra_noise`, independent of the noise ε that x is then mixed with. The rows lend their labels, not their
-    images. For a `AuxiliaryNetwork`, whose frozen map is the network it rivals: it learns the scores of what that one makes.
+    z is `Point.extra_noise`, independent of the noise ε that x is then mixed with. Labels are those of the data, images
+    are not. For an `AuxiliaryNetwork`, whose frozen map is the main network: it learns the scores of its samples.
 
     Raises: ValueError where no map is given.
     Source: Zhou et al. 2024 (arXiv 2404.04057), the samples that the fake score is trained on.

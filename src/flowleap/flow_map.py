@@ -16,8 +16,8 @@ from flowleap.tensors import Image, Label, Time, like
 
 __all__ = ["Conditioning", "ExactMap", "FlowMap", "dtype_of"]
 
-Conditioning = Literal["landing", "nothing", "data"]
-"""Which second time a network is told, beside the time t of departure."""
+Conditioning = Literal["t,r", "t", "t,end"]
+"""The two times that a network is conditioned on, see `FlowMap`."""
 
 Network = Callable[[Image, Time, Time, Label], Image]
 
@@ -40,15 +40,15 @@ class FlowMap:
         network: any callable network(x, t, r, label) → tensor like x.
         parameterization: what F means; average velocity by default.
         path: the path the times belong to; linear by default.
-        told: what the network is given for r. "landing": r itself. "nothing": t once more, so that it knows one
-            time only and X_{t→r}(x) = a·x + b·F(x, t, t) for every r (consistency models, progressive distillation).
-            "data": the end t_min of the path where r < t, and t where r = t: two heads, one that knows the data a
-            point belongs to and one that knows the velocity (live reflow).
+        conditioning: the times that the network is conditioned on, F_θ(x, t, ·). "t,r": both times of the jump. "t": t
+            alone (given twice), so that X_{t→r}(x) = a·x + b·F(x, t, t) for every r (consistency models, progressive
+            distillation). "t,end": t and the end t_min of the path where r < t, but (t, t) where r = t: one output
+            predicts the data of a point, the other its velocity (live reflow).
         start: the time at which sampling begins, None for t_max of the path (`Sampling.start`).
 
     Shapes: x (batch, *dims); t, r (batch,) or plain numbers; label None or (batch,).
-    Raises: ValueError where the parameterization is singular on the path, for an unknown `conditioning`, or for a start that is
-        no time of the path.
+    Raises: ValueError where the parameterization is singular on the path, for an unknown `conditioning`, or for a
+        start that is no time of the path.
     """
 
     network: Network = field(repr=False)
@@ -64,7 +64,7 @@ class FlowMap:
                 f"start={self.start:g}: sampling begins at a time of {type(self.path).__name__} in {domain}"
             )
         if self.conditioning not in get_args(Conditioning):
-            raise ValueError(f'told={self.conditioning!r}: expected "landing", "nothing" or "data"')
+            raise ValueError(f'conditioning={self.conditioning!r}: expected "t,r", "t" or "t,end"')
         reason = self.parameterization.singularity(self.path)
         if reason is not None:
             raise ValueError(
@@ -113,7 +113,7 @@ class FlowMap:
         return self.network(x_in.to(kind), t, second, label).to(x.dtype)
 
     def second_time(self, t: Time, r: Time) -> Time:
-        """Return the second time that the network is told on the way from t to r, (batch,)."""
+        """Return the second time that the network is given for a jump from t to r, (batch,)."""
         if self.conditioning == "t,r":
             return r
         if self.conditioning == "t":

@@ -129,7 +129,7 @@ def diffusion() -> Objective:
 def live_reflow(guidance: float | None = None, base_steps: int = 128) -> Objective:
     """Flow matching that also learns the lines which its own eight steps draw (Frans et al., 2024).
 
-    As their baseline: an eighth of the rows are pairs of noise and what the network makes of it, told to the network
+    As their baseline: an eighth of the rows are pairs of noise and what the network makes of it, given to the network
     as such. Fewer than `base_steps` steps sample with that second head. Without its path floor.
 
     Args:
@@ -241,7 +241,7 @@ def shortcut(variant: str = "paper", guidance: float | None = None, base_steps: 
             "repo": an eighth, fixed quotas per size, t on the grid, |x_s| and targets clipped at 4, 1e-5 path floor.
             "esc": the baseline of Lin et al. (2025): of the paper the quarter, of its code quotas, grid and clip, but
             without path floor; jumps start anywhere on the grid, the network as it stands makes the target instead of
-            an average, and errors are summed. Their networks are told t − r, 1/128 on the diagonal where it is 0 here.
+            an average, and errors are summed. Their networks are given t − r, 1/128 on the diagonal where it is 0 here.
         guidance: scale of classifier-free guidance at the finest level, inherited upwards; None for none.
         base_steps: the steps of the finest sampler, a power of two.
     """

@@ -81,7 +81,7 @@ class Point:
     `keys` (batch,) say what a network with dropout drops in each row, the same in every evaluation of it.
     `context` (others, *dims) are rows of the global batch that are held elsewhere, and `context_label` their classes:
     a velocity may average over them, but nothing is learned from them here.
-    `extra_noise` (batch, *dims) is the standard normal noise that samples are made of, where a part makes some, beside the
+    `extra_noise` (batch, *dims) is the standard normal noise that samples are made of, where a part makes some, beside
     noise that is added to them.
     `guided` holds the indices of the rows that training guidance applies to; `onward` those of the rows with s > r,
     which have a second step s → r; `finest` is the step length at or

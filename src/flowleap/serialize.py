@@ -1,9 +1,10 @@
-"""Objectives as plain data and back: what a run folder records, what `--set field=value` changes."""
+"""Objectives as plain data and back, as in the config.json of a run; and changes of their fields, as by `--set`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import warnings
+from collections.abc import Collection, Iterable
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -13,7 +14,18 @@ from flowleap.fields import fits, hints, needed, wrong
 from flowleap.objectives import Objective
 from flowleap.suggest import suggest
 
-__all__ = ["add", "differences", "from_dict", "known", "override", "overrides", "remove", "to_dict"]
+__all__ = [
+    "add",
+    "differences",
+    "from_dict",
+    "known",
+    "override",
+    "overrides",
+    "remove",
+    "renamed",
+    "to_dict",
+    "upgraded",
+]
 
 _ROOMS = (
     "paths",
@@ -28,6 +40,12 @@ _ROOMS = (
     "data.batching",
     "objectives",
 )
+RENAMED = {"Rival": "AuxiliaryNetwork"}
+"""Old names of parts and what they are called now."""
+RENAMED_FIELDS = {"told": "conditioning", "floor": "sigma_min", "pace": "lr_scale"}
+"""Old names of fields and what they are called now: `Objective`, `LinearPath`, `AuxiliaryNetwork`."""
+RENAMED_VALUES = {"told": {"landing": "t,r", "nothing": "t", "data": "t,end"}}
+"""Old values of fields by the old name of the field."""
 
 
 def to_dict(value: Any) -> Any:
@@ -61,10 +79,12 @@ def from_dict(data: Any) -> Any:
     kind = data.get("type")
     if kind is None:
         raise ValueError(f'{data!r} is no part: {{"type": "Conditional"}} with its fields is expected')
+    kind = RENAMED.get(str(kind), kind)
     if not isinstance(kind, str) or kind not in _types():
         raise ValueError(f"unknown part {kind!r}{suggest(str(kind), _types())}")
     cls = _types()[kind]
     known = [f.name for f in fields(cls)]
+    data = {field: value for name, item in data.items() for field, value in [renamed(name, item, known)]}
     for name in data:
         if name != "type" and name not in known:
             raise ValueError(f"{kind} has no field {name!r}{suggest(name, known)}")
@@ -95,6 +115,30 @@ def differences(first: Any, second: Any, prefix: str = "") -> list[tuple[str, An
     return found
 
 
+def renamed(name: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
+    """Return a field and its value as they are called now, given the fields that the part has.
+
+    >>> renamed("told", "nothing", ["conditioning"]), renamed("path", {}, ["path"])
+    (('conditioning', 't'), ('path', {}))
+    """
+    if name in known or RENAMED_FIELDS.get(name, "") not in known:
+        return name, value
+    values = RENAMED_VALUES.get(name, {})
+    return RENAMED_FIELDS[name], values.get(value, value) if isinstance(value, str) else value
+
+
+def upgraded(data: Any) -> Any:
+    """Return what `to_dict` of an earlier version wrote with the names of today, unknown parts as they are."""
+    if isinstance(data, list):
+        return [upgraded(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    kind = RENAMED.get(data.get("type", ""), data.get("type"))
+    known = [f.name for f in fields(_types()[kind])] if kind in _types() else []
+    found = dict(renamed(name, upgraded(item), known) for name, item in data.items())
+    return found | ({"type": kind} if "type" in data else {})
+
+
 def override(objective: Objective, field: str, text: str) -> Objective:
     """Return the objective with one field changed: override(meanflow(), "times.diagonal", "0.5").
 
@@ -115,6 +159,8 @@ def overrides(objective: Objective, settings: Iterable[tuple[str, str]]) -> Obje
     known = [f.name for f in fields(Objective)]
     for field, text in settings:
         head, *rest = field.split(".")
+        if not rest:
+            head, text = _now(head, text, known)
         if head not in known:
             raise ValueError(f"{field}: Objective has no field {head!r}{suggest(head, known)}")
         old = changes.get(head, getattr(objective, head))
@@ -130,6 +176,8 @@ def _override(value: Any, names: list[str], new: Any, whole: str) -> Any:
             f'{whole.rsplit(".", 1)[0]}={{"type": "…", "{names[0]}": …}}'
         )
     known = [f.name for f in fields(value)]
+    if not names[1:]:
+        names[0], new = _now(names[0], new, known)
     if names[0] not in known:
         others = suggest(names[0], known) if known else ", and no other: give another part in its place"
         raise ValueError(f"{whole}: {type(value).__name__} has no field {names[0]!r}{others}")
@@ -138,6 +186,14 @@ def _override(value: Any, names: list[str], new: Any, whole: str) -> Any:
         _override(old, names[1:], new, whole) if names[1:] else _fitting(type(value), names[0], new, whole)
     )
     return replace(value, **{names[0]: inner})
+
+
+def _now(name: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
+    """Return `renamed`, with a warning where a name has changed."""
+    now, meant = renamed(name, value, known)
+    if now != name:
+        warnings.warn(f"{name}={value} is called {now}={meant} now", UserWarning, stacklevel=3)
+    return now, meant
 
 
 def _fitting(owner: type, name: str, new: Any, whole: str) -> Any:
@@ -149,7 +205,7 @@ def _fitting(owner: type, name: str, new: Any, whole: str) -> Any:
 
 
 def _parse(text: str) -> Any:
-    if text in _types():
+    if RENAMED.get(text, text) in _types():
         return from_dict({"type": text})
     try:
         return from_dict(json.loads(text))
@@ -173,8 +229,8 @@ def remove(name: str) -> None:
 
 
 def known(name: str) -> bool:
-    """Return whether there is a part of this name."""
-    return name in _types()
+    """Return whether there is a part of this name, or was one."""
+    return RENAMED.get(name, name) in _types()
 
 
 _OWN: dict[str, type] = {}

@@ -85,7 +85,7 @@ CASES: dict[str, Made] = {
     "sct_linear, with a diagonal": changed(
         "sct_linear", conditioning="t,end", times=FullJump(LogitNormal(-1.0, 1.4), diagonal=0.75)
     ),
-    "sid, its auxiliary network": lambda: methods.sid().auxiliary,
+    "sid, its rival": lambda: methods.sid().auxiliary,
 }
 """Every method, and its variants that draw or aim otherwise."""
 

@@ -59,7 +59,7 @@ def load(
         seed: draws the point sets.
         split: the part to take; by default that for training, where there are parts.
         checksum: `Dataset.checksum` that files must have, so that a run never goes on with other images.
-        preprocessing: how images at a path become alike, and how much memory they may take; names are taken as they are.
+        preprocessing: of images at a path, and how much memory they may take; not for data sets that go by a name.
 
     Raises: ValueError for what is neither a name nor a path, with the neighbors of the name; for a split that is not
         there; for files that cannot be read or have changed.

@@ -35,13 +35,13 @@ class Dataset:
     these rows, see `data.held_out`; `known` is the name of the published set that these images are a whole split of.
     `codec` is the autoencoder behind latents, see `data.latents`.
 
-    `preprocessing` says how images at a path were taken, and `notes` what is to be said of that. `flip`: in training, a row is
-    mirrored every other time. `ahead` reads the batches of coming steps. `classes` are the names of the classes, in the
-    order of the labels, where they are given; `class_names` are these, or numbers. `part_of` is the checksum of the
-    data set that these rows are a fixed random part of.
+    `preprocessing` is how images at a path were cropped and resized, and `notes` are lines about that for the user.
+    `flip`: in training, a row is mirrored every other time. `ahead` reads the batches of coming steps. `classes` are
+    the names of the classes, in the order of the labels, where they are given; `class_names` are these, or numbers.
+    `part_of` is the checksum of the data set that these rows are a fixed random part of.
 
-    Values are float32 also where a file has 8 bits, as long as that fits `Preprocessing.memory`: MNIST's 60,000 images of
-    28 × 28 take 188 MB. Beyond it x is kept as 8 bits or stays on the disk, and is indexed like the same tensor.
+    Values are float32 also where a file has 8 bits, as long as that fits `Preprocessing.memory`: the 60,000 images of
+    MNIST, 28 × 28, take 188 MB. Beyond it x is kept as 8 bits or stays on the disk, and is indexed like a tensor.
 
     Shapes: x float32 (rows, *shape), images in [-1, 1]; label int64 (rows,) in [0, num_classes), or None; noise as x,
         or None.
@@ -76,7 +76,7 @@ class Dataset:
             )
 
     def take(self, rows: Tensor, step: int, key: int, here: Tensor | None = None) -> Tensor:
-        """Return x of the rows of a batch as they preprocessing in this step: a pure function of (rows, step, key).
+        """Return x of the rows of a batch as they look in this step: a pure function of (rows, step, key).
 
         Args:
             rows: those of the global batch.

@@ -1,4 +1,4 @@
-"""What is at a path or an address: found, opened, and made a data set as a preprocessing says."""
+"""Data sets at a path or an address: files are found, opened and preprocessed."""
 
 from __future__ import annotations
 

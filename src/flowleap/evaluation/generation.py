@@ -124,7 +124,7 @@ def pace(flow: FlowMap, shape: Sequence[int], rows: int) -> float:
 
 
 @contextmanager
-def told(flow: FlowMap, total: int, tick: Callable[[int], None]) -> Iterator[None]:
+def counted(flow: FlowMap, total: int, tick: Callable[[int], None]) -> Iterator[None]:
     """Tell `tick` of the network evaluations of single samples as they are done, `total` of them in all."""
     done = 0
 
@@ -178,7 +178,7 @@ def stream(
         stop = min(start + batch, rows.stop)
         noise = samplers.noise(seed, torch.arange(start, stop), tuple(shape)).to(device)
         wanted = None if label is None else label[start:stop]
-        with evaluating(flow), told(flow, nfe * (stop - start), tick):
+        with evaluating(flow), counted(flow, nfe * (stop - start), tick):
             made = objective.sample(
                 flow,
                 noise,

@@ -122,7 +122,7 @@ def _weights(network: nn.Module) -> dict[str, Tensor]:
 def _second_time(here: Any, there: Any) -> str:
     """Let the embedding of a second time add what the other adds on the diagonal, where that is a constant."""
     if there.second != "span":
-        return "its second time is the landing there and the span here: what the network is told of it is new"
+        return "its second time is r there and t − r here: the embedding of the second time starts anew"
     output = here.r_embedder.mlp[-1]
     zero = torch.zeros(1, dtype=output.bias.dtype, device=output.bias.device)
     output.weight.zero_()

@@ -19,7 +19,7 @@ def advice(o: Composition, sampling: Sampling, count: int, uniform: bool, scale:
 
 
 def _landing(o: Composition, sampling: Sampling, steps: int) -> str | None:
-    """Return why a network that is told no landing time gives another distribution in so many steps, or None."""
+    """Return why a network that is not conditioned on r gives another distribution in so many steps, or None."""
     if o.conditioning == "t,r" or steps < 2 or sampling.instantaneous(steps):
         return None
     fresh = sampling.renoised(steps)

@@ -17,17 +17,18 @@ __all__ = ["AuxiliaryNetwork"]
 class AuxiliaryNetwork(TargetNetwork):
     """The frozen map of a target is another network, trained in alternation by an objective of its own.
 
-    Each step the auxiliary network takes its turn first, then the network itself. The auxiliary network's own frozen map is the network it
-    rivals as it stands; it begins with the same weights.
+    In each step the auxiliary network is updated first, then the main network. The frozen map of the auxiliary
+    objective is the main network as it stands. Both begin with the same weights.
 
     Args:
-        objective: what the auxiliary network is trained for, on the same path, with the same parameterization, told the same.
-        period: the network takes its turn in every period-th step, the auxiliary network in each.
-        lr_scale: the learning rate of both is that of the run times this: each follows the other, in smaller steps.
+        objective: the training objective of the auxiliary network, with the path, parameterization and conditioning of
+            the main one.
+        period: the main network is updated in every period-th step, the auxiliary network in each.
+        lr_scale: the learning rate of both networks is that of the run times this.
         betas: those of Adam for both, in place of the run's; None for these.
 
-    Raises: ValueError for a period or a lr_scale that is not positive, betas out of range, or for an auxiliary network with a frozen map
-        of its own.
+    Raises: ValueError for a period or lr_scale that is not positive, betas out of range, or an auxiliary objective with
+        a frozen map of its own.
     Source: the code of Zhou et al. 2024 (arXiv 2404.04057), mingyuanzhou/SiD: in each step first the fake score, then
     the generator; betas (0, 0.999) and learning rates of 1e-5 for both.
     """
@@ -49,8 +50,8 @@ class AuxiliaryNetwork(TargetNetwork):
             raise ValueError(f"AuxiliaryNetwork(betas={self.betas}): two numbers in [0, 1) are expected")
         if self.objective.frozen != Self():
             raise ValueError(
-                f"AuxiliaryNetwork: its objective has frozen={type(self.objective.frozen).__name__}, but the frozen map of a "
-                "auxiliary network is the network it rivals: use frozen=Self()"
+                f"AuxiliaryNetwork: its objective has frozen={type(self.objective.frozen).__name__}, but the "
+                "frozen map of an auxiliary objective is the main network: use frozen=Self()"
             )
 
     @property
@@ -63,7 +64,7 @@ class AuxiliaryNetwork(TargetNetwork):
     def refusal(self, o: Composition) -> str | None:
         if not o.target.makes_samples:
             return (
-                f"AuxiliaryNetwork learns the score of the samples, which {type(o.target).__name__} does not ask for: use "
+                f"AuxiliaryNetwork learns the score of the samples, which {type(o.target).__name__} does not use: take "
                 "target=ScoreGap(), or frozen=EMA(0.999)"
             )
         pairs = {
@@ -74,7 +75,7 @@ class AuxiliaryNetwork(TargetNetwork):
         for name, (own, other) in pairs.items():
             if own != other:
                 return (
-                    f"{o.name} has {name}={own}, but its auxiliary network {other}: give both the same, here and as "
+                    f"{o.name} has {name}={own}, but its auxiliary objective {other}: give both the same, here and as "
                     f"frozen.objective.{name}"
                 )
         return None
@@ -82,7 +83,7 @@ class AuxiliaryNetwork(TargetNetwork):
     def resolve(self, o: Composition, flow: FlowMap, given: FlowMap | None, progress: float) -> FlowMap:
         if given is None:
             raise ValueError(
-                f"{o.name} is judged with another network, and none is given: use objective(flow, frozen, batch) with "
+                f"{o.name} needs its auxiliary network, and none is given: use objective(flow, frozen, batch) with "
                 "the map of its auxiliary network as frozen"
             )
         return given

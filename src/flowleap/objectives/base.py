@@ -54,7 +54,7 @@ class Objective(Cited):
     Args:
         name: what reports call it.
         path, parameterization: how data becomes noise, and what the network output means.
-        told: which second time the network is told, see `FlowMap`.
+        conditioning: the times that the network is given, see `FlowMap`.
         times: the joint law of (t, s, r).
         coupling: how noise meets data.
         velocity: which velocity drives the target.
@@ -99,7 +99,7 @@ class Objective(Cited):
         return found
 
     def flow_map(self, network: Network) -> FlowMap:
-        """Wrap a network in this objective's parameterization and path, what it is told and where sampling starts."""
+        """Return the flow map of a network with this objective's parameterization, path, conditioning and start."""
         return FlowMap(network, self.parameterization, self.path, self.conditioning, self.start)
 
     @property
@@ -172,7 +172,7 @@ class Objective(Cited):
         return 0 if self.frozen.stages == 1 else self.frozen.stage(self.progress(step))
 
     def for_run(self, steps: int) -> Objective:
-        """Return the objective, and that of its auxiliary network, with horizons resolved for a run of `steps` steps."""
+        """Return the objective, and its auxiliary one, with horizons resolved for a run of `steps` steps."""
         return replace(self, steps=steps, frozen=self.frozen.for_run(steps))
 
     def horizons(self) -> dict[str, float]:
@@ -236,7 +236,7 @@ class Objective(Cited):
 
         Args:
             drawn: fields of `Point`: `dropped`, `plug_in`, `extra_noise`; `group`, which rows a set-level loss
-                compares, by default consecutive ones where the time law makes groups; `num_jumps`, by default the number of
+                compares, by default consecutive ones where the time law makes groups; `num_jumps`, by default the
                 leading rows with r < t. Times on the CPU are counted without waiting for a device.
 
         Raises: ValueError for times that are not t ≥ s ≥ r in the path's domain, or rows in another order.
@@ -306,7 +306,7 @@ class Objective(Cited):
             )
         if flow.conditioning != self.conditioning:
             raise ValueError(
-                f"{self.name} trains a network that is told {self.conditioning!r} beside t, but the map tells it "
+                f"{self.name} has conditioning={self.conditioning!r}, but the flow map "
                 f"{flow.conditioning!r}: build it with objective.flow_map(network)"
             )
 

@@ -12,7 +12,8 @@ a target asks the network for, and which ones the rows of a time law train.
 | ScoreGap        |                            |                           | no diagonal rows             |
 | LearnedSolver   |                            |                           | the intervals of its grid    |
 
-A network that is told r can learn every jump; told "nothing" or "data" it has one jump at each t.
+A network that is conditioned on t and r can learn every jump; others (conditioning="t" or "t,end") have one jump at
+each t.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def check(o: Composition) -> None:
         _parts,
         _domain,
         _step,
-        _told,
+        _conditioning,
         _velocity,
         _null_label,
         _start,
@@ -84,7 +85,7 @@ def _numbers(o: Composition) -> str | None:
 
 
 def _parts(o: Composition) -> str | None:
-    """What the parts say of the company that they are in."""
+    """Refusals of the parts, given the other parts."""
     parts: list[Part] = [o.times, *within(o.loss), o.frozen, o.coupling, o.velocity]
     parts += [] if o.guidance is None else [o.guidance]
     return next((reason for part in parts if (reason := part.refusal(o)) is not None), None)
@@ -125,16 +126,17 @@ def _step(o: Composition) -> str | None:
     )
 
 
-def _told(o: Composition) -> str | None:
-    """A network that is told t alone, or t and the data, has one output for every r below t."""
-    lands, law, rather = o.times.lands, _kind(o.times), 'conditioning="t,r", which tells it r'
+def _conditioning(o: Composition) -> str | None:
+    """A network that is not conditioned on r has one output for every r below t."""
+    lands, law, rather = o.times.lands, _kind(o.times), 'conditioning="t,r"'
+    given = f'conditioning="{o.conditioning}"'
     if o.conditioning == "t,r" or lands == "nowhere":
         return None
     if lands == "anywhere":
-        return f'told="{o.conditioning}", but {law} draws any r below t, which one output cannot serve: use {rather}'
+        return f"{given}, but {law} draws any r below t, which one output cannot serve: use {rather}"
     if lands == "next" and o.target.one_landing:
         return (
-            f'told="{o.conditioning}", but {_kind(o.target)} compares jumps to one r from several t, and {law} has another r '
+            f"{given}, but {_kind(o.target)} compares jumps to one r from several t, and {law} has another r "
             f"at every t: use {rather}"
         )
     if o.conditioning == "t" and o.times.has_diagonal:
@@ -206,16 +208,16 @@ def _boundary(o: Composition) -> str | None:
 
 
 def _spread(o: Composition) -> str | None:
-    """The standard deviation of the data is one number, whichever parts are told it."""
-    told = {
+    """The standard deviation of the data is one number, whichever parts state it."""
+    stated = {
         f"{field}.sigma_data": part.sigma_data
         for field, value in (("parameterization", o.parameterization), ("loss", o.loss))
         for part in within(value)
         if "sigma_data" in (f.name for f in fields(part))
     }
-    if len(set(told.values())) <= 1:
+    if len(set(stated.values())) <= 1:
         return None
     return (
-        f"{' and '.join(f'{name}={value:g}' for name, value in told.items())} state the standard deviation of the "
+        f"{' and '.join(f'{name}={value:g}' for name, value in stated.items())} state the standard deviation of the "
         "same data: give all the same number"
     )

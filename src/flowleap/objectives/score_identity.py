@@ -1,4 +1,4 @@
-"""Score identity: what a teacher and an auxiliary network make of the noised samples of a one-step generator. SiD."""
+"""Score identity distillation (SiD): scores of a teacher and an auxiliary network on samples of the generator."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ScoreGap(Identity):
         p = point
         if self.teacher.flow is None:
             raise ValueError(
-                "ScoreGap holds an auxiliary network's score against that of a trained map, and none is given: use "
+                "ScoreGap compares the score of an auxiliary network with a teacher's, and no teacher is given: use "
                 "objective.with_teacher(flow), or ScoreGap(Teacher(flow))"
             )
         assert p.extra_noise is not None, "drawn for a target that makes samples"

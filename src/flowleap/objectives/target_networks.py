@@ -7,7 +7,7 @@
 | GridEMA        | the same, whose decay follows a growing grid                         | consistency training      |
 | Refreshed      | a teacher, then a copy of the student as each stage began            | progressive distillation  |
 | FirstStage     | a finished map below a time, the network above it                    | TCM                       |
-| AuxiliaryNetwork          | another network that is trained in alternation (`objectives.auxiliary`)  | SiD                       |
+| AuxiliaryNetwork | another network, trained in alternation (`objectives.auxiliary`) | SiD                       |
 """
 
 from __future__ import annotations

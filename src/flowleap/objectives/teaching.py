@@ -29,7 +29,7 @@ def check_teacher(o: Composition, flow: FlowMap) -> None:
         )
     if o.frozen.network_kind is not None and flow.conditioning != o.conditioning:
         raise ValueError(
-            f"{o.name} asks one network or the other by the time, and its own is told {o.conditioning!r} beside t, "
+            f"{o.name} asks one network or the other by the time, and its own has conditioning={o.conditioning!r}, "
             f"but its first stage {flow.conditioning!r}: {rather}"
         )
 

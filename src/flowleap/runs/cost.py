@@ -7,7 +7,7 @@
 | … with a gradient through its input        | 2: forward and backward |
 | with a forward-mode derivative             | as much again       |
 
-All players are counted, an auxiliary network among them. A learned log-variance, a function of two times, is not counted.
+Auxiliary networks are counted too. A learned log-variance, a function of two times, is not counted.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def cost(config: TrainConfig) -> float:
 
 
 def practise(
-    objective: Objective, meter: Meter, config: TrainConfig, step: int, rivaled: FlowMap | None = None
+    objective: Objective, meter: Meter, config: TrainConfig, step: int, main: FlowMap | None = None
 ) -> None:
-    """Compute the loss of a step with a network that only counts; `rivaled` is what an auxiliary network is held against."""
+    """Compute the loss of a step with a network that only counts; `main` is the frozen map of an auxiliary network."""
     batch, classes = config.batch, meter.num_classes
     x = torch.linspace(-1.0, 1.0, batch * SAMPLE[0]).reshape(batch, *SAMPLE)
     label = None if classes is None else torch.arange(batch) % classes
@@ -94,7 +94,7 @@ def practise(
     around = objective.target.network_kind
     flow = objective.flow_map(networks.around(around, meter.frozen()) if around else meter)
     other = objective.frozen.copy is not None or objective.auxiliary is not None
-    frozen = rivaled or (objective.flow_map(meter.frozen()) if other else flow)
+    frozen = main or (objective.flow_map(meter.frozen()) if other else flow)
     point = objective.draw(Batch(x, label, noise), step, config.seed, frozen)
     objective.regress(flow, frozen, point)  # losses ask no network that is trained
 

@@ -5,7 +5,7 @@
 | parameters            | counted                                                                                  |
 | weights, gradients    | 4 bytes a parameter, 4 for each that is trained                                          |
 | optimizer             | 8 bytes for each that is trained: the two moments of Adam                                |
-| averages, other nets  | 4 bytes a parameter of each copy: averages, a target network, a teacher, an auxiliary network         |
+| averages, other nets  | 4 bytes a parameter of each copy: averages, target and auxiliary network, teacher |
 | activations           | counted where autograd saves them, see `activations`                                     |
 | operations of a step  | those of a forward pass (counted by torch, two for a multiply-add) times `cost`          |
 | images/s              | real steps of the objective on this machine, on what of batch and network fits           |
@@ -168,16 +168,16 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     device, precision = device_of(config.device), config.precision
     activations = kept(config.network, precision, device)
-    copies, rivals = _copies(config)
+    copies, others = _copies(config)
     micro_batches(
         config.objective, config.batch, config.per_device, config.accumulate
     )  # refuses what cannot be split
     at_once = rows_at_once(config, processes.count())
     memory = Memory(
         rows=at_once,
-        weights=4 * every * (1 + rivals),
-        gradients=4 * trained * (1 + rivals),
-        optimizer=8 * trained * (1 + rivals),
+        weights=4 * every * (1 + others),
+        gradients=4 * trained * (1 + others),
+        optimizer=8 * trained * (1 + others),
         copies=4 * every * copies,
         activations=activations.at(at_once),
     )
@@ -225,7 +225,7 @@ def forward_flops(options: Mapping[str, Any]) -> float:
 
 
 def _copies(config: TrainConfig) -> tuple[int, int]:
-    """Return how many copies of the weights a run holds that are not trained, and how many rivals that are."""
+    """Return how many copies of the weights a run holds that are not trained, and how many auxiliary networks."""
     objective = config.objective
     held = len(config.ema) + len(config.widths) + (objective.frozen.copy is not None)
     return held + objective.needs_teacher, int(objective.auxiliary is not None)
@@ -298,8 +298,8 @@ def _fits(config: TrainConfig, device: torch.device) -> bool:
     """Whether weights, gradients, moments and copies of the whole network fit comfortably into this machine."""
     with torch.device("meta"):
         count = sum(weight.numel() for weight in networks.build(config.network).parameters())
-    copies, rivals = _copies(config)
-    needed = 4 * count * (4 * (1 + rivals) + copies)
+    copies, others = _copies(config)
+    needed = 4 * count * (4 * (1 + others) + copies)
     return needed < 0.5 * free_memory(device)
 
 

@@ -228,10 +228,10 @@ class Trainer:
             )
         say(f"run folder: {self.place}")
         if self.objective.auxiliary is not None:
-            pace, betas = self.state.trained.lr_scale, self.state.trained.optimizer.defaults["betas"]
+            scale, betas = self.state.trained.lr_scale, self.state.trained.optimizer.defaults["betas"]
             say(
-                f"two networks are trained in turn: {self.objective.auxiliary.name}, then {self.objective.name}; both at "
-                f"{pace:g} times the learning rate, betas {betas}"
+                f"two networks are trained, {self.objective.auxiliary.name} and {self.objective.name}; both at "
+                f"{scale:g} times the learning rate, betas {betas}"
             )
         for name, fraction in self.objective.horizons().items():
             step = round(fraction * self.steps)
@@ -273,7 +273,7 @@ class Trainer:
             tick=self.reporter.advance,
         )
         if adaptive is not None:
-            adaptive.conditioning = partial(self.note_threads, adaptive)
+            adaptive.told = partial(self.note_threads, adaptive)
             events = replace(events, step=adaptive.step)
         ahead = data_sets.reading_ahead(self.usable, self.reads(), self.plan.steps, self.config.workers)
         with (

@@ -147,7 +147,7 @@ class FullJump(TimeLaw):
     Args:
         law: the law of t.
         diagonal: a share of the rows with r = t instead, which are flow matching; a network then must be told which is
-            which, `conditioning="t,end"` or "landing".
+            which, `conditioning="t,end"` or "t,r".
 
     Raises: ValueError for a share out of range.
     Source: Lu and Song 2024 (arXiv 2410.11081), with `LogNormalAngle()` on the trigonometric path; the linear variant

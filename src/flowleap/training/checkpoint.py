@@ -189,7 +189,7 @@ def _fill(trained: TrainedNetwork, files: dict[str, Tensors], step: int) -> None
     if trained.copy is not None:
         trained.copy.load_state_dict(files["frozen.safetensors"])
     for copy in trained.every_average():
-        ema.restore(copy, trained.turns(step))
+        ema.restore(copy, trained.updates(step))
     places = {name: place for place, (name, _) in enumerate(trained.network.named_parameters())}
     state: dict[int, Tensors] = {}
     for key, value in files[OPTIMIZER].items():

@@ -90,8 +90,8 @@ class TrainConfig:
         recipe: the name of the recipe that the settings began as.
         init: the folder of the run whose averaged weights this one begins with; None for new weights.
         init_weights, init_checksum: which weights these are, and the SHA-256 of their file; found at the start.
-        square, size: how images at a path become squares and of which side, see `data.Preprocessing`; None for as they are.
-        flip: whether images are mirrored in every other look at them, drawn anew in each step; None for no, but for
+        square, size: how images at a path become squares, and their side, see `data.Preprocessing`; None: as they are.
+        flip: whether images are mirrored every other time, drawn anew in each step; None for no, but for
             latents where those of mirrored images are there.
         strict: whether a file that cannot be used stops the run, rather than being left out.
         memory: how many GiB images at a path may take; beyond it they are read from the disk in each step.

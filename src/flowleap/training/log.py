@@ -57,7 +57,7 @@ class Recorder:
         self.usual_derivative: float | None = None
 
     def add(self, numbers: Tensor, grad_norm: Tensor, *, auxiliary: bool = False) -> None:
-        """Add the numbers of a step, of an auxiliary network its raw error only; not those that are not finite, or not measured.
+        """Add the finite numbers of a step; of an auxiliary network its raw error only.
 
         Shapes: numbers (4,), those of `loss_module.NUMBERS` of the global batch; grad_norm: scalar.
         """

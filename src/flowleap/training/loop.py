@@ -111,7 +111,7 @@ class Reads:
         return rows[torch.cat([here, others])]
 
     def places(self, step: int, part: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the rows of the global batch, where in it those of a part are, and those that keep them context."""
+        """Return the rows of the global batch, where in it those of a part are, and those of their context."""
         rows = self.objective.batching.indices(self.label, self.size, self.batch, step, self.seed)
         if self.parts == 1:
             return rows, torch.arange(len(rows)), torch.empty(0, dtype=torch.int64)
@@ -180,13 +180,13 @@ def fit(
     guard = Guard(device, state.skipped, state.streak)
 
     while state.step < plan.steps:
-        # a batch, and the turn of every trained: most runs have one, and some an auxiliary network, whose turn comes first
+        # a batch, and an update of every network in training: of the auxiliary network, where there is one, first
         lr = plan.learning_rate(state.step)
         with events.step():
             draw = partial(draw_batch, data, objective, plan, state.step, device, parts=engine.parts)
             batches = [draw(part) for part in engine.own]
-            turns = [
-                take_turn(trained, task, batches, plan, state.step, lr, guard, engine)
+            updates = [
+                update(trained, task, batches, plan, state.step, lr, guard, engine)
                 for trained, task in state.trained_networks(objective)
                 if trained.due(state.step)
             ]
@@ -194,8 +194,8 @@ def fit(
 
         # numbers, pictures, a checkpoint (reading the guard waits for the device, which costs a CPU nothing)
         state.step += 1
-        for turn in turns:
-            recorder.add(turn.numbers, turn.norm, auxiliary=turn.role == AUXILIARY)
+        for one in updates:
+            recorder.add(one.numbers, one.norm, auxiliary=one.role == AUXILIARY)
         done = state.step == plan.steps
         leaving = processes.any_of(events.interrupted()) or done
         log, save = (leaving or every(n, state.step) for n in (plan.log_every, plan.checkpoint_every))
@@ -205,7 +205,7 @@ def fit(
         if log or lost:
             events.log(recorder.row(state, lr * state.trained.lr_scale))
         if lost:
-            first = next((turn for turn in turns if not turn.finite), turns[-1])
+            first = next((one for one in updates if not one.finite), updates[-1])
             found = likely_cause(batches[-1], first.regression, first.loss, recorder.usual_derivative)
             cause = min(processes.every(found), key=lambda text: text.startswith(VAGUE))
             raise Diverged(f"{state.streak} steps in a row were not finite, up to step {state.step}: {cause}")
@@ -225,8 +225,8 @@ def fit(
     return state
 
 
-class Turn(NamedTuple):
-    """What became of one step of one trained's optimizer; loss, norm and finite are scalars.
+class Update(NamedTuple):
+    """The numbers of one step of the optimizer of one network; loss, norm and finite are scalars.
 
     Numbers are those of `loss_module.NUMBERS`, of the global batch; the regression is that of the last part here.
     """
@@ -239,7 +239,7 @@ class Turn(NamedTuple):
     finite: Tensor
 
 
-def take_turn(
+def update(
     trained: TrainedNetwork,
     objective: Objective,
     batches: Sequence[Batch],
@@ -248,8 +248,8 @@ def take_turn(
     lr: float,
     guard: Guard,
     engine: Engine,
-) -> Turn:
-    """Let a trained learn from a batch in parts: it takes one step of its optimizer, unless something is not finite."""
+) -> Update:
+    """Update a network on a batch in parts by one step of its optimizer, unless something is not finite."""
     trained.network.train()
     trained.refresh(objective.stage(step))  # a new stage has a new teacher
     trained.optimizer.zero_grad()
@@ -272,7 +272,7 @@ def take_turn(
     finite = (loss + norm).isfinite()
     guard.step(trained.optimizer, finite)
     trained.update_averages()
-    return Turn(trained.role, numbers, regression, loss, norm, finite)
+    return Update(trained.role, numbers, regression, loss, norm, finite)
 
 
 def every(interval: int, step: int) -> bool:

@@ -42,7 +42,7 @@ def width_in(weights: str) -> float | None:
 
 def store(place: Path, trained: TrainedNetwork, step: int) -> None:
     """Store the power-function averages of a trained as they are after `step` steps."""
-    updates = trained.turns(step)
+    updates = trained.updates(step)
     for width, average in trained.powers.items():
         tensors = {name: whole(tensor).cpu() for name, tensor in average.module.state_dict().items()}
         path = place / FOLDER / f"{name_of(width)}-update-{updates:08d}.safetensors"

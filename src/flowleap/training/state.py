@@ -21,17 +21,17 @@ from flowleap.training.ema import averaged
 __all__ = ["AUXILIARY", "STUDENT", "State", "TrainedNetwork", "new_trained_network"]
 
 STUDENT, AUXILIARY = "student", "rival"
-"""The roles of players."""
+"""The roles of networks in training; draws and checkpoint files are keyed by them."""
 
 
 @dataclass
 class TrainedNetwork:
     """A network in training, with its optimizer and the averages of its weights, by decay and, as `powers`, by width.
 
-    `flow` wraps `network`; `frozen` is the map that targets are made with: `flow`, or the map of `target`, or that of
-    `copy`, which is taken from the first average as each stage begins (`stage` is the one it was last taken for), or
-    that of `auxiliary`, another trained, whose frozen map is this one's in turn. `period` is how often it takes its turn,
-    `lr_scale` its share of the learning rate, and `role` what its draws are keyed by beside the seed.
+    `flow` wraps `network`; `frozen` is the map that targets are computed with: `flow`, or that of the `target` network,
+    or that of `copy`, which is copied from the first average when a stage begins (`stage` is the last one it was copied
+    for), or that of the `auxiliary` network, whose own frozen map is `flow`. The network is updated in every
+    `period`-th step with a learning rate of `lr_scale` times that of the run; its draws are keyed by seed and `role`.
     """
 
     network: nn.Module
@@ -49,19 +49,19 @@ class TrainedNetwork:
     role: str = STUDENT
 
     def key(self, seed: int) -> int:
-        """Return what its draws are keyed by: those of two players are independent."""
+        """Return the key of its draws, independent of that of the other network."""
         return seed if self.role == STUDENT else key_of(seed, self.role)
 
     def due(self, step: int) -> bool:
-        """Whether it takes its turn in this step: in the last of every `period`."""
+        """Return whether it is updated in this step: in the last of every `period`."""
         return (step + 1) % self.period == 0
 
-    def turns(self, step: int) -> int:
-        """Return how many turns it has taken once `step` steps are done."""
+    def updates(self, step: int) -> int:
+        """Return how many updates it had once `step` steps are done."""
         return step // self.period
 
     def set_learning_rate(self, lr: float) -> None:
-        """Use `lr`, at this trained's lr_scale, in the next step."""
+        """Use the learning rate lr · lr_scale in the next step."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr * self.lr_scale
 
@@ -87,7 +87,7 @@ class TrainedNetwork:
 class State:
     """Where a run stands: `step` steps are done, `skipped` of them without an update, the last `streak` so.
 
-    Units: `seconds` of wall time, over all sittings.
+    Units: `seconds` of wall time, of all its parts where the run was resumed.
     """
 
     trained: TrainedNetwork
@@ -97,7 +97,7 @@ class State:
     seconds: float = field(default=0.0, compare=False)
 
     def trained_networks(self, objective: Objective) -> list[tuple[TrainedNetwork, Objective]]:
-        """Return every trained and what it is trained for, in the order of their turns: an auxiliary network comes first."""
+        """Return the networks in training with their objectives, in the order of their updates: the auxiliary first."""
         if self.trained.auxiliary is None or objective.auxiliary is None:
             return [(self.trained, objective)]
         return [(self.trained.auxiliary, objective.auxiliary), (self.trained, objective)]
@@ -113,9 +113,9 @@ def new_trained_network(
     decays: tuple[float, ...],
     widths: tuple[float, ...] = (),
 ) -> TrainedNetwork:
-    """Return a trained at its first step: fused Adam, one average per decay and width, a target network if needed.
+    """Return a network at its first step: fused AdamW, one average per decay and width, a target network if needed.
 
-    The averages, the copy of a method whose frozen map is refreshed, and an auxiliary network start from the weights as they are.
+    The averages, the copy of a method whose frozen map is refreshed, and an auxiliary network start from its weights.
     """
     flow, auxiliary, targets = objective.flow_map(network), None, objective.frozen
     betas = targets.betas or betas
