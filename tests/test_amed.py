@@ -231,7 +231,7 @@ def test_scales_stay_in_their_ranges_and_times_on_the_path():
         return original(x, t, r, label)
 
     flow.network.network = noting
-    told_late = globals()["conditioning"](flow, 0.01, 1.0, 1.19)
+    told_late = globals()["told"](flow, 0.01, 1.0, 1.19)
     told_late(images(3), 1.0, 0.5)
     assert float(asked[1].max()) == 1.0
 
