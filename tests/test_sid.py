@@ -338,9 +338,7 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
         with pytest.raises(ValueError, match=rf"AuxiliaryNetwork\({next(iter(options))}="):
             AuxiliaryNetwork(methods.flow_matching(), **options)  # type: ignore[arg-type]
     flow = objective.flow_map(networks.MLP(2, width=8, depth=1))
-    with pytest.raises(
-        ValueError, match=r"a teacher's, and no teacher is given"
-    ):
+    with pytest.raises(ValueError, match=r"a teacher's, and no teacher is given"):
         objective(flow, flow, batch)
     taught = objective.with_teacher(flow)
     with pytest.raises(ValueError, match="judged with another network"):
