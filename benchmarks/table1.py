@@ -110,7 +110,7 @@ def solvers(place: Path) -> dict[str, float]:
             objective = replace(run.objective, sampling=sampling)
             rows = evaluation.evaluate(
                 run.flow, objective, run.dataset(), steps=(steps,), num=plan["request"]["num"],
-                ruler=evaluation.held_out(run.dataset(), plan["rows"][0]["config"]["features"]),
+                evaluator=evaluation.held_out(run.dataset(), plan["rows"][0]["config"]["features"]),
             )  # fmt: skip
         found[name] = rows[0]["distance"]
     return found
@@ -129,7 +129,7 @@ HEAD = [
     "# The comparison table, at small scale",
     "",
     "Made by [table1.py](table1.py). Why orders differ from the published ones: [docs/log.md](../docs/log.md). "
-    "Distances of different data or different rulers are not comparable.",
+    "Distances of different data or different evaluators are not comparable.",
     "",
     "Between steps, maps of consistency distillation are chained, as in the code of the published table; a chain of "
     "exact maps to the data has another distribution, so it is made for one step (docs/choosing.md, budgets).",

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from flowleap import data, methods, runs, studies
 from flowleap.cli import app
 from flowleap.data.batching import Shuffled
-from flowleap.evaluation import rulers
+from flowleap.evaluation import evaluator
 from flowleap.losses import AdaptivePower
 from flowleap.networks import MLP, DiT
 from flowleap.objectives import Objective
@@ -56,7 +56,7 @@ def quiet() -> Console:
 def light() -> Iterator[None]:
     """Hold against few rows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rulers, "PAIRS", 300)
+        patch.setattr(evaluator, "PAIRS", 300)
         patch.setattr(picture, "POINTS", 200)
         yield
 

@@ -328,7 +328,7 @@ def test_wrong_evaluation_is_one_line(digits, words, message):
 
 def test_memorizing_is_pointed_out():
     row = {"nearest_ratio": 0.4, "protocol": "p", "floor": None}
-    from flowleap.evaluation.report import notes
+    from flowleap.evaluation.quality_table import notes
 
     assert any("below 0.8" in line for line in notes([row]))
     assert not any("below 0.8" in line for line in notes([row | {"nearest_ratio": 1.1}]))
@@ -365,7 +365,7 @@ def test_stored_statistics_serve_as_reference(made, tmp_path):
     assert to_file["metric"] == "FD-digits" and to_file["features_checksum"] == to_data["features_checksum"]
     assert to_file["kernel_distance"] is to_file["agreement"] is to_file["reference_seen"] is None
     assert to_file["floor"] == pytest.approx(to_data["floor"], rel=1e-6)
-    assert evaluation.same([to_file, to_data]), "the same rows, stored or not, are the same ruler"
+    assert evaluation.same([to_file, to_data]), "the same rows, stored or not, are the same evaluator"
     assert "choose --features digits" in refused(
         "evaluate", made, "--reference", stored, "--features", "pixel"
     )
@@ -406,7 +406,7 @@ def test_a_classifier_is_fitted_from_the_command_line(digits, tmp_path):
         (("--reference", "two-moons"), "samples of 1 × 8 × 8 cannot be compared with two-moons, whose are 2"),
     ],
 )
-def test_a_ruler_that_does_not_fit_is_refused(digits, words, message):
+def test_an_evaluator_that_does_not_fit_is_refused(digits, words, message):
     assert message in refused("evaluate", digits, *words)
 
 

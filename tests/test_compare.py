@@ -26,7 +26,7 @@ from typer.testing import CliRunner, Result
 from flowleap import data, evaluation, lock, methods, runs, studies
 from flowleap.cli import app
 from flowleap.couplings import Independent
-from flowleap.evaluation import rulers
+from flowleap.evaluation import evaluator
 from flowleap.runs import run as run_module
 from flowleap.studies import budget, live, outcome, picture, plan, table
 from flowleap.training.guard import Diverged
@@ -49,7 +49,7 @@ ASKED = studies.Request(
 @pytest.fixture(autouse=True)
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold against few rows."""
-    monkeypatch.setattr(rulers, "PAIRS", 300)
+    monkeypatch.setattr(evaluator, "PAIRS", 300)
     monkeypatch.setattr(budget, "POSITIONS", 2)
     monkeypatch.setattr(picture, "POINTS", 200)
 
@@ -67,7 +67,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[studies.Fin
     """An uninterrupted study, and what it said."""
     console = quiet()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rulers, "PAIRS", 300)
+        patch.setattr(evaluator, "PAIRS", 300)
         yield (
             studies.compare(ASKED, tmp_path_factory.mktemp("studies") / "whole", console=console),
             said(console),
@@ -542,9 +542,11 @@ def test_one_teacher_teaches_all_that_have_one_and_is_a_row_itself(tmp_path: Pat
             assert run.config.teacher == (None if name == "shortcut" else teacher)
     run = runs.load_run(teacher)
     dataset = data.load("two-moons")
-    ruler = evaluation.held_out(dataset)
+    evaluator = evaluation.held_out(dataset)
     with pytest.warns(UserWarning, match="needs many steps"):
-        alone = evaluation.evaluate(run.flow, run.objective, dataset, steps=(8, 1), num=60, ruler=ruler)
+        alone = evaluation.evaluate(
+            run.flow, run.objective, dataset, steps=(8, 1), num=60, evaluator=evaluator
+        )
     assert [row["distance"] for row in alone] == [row["distance_mean"] for row in found.rows[:2]]
     text = (found.out / "table.md").read_text()
     assert f"--teacher {teacher}" in text and "its cost is not included in theirs" in text

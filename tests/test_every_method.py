@@ -47,9 +47,9 @@ def test_it_trains_a_u_net(method, tmp_path) -> None:
 
 
 @cache
-def ruler(data: str) -> evaluation.Reference:
+def evaluator(data: str) -> evaluation.Evaluator:
     """What samples are compared with, made once."""
-    return evaluation.reference(load(data))
+    return evaluation.evaluator_for(load(data))
 
 
 def whole_story(method, data, tiny, network, tmp_path) -> None:
@@ -76,7 +76,7 @@ def whole_story(method, data, tiny, network, tmp_path) -> None:
         warnings.simplefilter("ignore", UserWarning)  # flow matching in so few steps, and the like
         made = run.objective.sample(run.flow, noise, budget, label=label)
         rows = evaluation.evaluate(
-            run.flow, run.objective, run.dataset(), steps=(budget,), num=100, ruler=ruler(data)
+            run.flow, run.objective, run.dataset(), steps=(budget,), num=100, evaluator=evaluator(data)
         )
     assert made.shape == noise.shape and bool(made.isfinite().all()) and not torch.equal(made, noise)
     assert math.isfinite(rows[0]["distance"]) and rows[0]["nfe"] == run.objective.nfe(budget)

@@ -467,7 +467,7 @@ def test_the_checksum_tells_weights_and_settings_apart_and_the_module_is_left_al
     with torch.no_grad():
         module[0].bias += 1
     assert adapters.of_module(module, "own").checksum != first.checksum
-    assert torch.equal(first(images(2, 3, 9, 9)), rows)  # a copy, so training on does not move the ruler
+    assert torch.equal(first(images(2, 3, 9, 9)), rows)  # a copy, so training on does not move the evaluator
     assert module.training and module[0].weight.requires_grad
 
 

@@ -561,18 +561,21 @@ def test_flips_are_drawn_for_the_global_batch(three):
 # ---------------------------------------------------------------- everything else that looks at rows
 
 
-def test_rulers_judges_and_pictures_see_the_same_in_all_three_places(three, monkeypatch):
+def test_evaluators_judges_and_pictures_see_the_same_in_all_three_places(three, monkeypatch):
     from flowleap import evaluation
-    from flowleap.evaluation import agreement, classifier
+    from flowleap.evaluation import classifier, label_accuracy
     from flowleap.reports import folders
     from flowleap.runs import samples as run_samples
 
     whole, _, disk = three
     samples = whole.x[:20] + 0.05 * torch.randn(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    rulers = [evaluation.reference(dataset) for dataset in three]
-    numbers = [evaluation.numbers.measure(samples.clamp(-1, 1), whole.label[:20], ruler) for ruler in rulers]
+    evaluators = [evaluation.evaluator_for(dataset) for dataset in three]
+    numbers = [
+        evaluation.numbers.measure(samples.clamp(-1, 1), whole.label[:20], evaluator)
+        for evaluator in evaluators
+    ]
     assert numbers[0] == numbers[1] == numbers[2] and numbers[0]["distance"] is not None
-    assert len({agreement.fit(dataset).score for dataset in three}) == 1
+    assert len({label_accuracy.fit(dataset).score for dataset in three}) == 1
     monkeypatch.setattr(classifier, "MORE", 1)
     fits = [
         replace(classifier.fit(dataset), made="").packed() for dataset in three
@@ -587,16 +590,16 @@ def test_rulers_judges_and_pictures_see_the_same_in_all_three_places(three, monk
     assert torch.equal(stream[0], whole.x) and torch.equal(stream[2], whole.x)
 
 
-def test_the_ruler_of_much_data_on_the_disk_is_a_part_that_says_so(three, monkeypatch):
+def test_the_evaluator_of_much_data_on_the_disk_is_a_part_that_says_so(three, monkeypatch):
     from flowleap import evaluation
-    from flowleap.evaluation import quality, rulers
+    from flowleap.evaluation import quality
 
     _, held, disk = three
-    monkeypatch.setattr(rulers, "PART", 20)
-    ruler = evaluation.reference(disk)
-    assert ruler.split == "all[20]" and ruler.size == 20 and "/all[20]:20@" in ruler.described
-    assert quality.same_rows(ruler, disk) and not quality.same_rows(ruler, held)
-    assert evaluation.reference(held).size == 30
+    monkeypatch.setattr("flowleap.evaluation.evaluator.PART", 20)
+    evaluator = evaluation.evaluator_for(disk)
+    assert evaluator.split == "all[20]" and evaluator.size == 20 and "/all[20]:20@" in evaluator.described
+    assert quality.same_rows(evaluator, disk) and not quality.same_rows(evaluator, held)
+    assert evaluation.evaluator_for(held).size == 30
 
 
 # ---------------------------------------------------------------- runs
@@ -764,7 +767,8 @@ def test_comparisons_see_the_images_as_their_settings_say(tmp_path):
 
 
 def test_statistics_and_references_of_a_folder_of_several_sizes(tmp_path):
-    from flowleap.evaluation import rulers, statistics_file
+    from flowleap.evaluation import statistics_file
+    from flowleap.evaluation.evaluator import preprocessing_like
 
     folder(tmp_path / "x", 60)
     out = tmp_path / "s.npz"
@@ -774,10 +778,10 @@ def test_statistics_and_references_of_a_folder_of_several_sizes(tmp_path):
     made = statistics_file.read(out)
     x = data.load(tmp_path / "x", preprocessing=Preprocessing(size=4)).x.flatten(1).double()
     assert torch.allclose(made.statistics.mean, x.mean(0)) and made.about["shape"] == [3, 4, 4]
-    preprocessing = rulers.preprocessing_like((3, 8, 8), str(tmp_path / "x"), "resize")
+    preprocessing = preprocessing_like((3, 8, 8), str(tmp_path / "x"), "resize")
     assert (
         preprocessing == Preprocessing(square="resize", size=8)
-        and rulers.preprocessing_like((3, 8, 8), "digits", None) is None
+        and preprocessing_like((3, 8, 8), "digits", None) is None
     )
 
 

@@ -714,7 +714,7 @@ def test_decoded_samples_are_measured_beside_the_images(tmp_path, vaes):
         decode=autoencoders.decoder(made.codec),
     )  # fmt: skip
     assert samples.shape == (70, 1, 4, 4)  # grey again
-    expected = evaluation.measure(samples, None, evaluation.reference(data.load(path)))
+    expected = evaluation.measure(samples, None, evaluation.evaluator_for(data.load(path)))
     assert row["distance"] == pytest.approx(expected["distance"], rel=1e-6)
     [named] = json.loads(ok(*ask, "--reference", path))
     assert named["distance"] == row["distance"]

@@ -413,7 +413,7 @@ def test_entries_are_bibtex(key):
     assert re.fullmatch(r"\d{4}\.\d{5}", citation.eprint)
     year, month = 2000 + int(citation.eprint[:2]), int(citation.eprint[2:4])
     assert citation.year == year and 1 <= month <= 12, "the year is that of the arXiv number"
-    entry = citation.bibtex()
+    entry = citation.bibtex
     assert entry.startswith(f"@misc{{{key},\n") and entry.endswith("\n}")
     assert entry.count("{") == entry.count("}") and f"eprint = {{{citation.eprint}}}" in entry
     for word in ("title", "author", "year", "archivePrefix", "url"):

@@ -48,7 +48,7 @@ def new_state(objective) -> State:
 
 def new_evaluation(place: Path, method=methods.meanflow, **options) -> OnlineEvaluation:
     options = {"share": 0.05, "last": 10_000, "num": 50, "steps": (1, 2)} | options
-    return OnlineEvaluation(place, method().for_run(100), MOONS, evaluation.reference(MOONS), **options)
+    return OnlineEvaluation(place, method().for_run(100), MOONS, evaluation.evaluator_for(MOONS), **options)
 
 
 def scripted(

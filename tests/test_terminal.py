@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from flowleap.cli import app
-from flowleap.evaluation import report
+from flowleap.evaluation import quality_table
 from flowleap.formatting import number
 from flowleap.tables import Table
 from flowleap.terminal import Bar, print_line, wrapped
@@ -42,7 +42,7 @@ def row(nfe: int, distance: float | None = 12345.678) -> dict:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_quality_table_keeps_every_number_whole(width):
     rows, console = [row(nfe) for nfe in (1, 2, 4, 128)], screen(width)
-    console.print(report.table(rows))
+    console.print(quality_table.table(rows))
     text = printed(console)
     assert max(map(len, text.splitlines())) <= width
     for cell in ("12,346 (12,001–13,000)", "1,234 ± 123", "0.987", "0.74/0.11", "1.07", "1,235"):

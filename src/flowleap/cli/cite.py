@@ -18,4 +18,4 @@ def cite(
     from flowleap import methods
 
     papers = {paper.key: paper for name in names for paper in methods.citations(name)}
-    typer.echo("\n\n".join(paper.bibtex() for paper in papers.values()))
+    typer.echo("\n\n".join(paper.bibtex for paper in papers.values()))

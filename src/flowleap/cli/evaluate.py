@@ -123,7 +123,7 @@ def evaluate(
             )
     if not first:
         return
-    notes = evaluation.report.notes(rows)
+    notes = evaluation.quality_table.notes(rows)
     if save:
         from flowleap.training.report import write_table
 
@@ -131,7 +131,7 @@ def evaluate(
     if as_json:
         print_json(rows)
     else:
-        show(evaluation.report.table(rows), *notes)
+        show(evaluation.quality_table.table(rows), *notes)
 
 
 def of_run(

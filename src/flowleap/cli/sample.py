@@ -75,7 +75,7 @@ def sample(
     options.refuse_to_overwrite(path, overwrite)
     loaded = runs.load_run(run, weights=sampling.weights, device=options.device(sampling.device))
     objective = options.renoised(loaded.objective, sampling.renoise)
-    ((budget, _),) = evaluation.plan(loaded.flow, (steps or 1,), times)
+    ((budget, _),) = evaluation.samplings(loaded.flow, (steps or 1,), times)
     decoder = None if latents else loaded.decoder(sampling.vae)
     path, write = samples.place(loaded, path if latents else out, decoder)
     options.refuse_to_overwrite(path, overwrite)

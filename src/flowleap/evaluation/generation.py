@@ -1,4 +1,4 @@
-"""Samples by the number: sample i depends on the seed and on i, not on how many are made or batched."""
+"""Sampling in batches: sample i depends on the seed and i only, not on the number of samples or the batch size."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 
 QUICK = 0.05
-"""Seconds of a call of the network from which on no larger batch is tried."""
+"""Seconds of a network call above which `pace` tries no larger batch."""
 Decode = Callable[[Tensor], Tensor]
 """(n, *shape of a latent) -> images (n, channels, height, width) in [-1, 1], float32, on the CPU."""
+Tick = Callable[[int], None]
+"""Called with the number of network evaluations of single samples since the last call."""
 
 
 class NotFinite(ValueError):
@@ -29,7 +31,7 @@ class NotFinite(ValueError):
 
 
 def cycle(num: int, num_classes: int | None) -> Tensor | None:
-    """Labels 0, 1, …, classes − 1, 0, 1, …: every class equally often. None where there are no classes.
+    """Return labels 0, 1, …, classes − 1, 0, 1, …: every class equally often. None without classes.
 
     Shapes: (num,), int64.
     """
@@ -37,7 +39,7 @@ def cycle(num: int, num_classes: int | None) -> Tensor | None:
 
 
 def shares(num: int, counts: Sequence[int]) -> list[int]:
-    """How many of `num` samples each class has, in the proportions of counts, by largest remainders.
+    """Return how many of `num` samples each class has in proportion to `counts`, by largest remainders.
 
     >>> shares(10, [900, 100]), shares(10, [1, 1, 1])
     ([9, 1], [4, 3, 3])
@@ -51,7 +53,7 @@ def shares(num: int, counts: Sequence[int]) -> list[int]:
 
 
 def proportional(num: int, counts: Sequence[int]) -> Tensor:
-    """Labels in the proportions of counts, each class spread evenly over them; with equal counts this is `cycle`.
+    """Return labels in proportion to `counts`, each class spread evenly; `cycle` where all counts are equal.
 
     Label k of the n of a class stands at (k + ½)/n, and the labels are sorted by that. Shapes: (num,), int64.
     """
@@ -61,21 +63,8 @@ def proportional(num: int, counts: Sequence[int]) -> Tensor:
     return label[((place + 0.5).double() / share[label]).argsort(stable=True)]
 
 
-def check_label(label: int, num_classes: int | None) -> None:
-    """Refuse a label the network was not trained for.
-
-    Raises: ValueError for a network without classes, or a label outside 0 … classes − 1.
-    """
-    if num_classes is None:
-        raise ValueError(
-            f"label {label} was asked for, but this run was trained without labels: leave the label out"
-        )
-    if not 0 <= label < num_classes:
-        raise ValueError(f"label {label} is out of range: this run knows the classes 0 to {num_classes - 1}")
-
-
 def device_of(flow: FlowMap) -> torch.device:
-    """The device the network of a flow map lives on; the CPU for a network without parameters."""
+    """Return the device of the network of a flow map; the CPU for a network without parameters."""
     parameters = flow.network.parameters() if isinstance(flow.network, nn.Module) else iter(())
     first = next(iter(parameters), None)
     return torch.device("cpu") if first is None else first.device
@@ -83,21 +72,19 @@ def device_of(flow: FlowMap) -> torch.device:
 
 @contextmanager
 def evaluating(flow: FlowMap) -> Iterator[None]:
-    """Hold the network of a flow map in evaluation mode, without gradients, and leave it as it was."""
-    network = flow.network
-    before = network.training if isinstance(network, nn.Module) else False
+    """Put the network of a flow map into evaluation mode without gradients, and restore its mode afterwards."""
+    network = flow.network if isinstance(flow.network, nn.Module) else nn.Identity()
+    before = network.training
     try:
-        if isinstance(network, nn.Module):
-            network.eval()
+        network.eval()
         with torch.no_grad():
             yield
     finally:
-        if isinstance(network, nn.Module):
-            network.train(before)
+        network.train(before)
 
 
 def warm_up(flow: FlowMap, shape: Sequence[int], label: Tensor | None, rows: int) -> None:
-    """Ask the network once, so that what a first call costs is not counted as sampling."""
+    """Call the network once, so that the cost of a first call is not counted as sampling."""
     device = device_of(flow)
     x = torch.zeros(rows, *shape, device=device)
     t = torch.full((rows,), flow.path.t_max, device=device)
@@ -106,7 +93,7 @@ def warm_up(flow: FlowMap, shape: Sequence[int], label: Tensor | None, rows: int
 
 
 def pace(flow: FlowMap, shape: Sequence[int], rows: int) -> float:
-    """Return the seconds that the network takes for one evaluation of one sample, in batches of at most `rows`.
+    """Return the seconds of one network evaluation of one sample, in batches of at most `rows`.
 
     Larger batches are tried as long as a call is quick. Units: seconds of processor time on a CPU, so that other work
     on the machine does not count; of wall time on an accelerator.
@@ -124,8 +111,8 @@ def pace(flow: FlowMap, shape: Sequence[int], rows: int) -> float:
 
 
 @contextmanager
-def counted(flow: FlowMap, total: int, tick: Callable[[int], None]) -> Iterator[None]:
-    """Tell `tick` of the network evaluations of single samples as they are done, `total` of them in all."""
+def counting(flow: FlowMap, total: int, tick: Tick) -> Iterator[None]:
+    """Call `tick` with the network evaluations of single samples as they are done, `total` of them in all."""
     done = 0
 
     def after(network: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
@@ -143,10 +130,6 @@ def counted(flow: FlowMap, total: int, tick: Callable[[int], None]) -> Iterator[
     tick(total - done)
 
 
-def ignored(evaluations: int) -> None:
-    """Take note of nothing."""
-
-
 def stream(
     flow: FlowMap,
     objective: Objective,
@@ -161,13 +144,15 @@ def stream(
     batch: int = 250,
     bounds: tuple[float, float] | None = None,
     decode: Decode | None = None,
-    tick: Callable[[int], None] = ignored,
+    tick: Tick = lambda nfe: None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield the samples numbered `rows`, a batch at a time, with their labels, on the CPU, in float32.
+    """Yield the samples numbered `rows` with their labels, a batch at a time, on the CPU, in float32.
 
-    `decode` makes images of latents, see `flowleap.autoencoders`; then shape is that of a latent. `tick` is told of
-    network evaluations.
-    Shapes: shape is that of one sample, label (all samples,) or None -> (≤ batch, *shape), (≤ batch,) or None.
+    Args:
+        shape: of one sample, or of one latent where `decode` makes images of latents, see `flowleap.autoencoders`.
+        bounds: what values are clamped to, as image files do.
+
+    Shapes: label (all samples,) or None -> (≤ batch, *shape), (≤ batch,) or None.
     Raises: ValueError for a batch below 1, or times that do not lead from noise to data.
     """
     if batch < 1:
@@ -178,15 +163,9 @@ def stream(
         stop = min(start + batch, rows.stop)
         noise = samplers.noise(seed, torch.arange(start, stop), tuple(shape)).to(device)
         wanted = None if label is None else label[start:stop]
-        with evaluating(flow), counted(flow, nfe * (stop - start), tick):
-            made = objective.sample(
-                flow,
-                noise,
-                steps=steps,
-                times=times,
-                label=None if wanted is None else wanted.to(device),
-                guidance=guidance,
-            )
+        there = None if wanted is None else wanted.to(device)
+        with evaluating(flow), counting(flow, nfe * (stop - start), tick):
+            made = objective.sample(flow, noise, steps=steps, times=times, label=there, guidance=guidance)
         made = made.float().cpu() if decode is None else decode(made.float())
         if bounds is not None:  # what is infinite must not become an image
             made = torch.where(made.isfinite(), made.clamp(*bounds), torch.nan)
@@ -208,34 +187,22 @@ def generate(
     bounds: tuple[float, float] | None = None,
     decode: Decode | None = None,
     shared: bool = False,
-    tick: Callable[[int], None] = ignored,
+    tick: Tick = lambda nfe: None,
 ) -> Tensor:
-    """Exactly `num` samples, on the CPU, in float32; sample i starts from the noise of (seed, i).
+    """Return exactly `num` samples, on the CPU, in float32; sample i starts from the noise of (seed, i). See `stream`.
 
     `shared`: every process makes its share and has all of them afterwards; all must call.
 
-    Shapes: shape is that of one sample, label (num,) or None -> (num, *shape). `bounds` clamps, as files do; `decode`
-        makes images of latents.
+    Shapes: shape is that of one sample, label (num,) or None -> (num, *shape).
     Raises: NotFinite where samples hold NaN or infinity; ValueError for a number or batch below 1, or for
         times that do not lead from noise to data.
     """
     if num < 1:
         raise ValueError(f"num={num} samples: at least 1 is needed")
     made = stream(
-        flow,
-        objective,
-        shape,
-        processes.share(num) if shared else range(num),
-        seed=seed,
-        label=label,
-        steps=steps,
-        times=times,
-        guidance=guidance,
-        batch=batch,
-        bounds=bounds,
-        decode=decode,
-        tick=tick,
-    )
+        flow, objective, shape, processes.share(num) if shared else range(num), seed=seed, label=label, steps=steps,
+        times=times, guidance=guidance, batch=batch, bounds=bounds, decode=decode, tick=tick,
+    )  # fmt: skip
     own = [part for part, _ in made]  # none in a process without a share
     samples = torch.cat([part for parts in processes.every(own) for part in parts] if shared else own)
     broken = int((~samples.flatten(1).isfinite().all(dim=1)).sum())

@@ -1,4 +1,4 @@
-"""The labels that samples are asked for with: in the proportions of the reference, in turn, or drawn.
+"""Label distributions of samples: in proportion to the reference, in turn, or drawn.
 
 | law     | label i                                                                                           |
 |---------|---------------------------------------------------------------------------------------------------|
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flowleap.data import Dataset, classes
 from flowleap.evaluation import generation
-from flowleap.evaluation.rulers import Reference
+from flowleap.evaluation.evaluator import Evaluator
 from flowleap.randomness import generator
 
 __all__ = ["Asked", "Law", "asked", "given", "names_of", "wanted"]
@@ -28,12 +28,12 @@ Law = Literal["data", "cycle", "uniform"]
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """Labels to sample with, and the law that gave them.
+    """Labels to sample with, and their distribution.
 
     Args:
         label: for the network, None without classes.
         place: the number that each class has in the reference, None where it does not have all that are asked for.
-        law: what the protocol says of them: none, data, cycle, uniform, or given.
+        law: the distribution in the protocol id: none, data, cycle, uniform, or given.
 
     Shapes: label (n,), place (classes,), int64.
     """
@@ -43,7 +43,7 @@ class Asked:
     law: str = "none"
 
     def there(self, label: Tensor | None) -> Tensor | None:
-        """Some of these labels as the reference numbers its classes; None where it does not have them all.
+        """Return some of these labels as the reference numbers its classes; None where it lacks one of them.
 
         Shapes: (n,), int64, kept.
         """
@@ -51,22 +51,22 @@ class Asked:
 
 
 def names_of(dataset: Dataset, num_classes: int | None) -> tuple[str, ...]:
-    """The names of the classes that a network knows; their numbers where the data have others, or none."""
+    """Return the class names of a network: those of the data where their number fits, else 0, 1, …."""
     if num_classes is None:
         return ()
     named = dataset.class_names
     return named if len(named) == num_classes else tuple(str(number) for number in range(num_classes))
 
 
-def asked(law: Law, num: int, names: tuple[str, ...], ruler: Reference, seed: int) -> Asked:
-    """Return the labels of `num` samples of a network that knows classes of some names; none for one without.
+def asked(law: Law, num: int, names: tuple[str, ...], evaluator: Evaluator, seed: int) -> Asked:
+    """Return the labels of `num` samples of a network with classes of these names; none for one without.
 
     `data` is `cycle` where all counts of the reference are equal, where they are not known, and where it has none of
     these classes.
     """
     if not names:
         return Asked()
-    known = ruler.class_counts
+    known = evaluator.class_counts
     place = classes.places(names, tuple(known))
     counts = [list(known.values())[there] if there >= 0 else 0 for there in place.tolist()]
     if law == "data" and len(set(counts)) == 1:
@@ -80,30 +80,30 @@ def asked(law: Law, num: int, names: tuple[str, ...], ruler: Reference, seed: in
     return Asked(label, None if bool((place[label] < 0).any()) else place, law)
 
 
-def given(label: Tensor | None, names: tuple[str, ...], ruler: Reference) -> Asked:
-    """Return the labels of samples that are there already, and the law that they follow whatever their order.
+def given(label: Tensor | None, names: tuple[str, ...], evaluator: Evaluator) -> Asked:
+    """Return the labels of given samples and their distribution, whatever their order.
 
     Shapes: label (n,), int64, or None. Raises: ValueError for a class that the reference does not have.
     """
     if label is None:
         return Asked()
-    known = ruler.class_counts
+    known = evaluator.class_counts
     found = label.bincount(minlength=len(names))
     law = "cycle" if int(found.max() - found.min()) <= 1 else "given"
     if not known:
         return Asked(label, None, law)
-    judged = classes.aligned(label, names, tuple(known), "one of these samples", ruler.name)
+    there = classes.aligned(label, names, tuple(known), "one of these samples", evaluator.name)
     place = classes.places(names, tuple(known))
     shares = generation.shares(len(label), list(known.values()))
-    if len(set(known.values())) > 1 and judged.bincount(minlength=len(known)).tolist() == shares:
+    if len(set(known.values())) > 1 and there.bincount(minlength=len(known)).tolist() == shares:
         law = "data"
     return Asked(label, place, law)
 
 
 def wanted(text: str, num: int, names: Sequence[str], counts: Sequence[int]) -> tuple[Tensor | None, str]:
-    """Return labels by a word, and which they are, in words: "all" in turn, "data" in proportion to counts, or a class.
+    """Return labels and their description: "all" classes in turn, "data" in proportion to counts, or one class.
 
-    A class that is called "all" or "data" is meant by its name.
+    The name of a class goes before: one called "all" or "data" is that class.
 
     Args:
         names: of the classes; empty without labels. counts: rows of each in the training data; empty where unknown.

@@ -1,4 +1,4 @@
-"""The numbers of one set of samples, gathered while the samples stream past: no image is kept."""
+"""The numbers measured of one set of samples, accumulated over batches: features are kept, images are not."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from flowleap import processes
 from flowleap.evaluation import distances, kernel, manifold, score, transport
-from flowleap.evaluation.rulers import PAIRS, Reference
+from flowleap.evaluation.evaluator import PAIRS, Evaluator
 from flowleap.randomness import generator
 
 __all__ = ["CERTAIN", "NUMBERS", "Tally", "enough", "measure"]
 
 CERTAIN = 10_000
-"""From so many samples up no interval is given beside a Fréchet distance."""
+"""Samples from which on a Fréchet distance has no interval beside it."""
 NUMBERS = (
     "distance",
     "interval",
@@ -34,18 +34,18 @@ NUMBERS = (
     "nearest_ratio",
     "copies",
 )
-"""What is measured of every set of samples, None where it does not apply."""
+"""The keys of `Tally.numbers`: None where one does not apply."""
 
 
 @dataclass
 class Tally:
-    """Feature rows, logits and agreement of the samples seen so far."""
+    """Feature rows, logits and label hits of the samples so far."""
 
-    ruler: Reference
+    evaluator: Evaluator
     rows: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
     hits: int = 0
-    judged: int = 0
+    labeled: int = 0
     broken: int = 0
 
     def add(self, samples: Tensor, label: Tensor | None) -> None:
@@ -57,14 +57,14 @@ class Tally:
         self.broken += bad
         if bad:
             return
-        found = list(self.ruler.features.stream(samples))
+        found = list(self.evaluator.features.stream(samples))
         logits = [part for _, part in found if part is not None]
         self.rows += [rows for rows, _ in found]
         self.logits += logits
-        if label is not None and self.ruler.judge is not None:
-            self.ruler.check_labels(label)
-            self.hits += self.ruler.judge.hits(samples, label, torch.cat(logits) if logits else None)
-            self.judged += len(samples)
+        if label is not None and self.evaluator.classifier is not None:
+            self.evaluator.check_labels(label)
+            self.hits += self.evaluator.classifier.hits(samples, label, torch.cat(logits) if logits else None)
+            self.labeled += len(samples)
 
     def numbers(self) -> dict[str, Any]:
         """Return all `NUMBERS`, over all processes; every value is None where samples were not finite.
@@ -75,39 +75,39 @@ class Tally:
         if self.broken:
             return dict.fromkeys(NUMBERS)
         rows = processes.gathered(torch.cat(self.rows))
-        judged, hits = processes.total(self.judged), processes.total(self.hits)
+        labeled, hits = processes.total(self.labeled), processes.total(self.hits)
         numbers: dict[str, Any] = dict.fromkeys(NUMBERS)
-        numbers |= gaussian(rows, self.ruler) | paired(rows, self.ruler)
-        numbers["agreement"] = hits / judged if judged else None
+        numbers |= gaussian(rows, self.evaluator) | paired(rows, self.evaluator)
+        numbers["agreement"] = hits / labeled if labeled else None
         if self.logits:
             logits = shuffled(processes.gathered(torch.cat(self.logits)), "score")
             numbers["score"], numbers["score_error"] = score.classifier_score(logits)
         return numbers
 
 
-def gaussian(rows: Tensor, ruler: Reference) -> dict[str, Any]:
+def gaussian(rows: Tensor, evaluator: Evaluator) -> dict[str, Any]:
     """Return the Fréchet distance and, for few samples, its interval.
 
     Shapes: rows (n, d).
     """
-    distance = distances.frechet(distances.statistics(rows), ruler.statistics)
+    distance = distances.frechet(distances.statistics(rows), evaluator.statistics)
     few = len(rows) < CERTAIN
-    interval = distances.interval(rows, ruler.statistics) if few else None
+    interval = distances.interval(rows, evaluator.statistics) if few else None
     return {"distance": distance, "interval": None if interval is None else list(interval)}
 
 
-def paired(rows: Tensor, ruler: Reference) -> dict[str, Any]:
-    """Return what compares samples with real rows one by one; nothing where only statistics are known.
+def paired(rows: Tensor, evaluator: Evaluator) -> dict[str, Any]:
+    """Return the numbers that compare all pairs of samples and real rows; none where only statistics are known.
 
     Shapes: rows (n, d); at most `PAIRS` of them are used, a fixed random part.
     """
-    real = ruler.paired
+    real = evaluator.paired
     if real is None:
         return {}
     rows = rows if len(rows) <= PAIRS else shuffled(rows, "pairs")[:PAIRS]
     distance, error = kernel.kernel_distance(rows, real)
-    found = manifold.manifold(rows, real, ruler.radii)
-    plane = ruler.dims == 2
+    found = manifold.manifold(rows, real, evaluator.radii)
+    plane = evaluator.dims == 2
     return {
         "kernel_distance": distance,
         "kernel_error": error,
@@ -117,19 +117,19 @@ def paired(rows: Tensor, ruler: Reference) -> dict[str, Any]:
         "coverage": found.coverage,
         "sliced_wasserstein": transport.sliced_wasserstein(rows, real),
         "wasserstein2": transport.wasserstein2(rows, real) if plane else None,
-    } | memorized(rows, ruler)
+    } | memorized(rows, evaluator)
 
 
-def memorized(rows: Tensor, ruler: Reference) -> dict[str, Any]:
-    """Return how near samples are to real rows, all of them searched, in units of what real rows are to others.
+def memorized(rows: Tensor, evaluator: Evaluator) -> dict[str, Any]:
+    """Return the memorization ratio, mean distance to the nearest real row over that between real rows, and copies.
 
     `copies` is the share of samples that are nearer to a real row than all but 1 % of real rows are to another:
     0.01 for fresh data.
     Shapes: rows (n, d).
     """
-    assert ruler.rows is not None and ruler.spacing is not None
-    found, typical = distances.nearest(rows, ruler.rows), float(ruler.spacing.mean())
-    close = ruler.spacing.quantile(0.01)
+    assert evaluator.rows is not None and evaluator.spacing is not None
+    found, typical = distances.nearest(rows, evaluator.rows), float(evaluator.spacing.mean())
+    close = evaluator.spacing.quantile(0.01)
     ratio = float(found.mean()) / typical if typical > 0.0 else None
     return {"nearest_ratio": ratio, "copies": float((found < close).double().mean())}
 
@@ -142,24 +142,21 @@ def shuffled(rows: Tensor, stream: str) -> Tensor:
     return rows[torch.randperm(len(rows), generator=generator(0, stream))]
 
 
-def measure(samples: Tensor, label: Tensor | None, ruler: Reference) -> dict[str, Any]:
+def measure(samples: Tensor, label: Tensor | None, evaluator: Evaluator) -> dict[str, Any]:
     """Return the numbers of one set of samples, see `NUMBERS`.
 
     Shapes: samples (n, ...), label (n,) or None.
     Raises: ValueError where n is not above the number of features, or samples do not fit the features.
     """
-    tally = Tally(ruler)
+    tally = Tally(evaluator)
     tally.add(samples, label)
     return tally.numbers()
 
 
-def enough(num: int, ruler: Reference) -> None:
-    """Refuse too few samples before any is made.
-
-    Raises: ValueError where `num` does not exceed the number of features.
-    """
-    if num <= ruler.dims:
+def enough(num: int, evaluator: Evaluator) -> None:
+    """Raise ValueError where `num` samples are not more than the features, before any is made."""
+    if num <= evaluator.dims:
         raise ValueError(
-            f"num={num} samples are too few for a Fréchet distance over {ruler.dims} {ruler.features.name} "
-            f"features: ask for at least {ruler.dims + 1} (1000 is the usual protocol)"
+            f"num={num} samples are too few for a Fréchet distance over {evaluator.dims} {evaluator.features.name} "
+            f"features: ask for at least {evaluator.dims + 1} (1000 is the usual protocol)"
         )

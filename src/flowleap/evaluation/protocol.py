@@ -1,9 +1,9 @@
-"""Protocols: all that a number depends on besides the model, named, versioned and written beside the number.
+"""Protocols: everything that a number depends on besides the model; the protocol id stands beside each number.
 
     flowleap/v2;FD-pixel;n=1000;ref=digits/all:1797@314b97e8b73b;labels=data;weights=ema-0.999@3600;seed=0;guidance=none
-    └────────────────────── the ruler ───────────────────────────────────┘ └────────── what was measured ───────┘
+    └─────────────────── the evaluator ──────────────────────────────────┘ └────────── what was measured ───────┘
 
-Numbers may stand in one table where their rulers are the same.
+Only rows of the same evaluator may stand in one table.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ MEASURED = ";weights="
 
 @dataclass(frozen=True)
 class Standard:
-    """A named and versioned way to measure, as far as it is fixed before there is a model or data.
+    """A named and versioned evaluation protocol, as far as it is fixed before there is a model or data.
 
     Args:
         features: their name, None where they follow from the data.
         num: how many samples it asks for.
-        labels: "data" gives classes their shares of the reference, "cycle" every class equally often, "uniform" draws
-            each label.
-        reference: what the real statistics must be, in words; empty where the data set itself is the reference.
+        labels: the label distribution, see `evaluation.labels`.
+        reference: which statistics of real data it needs, in words; empty where any data set will do.
         shape: of one sample, None for any.
     """
 
@@ -45,7 +44,7 @@ class Standard:
         return f"{self.name}/v{self.version}"
 
     def with_labels(self, labels: str | None) -> Standard:
-        """Return the standard with another law of labels, where one is asked for and it fixes none.
+        """Return the standard with another label distribution; None keeps its own.
 
         Raises: ValueError for a published protocol, which fixes it.
         """
@@ -72,36 +71,22 @@ class Standard:
 STANDARDS: dict[str, Standard] = {
     known.name: known
     for known in (
-        Standard(
-            "flowleap",
-            version=2,
-            num=1000,
-            labels="data",
-        ),
+        Standard("flowleap", version=2, num=1000, labels="data"),
         Standard(
             "adm-in256",
             features="inception:adm",
             reference="ADM's statistics of ImageNet 256 × 256, VIRTUAL_imagenet256_labeled.npz",
             shape=(3, 256, 256),
         ),
-        Standard(
-            "pytorch-fid",
-            features="inception:pytorch-fid",
-        ),
-        Standard(
-            "clean",
-            features="inception:clean",
-        ),
-        Standard(
-            "edm",
-            features="inception:edm",
-        ),
+        Standard("pytorch-fid", features="inception:pytorch-fid"),
+        Standard("clean", features="inception:clean"),
+        Standard("edm", features="inception:edm"),
     )
 }
 
 
 def standard(name: str) -> Standard:
-    """Return the standard of a name, as in "adm-in256" or, naming the version too, "adm-in256/v1".
+    """Return the standard of a name, as in "adm-in256" or, with its version, "adm-in256/v1".
 
     Raises: ValueError for an unknown name or version, naming what is known.
     """
@@ -122,10 +107,10 @@ class Protocol:
         standard: name and version of the settings, as in "flowleap/v2".
         metric: the distance, named after its features: FID, FD-pixel, ….
         features_checksum: of the weights of the features, None where they have none.
-        reference: what the samples are compared with, as Reference.described gives it.
-        labels: the law of the labels: none, data, cycle, uniform, or given.
+        reference: the real data, see `Evaluator.described`.
+        labels: the label distribution: none, data, cycle, uniform, or given.
         weights: which weights, of which step.
-        renoise: γ of the fresh noise between steps; named in the id where there is any.
+        renoise: γ of the fresh noise between steps; in the id unless 0.
         decoder: the autoencoder that made images of latents, with the start of its checksum; empty without.
     """
 
@@ -142,39 +127,38 @@ class Protocol:
     decoder: str = ""
 
     @property
-    def ruler(self) -> str:
-        """The part that must agree for two numbers to be compared."""
+    def evaluator(self) -> str:
+        """The part that must be the same for two numbers to be compared."""
         fitted = "" if self.features_checksum is None else f"@{self.features_checksum}"
         return f"{self.standard};{self.metric}{fitted};n={self.num};ref={self.reference};labels={self.labels}"
 
     def __str__(self) -> str:
         fresh = f";renoise={self.renoise:g}" if self.renoise else ""
         decoded = f";vae={self.decoder}" if self.decoder else ""
-        return (
-            f"{self.ruler}{MEASURED}{self.weights};seed={self.seed};guidance={self.guidance}{fresh}{decoded}"
-        )
+        measured = f"{self.weights};seed={self.seed};guidance={self.guidance}{fresh}{decoded}"
+        return f"{self.evaluator}{MEASURED}{measured}"
 
 
 def same(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the ruler by which all rows were measured.
+    """Return the part of the protocol id that names the evaluator, which all rows must share.
 
-    Raises: ValueError where there are no rows, or they were measured by different ones, naming what differs.
+    Raises: ValueError where there are no rows, or several evaluators, naming what differs.
     """
-    rulers = list(dict.fromkeys(str(row.get("protocol") or "").partition(MEASURED)[0] for row in rows))
-    if not rulers:
+    evaluators = list(dict.fromkeys(str(row.get("protocol") or "").partition(MEASURED)[0] for row in rows))
+    if not evaluators:
         raise ValueError("there are no measured rows to compare")
-    if "" in rulers:
+    if "" in evaluators:
         raise ValueError(
             "a row does not say by which protocol it was measured: measure its run again with `flowleap evaluate`"
         )
-    if len(rulers) > 1:
-        parts = [dict.fromkeys(ruler.split(";")) for ruler in rulers[:2]]
+    if len(evaluators) > 1:
+        parts = [dict.fromkeys(evaluator.split(";")) for evaluator in evaluators[:2]]
         only = [", ".join(part for part in own if part not in other) for own, other in (parts, parts[::-1])]
         raise ValueError(
-            f"numbers of different protocols are not compared: {only[0] or rulers[0]!r} here, "
-            f"{only[1] or rulers[1]!r} there; measure all runs again in one way with `flowleap evaluate`"
+            f"numbers of different protocols are not compared: {only[0] or evaluators[0]!r} here, "
+            f"{only[1] or evaluators[1]!r} there; measure all runs again in one way with `flowleap evaluate`"
         )
-    return rulers[0]
+    return evaluators[0]
 
 
 def effective_guidance(objective: Objective, sampling: float | None) -> str:

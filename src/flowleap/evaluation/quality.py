@@ -1,4 +1,4 @@
-"""Quality and time of a trained map by number of network evaluations, every number with its protocol."""
+"""Evaluation of a trained map, or of given samples: quality and time by NFE, each row with its protocol."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from torch import Tensor
 from flowleap import autoencoders, processes, provenance, samplers
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset, open_images
-from flowleap.evaluation import generation, labels, rulers
+from flowleap.evaluation import generation, labels
+from flowleap.evaluation.evaluator import Evaluator, chosen, evaluator_for, preprocessing_like
 from flowleap.evaluation.features import READ
 from flowleap.evaluation.numbers import Tally, enough
 from flowleap.evaluation.protocol import STANDARDS, Protocol, Standard, effective_guidance
-from flowleap.evaluation.rulers import Reference, reference
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.progress import counted
 
-__all__ = ["BOUNDS", "STEPS", "decoder_for", "evaluate", "evaluate_images", "evaluate_set", "plan"]
+__all__ = ["BOUNDS", "STEPS", "decoder_for", "evaluate", "evaluate_images", "evaluate_set", "samplings"]
 
 STEPS = (1, 2, 4, 128)
-BOUNDS = {"image": (-1.0, 1.0)}  # what an image file can hold; points are measured as they are
+BOUNDS = {"image": (-1.0, 1.0)}  # the range of an image file; points are measured as they are
 Batches = Iterable[tuple[Tensor, Tensor | None]]
 
 
-def plan(
+def samplings(
     flow: FlowMap, steps: Sequence[int], times: Sequence[float] | None
 ) -> list[tuple[int, tuple[float, ...] | None]]:
-    """The samplings to be measured, as (steps, times): one for every number of steps, or one for given times.
+    """Return the (steps, times) to be measured: one for each number of steps, or one for given times.
 
     Raises: ValueError for a number of steps below 1, or times that do not fall from where the map is sampled from.
     """
@@ -52,7 +52,7 @@ def plan(
 
 @dataclass
 class Clock:
-    """Wall time of what an iterator does, without what is done between its items; waits for an accelerator."""
+    """Wall time spent inside an iterator, without the time between its items; synchronizes an accelerator."""
 
     device: torch.device
     seconds: float = 0.0
@@ -86,36 +86,36 @@ def evaluate(
     times: Sequence[float] | None = None,
     guidance: float | None = None,
     weights: str = "given",
-    ruler: Reference | None = None,
+    evaluator: Evaluator | None = None,
     standard: Standard = STANDARDS["flowleap"],
     tick: Callable[[int], None] = lambda evaluations: None,
     decoder: Decoder | None = None,
 ) -> list[dict[str, Any]]:
-    """Quality and time of a trained map, one row for each number of steps.
+    """Return quality and time of a trained map, one row for each number of steps.
 
     Exactly `num` samples, images clamped to [−1, 1]; sample i has the same noise and label in every row. The
     same call twice gives the same numbers, but for `seconds` (sampling alone, first process). Samples that
     are not finite leave None in their row and a warning. In torch.distributed every process makes its share.
 
     Args:
-        dataset: what the map was trained on: the shape of a sample, and the ruler unless one is given.
+        dataset: what the map was trained on: the shape of a sample, and the real data unless an evaluator is given.
         weights: the name of the weights in the protocol id.
-        ruler: what to hold the samples against, `reference(dataset)` by default.
-        standard: fixes the law of the labels, see `evaluation.labels`, and what the ruler must be.
-        tick: told how many network evaluations were done.
-        decoder: makes images of latents where the ruler is one of images; by default that of the data.
+        evaluator: by default `evaluator_for(dataset)`.
+        standard: fixes the label distribution, see `evaluation.labels`, and what the evaluator must be.
+        tick: called with the number of network evaluations done.
+        decoder: decodes latents for an evaluator of images; by default that of the data.
 
     Raises: ValueError for too few samples or rows, steps below 1, times that do not fall, or samples of
         another shape than the standard or the features are made for.
     """
-    planned = plan(flow, steps, times)
-    ruler = ruler or reference(dataset)
-    enough(num, ruler)
-    decoder = decoder or decoder_for(dataset, ruler, generation.device_of(flow))
-    fitting(dataset.shape if decoder is None else decoder.shape(dataset.shape), ruler, standard)
-    asked = labels.asked(standard.labels, num, labels.names_of(dataset, flow.num_classes), ruler, seed)
+    planned = samplings(flow, steps, times)
+    evaluator = evaluator or evaluator_for(dataset)
+    enough(num, evaluator)
+    decoder = decoder or decoder_for(dataset, evaluator, generation.device_of(flow))
+    fitting(dataset.shape if decoder is None else decoder.shape(dataset.shape), evaluator, standard)
+    asked = labels.asked(standard.labels, num, labels.names_of(dataset, flow.num_classes), evaluator, seed)
     protocol = replace(
-        conditions(standard, ruler, num, asked.law, weights),
+        conditions(standard, evaluator, num, asked.law, weights),
         seed=seed,
         guidance=effective_guidance(objective, guidance),
         renoise=objective.sampling.renoise,
@@ -139,7 +139,7 @@ def evaluate(
     rows = []
     for count, grid in planned:
         budget = spent(objective, count, grid, guidance)
-        clock, tally = Clock(generation.device_of(flow)), Tally(ruler)
+        clock, tally = Clock(generation.device_of(flow)), Tally(evaluator)
         made = make(times=grid) if grid else make(steps=count)
         for samples, label in clock.around(made):
             tally.add(samples, asked.there(label))
@@ -147,22 +147,22 @@ def evaluate(
         if tally.broken:
             error = generation.NotFinite(tally.broken, num)
             warnings.warn(f"nothing was measured at {count} steps: {error}", UserWarning, stacklevel=2)
-        said = stated(protocol, ruler, seen=same_rows(ruler, dataset))
+        said = stated(protocol, evaluator, seen=same_rows(evaluator, dataset))
         rows.append(budget | numbers | {"seconds": clock.seconds} | said)
     return rows
 
 
-def decoder_for(dataset: Dataset, ruler: Reference, device: torch.device) -> Decoder | None:
-    """What makes images of the samples of a map of latents; None where these are held against latents, or are images.
+def decoder_for(dataset: Dataset, evaluator: Evaluator, device: torch.device) -> Decoder | None:
+    """Return the decoder of latents for an evaluator of images; None where none is needed.
 
-    Raises: ValueError, OSError where its autoencoder is not known, or cannot be had.
+    Raises: ValueError, OSError where the autoencoder is not known or cannot be loaded.
     """
-    if dataset.kind != "latents" or ruler.features.latents:
+    if dataset.kind != "latents" or evaluator.features.latents:
         return None
     if dataset.codec is None:
         raise ValueError(
-            f"{ruler.features.name} features are of images, and which autoencoder makes images of these latents is not "
-            "known: name it with --vae"
+            f"{evaluator.features.name} features are of images, and which autoencoder makes images of these latents is "
+            "not known: name it with --vae"
         )
     return autoencoders.decoder(dataset.codec, device=device)
 
@@ -170,31 +170,28 @@ def decoder_for(dataset: Dataset, ruler: Reference, device: torch.device) -> Dec
 def evaluate_set(
     batches: Batches,
     num: int,
-    ruler: Reference,
+    evaluator: Evaluator,
     standard: Standard = STANDARDS["flowleap"],
     source: str = "given",
     law: str = "none",
     tick: Callable[[int], None] = lambda samples: None,
 ) -> dict[str, Any]:
-    """Quality of samples that are there already, as the one row of a table.
+    """Return the quality of given samples, as the one row of a table; `law` is that of `labels.given`.
 
-    Args:
-        law: that of the labels, see `labels.given`.
-
-    Shapes: batches yield samples (n, ...) and labels (n,) as the ruler numbers its classes, or None; `num` in all.
+    Shapes: batches yield samples (n, ...) and labels (n,) as the evaluator numbers its classes, or None; `num` in all.
     Raises: ValueError for too few samples, samples that are not finite, or that do not fit the features.
     """
-    enough(num, ruler)
-    tally = Tally(ruler)
+    enough(num, evaluator)
+    tally = Tally(evaluator)
     for samples, label in batches:
-        fitting(tuple(samples.shape[1:]), ruler, standard)
+        fitting(tuple(samples.shape[1:]), evaluator, standard)
         tally.add(samples, label)
         tick(len(samples))
     if tally.broken:
         raise ValueError(f"{tally.broken} of {num} samples of {source} are not finite: nothing was measured")
-    protocol = conditions(standard, ruler, num, law, source)
+    protocol = conditions(standard, evaluator, num, law, source)
     unknown = dict.fromkeys(("nfe", "steps", "times", "sampler", "seconds"))
-    return unknown | tally.numbers() | stated(protocol, ruler, seen=None)
+    return unknown | tally.numbers() | stated(protocol, evaluator, seen=None)
 
 
 def evaluate_images(
@@ -206,13 +203,13 @@ def evaluate_images(
     device: str | torch.device = "cpu",
     say: Callable[[str], None] = lambda note: None,
 ) -> dict[str, Any]:
-    """Quality of a folder or a file of images, as the one row of a table.
+    """Return the quality of a folder or a file of images, as the one row of a table.
 
     Args:
         reference: the name or place of what they are compared with. num: None for all of them.
-        say: told what was left out, in words.
+        say: called with a note on what was left out.
 
-    Raises: ValueError as `evaluate_set` and `rulers.chosen`, and for more images than there are.
+    Raises: ValueError as `evaluate_set` and `chosen`, and for more images than there are.
     """
     source = open_images(place)
     for line in source.notes:
@@ -220,73 +217,70 @@ def evaluate_images(
     count = len(source) if num is None else num
     if count > len(source):
         raise ValueError(f"{place} holds {len(source)} images, and {count} were asked for with --num")
-    preprocessing = rulers.preprocessing_like(source.shape, reference, None)
-    ruler = rulers.chosen(standard, features, reference, None, device, preprocessing)
+    preprocessing = preprocessing_like(source.shape, reference, None)
+    evaluator = chosen(standard, features, reference, None, device, preprocessing)
     with counted(f"{count} images of {place}", count) as tick:
         label = None if source.label is None else source.label[source.chosen(count)]
-        found = labels.given(label, source.class_names, ruler)
-        judged = found.there(label)
-        parts = [None] * count if judged is None else judged.split(READ)
+        found = labels.given(label, source.class_names, evaluator)
+        there = found.there(label)
+        parts = [None] * count if there is None else there.split(READ)
         batches = zip(source.batches(READ, count), parts, strict=False)
-        return evaluate_set(batches, count, ruler, standard, place.name, found.law, tick)
+        return evaluate_set(batches, count, evaluator, standard, place.name, found.law, tick)
 
 
-def conditions(standard: Standard, ruler: Reference, num: int, law: str, weights: str) -> Protocol:
-    """The protocol of numbers that are held against a ruler."""
+def conditions(standard: Standard, evaluator: Evaluator, num: int, law: str, weights: str) -> Protocol:
+    """Return the protocol of the numbers of an evaluator."""
     return Protocol(
         standard=str(standard),
-        metric=ruler.features.frechet,
+        metric=evaluator.features.frechet,
         num=num,
-        reference=ruler.described,
-        features_checksum=ruler.features.checksum,
+        reference=evaluator.described,
+        features_checksum=evaluator.features.checksum,
         labels=law,
         weights=weights,
     )
 
 
-def same_rows(ruler: Reference, dataset: Dataset) -> bool | None:
-    """Whether the reference is the data set itself; None where only statistics are known, or nothing of the data."""
-    if ruler.dataset is None or not len(dataset):
+def same_rows(evaluator: Evaluator, dataset: Dataset) -> bool | None:
+    """Whether an evaluator compares with the data set itself; None where the rows of one of them are not known."""
+    if evaluator.dataset is None or not len(dataset):
         return None
-    if dataset.kind == "latents" and ruler.dataset.kind == "image":
-        return (ruler.dataset.address, ruler.split) == (dataset.source, dataset.split)
-    part_of = ruler.dataset.part_of
-    return ruler.dataset is dataset or dataset.checksum in (ruler.checksum, part_of)
+    if dataset.kind == "latents" and evaluator.dataset.kind == "image":
+        return (evaluator.dataset.address, evaluator.split) == (dataset.source, dataset.split)
+    part_of = evaluator.dataset.part_of
+    return evaluator.dataset is dataset or dataset.checksum in (evaluator.checksum, part_of)
 
 
-def fitting(shape: tuple[int, ...], ruler: Reference, standard: Standard) -> None:
-    """Refuse samples that a ruler or a standard is not made for, and a ruler that is not the standard's.
-
-    Raises: ValueError.
-    """
+def fitting(shape: tuple[int, ...], evaluator: Evaluator, standard: Standard) -> None:
+    """Raise ValueError where samples do not fit an evaluator or a standard, or these do not fit one another."""
     if standard.shape is not None and shape != standard.shape:
         raise ValueError(
             f"protocol {standard} is made for images of {sized(standard.shape)}, and these are {sized(shape)}: "
             "choose another protocol"
         )
-    features = ruler.features
+    features = evaluator.features
     if standard.features not in (None, features.name):
         raise ValueError(
             f"protocol {standard} is defined with {standard.features} features, not {features.name}"
         )
-    if standard.reference and ruler.stored is None:
-        raise ValueError(f"protocol {standard} compares with {standard.reference}, not with {ruler.name}")
-    if features.shape is None and ruler.shape is not None and shape != ruler.shape:
+    if standard.reference and evaluator.stored is None:
+        raise ValueError(f"protocol {standard} compares with {standard.reference}, not with {evaluator.name}")
+    if features.shape is None and evaluator.shape is not None and shape != evaluator.shape:
         raise ValueError(
-            f"samples of {sized(shape)} cannot be compared with {ruler.name}, whose are {sized(ruler.shape)}, by "
-            f"{features.name} features: compare with data of the same size, or resize the samples"
+            f"samples of {sized(shape)} cannot be compared with {evaluator.name}, whose are {sized(evaluator.shape)}, "
+            f"by {features.name} features: compare with data of the same size, or resize the samples"
         )
 
 
 def sized(shape: tuple[int, ...]) -> str:
-    """A shape for the eye, 3 × 32 × 32."""
+    """Return a shape as text: 3 × 32 × 32."""
     return " × ".join(map(str, shape))
 
 
 def spent(
     objective: Objective, steps: int, times: tuple[float, ...] | None, guidance: float | None
 ) -> dict[str, Any]:
-    """What a row says of its sampling: network evaluations, steps, times and sampler."""
+    """Return the keys of a row about its sampling: NFE, steps, times and sampler."""
     return {
         "nfe": objective.nfe(steps, guidance=guidance, times=times),
         "steps": steps,
@@ -295,28 +289,28 @@ def spent(
     }
 
 
-def stated(protocol: Protocol, ruler: Reference, seen: bool | None) -> dict[str, Any]:
-    """What every row of one evaluation states: its conditions, and what real data would score by them.
+def stated(protocol: Protocol, evaluator: Evaluator, seen: bool | None) -> dict[str, Any]:
+    """Return the keys that all rows of one evaluation share: its conditions, and the numbers of real data.
 
-    `seen` says whether the reference is what the map was trained on, None where that is not known.
+    `seen`: whether the reference is what the map was trained on, None where that is not known.
     """
-    features, judge = ruler.features, ruler.judge
+    features, classifier = evaluator.features, evaluator.classifier
     return {
         "features": features.name,
         "metric": features.frechet,
         "kernel_metric": features.kernel,
         "score_metric": "IS" if features.fid else f"score-{features.name}",
         "features_checksum": features.checksum,
-        "floor": ruler.floor,
-        "judge": None if judge is None else judge.score,
-        "judged_by": None if judge is None else judge.name,
+        "floor": evaluator.floor,
+        "judge": None if classifier is None else classifier.score,
+        "judged_by": None if classifier is None else classifier.name,
         "protocol": str(protocol),
         "num": protocol.num,
-        "reference": ruler.name,
-        "reference_split": ruler.split,
-        "reference_size": ruler.size,
+        "reference": evaluator.name,
+        "reference_split": evaluator.split,
+        "reference_size": evaluator.size,
         "reference_seen": seen,
-        "checksum": ruler.checksum,
+        "checksum": evaluator.checksum,
         "weights": protocol.weights,
         "labels": protocol.labels,
         "guidance": protocol.guidance,

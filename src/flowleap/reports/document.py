@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowleap import pictures
 from flowleap.citations import Citation
-from flowleap.evaluation.report import MEMORIZED, closer, metric
+from flowleap.evaluation.quality_table import MEMORIZED, closer, metric
 from flowleap.formatting import number, plural, roughly
 from flowleap.provenance import version
 from flowleap.reports import figures, images, samples, tables

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowleap import pictures
-from flowleap.evaluation.report import metric
+from flowleap.evaluation.quality_table import metric
 from flowleap.formatting import number
 from flowleap.reports.charts import Chart, Line, thin
 from flowleap.reports.entry import Entry, Group, finite

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flowleap.evaluation.report import COLUMNS, Column, metric, title
+from flowleap.evaluation.quality_table import COLUMNS, Column, metric, title
 from flowleap.formatting import BLANK, number, plural
 from flowleap.reports.entry import Entry, Group, Measured, finite
 from flowleap.tables import Cell, Table

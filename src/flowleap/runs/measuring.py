@@ -12,7 +12,8 @@ from flowleap import evaluation
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
 from flowleap.data.latents import is_cache
-from flowleap.evaluation import Standard, rulers
+from flowleap.evaluation import Standard
+from flowleap.evaluation.evaluator import chosen, preprocessing_like
 from flowleap.progress import counted
 from flowleap.runs.reading import Run
 
@@ -46,15 +47,13 @@ def measure(
 
     Raises: ValueError, OSError where there is nothing to compare with, or what there is does not fit.
     """
-    planned = evaluation.plan(run.flow, steps, times)
+    planned = evaluation.samplings(run.flow, steps, times)
     dataset = trained_on(run, reference, say)
-    preprocessing = rulers.preprocessing_like(
-        run.shape if run.kind == "image" else (), reference, run.config.square
-    )
+    preprocessing = preprocessing_like(run.shape if run.kind == "image" else (), reference, run.config.square)
     asked, decoder = features or run.config.features, run.decoder(vae)
     if run.kind == "latents":
         asked = latent_features(run, dataset, asked, reference, decoder, say)
-    ruler = rulers.chosen(standard, asked, reference, dataset, evaluation.device_of(run.flow), preprocessing)
+    evaluator = chosen(standard, asked, reference, dataset, evaluation.device_of(run.flow), preprocessing)
     count = num or standard.num
     total = count * sum(run.objective.nfe(n, guidance=guidance, times=t) for n, t in planned)
     with counted(f"{count} samples at {', '.join(str(n) for n, _ in planned)} steps", total) as tick:
@@ -69,10 +68,10 @@ def measure(
             times,
             guidance,
             weights=run.weights,
-            ruler=ruler,
+            evaluator=evaluator,
             standard=standard,
             tick=tick,
-            decoder=None if ruler.features.latents else decoder,
+            decoder=None if evaluator.features.latents else decoder,
         )
 
 

@@ -121,8 +121,8 @@ class Trainer:
 
     def trial_step(self) -> None:
         """Compute the first step without learning from it: what does not fit fails before a file is made."""
-        if self.config.eval_num and self.ruler is not None:
-            evaluation.enough(self.config.eval_num, self.ruler)
+        if self.config.eval_num and self.evaluator is not None:
+            evaluation.enough(self.config.eval_num, self.evaluator)
         device = next(self.state.trained.network.parameters()).device
         part, parts = self.engine.own[0], self.engine.parts
         with self.enough_memory(), torch.no_grad():
@@ -147,11 +147,11 @@ class Trainer:
         """Open what is measured on the way: metrics.jsonl and quality.jsonl, up to the present step."""
         self.metrics = Lines(self.place / "metrics.jsonl", self.state.step)
         Lines(self.place / "quality.jsonl", self.state.step)
-        ruler = self.own_ruler if self.config.watch_share else None
-        if ruler is None:
+        evaluator = self.own_evaluator if self.config.watch_share else None
+        if evaluator is None:
             return
         try:
-            evaluation.enough(self.config.watch_num, ruler)
+            evaluation.enough(self.config.watch_num, evaluator)
         except ValueError as error:
             self.reporter.warn(f"quality is not measured while training: {error}")
             return
@@ -160,7 +160,7 @@ class Trainer:
             self.place,
             self.objective,
             self.dataset if conditional else replace(self.dataset, label=None, num_classes=None),
-            ruler,
+            evaluator,
             share=self.config.watch_share,
             last=self.steps,
             step=self.state.step,
@@ -170,24 +170,24 @@ class Trainer:
         )
 
     @cached_property
-    def own_ruler(self) -> evaluation.Reference | None:
+    def own_evaluator(self) -> evaluation.Evaluator | None:
         """The data trained on, which samples are compared with while training; None where they are too few."""
-        return self.ruler_of(self.dataset)
+        return self.evaluator_of(self.dataset)
 
     @cached_property
-    def ruler(self) -> evaluation.Reference | None:
+    def evaluator(self) -> evaluation.Evaluator | None:
         """The held-out part of the data where it has one, or else all, which the samples of the finished run are
         compared with; None where it is too small.
         """
         apart = data_sets.held_out(self.dataset)
-        return self.own_ruler if apart is None else self.ruler_of(apart)
+        return self.own_evaluator if apart is None else self.evaluator_of(apart)
 
-    def ruler_of(self, dataset: Dataset) -> evaluation.Reference | None:
+    def evaluator_of(self, dataset: Dataset) -> evaluation.Evaluator | None:
         """Return what samples are compared with by the features of the run; None, with the reason in `unmeasured`,
         where the data are too few.
         """
         try:
-            return evaluation.reference(dataset, evaluation.named(self.config.features, dataset))
+            return evaluation.evaluator_for(dataset, evaluation.named(self.config.features, dataset))
         except evaluation.TooFew as error:
             self.unmeasured[str(error)] = None
             return None
@@ -217,7 +217,7 @@ class Trainer:
             say(f"{count} CPU thread{'s' * (count > 1)} on {cores} core{'s' * (cores > 1)}")
         if self.engine.parts > 1 or config.precision != "fp32":
             say(self.spread())
-        if config.eval_num and self.ruler is None:
+        if config.eval_num and self.evaluator is None:
             self.reporter.warn(f"the finished run is not measured: {list(self.unmeasured)[-1]}")
         elif self.unmeasured:
             self.reporter.warn(f"quality is not measured while training: {list(self.unmeasured)[-1]}")
@@ -401,8 +401,8 @@ class Trainer:
             report.draw_curves(self.metrics.rows(), place / "plots")
             about = (self.averaged, self.objective, self.dataset, place / "grid.png", self.reporter)
             report.draw_budgets(*about, drawn, shown)
-        ruler = self.ruler if self.config.eval_num else None
-        table = [] if ruler is None else self.tabulate(ruler, measured)
+        evaluator = self.evaluator if self.config.eval_num else None
+        table = [] if evaluator is None else self.tabulate(evaluator, measured)
         self.conclude()
         return table
 
@@ -424,7 +424,7 @@ class Trainer:
         listed, name = report.listed, shlex.quote(str(self.place))
         evaluations = shown * sum(map(self.objective.nfe, drawn))
         table_of = ""
-        if self.config.eval_num and self.ruler is not None:
+        if self.config.eval_num and self.evaluator is not None:
             table_of = f", and a table of {self.config.eval_num:,} samples at {listed(measured)} steps"
             evaluations += self.config.eval_num * sum(map(self.objective.nfe, measured))
         self.reporter.say(
@@ -463,15 +463,15 @@ class Trainer:
             f"it: flowleap report {name}"
         )
 
-    def tabulate(self, ruler: evaluation.Reference, steps: tuple[int, ...]) -> list[dict[str, Any]]:
+    def tabulate(self, evaluator: evaluation.Evaluator, steps: tuple[int, ...]) -> list[dict[str, Any]]:
         """Measure the finished run, on all processes; the first writes and prints its table."""
         name, num = weights_name(self.config, "ema", self.state.step), self.config.eval_num
         about = (self.averaged, self.objective, self.dataset)
         if processes.first():
             remarks = changes(self.config)
             where = (self.place, self.reporter, steps)
-            return report.tabulate(*about, num, name, *where, remarks=remarks, ruler=ruler)
-        return evaluation.evaluate(*about, steps, num=num, weights=name, ruler=ruler)
+            return report.tabulate(*about, num, name, *where, remarks=remarks, evaluator=evaluator)
+        return evaluation.evaluate(*about, steps, num=num, weights=name, evaluator=evaluator)
 
 
 def changes(config: TrainConfig) -> list[str]:

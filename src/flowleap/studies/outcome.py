@@ -72,7 +72,7 @@ class Study:
         return self.plan.request.dataset()
 
     @cached_property
-    def ruler(self) -> evaluation.Reference:
+    def evaluator(self) -> evaluation.Evaluator:
         """What all samples are held against."""
         return evaluation.held_out(self.dataset, self.plan.rows[0].configured(0).features)
 
@@ -201,7 +201,7 @@ class Job:
         """Measure the trained run at all numbers of steps, leave its table in its folder, and return its outcome."""
         rows = quality(self.study, self.place)
         if not (self.place / "table.json").exists():
-            write_table(self.place, rows, evaluation.report.notes(rows))
+            write_table(self.place, rows, evaluation.quality_table.notes(rows))
         seconds, spent = self.progress().seconds, self.row.total
         return Outcome(self.row.method, self.seed, seconds=seconds, forward_equivalents=spent, rows=rows)
 
@@ -244,7 +244,7 @@ def quality(study: Study, place: Path) -> list[dict[str, Any]]:
             steps=request.steps,
             num=request.num,
             weights=run.weights,
-            ruler=study.ruler,
+            evaluator=study.evaluator,
         )
     for one in rows:
         one["intended"] = not run.objective.advice(one["steps"])

@@ -14,7 +14,7 @@ from typing import Any
 
 from flowleap import serialize
 from flowleap.evaluation.protocol import MEASURED, same
-from flowleap.evaluation.report import closer
+from flowleap.evaluation.quality_table import closer
 from flowleap.files import replace_file
 from flowleap.formatting import BLANK, number, scaled
 from flowleap.reports.entry import finite
@@ -35,13 +35,13 @@ def aggregate(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
     Raises: ValueError where numbers were measured by different protocols.
     """
-    ruler = shared(outcomes)
+    evaluator = shared(outcomes)
     found = []
     whole = [outcome for outcome in outcomes if outcome.method == plan.full]
     for row in plan.shown:
         own = [outcome for outcome in outcomes if outcome.method == row.method]
         for steps in plan.request.steps:
-            made = _row(row, steps, own, ruler)
+            made = _row(row, steps, own, evaluator)
             if plan.full is not None:
                 held = row.method != plan.full and row is not plan.teacher
                 mean, error = paired(own, whole, steps) if held else (None, None)
@@ -65,7 +65,7 @@ def paired(own: Sequence[Outcome], whole: Sequence[Outcome], steps: int) -> tupl
 
 
 def shared(outcomes: Sequence[Outcome]) -> str | None:
-    """Return the ruler by which everything was measured, None where nothing was.
+    """Return the evaluator by which everything was measured, None where nothing was.
 
     Raises: ValueError where there are several.
     """
@@ -73,7 +73,7 @@ def shared(outcomes: Sequence[Outcome]) -> str | None:
     return same(measured) if measured else None
 
 
-def _row(row: Row, steps: int, outcomes: Sequence[Outcome], ruler: str | None) -> dict[str, Any]:
+def _row(row: Row, steps: int, outcomes: Sequence[Outcome], evaluator: str | None) -> dict[str, Any]:
     pairs = [(o, one) for o in outcomes for one in o.rows if one["steps"] == steps]
     measured = [one for _, one in pairs]
     first: Mapping[str, Any] = measured[0] if measured else {}
@@ -110,7 +110,7 @@ def _row(row: Row, steps: int, outcomes: Sequence[Outcome], ruler: str | None) -
         "metric": first.get("metric"),
         "floor": first.get("floor"),
         "judge": first.get("judge"),
-        "protocol": ruler,
+        "protocol": evaluator,
     }
 
 

@@ -41,8 +41,8 @@ def chosen_steps(objective: Objective, steps: Sequence[int]) -> int:
     return next((count for count in sorted(steps) if not objective.advice(count)), max(steps))
 
 
-def same_ruler(row: dict[str, Any], protocol: str) -> bool:
-    """Whether a row was measured by the ruler of a protocol."""
+def same_evaluator(row: dict[str, Any], protocol: str) -> bool:
+    """Whether a row was measured by the evaluator of a protocol."""
     try:
         same([row, {"protocol": protocol}])
     except ValueError:
@@ -61,7 +61,7 @@ class OnlineEvaluation:
     Args:
         place: the run folder; quality.jsonl, best.safetensors and best.json are written there.
         data: what the network learns from, without labels where it has no classes.
-        ruler: what to hold the samples against, with the features of the distance.
+        evaluator: what to hold the samples against, with the features of the distance.
         share: of the time of the run, 0 to measure never.
         last: the last step of the run.
         step: how many steps of it are done already.
@@ -71,7 +71,7 @@ class OnlineEvaluation:
     place: Path
     objective: Objective
     data: Dataset
-    ruler: evaluation.Reference
+    evaluator: evaluation.Evaluator
     share: float
     last: int
     step: int = 0
@@ -83,14 +83,14 @@ class OnlineEvaluation:
         """Read what earlier sittings measured up to `step`; later lines, which may be made again, go."""
         self.lines = Lines(self.place / "quality.jsonl", self.step)
         self.budget = chosen_steps(self.objective, self.steps)
-        self.asked = labels.asked(STANDARD.labels, self.num, self.data.class_names, self.ruler, SEED)
+        self.asked = labels.asked(STANDARD.labels, self.num, self.data.class_names, self.evaluator, SEED)
         self.predicted: float | None = None
         self.costs: list[float] = []
         self.spent = sum(row["cost"] for row in self.lines.rows())
         best = self.place / f"{BEST}.json"
         processes.wait()  # all have read it before one writes
         kept = json.loads(best.read_text(encoding="utf-8")) if best.exists() else {}
-        comparable = kept.get("steps") == self.budget and same_ruler(kept, self.protocol(""))
+        comparable = kept.get("steps") == self.budget and same_evaluator(kept, self.protocol(""))
         self.lowest = kept["distance"] if comparable else math.inf
 
     def __call__(self, state: State) -> None:
@@ -149,8 +149,8 @@ class OnlineEvaluation:
             "weights": weights,
             "steps": steps,
             "nfe": self.objective.nfe(steps),
-            "features": self.ruler.features.name,
-            "metric": self.ruler.features.frechet,
+            "features": self.evaluator.features.name,
+            "metric": self.evaluator.features.frechet,
             "distance": distance,
             "num": self.num,
             "seed": SEED,
@@ -165,7 +165,7 @@ class OnlineEvaluation:
 
     def protocol(self, weights: str) -> str:
         """The protocol id of a number measured of some weights."""
-        made = conditions(STANDARD, self.ruler, self.num, self.asked.law, weights)
+        made = conditions(STANDARD, self.evaluator, self.num, self.asked.law, weights)
         return str(replace(made, seed=SEED))
 
     def distance(self, flow: Any, steps: int) -> float | None:
@@ -180,18 +180,18 @@ class OnlineEvaluation:
             steps=steps,
             batch=BATCH,
             bounds=evaluation.BOUNDS.get(self.data.kind),
-            decode=evaluation.decoder_for(self.data, self.ruler, generation.device_of(flow)),
+            decode=evaluation.decoder_for(self.data, self.evaluator, generation.device_of(flow)),
         )
         rows: list[Tensor] = []
         for samples, _ in batches:
             if not bool(samples.isfinite().all()):
                 rows.clear()
                 break
-            rows.append(self.ruler.features(samples))
+            rows.append(self.evaluator.features(samples))
         if processes.any_of(not rows):
             return None
         features = processes.gathered(torch.cat(rows))
-        return distances.frechet(distances.statistics(features), self.ruler.statistics)
+        return distances.frechet(distances.statistics(features), self.evaluator.statistics)
 
     def keep(self, state: State, decay: float, row: dict[str, Any]) -> None:
         """Write the best weights so far, and which they are."""

@@ -194,7 +194,7 @@ def tabulate(
     reporter: Reporter,
     counts: Sequence[int],
     remarks: Sequence[str] = (),
-    ruler: evaluation.Reference | None = None,
+    evaluator: evaluation.Evaluator | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a map at some numbers of steps; print the table, and write it with remarks (table.json, table.md)."""
     with warnings.catch_warnings(record=True) as caught:
@@ -202,15 +202,15 @@ def tabulate(
         about = f"measuring {num:,} samples at {listed(counts)} steps"
         with counted(about, len(processes.share(num)) * sum(map(objective.nfe, counts))) as tick:
             rows = evaluation.evaluate(
-                flow, objective, data, counts, num=num, weights=weights, ruler=ruler, tick=tick
+                flow, objective, data, counts, num=num, weights=weights, evaluator=evaluator, tick=tick
             )
     notes = [
-        *evaluation.report.notes(rows),
+        *evaluation.quality_table.notes(rows),
         *remarks,
         *dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning),
     ]
     write_table(folder, rows, notes)
-    reporter.console.print(evaluation.report.table(rows))
+    reporter.console.print(evaluation.quality_table.table(rows))
     for note in notes:
         reporter.say(note)
     return rows
@@ -218,7 +218,7 @@ def tabulate(
 
 def write_table(folder: Path, rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> None:
     """Write measured rows as table.json and table.md; a table that is there already is kept as table.old-N."""
-    texts = {"json": json.dumps(rows, indent=2) + "\n", "md": evaluation.report.markdown(rows, notes)}
+    texts = {"json": json.dumps(rows, indent=2) + "\n", "md": evaluation.quality_table.markdown(rows, notes)}
     if any((folder / f"table.{suffix}").exists() for suffix in texts):
         number = 1
         while any((folder / f"table.old-{number}.{suffix}").exists() for suffix in texts):

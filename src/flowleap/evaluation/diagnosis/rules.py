@@ -15,7 +15,7 @@ from functools import partial
 
 from flowleap.evaluation.diagnosis.measurements import ORDER, Diagnosis, Finding, RunFacts, Spread
 from flowleap.evaluation.diagnosis.records import SPIKE
-from flowleap.evaluation.report import COPIED, MEMORIZED
+from flowleap.evaluation.quality_table import COPIED, MEMORIZED
 
 problem, warning, note = partial(Finding, "problem"), partial(Finding, "warning"), partial(Finding, "note")
 

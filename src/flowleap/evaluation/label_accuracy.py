@@ -1,4 +1,4 @@
-"""Class agreement: how often a classifier fitted on real data finds in a sample the label asked for."""
+"""Label accuracy: the share of samples that a classifier assigns to the label they were asked for with."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from flowleap.data import Dataset
 from flowleap.randomness import generator
 
 FITTED = 1000  # rows of the seeded permutation the classifier is fitted on; four fifths of a smaller set
-GAMMA: dict[str, float | str] = {
-    "digits": 0.02
-}  # radial-basis width by data set; "scale" = 1 / (d var) elsewhere
+GAMMA: dict[str, float | str] = {"digits": 0.02}  # radial-basis width; of other data "scale", 1 / (d var)
 PENALTY = 10.0
-JUDGED = 10_000  # rows of the rest that its accuracy is measured on, at most
-SIDE, MANY = 16, 784  # images of more than so many values are shrunk to this side first, for speed
+TESTED = 10_000  # rows of the rest that its accuracy is measured on, at most
+SIDE, MANY = 16, 784  # images of more values than MANY are shrunk to this side first, for speed
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A support vector classifier exp(−γ |a − b|²) fitted on part of the real data, in the units of the data.
+class Fitted:
+    """A support vector classifier exp(−γ |a − b|²) fitted to part of the real data, in the units of the data.
 
     `score` is its accuracy on the rest of the real data (`held_out` rows), which perfect samples would reach.
-    Units: digits are judged in [−1, 1] with γ = 0.02 and C = 10, where `score` is 0.992; on the same rows the
+    Units: of digits in [−1, 1] with γ = 0.02 and C = 10, `score` is 0.992; on the same rows the
     same γ scores 0.990 with pixels in 0..1 and 0.300 with pixels in 0..16.
     """
 
@@ -38,7 +36,7 @@ class Judge:
     name: str = "SVM"
 
     def hits(self, samples: Tensor, label: Tensor, logits: Tensor | None = None) -> int:
-        """How many samples have the wanted class as the predicted one.
+        """Return the number of samples whose predicted class is their label.
 
         Shapes: samples (n, ...), label (n,).
         """
@@ -47,8 +45,8 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """The classifier that also makes the features: its largest logit is its verdict.
+class OfFeatures:
+    """The classifier that the features are taken from; it predicts the class of the largest logit.
 
     `score` is its accuracy on the reference itself, which it may have been fitted on.
     """
@@ -57,7 +55,7 @@ class Classifier:
     score: float
 
     def hits(self, samples: Tensor, label: Tensor, logits: Tensor | None = None) -> int:
-        """How many samples have the wanted class as the predicted one.
+        """Return the number of samples whose predicted class is their label.
 
         Shapes: label (n,), logits (n, classes).
         """
@@ -65,18 +63,16 @@ class Classifier:
         return int((logits.argmax(dim=1) == label.cpu()).sum())
 
 
-def by_logits(name: str, logits: Tensor, label: Tensor) -> Classifier:
-    """The judge that features named `name` make, with its accuracy on rows of known class.
+def of_features(name: str, logits: Tensor, label: Tensor) -> OfFeatures:
+    """Return the classifier of the features of a name, with its accuracy on real rows.
 
     Shapes: logits (n, classes), label (n,).
     """
-    return Classifier(f"{name} classifier", float((logits.argmax(dim=1) == label.cpu()).double().mean()))
+    return OfFeatures(f"{name} classifier", float((logits.argmax(dim=1) == label.cpu()).double().mean()))
 
 
 def rows(samples: Tensor) -> Any:
-    """Samples as the classifier sees them: one float64 row each, in the units of the data.
-
-    Images of more than 784 values are shrunk to 16 × 16, as their features are.
+    """Return samples as float64 rows in the units of the data; images of more than 784 values shrunk to 16 × 16.
 
     Shapes: (n, ...) -> (n, d), a numpy array.
     """
@@ -85,10 +81,10 @@ def rows(samples: Tensor) -> Any:
     return samples.flatten(1).double().cpu().numpy()
 
 
-def fit(dataset: Dataset, seed: int = 0) -> Judge | None:
-    """A judge fitted on the first rows of a seeded permutation of the data.
+def fit(dataset: Dataset, seed: int = 0) -> Fitted | None:
+    """Return a classifier fitted to the first rows of a seeded permutation of the data.
 
-    None where the data has no labels, or fewer than two classes. The same data and seed give the same judge.
+    None where the data has no labels, or fewer than two classes. The same data and seed give the same classifier.
     """
     if dataset.label is None:
         return None
@@ -97,11 +93,11 @@ def fit(dataset: Dataset, seed: int = 0) -> Judge | None:
     order = torch.randperm(len(dataset), generator=generator(seed, "judge")).numpy()
     fitted = min(FITTED, 4 * len(order) // 5)
     label = dataset.label.cpu().numpy()
-    seen, rest = order[:fitted], order[fitted : fitted + JUDGED]
+    seen, rest = order[:fitted], order[fitted : fitted + TESTED]
     if len(set(label[seen].tolist())) < 2:
         return None
     classifier = SVC(kernel="rbf", C=PENALTY, gamma=GAMMA.get(dataset.name, "scale")).fit(
         rows(dataset.x[torch.from_numpy(seen)]), label[seen]
     )
     score = float(classifier.score(rows(dataset.x[torch.from_numpy(rest)]), label[rest]))
-    return Judge(classifier, score, len(seen), len(rest))
+    return Fitted(classifier, score, len(seen), len(rest))

@@ -1,4 +1,4 @@
-"""What samples are held against: a data set with all that is known of its rows, or stored statistics."""
+"""Evaluators: the real data that samples are compared with, in the features of the comparison."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ from torch import Tensor
 
 from flowleap import data as data_sets
 from flowleap.data import Dataset, Preprocessing, Rows, classes, opening
-from flowleap.evaluation import agreement, distances, features, library, manifold, statistics_file
+from flowleap.evaluation import distances, features, label_accuracy, library, manifold, statistics_file
 from flowleap.evaluation.protocol import Standard
 from flowleap.randomness import generator
 
-__all__ = ["PAIRS", "Reference", "TooFew", "chosen", "held_out", "originals", "reference", "stored_reference"]
+__all__ = [
+    "PAIRS",
+    "Evaluator",
+    "TooFew",
+    "chosen",
+    "evaluator_for",
+    "held_out",
+    "originals",
+    "stored_evaluator",
+]
 
 PART = 50_000
-"""Of data that stay on the disk and are more, a fixed random part of so many is the ruler; its split says so."""
+"""Rows used of larger data that stay on the disk: a fixed random part, which the split in the protocol id names."""
 PAIRS = 10_000
-"""At most so many rows of each set go into what compares all pairs: kernel distance, precision, nearest row."""
+"""Rows used of each set by what compares all pairs: kernel distance, precision, nearest row."""
 
 
 class TooFew(ValueError):
@@ -30,17 +39,16 @@ class TooFew(ValueError):
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The real data as a ruler: its features, their statistics, a judge of its classes, its own distances.
+class Evaluator:
+    """The features of real data, their statistics, and a classifier of its labels; each computed once, on first use.
 
-    Whatever is costly is computed when it is first asked for, and once. Where only `stored` statistics are
-    given, everything that needs the rows themselves is None.
+    Of `stored` statistics alone, everything that needs the rows themselves is None.
 
     Args:
         name: of the data set or of the file.
         split: which part of the data these rows are.
         dataset: the rows, None for stored statistics.
-        stored: their statistics, and what their file says, where there are no rows.
+        stored: the statistics in a file, where there are no rows.
     """
 
     name: str
@@ -51,13 +59,13 @@ class Reference:
 
     @property
     def size(self) -> int | None:
-        """How many rows the statistics are of; None where a file does not say."""
+        """The number of rows behind the statistics; None where a file does not say."""
         return self.statistics.count or None
 
     @cached_property
     def dims(self) -> int:
-        """The number of features; of a data set it is asked for with one row."""
-        if self.stored is not None or self.dataset is None:
+        """The number of features; of a data set it is computed from one row."""
+        if self.dataset is None:
             return len(self.statistics.mean)
         self.features.check(self.dataset.x[:1])
         return self.features.dims or self.features(self.dataset.x[:1]).shape[1]
@@ -65,18 +73,18 @@ class Reference:
     @property
     def shape(self) -> tuple[int, ...] | None:
         """Of one real sample; None where a file does not say."""
-        return self._kept.shape if self.dataset is None else self.dataset.shape
+        return self._file.shape if self.dataset is None else self.dataset.shape
 
     @property
     def class_counts(self) -> Mapping[str, int]:
-        """How many rows each class has, by name, in the order of the labels; empty where there are none, or unknown."""
+        """The number of rows of each class by its name, in the order of the labels; empty where it is not known."""
         if self.dataset is None:
-            return self._kept.class_counts
+            return self._file.class_counts
         return dict(zip(self.dataset.class_names, self.dataset.class_counts, strict=False))
 
     @property
     def described(self) -> str:
-        """The reference in a protocol id: name, split, size and checksum."""
+        """The real data in a protocol id: name, split, size and checksum."""
         return f"{self.name}/{self.split}:{self.size or '?'}@{self.checksum}"
 
     @cached_property
@@ -93,35 +101,35 @@ class Reference:
 
     @cached_property
     def paired(self) -> Tensor | None:
-        """The rows that pairs are made with: at most `PAIRS`, by a fixed permutation where there are more."""
+        """The rows that all pairs are made with: at most `PAIRS`, a fixed random part where there are more."""
         if self.rows is None or len(self.rows) <= PAIRS:
             return self.rows
         return self.rows[self._order("pairs")[:PAIRS]]
 
     @cached_property
     def radii(self) -> Tensor | None:
-        """How far the neighbors of each paired row are."""
+        """The distances of each paired row to its neighbors, see `manifold.radii`."""
         return None if self.paired is None else manifold.radii(self.paired)
 
     @cached_property
     def statistics(self) -> distances.Statistics:
         """Mean and covariance of the features."""
-        return self._kept.statistics if self.rows is None else distances.statistics(self.rows)
+        return self._file.statistics if self.rows is None else distances.statistics(self.rows)
 
     @cached_property
-    def judge(self) -> agreement.Judge | agreement.Classifier | None:
-        """Says the class of a sample; None without labels."""
+    def classifier(self) -> label_accuracy.Fitted | label_accuracy.OfFeatures | None:
+        """The classifier behind the label accuracy; None without labels."""
         if self.dataset is None:
             return None
         label = self.dataset.label
         logits = None if label is None else self._extracted[1]
         if label is not None and logits is not None and logits.shape[1] == self.dataset.num_classes:
-            return agreement.by_logits(self.features.name, logits, label)
-        return agreement.fit(self.dataset)
+            return label_accuracy.of_features(self.features.name, logits, label)
+        return label_accuracy.fit(self.dataset)
 
     @cached_property
     def spacing(self) -> Tensor | None:
-        """How far real rows, a fixed random part of them, are from their nearest other row, (≤ 2000,)."""
+        """The distance of real rows, a fixed random part of them, to their nearest other row, (≤ 2000,)."""
         return None if self.rows is None else distances.spacing(self.rows, self._order("neighbors"))
 
     def check_labels(self, label: Tensor) -> None:
@@ -141,7 +149,7 @@ class Reference:
     def floor(self) -> float | None:
         """The distance between two halves of the real data; None where half is too small, or it is not stored."""
         if self.dataset is None:
-            return self._kept.floor
+            return self._file.about.get("floor")
         if self.rows is None or len(self.rows) // 2 <= self.dims:
             return None
         return distances.halves(self.rows, self._order("halves"))
@@ -149,11 +157,11 @@ class Reference:
     @cached_property
     def checksum(self) -> str:
         """The first 12 hexadecimal digits of the SHA-256 of the data and its labels, or of stored statistics."""
-        return self._kept.fingerprint if self.dataset is None else self.dataset.checksum
+        return self._file.fingerprint if self.dataset is None else self.dataset.checksum
 
     @property
-    def _kept(self) -> statistics_file.StoredStatistics:
-        assert self.stored is not None, "a reference has rows or statistics"
+    def _file(self) -> statistics_file.StoredStatistics:
+        assert self.stored is not None, "an evaluator has rows or statistics"
         return self.stored
 
     def _order(self, stream: str) -> Tensor:
@@ -161,13 +169,11 @@ class Reference:
         return torch.randperm(len(self.dataset), generator=generator(0, stream))
 
 
-def reference(dataset: Dataset, kind: features.Features | None = None) -> Reference:
-    """The ruler a data set makes, with its default features unless others are given.
+def evaluator_for(dataset: Dataset, kind: features.Features | None = None) -> Evaluator:
+    """Return an evaluator that compares with a data set, by default in the features that suit it.
 
-    Features of images are taken of those that latents were made from. Of what stays on the disk, a fixed random part of
-    at most `PART` is used.
-
-    Features of the rows are computed when they are first asked for.
+    Image features of latents are those of the images the latents were made from. Of data that stay on the disk, a
+    fixed random part of at most `PART` is used.
 
     Raises: TooFew where the data has too few rows for a covariance of these features; ValueError where it does not fit
         them, or the images behind latents are not there any more.
@@ -177,18 +183,18 @@ def reference(dataset: Dataset, kind: features.Features | None = None) -> Refere
         dataset = originals(dataset)
     if isinstance(dataset.x, Rows) and dataset.x.on_disk:
         dataset = dataset.part(PART)
-    ruler = Reference(dataset.name, kind, dataset.split, dataset)
-    if len(dataset) <= ruler.dims:
+    evaluator = Evaluator(dataset.name, kind, dataset.split, dataset)
+    if len(dataset) <= evaluator.dims:
         raise TooFew(
             f"{dataset.name} has {len(dataset)} {'row' if dataset.kind == 'points' else 'image'}"
-            f"{'s' * (len(dataset) != 1)}, and the covariance of {ruler.dims} {kind.name} features needs at least "
-            f"{ruler.dims + 1}: add some, or choose features with fewer dimensions"
+            f"{'s' * (len(dataset) != 1)}, and the covariance of {evaluator.dims} {kind.name} features needs at least "
+            f"{evaluator.dims + 1}: add some, or choose features with fewer dimensions"
         )
-    return ruler
+    return evaluator
 
 
 def originals(dataset: Dataset) -> Dataset:
-    """The images that a data set of latents was made from.
+    """Return the images that a data set of latents was made from.
 
     Raises: ValueError where they are not there any more, or others are, or they were streamed.
     """
@@ -216,39 +222,38 @@ def originals(dataset: Dataset) -> Dataset:
     return replace(found, label=label, num_classes=dataset.num_classes, classes=dataset.classes)
 
 
-def held_out(dataset: Dataset, features: str = "auto", device: str | torch.device | None = None) -> Reference:
-    """The ruler of runs that are finished: the held-out part of their data where there is one, or else all of it.
+def held_out(dataset: Dataset, features: str = "auto", device: str | torch.device | None = None) -> Evaluator:
+    """Return the evaluator of finished runs: with the held-out part of their data where there is one, else all of it.
 
-    Raises: ValueError as `reference`.
+    Raises: ValueError as `evaluator_for`.
     """
-    judging = data_sets.held_out(dataset) or dataset
-    return reference(judging, library.named(features, judging, device=device))
+    part = data_sets.held_out(dataset) or dataset
+    return evaluator_for(part, library.named(features, part, device=device))
 
 
-def stored_reference(path: Path, kind: features.Features | None = None) -> Reference:
-    """The ruler that a file of statistics makes: Fréchet distances only, since it holds no rows.
+def stored_evaluator(path: Path, kind: features.Features | None = None) -> Evaluator:
+    """Return the evaluator of a file of statistics: Fréchet distances only, since it holds no rows.
 
     Args:
         path: an .npz with mu and sigma, by `flowleap data stats`, ADM, EDM or pytorch-fid.
         kind: the features it was made with; None where the file says which.
 
-    Raises: ValueError for a damaged file, one of other features, or one that does not say which and is not told.
+    Raises: ValueError for a damaged file, one of other features, or one that does not say which where `kind` is None.
     """
     stored = statistics_file.read(path, kind)
+    about = stored.about
     if kind is None:
-        said = stored.about.get("features")
+        said = about.get("features")
         if said not in library.NAMES:
             raise ValueError(
                 f"{path} does not say which features it was made with: name them, as in --features inception:adm"
             )
-        return stored_reference(path, library.named(said))
-    about = stored.about
-    name, split = str(about.get("source", path.stem)), str(about.get("split", "all"))
-    return Reference(name, kind, split, stored=stored)
+        return stored_evaluator(path, library.named(said))
+    return Evaluator(str(about.get("source", path.stem)), kind, str(about.get("split", "all")), stored=stored)
 
 
 def preprocessing_like(shape: Sequence[int], reference: str | None, square: Any) -> Preprocessing | None:
-    """Return how the images of a reference at a path are taken, as large as samples are; None of a name."""
+    """Return how to read the images of a path: as large as samples are. None where `reference` is a name."""
     square_ones = len(shape) == 3 and shape[1] == shape[2]
     if reference is None or not square_ones or not opening.present(reference):
         return None
@@ -262,12 +267,12 @@ def chosen(
     trained_on: Dataset | None,
     device: str | torch.device,
     preprocessing: Preprocessing | None = None,
-) -> Reference:
-    """Return the ruler that is asked for by names: of data, of a file of statistics, or else that of the training data.
+) -> Evaluator:
+    """Return an evaluator by names: with a data set, a file of statistics, or by default the training data.
 
     Args:
         kind: features, None for what follows from the data. name: a data set, or a place.
-        preprocessing: how images at a place are taken.
+        preprocessing: how images at a place are read.
 
     Raises: ValueError where the standard needs other statistics, or statistics were made with other features.
     """
@@ -275,11 +280,11 @@ def chosen(
         raise ValueError(
             f"protocol {standard} compares with {standard.reference}: give that file with --reference FILE.npz"
         )
+    kind = kind or "auto"
     if name is None:
         assert trained_on is not None, "a run, or a reference for images"
-        return held_out(trained_on, kind or "auto", device)
+        return held_out(trained_on, kind, device)
     if statistics_file.is_statistics(Path(name)):
-        unsaid = kind is None or kind == "auto"
-        return stored_reference(Path(name), None if unsaid else library.named(str(kind), device=device))
+        return stored_evaluator(Path(name), None if kind == "auto" else library.named(kind, device=device))
     dataset = data_sets.load(name, preprocessing=preprocessing)
-    return reference(dataset, library.named(kind or "auto", dataset, device=device))
+    return evaluator_for(dataset, library.named(kind, dataset, device=device))
