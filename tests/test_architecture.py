@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "flowleap"
 
 FLOORS = (
-    ("formatting", "neighbors", "streams"),
+    ("formatting", "streams", "suggest"),
     (
         "citations",
         "clock",
@@ -37,12 +37,12 @@ FLOORS = (
     ("velocities", "samplers"),
     ("couplings",),
     ("objectives",),
-    ("distillation", "values"),
+    ("distillation", "serialize"),
     ("methods",),
     ("design", "extensions"),
     ("evaluation", "pictures"),
     ("training",),
-    ("runs", "foreign"),
+    ("runs", "importers"),
     ("reports",),
     ("studies",),
     ("cli",),
@@ -117,7 +117,7 @@ def test_a_room_imports_from_lower_floors_only(room):
     ("text", "found"),
     [
         ("import flowleap.paths", {"paths"}),
-        ("from flowleap import methods, values", {"methods", "serialize"}),
+        ("from flowleap import methods, serialize", {"methods", "serialize"}),
         ("from flowleap.data.batching import Shuffled", {"data"}),
         ("def f():\n    from flowleap import runs", {"runs"}),
         ("from . import helper\nfrom .other import x", {"objectives"}),
