@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # parallel workers, and the commands they start, share the cores
+# Parallel workers, and the commands they start, share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+if sys.dont_write_bytecode:
+    # Compiling torch and the tests anew takes each worker 25 s, and each command that a test starts 5 s. The bytecode
+    # goes where it does not lie beside the sources.
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 import pytest
-import torch
 from hypothesis import settings
-
-from flowleap.training import report
-
-torch.set_num_threads(1)
 
 # The same examples on every run and no stopwatch: torch's first call of a kind may take seconds.
 settings.register_profile("flowleap", deadline=None, max_examples=25, derandomize=True, database=None)
@@ -30,21 +33,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -slow[item.path])
 
 
-PICTURES = {name: getattr(report, name) for name in ("draw_curves", "draw_budgets", "draw_samples")}
-
-
 @pytest.fixture(scope="session", autouse=True)
-def no_pictures() -> Iterator[None]:
+def pictures() -> Iterator[dict[str, Callable[..., None]]]:
     """Runs draw no pictures, which take 3 s of CPU time each; a test of pictures asks for `with_pictures`."""
+    import torch  # not above: the process that only hands tests to its workers does without
+
+    from flowleap.training import report
+
+    torch.set_num_threads(1)
+    drawing = {name: getattr(report, name) for name in ("draw_curves", "draw_budgets", "draw_samples")}
     with pytest.MonkeyPatch.context() as patch:
-        for name in PICTURES:
+        for name in drawing:
             patch.setattr(report, name, lambda *arguments: None)
-        yield
+        yield drawing
 
 
 @pytest.fixture
-def with_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_pictures(monkeypatch: pytest.MonkeyPatch, pictures: dict[str, Callable[..., None]]) -> None:
     """Runs draw their pictures, but none of samples that take many steps."""
+    from flowleap.training import report
+
     monkeypatch.setattr(report, "BUDGETS", (1, 2))
-    for name, draw in PICTURES.items():
+    for name, draw in pictures.items():
         monkeypatch.setattr(report, name, draw)
