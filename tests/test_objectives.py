@@ -941,7 +941,7 @@ def test_chosen_rows_use_the_velocity_of_the_batch_and_the_others_their_own():
     assert not torch.equal(of_batch, own)
 
 
-@pytest.mark.parametrize(("of", "conditioning"), [("t, r", "r"), ("t", "t")])
+@pytest.mark.parametrize(("of", "told"), [("t, r", "r"), ("t", "t")])
 def test_the_learned_weight_is_a_function_of_both_times_or_of_the_departure_alone(of, told):
     """On every row, those with r = t among them."""
     loss = LearnedVariance(AdaptivePower(power=1.0, eps=1e-3), of=of)

@@ -341,7 +341,7 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match=r"a teacher's, and no teacher is given"):
         objective(flow, flow, batch)
     taught = objective.with_teacher(flow)
-    with pytest.raises(ValueError, match="judged with another network"):
+    with pytest.raises(ValueError, match="needs its auxiliary network"):
         taught(flow, None, batch)
     with pytest.raises(ValueError, match="Generated trains on what another map makes"):
         Generated().data(batch.x, batch.x, None, 0, None)
