@@ -43,7 +43,7 @@ def test_clean_images_have_no_duplicates(photos):
     found = examine(store_of(photos), workers=0)
     assert (
         found.exact == found.near == ()
-        and found.usable == 80
+        and len(found.fine) == 80
         and not any(found.of_fault(k) for k in ("mode", "small"))
     )
     assert found.problems() == ["only 80 usable images: a generator may memorize them"]
@@ -96,10 +96,10 @@ def test_what_training_leaves_out_is_what_is_found(tmp_path):
     assert {kind: len(found.of_fault(kind)) for kind in ("unreadable", "mode", "transparent", "small")} == {
         "unreadable": 4, "mode": 1, "transparent": 1, "small": 0,
     }  # fmt: skip
-    assert found.usable == 23 and found.names_of_modes["RGB"] == 21
+    assert len(found.fine) == 23 and found.names_of_modes["RGB"] == 21
     assert {"P", "L", "CMYK", "RGBA"} <= set(found.names_of_modes)
     small = examine(store_of(tmp_path), preprocessing=Preprocessing(size=64), workers=0)
-    assert len(small.of_fault("small")) == 23 and small.usable == 0
+    assert len(small.of_fault("small")) == 23 and len(small.fine) == 0
 
 
 def test_classes_are_counted_and_uneven_ones_told(tmp_path):

@@ -363,9 +363,7 @@ def test_checksums_are_of_values_and_labels_not_of_their_packing(tmp_path):
     assert replace(plain, label=None, num_classes=None).checksum != wanted
     images[2, 1, 1] ^= 1
     archive(tmp_path / "a.npz", images=images, label=label)
-    with pytest.raises(
-        ValueError, match=r"at .*a\.npz have changed: .*Put back what was there, .*or start a new"
-    ):
+    with pytest.raises(ValueError, match=r"at .*a\.npz have changed: .*Restore the files, .*or start a new"):
         data.load(tmp_path / "a.npz", checksum=plain.checksum)
 
 

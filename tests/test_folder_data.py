@@ -521,7 +521,7 @@ def test_batches_read_ahead_are_the_batches(three, name, own, parts):
                 seen.append(found.row)
         assert reading.ahead._starts == 1
         assert torch.equal(drawn(reading, 8, own[0]).x, drawn(whole, 8, own[0]).x)  # the last step once more
-    assert reading.ahead._made is None
+    assert reading.ahead._results is None
     assert parts == 1 or name == "esc" or not all(torch.equal(row, seen[0]) for row in seen)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from flowleap.data.codec import Codec
 from flowleap.data.latent_cache import Cache, Contents
 from flowleap.data.shards import ShardError
 from flowleap.lock import locked
+from flowleap.progress import shown_by
 from flowleap.randomness import generator
 from flowleap.training.config import PRESETS
 from forked import forked, needs_processes
@@ -214,18 +216,23 @@ def test_a_resumed_cache_is_that_of_an_uninterrupted_encode(tmp_path, cache, vae
     """Bit by bit; whole shards are neither computed nor written again."""
     made, options = begun(tmp_path / "cache", vaes["kl"], images)
     left = iter([False] * 8)
-    progress = autoencoders.Progress(interrupted=lambda: next(left, True))
     with pytest.raises(encoding.Stopped):
-        autoencoders.encode(made, **options, progress=progress)
+        autoencoders.encode(made, **options, interrupted=lambda: next(left, True))
     there = {path: path.stat().st_mtime_ns for path in made.folder.glob("*.safetensors")}
     assert len(there) == 2 and not made.whole and not list(made.folder.glob(".*"))
     with pytest.raises(ShardError, match=r"is not whole: 2 of 5 shards .* Finish it with"):
         data.load(made.folder)
 
     seen = []
-    progress = autoencoders.Progress(found=lambda *numbers: seen.append(numbers), tick=seen.append)
-    assert autoencoders.encode(Cache.read(made.folder), **options, progress=progress)
-    assert seen[0] == (32, ROWS + HELD) and sum(seen[1:]) == ROWS + HELD - 32
+
+    @contextmanager
+    def shown(text, total):
+        seen.append(total)
+        yield seen.append
+
+    with shown_by(shown):
+        assert autoencoders.encode(Cache.read(made.folder), **options)
+    assert seen[0] == sum(seen[1:]) == ROWS + HELD - 32
     assert all(path.stat().st_mtime_ns == before for path, before in there.items())
     assert bytes_of(made.folder) == bytes_of(cache)
 
@@ -621,7 +628,7 @@ def test_a_run_on_latents_resumes_exactly(tmp_path, cache):
 
     known = json.loads((whole / "config.json").read_text())["dataset"]
     assert (known["kind"], known["shape"], known["rows"]) == ("latents", [4, 4, 4], ROWS)
-    assert Codec.from_dict(known["codec"]) == data.load(place).codec == runs.load_run(whole).codec
+    assert Codec(**known["codec"]) == data.load(place).codec == runs.load_run(whole).codec
     index = json.loads((place / "latents.json").read_text())
     index["contents"]["codec"]["scaling"] = 0.3
     (place / "latents.json").write_text(json.dumps(index))

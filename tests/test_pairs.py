@@ -39,7 +39,7 @@ def pairs(rows: range, labels: bool = True) -> tuple[Tensor, Tensor, Tensor | No
 
 def fill(store: PairStore, stop: int | None = None) -> PairStore:
     for index in list(store.missing())[:stop]:
-        store.add(*pairs(store.origin.rows(index)), seconds=1.5)
+        store.add(*pairs(store.origin.shards[index].rows), seconds=1.5)
     return store
 
 

@@ -1,4 +1,4 @@
-"""How long reading takes is shown by whoever has a screen: the command line says how, the library says what."""
+"""Progress of long work in the library: the command line decides how it is shown, by default not at all."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _SHOWN: ContextVar[Shown] = ContextVar("shown", default=_silent)
 
 
 def counted(text: str, total: int) -> AbstractContextManager[Tick]:
-    """Show how much of something long is done, where somebody looks; yields what is told of each part done."""
+    """Show the progress of `total` items; yields a function that takes the number of newly finished items."""
     return _SHOWN.get()(text, total)
 
 
 @contextmanager
 def shown_by(shown: Shown) -> Iterator[None]:
-    """Let what is read inside be shown by a function (text, total) -> context of a tick."""
+    """Show the progress of work inside by a function (text, total) -> context manager, see `counted`."""
     token = _SHOWN.set(shown)
     try:
         yield

@@ -1,14 +1,14 @@
-"""Autoencoders of the package diffusers: images to latents, once, and latents to images, wherever one looks at them.
+"""Autoencoders of the package diffusers: encode images into a cache of latents, and decode latents.
 
 vae = load("stabilityai/sd-vae-ft-ema", device="cuda")     # an id of the hub, or a folder
 parts = {"all": data.load("photos")}
-contents = planned(parts, vae, source="photos")            # what a cache is to hold, see data.latent_cache
+contents = planned(parts, vae, source="photos")            # the contents of the cache, see data.latent_cache
 encode(Cache.begin("photos-latents", contents), parts, vae)
 images = Decoder(vae, contents.codec)(latents)             # in [-1, 1]
 """
 
 from flowleap.autoencoders.decoding import Decoder, decoder, decoder_or_none
-from flowleap.autoencoders.encoding import Progress, encode, planned
+from flowleap.autoencoders.encoding import encode, planned
 from flowleap.autoencoders.model import KINDS, PRECISIONS, Autoencoder, load
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "PRECISIONS",
     "Autoencoder",
     "Decoder",
-    "Progress",
     "decoder",
     "decoder_or_none",
     "encode",

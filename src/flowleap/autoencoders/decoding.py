@@ -1,4 +1,4 @@
-"""The one place where latents become images."""
+"""Decode latents to images."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _LOST: set[Codec] = set()
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """What a network makes, as images: the autoencoder's decoder of x / scaling + shift, clamped to [-1, 1].
+    """Decodes samples of the network, x / scaling + shift, and clamps the images to [-1, 1].
 
     Args:
-        batch: latents that are decoded at a time.
+        batch: number of latents decoded at a time.
 
     Shapes: (n, latent channels, h, w) -> float32 (n, channels, height, width), on the CPU.
     """
@@ -35,11 +35,11 @@ class Decoder:
     batch: int = BATCH
 
     def __call__(self, latents: Tensor) -> Tensor:
-        """Return the images; those of latents that are not finite are NaN."""
-        made = [self._some(part) for part in latents.split(self.batch)]
+        """Decode latents; images of latents that are not finite are NaN."""
+        made = [self._images(part) for part in latents.split(self.batch)]
         return torch.cat(made) if made else torch.empty(0, *self.shape(tuple(latents.shape[1:])))
 
-    def _some(self, latents: Tensor) -> Tensor:
+    def _images(self, latents: Tensor) -> Tensor:
         images = self.autoencoder.images(self.codec.unscaled(latents)).cpu()
         if self.codec.channels == 1:
             images = images.mean(dim=1, keepdim=True)
@@ -47,7 +47,7 @@ class Decoder:
         return torch.where(sound, images.clamp(*BOUNDS), torch.nan)
 
     def shape(self, latent: tuple[int, ...]) -> tuple[int, int, int]:
-        """Return the shape of the images of latents of a shape."""
+        """Return the shape of an image, given that of its latent."""
         factor = self.autoencoder.factor
         channels = self.codec.channels or int(self.autoencoder.config["out_channels"])
         return channels, latent[1] * factor, latent[2] * factor
@@ -59,12 +59,11 @@ def decoder(
     device: str | torch.device = "cpu",
     precision: str = "float32",
 ) -> Decoder:
-    """Return the decoder of recorded latents: with the autoencoder they were made by, or another that is named.
+    """Return the decoder of latents: of the autoencoder recorded in `codec`, or of the one that `vae` names.
 
-    Where nothing is recorded, scaling and shift are those of the config of the one that is named. The last few are
-    kept, so that a run which draws pictures reads its autoencoder once.
+    Without `codec`, scaling and shift are those of the config of `vae`. The last two autoencoders stay loaded.
 
-    Raises: ValueError where the recorded autoencoder now has other weights; as `autoencoders.load`.
+    Raises: ValueError if the recorded autoencoder has other weights now; as `autoencoders.load`.
     """
     if codec is None and vae is None:
         raise ValueError(
@@ -88,9 +87,9 @@ def decoder(
 
 
 def decoder_or_none(codec: Codec | None, device: str | torch.device = "cpu") -> Decoder | None:
-    """Return the decoder of recorded latents; None, and a warning that says why, where it cannot be had.
+    """Return the decoder of recorded latents; None with a warning if it cannot be loaded.
 
-    None also where the autoencoder is known by name only, as that of imported weights is.
+    None without a warning if only the name of the autoencoder is known, as for imported weights.
     """
     if codec is None or not codec.checksum or codec in _LOST:
         return None

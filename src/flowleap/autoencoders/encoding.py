@@ -1,4 +1,4 @@
-"""From images to a cache of latents: read, encoded and written at once, by as many processes as there are."""
+"""Encode images into a cache of latents: reading, encoding and writing overlap; processes share the work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,31 +17,16 @@ from flowleap.data import Dataset
 from flowleap.data.latent_cache import Cache, Contents
 from flowleap.data.rows import some
 from flowleap.data.shards import Shard
+from flowleap.progress import counted
 
-__all__ = ["Progress", "Stopped", "encode", "planned"]
+__all__ = ["Stopped", "encode", "planned"]
 
 AHEAD = 4
 """Batches of images that are read while the autoencoder computes."""
-Tick = Callable[[int], None]
 
 
 class Stopped(Exception):
-    """Encoding was interrupted; whole shards are kept."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What is told while encoding.
-
-    Args:
-        found: given how many images were encoded before, and how many there are, of those this process is to do.
-        tick: given how many images have been encoded since it was last told.
-        interrupted: asked after each batch whether to stop.
-    """
-
-    found: Callable[[int, int], None] = lambda done, total: None
-    tick: Tick = lambda images: None
-    interrupted: Callable[[], bool] = lambda: False
+    """Encoding was interrupted; finished shards are kept."""
 
 
 def planned(
@@ -58,16 +43,16 @@ def planned(
     license: str = "",
     images: Mapping[str, str] | None = None,
 ) -> Contents:
-    """Return what the cache of some images is to hold.
+    """Return the contents of the cache of some images, to be encoded.
 
     Args:
-        sources: the images of each part of the data.
-        source: what they were read from, as it was given. square: how they became squares, see `Contents`.
-        scaling, shift: None for those of the autoencoder's config.
-        flip: whether mirrored images are encoded too. dtype: in which the numbers are kept. shard: images of a shard.
-        images: what tells the images of each part from others, see `Dataset.checksum`.
+        sources: the images of each split.
+        source, square, dtype, shard, license: as of `Contents`.
+        scaling, shift: default: those of the autoencoder's config.
+        flip: whether mirrored images are encoded, too.
+        images: the `Dataset.checksum` of each split.
 
-    Raises: ValueError for images that do not fit the autoencoder, or parts that do not fit one another.
+    Raises: ValueError for images that do not fit the autoencoder, or splits that do not fit one another.
     """
     first = next(iter(sources.values()))
     for part, other in sources.items():
@@ -114,28 +99,36 @@ def encode(
     batch: int = 32,
     process: int = 0,
     processes: int = 1,
-    progress: Progress = Progress(),
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Encode what is missing of a cache, as far as it is this process's, and complete it if nothing is; say if it is.
+    """Encode this process's missing shards, finish the cache if no shard is missing then, and return whether it is.
 
-    Every `processes`-th shard is a process's; they need not know of one another, only see one folder. Batches begin
-    with each shard, so that a shard depends on its rows and on `batch` alone.
+    Process i encodes the shards i, i + processes, …; processes share the folder and do not communicate. No batch spans
+    two shards, so that a shard depends on its rows and on `batch` alone. Progress goes to `flowleap.progress`.
 
-    Raises: ShardError for a shard that is there but spoiled; ValueError for images that cannot be read; Stopped where
-        it was interrupted.
+    Args:
+        interrupted: called after each batch; True stops the encoding.
+
+    Raises: ShardError for a damaged shard; ValueError for images that cannot be read; Stopped if interrupted.
     """
     if batch < 1:
         raise ValueError(f"batches of {batch} images: at least 1 is needed")
-    own = cache.contents.shards()[process::processes]
-    there = [shard for shard in own if cache.path(shard).is_file()]
-    progress.found(sum(len(shard.rows) for shard in there), sum(len(shard.rows) for shard in own))
-    for shard in there:
-        cache.verify(shard)
-    with ThreadPoolExecutor(1) as writer:
+    missing = cache.missing(process, processes)
+    for shard in cache.contents.shards()[process::processes]:
+        if shard not in missing:
+            cache.verify(shard)
+    count = sum(len(shard.rows) for shard in missing)
+    with ThreadPoolExecutor(1) as writer, counted(f"encoding {count:,} images", count) as tick:
+
+        def done(images: int) -> None:
+            tick(images)
+            if interrupted():
+                raise Stopped
+
         writing: list[Future[None]] = []
         for part, source in sources.items():
-            wanted = [shard for shard in own if shard.part == part and shard not in there]
-            for shard, arrays in _encoded(source, wanted, autoencoder, cache.contents, batch, progress):
+            wanted = [shard for shard in missing if shard.part == part]
+            for shard, arrays in _encoded(source, wanted, autoencoder, cache.contents, batch, done):
                 label = None if source.label is None else source.label[shard.rows.start : shard.rows.stop]
                 while len(writing) > 1:  # what waits to be written is at most a shard
                     writing.pop(0).result()
@@ -151,9 +144,9 @@ def _encoded(
     autoencoder: Autoencoder,
     contents: Contents,
     batch: int,
-    progress: Progress,
+    tick: Callable[[int], None],
 ) -> Iterator[tuple[Shard, dict[str, Tensor]]]:
-    """Yield shards with their arrays, filled in memory batch by batch."""
+    """Yield shards with their encoded arrays."""
     with closing(_ahead(_batches(source, shards, batch), AHEAD)) as batches:
         for shard in shards:
             arrays = {name: torch.empty(len(shard.rows), *contents.stored) for name in contents.arrays}
@@ -164,14 +157,12 @@ def _encoded(
                     made = autoencoder.stored(images.flip(-1) if mirrored else images)
                     arrays[name][done : done + len(images)] = made
                 done += len(images)
-                progress.tick(len(images))
-                if progress.interrupted():
-                    raise Stopped
+                tick(len(images))
             yield shard, arrays
 
 
 def _batches(source: Dataset, shards: Sequence[Shard], batch: int) -> Iterator[Tensor]:
-    """Yield the images of shards, at most `batch` at a time and never of two shards, in one pass over the source."""
+    """Yield the images of shards in one pass over the source; batches end with each shard."""
     if not shards:
         return
     rows = torch.cat([torch.arange(shard.rows.start, shard.rows.stop) for shard in shards])
@@ -190,7 +181,7 @@ def _batches(source: Dataset, shards: Sequence[Shard], batch: int) -> Iterator[T
 
 
 def _ahead(items: Iterator[Tensor], ahead: int) -> Generator[Tensor, None, None]:
-    """Yield the items of an iterator that a thread of its own runs, a few items ahead; its errors are raised here."""
+    """Yield the items of an iterator that runs in a thread, a few items ahead; its errors are raised here."""
     pool = ThreadPoolExecutor(1)
     try:
         coming = deque(pool.submit(next, items, None) for _ in range(ahead))

@@ -1,4 +1,4 @@
-"""An autoencoder of diffusers: where it is found, what it computes, which one it is."""
+"""Load an autoencoder of diffusers from a folder or the hub, encode, decode, and identify its weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flowleap.data.codec import Codec
 __all__ = ["KINDS", "PRECISIONS", "Autoencoder", "load"]
 
 KINDS = ("AutoencoderKL", "AutoencoderTiny")
-"""The classes of diffusers that are known: with a posterior, and without."""
+"""The supported classes of diffusers: with a posterior, and without."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(?::(?P<folder>[\w./-]+))?")
 UNREACHED = (
@@ -42,8 +42,8 @@ class Autoencoder:
     Args:
         name: its folder or id, as it was given.
         module: of diffusers, in evaluation mode.
-        checksum: the SHA-256 of its weights in float32, however their file packs them.
-        precision: the type in which it computes.
+        checksum: the SHA-256 of its weights in float32, independent of their file format.
+        precision: the dtype of its computation.
     """
 
     name: str
@@ -53,37 +53,34 @@ class Autoencoder:
 
     @property
     def kind(self) -> str:
-        """The class of diffusers."""
+        """The name of its class in diffusers."""
         return type(self.module).__name__
 
     @property
     def config(self) -> Any:
-        """Its config, as diffusers has it."""
+        """The config of diffusers."""
         return self.module.config
 
     @property
     def posterior(self) -> bool:
-        """Whether an image has a distribution of latents, rather than one."""
+        """Whether it encodes an image to a distribution of latents."""
         return self.kind == "AutoencoderKL"
 
     @property
     def factor(self) -> int:
-        """How many pixels along a side make one latent."""
+        """Pixels per latent along a side."""
         stages = "block_out_channels" if self.posterior else "encoder_block_out_channels"
         return int(2 ** (len(self.config[stages]) - 1))
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of its weights."""
         return next(self.module.parameters()).device
 
     def codec(
         self, scaling: float | None = None, shift: float | None = None, channels: int | None = None
     ) -> Codec:
-        """Return what is recorded of it, with scaling and shift of its config unless others are given.
-
-        `channels` are those of the images.
-        """
+        """Return its record; scaling and shift default to those of its config. `channels` are those of the images."""
         own = self.config.get("scaling_factor"), self.config.get("shift_factor")
         return Codec(
             self.name,
@@ -98,7 +95,7 @@ class Autoencoder:
         """Return the shape of the latents of images.
 
         Shapes: (channels, height, width) of an image -> (latent channels, height / factor, width / factor).
-        Raises: ValueError for sides that are no multiple of the factor, channels that do not fit.
+        Raises: ValueError for sides that are no multiple of the factor, or other channels.
         """
         wanted = int(self.config["in_channels"])
         if len(image) != 3 or image[0] not in (1, wanted):
@@ -117,10 +114,9 @@ class Autoencoder:
         return int(self.config["latent_channels"]), height // self.factor, width // self.factor
 
     def stored(self, images: Tensor) -> Tensor:
-        """Return what is kept of images: mean and log-variance side by side, or latents where there is no posterior.
+        """Encode images: return mean and clamped log-variance of the posterior, or latents if there is no posterior.
 
-        Grey images are taken as colored ones where the autoencoder wants colors. As diffusers has it, before shift and
-        scaling; the log-variance clamped as its posterior is.
+        Before shift and scaling. Grey images become RGB if the autoencoder needs that.
 
         Shapes: (n, channels, height, width) in [-1, 1] -> float32 (n, 2 · latent channels or latent channels, h, w), on
             its device.
@@ -136,7 +132,7 @@ class Autoencoder:
             return torch.cat([posterior.mean, posterior.logvar], dim=1).float()
 
     def images(self, latents: Tensor) -> Tensor:
-        """Return what latents are decoded to, not clamped.
+        """Decode latents of the autoencoder; images are not clamped.
 
         Shapes: (n, latent channels, h, w) -> float32 (n, channels, height, width), on its device.
         """
@@ -147,10 +143,10 @@ class Autoencoder:
 
 
 def load(text: str | Path, device: str | torch.device = "cpu", precision: str = "float32") -> Autoencoder:
-    """Return the autoencoder in a folder, or of an id on the Hugging Face hub; `ID:FOLDER` is one inside of a pipeline.
+    """Load the autoencoder in a folder or of an id on the Hugging Face hub; `ID:FOLDER` is one inside a pipeline.
 
-    Raises: ValueError without diffusers, for what is neither a folder nor an id, for another class than `KINDS`, or
-        another precision; OSError where the hub does not give it.
+    Raises: ValueError without diffusers, for text that is neither a folder nor an id, for another class than `KINDS`,
+        or another precision; OSError if the hub does not provide it.
     """
     try:
         import diffusers
@@ -181,7 +177,7 @@ def load(text: str | Path, device: str | torch.device = "cpu", precision: str = 
 
 @contextmanager
 def _quiet(diffusers: Any) -> Iterator[None]:
-    """Hold diffusers and the hub from speaking: what goes wrong is said in an error."""
+    """Silence diffusers and the hub: failures are raised as errors."""
     own, hub = diffusers.utils.logging, logging.getLogger("huggingface_hub")
     levels = own.get_verbosity(), hub.level
     own.set_verbosity(own.CRITICAL)
@@ -196,7 +192,7 @@ def _quiet(diffusers: Any) -> Iterator[None]:
 
 
 def _place(text: str) -> tuple[str, dict[str, Any]]:
-    """Return where diffusers is to look, and its options: a folder, the vae inside of a pipeline, an id of the hub."""
+    """Return the path or id for `from_pretrained`, and its options."""
     path = Path(text)
     if path.is_dir():
         inside = [folder for folder in (path, path / "vae") if (folder / "config.json").is_file()]
@@ -235,7 +231,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def weights_checksum(module: nn.Module) -> str:
-    """Return the SHA-256 of the names and values of weights in float32."""
+    """Return the SHA-256 of the names and float32 values of weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())

@@ -111,7 +111,7 @@ def table_of(found: Findings) -> Table:
     """What was found: faults and duplicates, sizes, kinds of pixels, classes."""
     table = Table(["", "", ""], text=(0, 2))
     sections = []
-    table.add("usable", f"{found.usable:,}", "")
+    table.add("usable", f"{len(found.fine):,}", "")
     for kind, words in FAULT_ROWS.items():
         rows = found.of_fault(kind)
         table.add(

@@ -1,29 +1,43 @@
-"""flowleap data encode: images as latents of an autoencoder, once, for training."""
+"""flowleap data encode: encode images into latents of an autoencoder for training."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from flowleap.cli import options
-from flowleap.cli.group import counting, echo, say, waiting
+from flowleap.cli.group import echo, say, waiting
 
 if TYPE_CHECKING:
+    from flowleap.autoencoders import Autoencoder
     from flowleap.data import Dataset, Preprocessing
     from flowleap.data.latent_cache import Cache, Contents
 
 SIGNALED = 128
 SIDE = 256
-"""The side of images of several sizes, where none is asked for."""
-EVERY = 30.0
-"""Seconds between lines where there is no terminal for a bar."""
+"""The default side of images of several sizes."""
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+MESSAGE = "finishing this batch; once more to stop at once"
+
+Parts = tuple[dict[str, "Dataset"], dict[str, str], str]
+"""The images of each split, their checksums, and how they became squares."""
+
+
+def computed_in(name: str) -> str:
+    """Parse --precision, fp32 or float32.
+
+    Raises: typer.BadParameter for any other.
+    """
+    found = {**PRECISIONS, **{kind: kind for kind in PRECISIONS.values()}}.get(name)
+    if found is None:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(PRECISIONS)}")
+    return found
 
 
 Size = Annotated[
@@ -34,31 +48,14 @@ Size = Annotated[
         show_default="as they are if alike, else 256",
     ),
 ]
-
-
 Strict = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Stop where an image cannot be used. Otherwise it is left out, or, where only its pixels turn out to be "
-        "damaged, the next one of its class takes its place, with a warning.",
+        help="Stop at the first unusable image. By default unusable images are left out; one whose header is intact "
+        "but whose pixels are damaged is replaced by the next one of its class, with a warning.",
     ),
 ]
-
-
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
-
-def computed_in(name: str) -> str:
-    """Read the precision of a network, by the name that `flowleap train` gives it or by that of its numbers.
-
-    Raises: typer.BadParameter for any other.
-    """
-    found = {**PRECISIONS, **{kind: kind for kind in PRECISIONS.values()}}.get(name)
-    if found is None:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(PRECISIONS)}")
-    return found
-
 
 Images = Annotated[
     str,
@@ -71,8 +68,8 @@ Vae = Annotated[
     typer.Option(
         "--vae",
         metavar="ID|FOLDER",
-        help="The autoencoder: one of diffusers (AutoencoderKL, AutoencoderTiny), a folder that save_pretrained wrote, "
-        "or an id of the Hugging Face hub such as stabilityai/sd-vae-ft-ema; ID:FOLDER for one inside of a pipeline.",
+        help="The autoencoder of diffusers, AutoencoderKL or AutoencoderTiny: a folder that save_pretrained wrote, or "
+        "an id of the Hugging Face hub such as stabilityai/sd-vae-ft-ema; ID:FOLDER for one inside a pipeline.",
     ),
 ]
 Out = Annotated[
@@ -82,8 +79,8 @@ Out = Annotated[
 Scaling = Annotated[
     float | None,
     typer.Option(
-        help="Training sees (z − shift) · scaling. 0.18125 is what the published ESC runs took. "
-        "With --overwrite, another one is just noted in a cache that is there.",
+        help="Training uses (z − shift) · scaling. The published ESC runs used 0.18125. With --overwrite, another "
+        "scaling is recorded in an existing cache without encoding again.",
         show_default="that of the autoencoder's config",
     ),
 ]
@@ -91,31 +88,32 @@ Shift = Annotated[float | None, typer.Option(help="See --scaling.", show_default
 Flip = Annotated[
     bool,
     typer.Option(
-        "--flip/--no-flip", help="Mirror images with probability ½ in training: encode mirrored ones too."
+        "--flip/--no-flip",
+        help="Mirror images with probability ½ in training: encode mirrored images, too.",
     ),
 ]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"],
-    typer.Option(help="What the numbers are kept in: float16 halves the disk."),
+    typer.Option(help="Dtype of the stored latents: float16 needs half the disk space."),
 ]
 Precision = Annotated[
     str,
     typer.Option(
         parser=computed_in,
         metavar="fp32|bf16|fp16",
-        help="Precision of the network, the autoencoder: bf16 is faster on a GPU, and coarser.",
+        help="Precision of the network, here the autoencoder: bf16 is faster on a GPU, and less exact.",
         show_default="fp32",
     ),
 ]
 PerFile = Annotated[
-    int, typer.Option(min=1, help="Images in a file; an interruption loses less than one of these.")
+    int, typer.Option(min=1, help="Images per file; an interruption loses at most the file in progress.")
 ]
 Streamed = Annotated[
     bool,
     typer.Option(
         "--stream",
-        help="Read hf:NAME over the network in one pass and keep none of its images, for what does not fit onto the "
-        "disk. Small images are enlarged; one that cannot be used stops it.",
+        help="Read hf:NAME over the network in one pass without storing its images, for data that do not fit onto the "
+        "disk. Small images are enlarged; an unusable image stops the encoding.",
     ),
 ]
 
@@ -141,15 +139,12 @@ def encode(
 ) -> None:
     """Encode images into latents of an autoencoder, so that training reads them instead of pixels.
 
-    What is kept is the posterior (mean and log-variance) of each image and of the mirrored one; training samples it
-    anew in each step. Interrupted, the same command goes on with the files that are missing. Under torchrun or
-    accelerate launch, all processes share the work, each on its own GPU.
+    Stored are the posterior (mean and log-variance) of each image and of the mirrored one; training samples it anew in
+    each step. After an interruption, the same command continues with the missing files. Under torchrun or accelerate
+    launch, all processes share the work, each on its own GPU.
     """
     from flowleap import autoencoders
-    from flowleap.autoencoders.encoding import Stopped
     from flowleap.data import Preprocessing
-    from flowleap.lock import locked
-    from flowleap.training.interrupt import Interruption
 
     preprocessing = Preprocessing(square, size, strict=strict, memory=0.0)
     parts, images, policy = (
@@ -169,59 +164,70 @@ def encode(
         shard=per_file,
         images=images,
     )
-    own, every = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    cache = begun(out, contents, overwrite, own)
+    fill(begun(out, contents, overwrite), parts, model, per_device)
+
+
+def fill(cache: Cache, parts: dict[str, Dataset], model: Autoencoder, batch: int) -> None:
+    """Encode this process's share of a cache, and print what was done.
+
+    Raises: typer.Exit if interrupted.
+    """
+    from flowleap import autoencoders
+    from flowleap.autoencoders.encoding import Stopped
+    from flowleap.lock import locked
+    from flowleap.training.interrupt import Interruption
+
+    own, every = own_and_every()
     if own == 0:
-        say(described(contents))
-    start = time.perf_counter()
-    alone = locked(out) if own == 0 else nullcontext()  # the first process holds it for all of them
-    with alone, Interruption(MESSAGE) as interruption, shown(own, every) as told:
-        progress = autoencoders.Progress(told.found, told.tick, interruption)
+        say(described(cache.contents))
+    made, start = sum(len(shard.rows) for shard in cache.missing(own, every)), time.perf_counter()
+    alone = locked(cache.folder) if own == 0 else nullcontext()  # the first process holds it for all of them
+    with alone, Interruption(MESSAGE) as interruption:
         try:
             whole = autoencoders.encode(
-                cache, parts, model, batch=per_device, process=own, processes=every, progress=progress
+                cache, parts, model, batch=batch, process=own, processes=every, interrupted=interruption
             )
         except Stopped:
             assert interruption.signal is not None
-            say(f"interrupted; {state(cache)}. Go on with the same command")
+            say(f"interrupted; {state(cache)}. Continue with the same command")
             raise typer.Exit(SIGNALED + interruption.signal) from None
     if whole:
-        conclude(out, cache, told.made, time.perf_counter() - start)
+        size = sum(cache.path(shard).stat().st_size for shard in cache.contents.shards())
+        pace = f"{made} images in {time.perf_counter() - start:.1f} s" if made else "nothing was missing"
+        command = f"flowleap train --data {cache.folder}"
+        echo(f"{cache.folder}: {state(cache)}, {size / 1e6:,.1f} MB, {pace}; train with: {command}")
     elif own == 0:
-        say(f"{out}: {state(cache)}; the last process to finish completes it")
+        say(f"{cache.folder}: {state(cache)}; the last process to finish completes it")
 
 
-MESSAGE = "finishing this batch; once more to stop at once"
+def own_and_every() -> tuple[int, int]:
+    """The number of this process and the number of processes, as torchrun says; they need not communicate."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-Found = tuple[dict[str, "Dataset"], dict[str, str], str]
-"""The images of each part that is to be encoded, what tells them from others, and how they became squares."""
+def opened(text: str, split: str | None, preprocessing: Preprocessing) -> Parts:
+    """Load one split, by default the training split and the held-out one, to be read from the disk.
 
-
-def opened(text: str, split: str | None, preprocessing: Preprocessing) -> Found:
-    """The part that is named, or that for training and a held-out one, read from the disk as they are needed.
-
-    Raises: ValueError for what is no data, or a split that is not there.
+    Raises: ValueError for unknown data or an unknown split.
     """
     from flowleap import data
 
     dataset = data.load(text, split=split, preprocessing=preprocessing)
-    if preprocessing.size is None and dataset.preprocessing.size is not None:
-        dataset = data.load(
-            text, split=split, preprocessing=replace(preprocessing, size=SIDE)
-        )  # what suits pixels is small for latents
+    if (
+        preprocessing.size is None and dataset.preprocessing.size is not None
+    ):  # the default size is for pixels, and small for latents
+        dataset = data.load(text, split=split, preprocessing=replace(preprocessing, size=SIDE))
     for note in dataset.notes:
         say(note)
     apart = data.held_out(dataset) if split is None else None
-    parts = [part for part in (dataset, apart) if part is not None]
-    images = {part.split: part.checksum for part in parts}
-    return {part.split: part for part in parts}, images, dataset.preprocessing.square or ""
+    parts = {part.split: part for part in (dataset, apart) if part is not None}
+    return parts, {name: part.checksum for name, part in parts.items()}, dataset.preprocessing.square or ""
 
 
-def streamed(text: str, split: str | None, preprocessing: Preprocessing) -> Found:
-    """The same parts, read over the network.
+def streamed(text: str, split: str | None, preprocessing: Preprocessing) -> Parts:
+    """As `opened`, but read over the network.
 
-    Raises: ValueError for what cannot be streamed.
+    Raises: ValueError for data that cannot be streamed.
     """
     from flowleap.data.preprocessing import ResizeCrop
     from flowleap.data.streaming import open_streams
@@ -233,30 +239,24 @@ def streamed(text: str, split: str | None, preprocessing: Preprocessing) -> Foun
     return parts, images, view.square
 
 
-def begun(out: Path, contents: Contents, overwrite: bool, own: int) -> Cache:
-    """Begin the cache, in the first of several processes; the others wait for it.
+def begun(out: Path, contents: Contents, overwrite: bool) -> Cache:
+    """Begin the cache in the first of several processes; the others wait for it and open it.
 
     Raises: ValueError for a folder that holds anything else.
     """
     from flowleap import processes
     from flowleap.data.latent_cache import Cache
 
-    with processes.together():
-        failed: ValueError | None = None
-        if own == 0:
-            try:
-                Cache.begin(out, contents, overwrite=overwrite)
-            except ValueError as error:
-                failed = error
-        if processes.total(float(failed is not None)) and failed is None:
-            raise typer.Exit(2)  # the first process says why
-    if failed is not None:
-        raise failed
+    try:
+        with processes.together():
+            processes.from_first(lambda: Cache.begin(out, contents, overwrite=overwrite) and None)
+    except processes.Elsewhere:  # the first process says why
+        raise typer.Exit(2) from None
     return Cache.begin(out, contents)
 
 
 def described(contents: Contents) -> str:
-    """What is going to be encoded, in a line."""
+    """One line on the latents that are going to be encoded."""
     codec = contents.codec
     parts = " and ".join(f"{count:,} ({part})" for part, count in contents.parts.items())
     grey = ", grey taken as colored" if contents.image[0] == 1 else ""
@@ -269,79 +269,8 @@ def described(contents: Contents) -> str:
     )
 
 
-def conclude(out: Path, cache: Cache, made: int, seconds: float) -> None:
-    """Say that a cache is whole, what this process did for it, and how to train on it."""
-    size = sum(cache.path(shard).stat().st_size for shard in cache.contents.shards())
-    pace = f", {made} images in {seconds:.1f} s" if made else ", nothing was missing"
-    echo(f"{out}: {state(cache)}, {size / 1e6:,.1f} MB{pace}; train with: flowleap train --data {out}")
-
-
 def state(cache: Cache) -> str:
-    """How much of a cache is there, in words."""
-    every = cache.contents.shards()
-    missing = cache.missing()
+    """The number of finished files and images of a cache."""
+    every, missing = cache.contents.shards(), cache.missing()
     images = sum(len(shard.rows) for shard in every) - sum(len(shard.rows) for shard in missing)
     return f"{len(every) - len(missing)} of {len(every)} files are whole, {images:,} images"
-
-
-@dataclass
-class Told:
-    """What is shown of the progress: a bar on a terminal, else a line every half a minute; by the first process."""
-
-    own: int
-    every: int
-    begun: float = 0.0
-    spoken: float = 0.0
-    before: int = 0
-    made: int = 0
-    total: int = 0
-    bar: Callable[[int], Any] | None = None
-    context: Any = None
-
-    def found(self, done: int, total: int) -> None:
-        """Take note of what there is to do."""
-        self.before, self.total = done, total
-        self.begun = self.spoken = time.perf_counter()
-        if self.own:
-            return
-        if done:
-            say(f"{done:,} of {total:,} images are there and are looked through")
-        others = f" (process 1 of {self.every})" if self.every > 1 else ""
-        self.context = counting(f"encoding {total:,} images{others}", total)
-        self.bar = self.context.__enter__()
-        self.bar(done)
-
-    def tick(self, images: int) -> None:
-        """Take note of images that were encoded."""
-        self.made += images
-        if self.own:
-            return
-        if self.bar is not None:
-            self.bar(images)
-        now = time.perf_counter()
-        if not terminal() and now - self.spoken >= EVERY:
-            self.spoken = now
-            pace = self.made / (now - self.begun)
-            left = (self.total - self.before - self.made) / pace
-            say(
-                f"{self.before + self.made:,} of {self.total:,} images, {pace:.1f} images/s, "
-                f"{int(left) // 60}:{int(left) % 60:02d} left"
-            )
-
-
-def terminal() -> bool:
-    """Whether somebody sees a bar on standard error."""
-    from rich.console import Console
-
-    return Console(stderr=True).is_terminal
-
-
-@contextmanager
-def shown(own: int, every: int) -> Iterator[Told]:
-    """Show the progress for as long as the context lasts."""
-    told = Told(own, every)
-    try:
-        yield told
-    finally:
-        if told.context is not None:
-            told.context.__exit__(None, None, None)

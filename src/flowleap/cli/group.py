@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typer.core import TyperGroup
 
 from flowleap.cli.helping import fit_help
 from flowleap.cli.spelling import mend
+from flowleap.formatting import duration
 from flowleap.streams import keep_printing, keep_printing_ascii
 from flowleap.terminal import width_of, wrapped
 
@@ -36,6 +38,8 @@ __all__ = [
 TRACEBACK = "FLOWLEAP_TRACEBACK"
 USAGE = 2
 INTERRUPTED = 130
+EVERY = 30.0
+"""Seconds between lines of progress without a terminal."""
 
 
 def traceback_wanted() -> bool:
@@ -101,23 +105,30 @@ def waiting(text: str) -> Iterator[None]:
 
 @contextmanager
 def counting(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal, on standard error, how much of something long is done, and when it will be.
+    """Show the progress of `total` items on standard error: a bar on a terminal, else a line every half a minute.
 
-    Yields what is to be told of each part that is done.
+    Yields a function that takes the number of newly finished items. Of several processes the first one shows it.
     """
     from rich.live import Live
 
     from flowleap.terminal import Bar, console
 
     bar, screen = Bar(total, text=text, counted=False), console(stderr=True)
+    first, shown = os.environ.get("RANK", "0") == "0", time.perf_counter()
 
     def tick(done: int) -> None:
+        nonlocal shown
         bar.done += done
+        now = time.perf_counter()
+        if not screen.is_terminal and first and now - shown >= EVERY:
+            shown, left = now, bar.left()
+            ending = "" if left is None else f", {duration(left)} left"
+            say(f"{text}: {bar.done:,} of {total:,}, {bar.done / (now - bar.start):.1f}/s{ending}")
 
-    if not screen.is_terminal:
-        yield tick
-        return
-    with Live(bar, console=screen, transient=True, refresh_per_second=4):
+    if screen.is_terminal and first:
+        with Live(bar, console=screen, transient=True, refresh_per_second=4):
+            yield tick
+    else:
         yield tick
 
 

@@ -121,7 +121,7 @@ Vae = Annotated[
     typer.Option(
         "--vae",
         metavar="ID|FOLDER",
-        help="The autoencoder: one of diffusers that decodes latents, a folder or an id of the Hugging Face hub.",
+        help="The autoencoder of diffusers that decodes latents: a folder or an id of the Hugging Face hub.",
         show_default="the one that the latents were made with",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Data sets, by name or from files, and which of their rows make a batch."""
+"""Data sets by name, from files or from Hugging Face `datasets`; `batching` chooses the rows of each batch."""
 
 import difflib
 from collections.abc import Iterator
@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 names: tuple[str, ...] = ("digits", *toy.POINTS)
-_APART: WeakKeyDictionary[Dataset, Dataset | None] = WeakKeyDictionary()
-"""What was held out of data sets that are in use."""
+_HELD_OUT: WeakKeyDictionary[Dataset, Dataset | None] = WeakKeyDictionary()
+"""The held-out splits of data sets in use, each loaded once."""
 
 
 def load(
@@ -52,17 +52,17 @@ def load(
     """Load a data set by its name, or read one from a path or from hf:NAME.
 
     In names hyphens and underscores are the same; a name wins over a file of the same name (./digits is the file).
-    Paths are what `open_images` takes, but images in a folder may have several sizes; what does not fit into memory
-    stays on the disk, see `Dataset`.
+    Paths are those of `open_images`, but a folder may hold images of several sizes. Data that do not fit into memory
+    stay on the disk, see `Dataset`.
 
     Args:
-        seed: draws the point sets.
-        split: the part to take; by default that for training, where there are parts.
-        checksum: `Dataset.checksum` that files must have, so that a run never goes on with other images.
-        preprocessing: of images at a path, and how much memory they may take; not for data sets that go by a name.
+            seed: of the point sets that are drawn.
+        split: default: the training split, where there are splits.
+        checksum: the `Dataset.checksum` that the data must have, so that a run never resumes on other images.
+        preprocessing: how images are cropped and resized, and how much memory they may take; not for named data sets.
 
-    Raises: ValueError for what is neither a name nor a path, with the neighbors of the name; for a split that is not
-        there; for files that cannot be read or have changed.
+    Raises: ValueError for an unknown name or path, with similar names; for an unknown split; for files that cannot be
+        read or have changed.
     """
     known = address(text)
     if known in names:
@@ -83,9 +83,9 @@ def load(
 
 
 def address(text: str | Path) -> str:
-    """Return what `Dataset.address` is of the data by this name or at this path; nothing is read.
+    """Return the `Dataset.address` of a name or path without reading the data.
 
-    Raises: ValueError for what is neither a name nor a path, with the neighbors of the name.
+    Raises: ValueError for an unknown name or path, with similar names.
     """
     if is_name(text):
         return _key(text)
@@ -94,27 +94,22 @@ def address(text: str | Path) -> str:
     path = Path(text)
     if not path.suffix and len(path.parts) == 1:
         raise ValueError(f"unknown data set {str(text)!r}{suggest(_key(text), names)}, or the path of images")
+    try:
+        beside = {entry.name: str(entry) for entry in path.parent.iterdir()}
+    except OSError:
+        beside = {}
+    similar = [beside[name] for name in difflib.get_close_matches(path.name, beside, n=3)]
     raise ValueError(
         f"data {str(text)!r}: there is no such file or folder (seen from {Path.cwd().name or '/'}/), and it is no name"
-        f"{suggest(str(path), [*_beside(path), *names])}"
+        f"{suggest(str(path), [*similar, *names])}"
     )
 
 
-def _beside(path: Path) -> list[str]:
-    """Return what is in the folder that a path is in, as far as its name is near: what may have been meant."""
-    try:
-        there = {entry.name: str(entry) for entry in path.parent.iterdir()}
-    except OSError:
-        return []
-    return [there[name] for name in difflib.get_close_matches(path.name, there, n=3)]
-
-
 def unchanged(dataset: Dataset, checksum: str | None) -> Dataset:
-    """Return a data set that has the checksum a run began with, its classes numbered as they were; None accepts any.
+    """Return a data set if its checksum is this one, or None is given; raise ValueError otherwise.
 
-    Earlier versions numbered classes otherwise: runs that began so go on so.
-
-    Raises: ValueError.
+    Versions before 0.2 numbered classes differently; where that explains the difference, the data set is returned with
+    the old numbers, so that old runs resume.
     """
     if checksum in (None, dataset.checksum):
         return dataset
@@ -125,24 +120,23 @@ def unchanged(dataset: Dataset, checksum: str | None) -> Dataset:
                 return before
     raise ValueError(
         f"the images or labels at {dataset.address} have changed: their checksum is {dataset.checksum}, and "
-        f"{checksum} was expected. Put back what was there, name the place where it is now, or start a new run"
+        f"{checksum} was expected. Restore the files, give the path where they are now, or start a new run"
     )
 
 
 def held_out(dataset: Dataset) -> Dataset | None:
-    """The split that was kept apart from these training rows, which samples are measured against; None without one.
+    """Return the held-out split of a training set, with its classes numbered as in training; None without one.
 
-    It is read once for each data set.
+    It is loaded once for each data set.
 
-    Raises: ValueError where its images or classes are not those of the training rows.
+    Raises: ValueError for images of another shape, or classes that the training set does not have.
     """
-    if dataset not in _APART:
-        _APART[dataset] = None if dataset.held_out is None else _fitted(dataset, dataset.held_out)
-    return _APART[dataset]
+    if dataset not in _HELD_OUT:
+        _HELD_OUT[dataset] = None if dataset.held_out is None else _split_of(dataset, dataset.held_out)
+    return _HELD_OUT[dataset]
 
 
-def _fitted(dataset: Dataset, split: str) -> Dataset:
-    """The images of another split, in the classes of the training rows."""
+def _split_of(dataset: Dataset, split: str) -> Dataset:
     part = load(dataset.path, split=split, preprocessing=dataset.preprocessing)
     where = f"split {part.split!r} of {dataset.path}"
     if part.shape != dataset.shape:
@@ -157,11 +151,11 @@ def _fitted(dataset: Dataset, split: str) -> Dataset:
 
 @contextmanager
 def reading_ahead(dataset: Dataset, reads: Reads, last: int, workers: int | None = None) -> Iterator[Dataset]:
-    """Yield the data set with its batches up to step `last` read ahead, where its images are on the disk.
+    """Yield the data set with worker processes that read its batches up to step `last` ahead, if it is on the disk.
 
     Args:
-        reads: which rows are asked for in each step, see `training.loop.Reads`.
-        workers: processes that read, 0 for none; `default_workers` unless given.
+        reads: the rows of each step, see `training.loop.Reads`.
+        workers: number of processes, 0 for none; default: `default_workers`.
     """
     count = default_workers() if workers is None else workers
     x = dataset.x
@@ -176,17 +170,17 @@ def reading_ahead(dataset: Dataset, reads: Reads, last: int, workers: int | None
 
 
 def is_name(text: str | Path) -> bool:
-    """Whether this is the name of a data set that ships with the package or is drawn, rather than a path or address."""
+    """Whether this is the name of a built-in data set."""
     return _key(text) in names
 
 
 def present(text: str | Path) -> bool:
-    """Whether there is something by this name or at this path; an address of a table is not looked up."""
+    """Whether a data set has this name or there is something at this path; hf: addresses are not looked up."""
     return is_name(text) or opening.present(text)
 
 
 def place(text: str | Path) -> str:
-    """Return a path, or the address of a folder, so that it is found from anywhere; names and hub addresses stay."""
+    """Make a path, or the address of a folder, absolute; names and hub addresses are returned unchanged."""
     if is_name(text):
         return str(text)
     if not is_address(text):
@@ -196,7 +190,7 @@ def place(text: str | Path) -> str:
 
 
 def short(text: str | Path) -> str:
-    """What runs on this data are called after: its name, or that of the file or folder, with hyphens."""
+    """Return the name of the data in folder names of runs: lower case letters, digits, dots and hyphens."""
     if is_address(text):
         name = Address.of(str(text)).short
     else:

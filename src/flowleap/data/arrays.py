@@ -1,4 +1,4 @@
-"""Images in archives of arrays (.npz) and in IDX files: opened as data sets of which nothing is read yet."""
+"""Images in .npz archives and IDX files, opened as data sets whose images are not read yet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flowleap.data import idx, scans
-from flowleap.data.classes import left_out, numbered, occurring
+from flowleap.data.classes import numbered, occurring
 from flowleap.data.dataset import Dataset
 from flowleap.data.npz import Archive
 from flowleap.data.parts import kept_apart
@@ -27,18 +27,17 @@ LABELS = {"images": ("label", "labels"), "arr_0": ("arr_1",), "train_x": ("train
 UNIT = "no value of {} is below 0: floats are taken to lie in [-1, 1]; if these lie in [0, 1], store 2 x − 1"
 
 Labels = tuple[Tensor | None, tuple[str, ...], tuple[str, ...]]
-"""Labels, the names of the classes, and what is to be said of them."""
+"""Labels, the names of the classes, and messages about them."""
 
 
 def open_arrays(path: Path, split: str | None = None) -> Dataset:
-    """Open an .npz (.npz.xz) of arrays or IDX files, without reading the images.
+    """Open an .npz (.npz.xz) of arrays or IDX files without reading the images.
 
     An .npz holds `images` (uint8 (n, height, width[, channels]) or float (n, channels, height, width) in [-1, 1]), or
-    `arr_0` as ADM's samples, or train_x and test_x, with labels in label, arr_1, train_y, test_y; or JPEG files in
-    parts, as `scans` takes them. IDX files are those of MNIST: a folder of them, or one of images with its labels
-    beside it.
+    `arr_0` as ADM's samples, or train_x and test_x, with labels in label, arr_1, train_y, test_y; or packed JPEG files,
+    see `scans`. IDX files are those of MNIST: a folder of them, or one file of images with its labels beside it.
 
-    Raises: ValueError for what holds no images, for other shapes and types, for a split that is not there.
+    Raises: ValueError for files without images, other shapes and types, an unknown split.
     """
     if idx.is_idx(path):
         return _idx(path, split)
@@ -50,23 +49,29 @@ def open_arrays(path: Path, split: str | None = None) -> Dataset:
 
 
 def levels_in(images: Dataset) -> Arrays:
-    """The 8 bits of opened images, in memory, to be resized.
+    """Read opened uint8 images into memory, to be resized.
 
-    Raises: ValueError where they have other values.
+    Raises: ValueError for floats.
     """
     assert isinstance(images.x, Rows)
     if images.x.floats:
         raise ValueError(
             f"{images.name} holds floats: only images of 8 bits are resized; store them as uint8"
         )
-    stored = images.x.stored(images.chosen(), 1000)
-    levels = filled(tuple(images.x.shape), torch.uint8, stored)
-    about = images.name, images.label, images.classes, images.split, images.held_out, images.notes
-    return Arrays(levels, images.path, *about)
+    return Arrays(
+        filled(tuple(images.x.shape), torch.uint8, images.x.stored(images.chosen(), 1000)),
+        images.path,
+        called=images.name,
+        label=images.label,
+        classes=images.classes,
+        split=images.split,
+        held_out=images.held_out,
+        notes=images.notes,
+    )
 
 
 def in_memory(images: Dataset, memory: float) -> Dataset:
-    """Read opened images: as floats, or as 8 bits where they have only these and floats take more than `memory` GiB.
+    """Read opened images into memory: as floats, or as uint8 where floats take more than `memory` GiB.
 
     Raises: ValueError as `Dataset.batches`.
     """
@@ -78,7 +83,7 @@ def in_memory(images: Dataset, memory: float) -> Dataset:
 
 
 def place_name(path: Path) -> str:
-    """What images at a path are called: its name without endings; that of its folder for IDX files."""
+    """The name of a data set at a path: that of the file without suffixes; that of its folder for IDX files."""
     if not path.is_dir() and idx.is_idx(path):
         return place_name(path.resolve().parent)
     if path.name.lower() == "raw":  # where torchvision keeps the files of MNIST
@@ -86,21 +91,11 @@ def place_name(path: Path) -> str:
     return path.name.removesuffix(".xz").removesuffix(".npz") or path.resolve().name
 
 
-def _opened(path: Path, x: Rows, labels: Labels, split: str, splits: Sequence[str]) -> Dataset:
+def _dataset(path: Path, x: Rows, labels: Labels, split: str, splits: Sequence[str]) -> Dataset:
     label, classes, notes = labels
-    name, count = place_name(path), None if label is None else len(classes)
-    return Dataset(
-        name,
-        x,
-        label,
-        count,
-        source=name,
-        split=split,
-        path=str(path),
-        held_out=kept_apart(split, splits),
-        classes=classes,
-        notes=notes,
-    )
+    name, held_out = place_name(path), kept_apart(split, splits)
+    about: dict[str, Any] = {"source": name, "path": str(path), "split": split, "held_out": held_out}
+    return Dataset(name, x, label, classes=classes, notes=notes, **about)
 
 
 def _idx(path: Path, split: str | None) -> Dataset:
@@ -111,23 +106,23 @@ def _idx(path: Path, split: str | None) -> Dataset:
         return map(_channels_first, _picked(idx.blocks(pair.images, n), index, n))
 
     labels = _labels(pair.labels, "in it", idx.labels(pair.labels), count)
-    return _opened(path, passing(read, count, (1, height, width)), labels, pair.split, pair.splits)
+    return _dataset(path, passing(read, count, (1, height, width)), labels, pair.split, pair.splits)
 
 
 def _archive(path: Path, split: str | None) -> Dataset:
     archive = Archive(path)
-    whole = path.suffix == ".xz"  # unpacked into memory, which takes long: kept until the images are read
+    whole = path.suffix == ".xz"  # unpacking takes long, so it is kept in memory until the images are read
     with nullcontext(archive) if whole else archive:
         if splits := scans.splits(archive):
-            part = splits[0] if split is None else _there(path, split, splits)
+            part = splits[0] if split is None else _known(path, split, splits)
             packed = scans.scans(archive, part)
             labels = _labels_in(archive, (f"{part}_y",), len(packed))
-            return _opened(path, Rows(packed, len(packed), packed.one), labels, part, splits)
-        key = _key(archive, split)
+            return _dataset(path, Rows(packed, len(packed), packed.one), labels, part, splits)
+        splits = tuple(part for part in ("train", "test") if f"{part}_x" in archive)
+        key = _image_key(archive) if split is None else f"{_known(path, split, splits)}_x"
         shape, dtype = archive.header(key)
-        one = _layout(path, key, shape, dtype)
+        one = _image_shape(path, key, shape, dtype)
         labels = _labels_in(archive, LABELS[key], shape[0])
-        halves = _halves(archive)
     floats = bool(np.issubdtype(dtype, np.floating))
 
     def read(index: Tensor, n: int) -> Iterator[Tensor]:
@@ -140,15 +135,10 @@ def _archive(path: Path, split: str | None) -> Dataset:
             warnings.warn(UNIT.format(path), stacklevel=2)
 
     part = key.removesuffix("_x") if key in ("train_x", "test_x") else "all"
-    return _opened(path, passing(read, shape[0], one, floats=floats), labels, part, halves)
+    return _dataset(path, passing(read, shape[0], one, floats=floats), labels, part, splits)
 
 
-def _halves(archive: Archive) -> tuple[str, ...]:
-    return tuple(part for part in ("train", "test") if f"{part}_x" in archive)
-
-
-def _there(path: Path, split: str, splits: Sequence[str]) -> str:
-    """The split, which must be one of those that are there."""
+def _known(path: Path, split: str, splits: Sequence[str]) -> str:
     if split not in splits:
         raise ValueError(
             f"{path} has no split {split!r}: "
@@ -157,10 +147,8 @@ def _there(path: Path, split: str, splits: Sequence[str]) -> str:
     return split
 
 
-def _key(archive: Archive, split: str | None) -> str:
-    """Which array holds the images that are asked for."""
-    if split is not None:
-        return f"{_there(archive.path, split, _halves(archive))}_x"
+def _image_key(archive: Archive) -> str:
+    """The first array of images in an archive."""
     for key in LABELS:
         if key in archive:
             return key
@@ -172,7 +160,7 @@ def _key(archive: Archive, split: str | None) -> str:
     )
 
 
-def _layout(path: Path, key: str, shape: Sequence[int], dtype: Any) -> tuple[int, int, int]:
+def _image_shape(path: Path, key: str, shape: Sequence[int], dtype: Any) -> tuple[int, int, int]:
     """The shape (channels, height, width) of one image of an array."""
     where = f"array {key!r} of {path}"
     if len(shape) and shape[0] == 0:
@@ -194,7 +182,7 @@ def _layout(path: Path, key: str, shape: Sequence[int], dtype: Any) -> tuple[int
 
 
 def _labels_in(archive: Archive, names: Sequence[str], rows: int) -> Labels:
-    """The labels in the first of some arrays of an archive that is there; their names where it has `classes`, texts."""
+    """The labels in the first of some arrays that is there; an array `classes` of strings names the classes."""
     name = next((name for name in names if name in archive), None)
     if name is None:
         return None, (), ()
@@ -204,12 +192,12 @@ def _labels_in(archive: Archive, names: Sequence[str], rows: int) -> Labels:
 
 
 def _labels(path: Path, name: str, held: np.ndarray, rows: int, called: tuple[str, ...] = ()) -> Labels:
-    """Labels from 0 up of what a file holds as labels, the names of the classes, and what is to be said of them.
+    """Convert an array of labels to consecutive labels from 0 up.
 
     Args:
-        called: what classes are called that are numbered from 0 up; empty where their values are their names.
+        called: names of the classes 0, 1, …; empty where the values are the names.
 
-    Raises: ValueError for what are no labels, for labels of which some are hidden, and for one without a name.
+    Raises: ValueError for values that are no labels, labels of which some are −1, and a label without a name.
     """
     where = f"labels {name!r} of {path}"
     if held.shape != (rows,) or held.dtype.kind not in "iubU":
@@ -231,8 +219,7 @@ def _labels(path: Path, name: str, held: np.ndarray, rows: int, called: tuple[st
         raise ValueError(
             f"{where} reach {int(held.max())}, and its array 'classes' names {len(called)}: name each class"
         )
-    label, there, empty = occurring(torch.from_numpy(held.astype(np.int64)), called)
-    return label, there, tuple(left_out(empty))
+    return occurring(torch.from_numpy(held.astype(np.int64)), called)
 
 
 def _picked(blocks: Iterator[np.ndarray], index: Tensor, n: int) -> Iterator[np.ndarray]:
@@ -253,7 +240,7 @@ def _picked(blocks: Iterator[np.ndarray], index: Tensor, n: int) -> Iterator[np.
 
 
 def _channels_first(values: np.ndarray) -> Tensor:
-    """Images as they are stored, in the order of a tensor.
+    """Images as a tensor with the channels first.
 
     Shapes: uint8 (n, height, width[, channels]) or float (n, channels, height, width) -> (n, channels, height, width).
     """

@@ -1,4 +1,4 @@
-"""Which rows make a batch: a pure function of (key, step), so that a run resumes exactly where it stopped."""
+"""The rows of each batch: a pure function of (key, step), so that a run resumes exactly."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -13,28 +13,28 @@ from flowleap.citations import Cited
 from flowleap.randomness import generator
 
 LEAST = 4
-"""Rows of a group below which a velocity that is averaged over it is that of its own row."""
+"""The smallest group over which a plug-in velocity is averaged; in smaller ones it is that of the row itself."""
 
 
 @lru_cache(maxsize=4)
 def _order(key: int, stream: str, epoch: int, size: int) -> Tensor:
-    """The permutation of an epoch; remembered, for consecutive steps ask for the same one."""
+    """The permutation of an epoch, cached for consecutive steps."""
     return torch.randperm(size, generator=generator(key, stream, epoch))
 
 
 @dataclass(frozen=True)
 class Shuffled(Cited):
-    """Epoch after epoch in a new order, end to end: every row once per epoch, whatever the batch size.
+    """Each epoch in a new random order, without a gap between epochs: every row once per epoch, for any batch size.
 
     Shapes: indices → (batch,) int64 rows of the data set.
     """
 
     def notes(self, label: Tensor | None, names: Sequence[str], batch: int) -> list[str]:
-        """What is to be said of the batches of some data: nothing."""
+        """Warnings about the batches of a data set: none."""
         return []
 
     def indices(self, label: Tensor | None, size: int, batch: int, step: int, key: int) -> Tensor:
-        """Rows of the batch of this step; `label` plays no part."""
+        """Rows of the batch of this step; `label` is not used."""
         _check(size, batch)
         first, last = step * batch // size, ((step + 1) * batch - 1) // size
         rows = torch.cat([_order(key, "batching/epoch", epoch, size) for epoch in range(first, last + 1)])
@@ -44,7 +44,7 @@ class Shuffled(Cited):
 
 @dataclass(frozen=True)
 class ClassGroups(Cited):
-    """Batches made of groups of one class, contiguous in the batch; the classes take turns.
+    """Batches of contiguous groups of one class each; the classes take turns.
 
     Classes: turns are dealt in rounds, each in a new order. In round ρ a class of n rows, where the largest has N, has
     a turn if ⌊((ρ + 1) n + o)/N⌋ > ⌊(ρ n + o)/N⌋, with 0 ≤ o < N drawn for each class: it is drawn in proportion to
@@ -82,7 +82,7 @@ class ClassGroups(Cited):
         )
 
     def notes(self, label: Tensor | None, names: Sequence[str], batch: int) -> list[str]:
-        """Say where groups are too small for a velocity that averages over them."""
+        """Warnings about the batches of a data set: groups too small for a plug-in velocity."""
         if label is None:
             return []
         count = label.bincount(minlength=len(names))
@@ -99,7 +99,7 @@ class ClassGroups(Cited):
         ]
 
     def size(self, counts: Tensor, batch: int) -> int:
-        """Rows of a group, given how many rows each class has."""
+        """Rows of a group, given the number of rows of each class."""
         smallest = int(counts.min())
         if self.group is None:
             most = max(1, min(smallest, batch // min(8, len(counts))))
@@ -116,7 +116,7 @@ class ClassGroups(Cited):
 
 
 def _turns(weight: Tensor, wanted: range, key: int) -> Iterator[tuple[int, int]]:
-    """Yield, for some turns of all, which class has it and how many turns that class has had before.
+    """Yield, for some turns, the class whose turn it is and the number of its earlier turns.
 
     Shapes: weight (classes,), int64, above 0.
     """
@@ -140,7 +140,7 @@ def _turns(weight: Tensor, wanted: range, key: int) -> Iterator[tuple[int, int]]
 
 
 def _group_of_class(label: Tensor, chosen: int, group: int, turn: int, key: int) -> Tensor:
-    """The group which a class sends on its turn-th turn."""
+    """The rows of a class in its turn-th turn."""
     members = (label == chosen).nonzero().flatten()
     groups_in_pass = -(-len(members) // group)
     pass_, place = divmod(turn, groups_in_pass)

@@ -1,7 +1,7 @@
-"""Classes: their names, the order of these, and the labels that number them.
+"""Names and numbers of classes.
 
-Labels are int64 in [0, classes), and every class has rows. What a class was called where it comes from, a folder, a
-number or a text, is its name.
+Labels are int64 in [0, classes), and every class has rows. The name of a class is that of its folder, or its number or
+string in the source.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ __all__ = [
     "described",
     "find",
     "former",
-    "left_out",
     "listed",
     "natural",
     "numbered",
@@ -31,13 +30,13 @@ __all__ = [
 ]
 
 SHOWN, MANY = 12, 50
-"""So many names stand in a line, and are all listed where one is wrong."""
+"""Names shown in a list; up to `MANY` are all listed after a wrong one."""
 MOST = 1_000_000
-"""Numbers below this may have been labels of earlier versions; larger ones are names, such as those of products."""
+"""Numbers below this may have been labels of earlier versions; larger ones are names, such as product numbers."""
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """The key by which names are sorted: numbers within them by their value, everything else by its characters.
+    """Sort key for names: numbers within them by value, everything else by its characters.
 
     >>> sorted(["10", "2", "img10", "1", "img9"], key=natural)
     ['1', '2', '10', 'img9', 'img10']
@@ -47,9 +46,9 @@ def natural(name: str) -> tuple[list[str | int], str]:
 
 
 def numbered(values: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
-    """Number the different values that there are, in the natural order of their names.
+    """Number the distinct values in the natural order of their names; return labels and names.
 
-    Shapes: whole numbers, truth values or texts (n,) -> int64 (n,), and as many names as there are values.
+    Shapes: integers, booleans or strings (n,) -> int64 (n,).
 
     >>> numbered(np.array([7, 0, 2, 7]))
     (tensor([2, 0, 1, 2]), ('0', '2', '7'))
@@ -59,33 +58,34 @@ def numbered(values: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
 
 
 def ordered(label: Tensor, names: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
-    """Number classes in the natural order of their names; every class has rows.
+    """Renumber classes in the natural order of their names; every class has rows.
 
-    Shapes: int64 (n,), kept: places in `names`.
+    Shapes: int64 (n,), kept.
     """
     order = sorted(range(len(names)), key=lambda index: natural(names[index]))
     return torch.tensor(order).argsort()[label], tuple(names[index] for index in order)
 
 
 def occurring(label: Tensor, classes: Sequence[str]) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:
-    """Leave out classes without rows: return labels, the names of the classes that are left, and those of the others.
+    """Drop classes without rows: return labels, the names of the classes that are left, and a message on the others.
 
     Shapes: (n,), int64, kept.
     """
     there = label.bincount(minlength=len(classes)) > 0
-    split: tuple[list[str], list[str]] = [], []
+    names: tuple[list[str], list[str]] = [], []
     for name, found in zip(classes, there.tolist(), strict=True):
-        split[not found].append(name)
-    return (there.long().cumsum(0) - 1)[label], tuple(split[0]), tuple(split[1])
+        names[not found].append(name)
+    said = (f"classes without images are left out: {listed(names[1])}",) if names[1] else ()
+    return (there.long().cumsum(0) - 1)[label], tuple(names[0]), said
 
 
 def find(name: str, classes: Sequence[str]) -> int:
-    """The number of the class of a name. Where no class is called by a number, a number may stand for a name.
+    """The number of a class by its name, or by its number where no name is a number.
 
     >>> find("10", ("0", "1", "10")), find("1", ("bag", "shoe"))
     (2, 1)
 
-    Raises: ValueError where there is no such class, naming its neighbors.
+    Raises: ValueError for an unknown class, with similar names.
     """
     if name in classes:
         return list(classes).index(name)
@@ -96,7 +96,7 @@ def find(name: str, classes: Sequence[str]) -> int:
 
 
 def places(names: Sequence[str], classes: Sequence[str]) -> Tensor:
-    """The number that each class of one data set has in another, −1 where it is not there, see `find`.
+    """The number of each class of one data set in another, −1 for classes that the other does not have, see `find`.
 
     Shapes: -> int64 (names,).
     """
@@ -111,10 +111,10 @@ def places(names: Sequence[str], classes: Sequence[str]) -> Tensor:
 
 
 def aligned(label: Tensor, names: Sequence[str], classes: Sequence[str], where: str, other: str) -> Tensor:
-    """Labels of classes of some names as another data set numbers these, see `find`.
+    """Renumber labels of classes `names` as another data set numbers its `classes`, see `find`.
 
     Args:
-        where, other: what has the labels, and what the classes are of, for the error.
+        where, other: the two data sets in the message of the error.
 
     Shapes: (n,), int64, kept. Raises: ValueError for a class that the other does not have.
     """
@@ -127,13 +127,8 @@ def aligned(label: Tensor, names: Sequence[str], classes: Sequence[str], where: 
     return place[label]
 
 
-def left_out(empty: Sequence[str]) -> list[str]:
-    """What is to be said of classes without images, which are left out."""
-    return [f"classes without images are left out: {listed(empty)}"] if empty else []
-
-
 def former(label: Tensor, classes: Sequence[str]) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
-    """Yield labels and names as versions before 0.2 had them, for data that a run or a cache began with.
+    """Yield labels and names as versions before 0.2 numbered them, so that their runs and caches still load.
 
     Folders were numbered in the order of their characters ("10" before "2"), and numbers were kept, with a class for
     each number below the largest.
@@ -147,13 +142,13 @@ def former(label: Tensor, classes: Sequence[str]) -> Iterator[tuple[Tensor, tupl
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, and the number of the others."""
     more = len(names) - SHOWN
     return ", ".join(islice(names, SHOWN)) + (f" and {more:,} more" if more > 0 else "")
 
 
 def described(label: Tensor, classes: Sequence[str]) -> str:
-    """How many images each class has, and what the classes are called."""
+    """A message on the number, sizes and names of classes."""
     counts = label.bincount(minlength=len(classes))
     if len(counts) == 1:
         return (

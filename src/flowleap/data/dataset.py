@@ -1,4 +1,4 @@
-"""A data set: in memory, or on the disk where it does not fit."""
+"""The data set that training and evaluation read: tensors in memory, or images that stay on the disk."""
 
 from __future__ import annotations
 
@@ -20,28 +20,32 @@ from flowleap.randomness import generator
 __all__ = ["Dataset", "check"]
 
 LOOKED_AT = 1000
-"""So many images go into the checksum of those that stay on the disk, a fixed random part."""
+"""How many images enter the checksum of a data set on the disk, a fixed random part."""
 SLACK = 1e-3
-"""How far beyond [-1, 1] a value of a file may lie before it is an error rather than rounding."""
+"""How far outside [-1, 1] a float of a file may lie, by rounding."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Samples x with their labels, if there are any, and where they come from.
+    """Samples x with optional labels, and where they come from.
 
-    `split` says which part of the source these rows are, "all" where it has no parts. `noise` is the noise that each
-    row was made from, where rows are pairs of noise and sample; it travels with them into the batch. `path` is where
-    they were read from, empty for what was not read; `held_out` names another split there that was kept apart from
-    these rows, see `data.held_out`; `known` is the name of the published set that these images are a whole split of.
-    `codec` is the autoencoder behind latents, see `data.latents`.
+    Values are float32, also those of 8-bit files, as long as they fit into `Preprocessing.memory`: the 60,000 images of
+    MNIST take 188 MB. Otherwise x is kept as uint8 or stays on the disk, and is indexed like the same tensor.
 
-    `preprocessing` is how images at a path were cropped and resized, and `notes` are lines about that for the user.
-    `flip`: in training, a row is mirrored every other time. `ahead` reads the batches of coming steps. `classes` are
-    the names of the classes, in the order of the labels, where they are given; `class_names` are these, or numbers.
-    `part_of` is the checksum of the data set that these rows are a fixed random part of.
-
-    Values are float32 also where a file has 8 bits, as long as that fits `Preprocessing.memory`: the 60,000 images of
-    MNIST, 28 × 28, take 188 MB. Beyond it x is kept as 8 bits or stays on the disk, and is indexed like a tensor.
+    Args:
+        name: used in messages and protocols.
+        classes: names of the classes in the order of the labels, empty where they have none; `class_names` then are
+            numbers. num_classes: default: their number, with labels.
+        split: the part of the source, "all" where it has no parts. held_out: its split for evaluation, see
+            `data.held_out`.
+        noise: the noise of each row, for pairs of noise and sample; it stays with its row in a batch.
+        path: where the data were read from, "" if nowhere.
+        known: name of the published data set that these images are a whole split of.
+        preprocessing: how images were cropped and resized. notes: messages about that for the user.
+        flip: mirror each row with probability ½ in training.
+        ahead: reads the batches of coming steps.
+        part_of: checksum of the data set that these rows are a fixed random part of.
+        codec: the autoencoder of latents, see `data.latents`.
 
     Shapes: x float32 (rows, *shape), images in [-1, 1]; label int64 (rows,) in [0, num_classes), or None; noise as x,
         or None.
@@ -69,6 +73,8 @@ class Dataset:
     codec: Codec | None = None
 
     def __post_init__(self) -> None:
+        if self.num_classes is None and self.label is not None and self.classes:
+            object.__setattr__(self, "num_classes", len(self.classes))
         if self.noise is not None and self.noise.shape != self.x.shape:
             raise ValueError(
                 f"data set {self.name!r}: its noise is {tuple(self.noise.shape)} and its samples "
@@ -76,12 +82,12 @@ class Dataset:
             )
 
     def take(self, rows: Tensor, step: int, key: int, here: Tensor | None = None) -> Tensor:
-        """Return x of the rows of a batch as they look in this step: a pure function of (rows, step, key).
+        """Return x of the rows of a training batch, mirrored at random: a pure function of (rows, step, key).
 
         Args:
-            rows: those of the global batch.
-            step: the training step. key: the seed of the run; random choices are drawn for all rows by (key, step).
-            here: the places in the global batch that are wanted, None for all.
+            rows: of the global batch.
+            step: the training step. key: the seed of the run; random choices are drawn for the global batch.
+            here: places in the global batch that this process computes, None for all.
 
         Shapes: rows (global batch,), here (batch,) → (batch, *shape).
         """
@@ -95,27 +101,27 @@ class Dataset:
 
     @property
     def mirrors(self) -> bool:
-        """Whether training sees rows mirrored every other time."""
+        """Whether rows are mirrored at random in training."""
         return self.flip
 
     @property
     def streamed(self) -> bool:
-        """Whether these were made of images that were streamed, and are kept nowhere."""
+        """Whether these are latents of images that were streamed and stored nowhere."""
         return False
 
     def turned(self, flip: bool | None) -> Dataset:
-        """Return the data set with rows mirrored in training, or not; None for what is usual, which is not.
+        """Return the data set with random mirroring on or off; None for the default, off.
 
-        Raises: ValueError for what cannot be mirrored.
+        Raises: ValueError for data that cannot be mirrored.
         """
         if flip and self.kind != "image":
             raise ValueError(f"--flip mirrors images, and {self.name} holds {self.kind}: leave it out")
         return replace(self, flip=bool(flip))
 
     def chosen(self, count: int | None = None) -> Tensor:
-        """The numbers of the rows that `batches` gives: all, or a fixed random part of them, in order.
+        """The row numbers that `batches` gives: all, or a fixed random part of them, in order.
 
-        Shapes: -> (count,), int64. Raises: ValueError where fewer than 1 or more than there are is asked for.
+        Shapes: -> (count,), int64. Raises: ValueError for fewer than 1 or more than there are.
         """
         if count is not None and count != len(self) and not 1 <= count <= len(self):
             raise ValueError(f"{self.name} holds {len(self)} images, and {count} were asked for")
@@ -146,10 +152,7 @@ class Dataset:
             yield batch
 
     def part(self, count: int) -> Dataset:
-        """A fixed random part of at most `count` rows, called so by its split; the whole where there are not more.
-
-        What stays on the disk is not read.
-        """
+        """A fixed random part of at most `count` rows, named so by its split; nothing is read from the disk."""
         if len(self) <= count:
             return self
         rows = chosen(len(self), count, "part")
@@ -172,7 +175,7 @@ class Dataset:
 
     @property
     def class_counts(self) -> tuple[int, ...]:
-        """How many rows each class has; empty without labels."""
+        """The number of rows of each class; empty without labels."""
         if self.label is None or self.num_classes is None:
             return ()
         return tuple(self.label.bincount(minlength=self.num_classes).tolist())
@@ -189,10 +192,10 @@ class Dataset:
 
     @cached_property
     def checksum(self) -> str:
-        """The first 12 hexadecimal digits of the SHA-256 of the values and labels, however a file packs them.
+        """The first 12 hexadecimal digits of the SHA-256 of values and labels, independent of the file format.
 
-        Of images that stay on the disk, it is that of their names and sizes, of a fixed random thousand of them, and of
-        all labels, and begins with "part-".
+        For images on the disk: "part-" and the SHA-256 of their names and sizes, a fixed random thousand of them, and
+        all labels.
         """
         digest, mark = hashlib.sha256(), ""
         if isinstance(self.x, Rows):
@@ -213,14 +216,14 @@ class Dataset:
 
 
 def check(dataset: Dataset) -> Dataset:
-    """Return the data set as it is, if it is fit to train on.
+    """Return the data set if it can be trained on.
 
     Raises: ValueError for an empty set, NaN or infinity, images outside [-1, 1], labels that do not fit.
     """
     name, x, label, classes = dataset.name, dataset.x, dataset.label, dataset.num_classes
     if not len(x):
         raise ValueError(f"data set {name!r} is empty")
-    if isinstance(x, Tensor):  # what is stored as 8 bits lies in [-1, 1]
+    if isinstance(x, Tensor):  # uint8 values lie in [-1, 1] once scaled
         _check_values(name, x, dataset.kind)
     if (label is None) != (classes is None):
         raise ValueError(f"data set {name!r} needs both labels and their number of classes, or neither")

@@ -1,7 +1,7 @@
-"""Data sets of Hugging Face `datasets`: from the hub, from its Arrow cache, or from a folder.
+"""Data sets of Hugging Face `datasets`: from the hub, from its cache, or from a folder.
 
 hf:NAME, hf:NAME:CONFIG, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT; NAME may be a folder that `save_to_disk` wrote, or one
-of Parquet or Arrow files. Tables stay on the disk, mapped into memory; images are decoded when they are asked for.
+of Parquet or Arrow files. Tables are memory-mapped; images are decoded when they are indexed.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ __all__ = [
 PREFIX = "hf:"
 SPLITS = ("train", *HELD_OUT)
 LABELS = ("label", "labels", "target", "targets", "class", "classes", "category", "cls", "y")
-"""What columns of classes are called that have another type than ClassLabel, the first that is there."""
+"""Names of columns of classes that are not of type ClassLabel; the first that is there is used."""
 WHOLE = ("int", "uint", "bool", "string", "large_string")
-"""How the names of the types of values begin that may be classes."""
+"""Prefixes of the types of columns that may be classes."""
 FEW_TEXTS = 50
-"""So many different texts may be classes in any case, more than that if they are less than half of the rows."""
+"""Up to this many distinct strings may be classes; more only if they are less than half of the rows."""
 FILES = ("parquet", "arrow")
 
 
 def is_address(text: str | Path) -> bool:
-    """Whether this names a data set of Hugging Face."""
+    """Whether this is an hf: address."""
     return str(text).startswith(PREFIX)
 
 
 @dataclass(frozen=True)
 class Address:
-    """What hf:… names.
+    """The parts of an address hf:….
 
     >>> Address.of("hf:mnist:test"), Address.of("hf:you/faces:small:train").split
     (Address(name='mnist', config=None, split='test'), 'train')
@@ -63,7 +63,7 @@ class Address:
 
     @classmethod
     def of(cls, text: str) -> Address:
-        """Read an address; one part after the name is a split where it is called as one is.
+        """Parse an address; a single part after the name is a split if it has the name of one, else a config.
 
         Raises: ValueError for no name, or more than three parts.
         """
@@ -82,14 +82,14 @@ class Address:
 
     @property
     def short(self) -> str:
-        """What the data set is called."""
+        """The name of the data set, without its owner or folder."""
         return Path(self.name).name
 
 
 def library(text: str) -> Any:
-    """Return the library datasets.
+    """Import `datasets`.
 
-    Raises: ValueError where it is not installed.
+    Raises: ValueError if it is not installed.
     """
     try:
         import datasets
@@ -99,10 +99,9 @@ def library(text: str) -> Any:
 
 
 def open_table(text: str, split: str | None = None) -> Table:
-    """Open a split: the one asked for, that of the address, or train where there is one.
+    """Open a split: the one asked for, that of the address, or train if there is one.
 
-    Raises: ValueError without the library, for a data set that is neither here nor to be had, and for a table without
-        images.
+    Raises: ValueError without the library, for a data set that cannot be found, and for a table without images.
     """
     datasets = library(text)
     address = Address.of(text)
@@ -115,9 +114,9 @@ def open_table(text: str, split: str | None = None) -> Table:
 
 
 def chosen_split(text: str, asked: str | None, splits: tuple[str, ...]) -> str:
-    """Return the split that is meant: the one asked for, or train where there is one.
+    """Return the split that is asked for, by default train if there is one.
 
-    Raises: ValueError where it is not there.
+    Raises: ValueError for an unknown split.
     """
     chosen = asked or ("train" if "train" in splits else splits[0])
     if chosen not in splits:
@@ -131,9 +130,9 @@ def saved(folder: Path) -> bool:
 
 
 def loaded(address: Address, text: str, **options: Any) -> Any:
-    """All splits that there are, or what `datasets.load_dataset` gives with more options.
+    """Load all splits, with the options of `datasets.load_dataset`.
 
-    Raises: ValueError where they cannot be had, saying how they can.
+    Raises: ValueError if they cannot be loaded, with what to do.
     """
     import datasets
 
@@ -174,13 +173,22 @@ def _table(rows: Any, address: Address, text: str, split: str, splits: tuple[str
         said = hidden or said
     rows = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     apart = kept_apart(split, splits)
-    return Table(rows, column, address.short, split, apart, label, classes, (*notes, *said))
+    return Table(
+        rows,
+        column,
+        (*notes, *said),
+        called=address.short,
+        label=label,
+        classes=classes,
+        split=split,
+        held_out=apart,
+    )
 
 
 def image_column(features: Mapping[str, Any], text: str) -> tuple[str, list[str]]:
-    """Return the column of images, and what is to be said where it could have been another.
+    """Return the column of images, and a message if there are others.
 
-    Raises: ValueError where there is none.
+    Raises: ValueError if there is none.
     """
     import datasets
 
@@ -196,8 +204,9 @@ def image_column(features: Mapping[str, Any], text: str) -> tuple[str, list[str]
 
 
 def label_column(features: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...], list[str]]:
-    """Return the column of classes: the one of type ClassLabel, or else whole numbers, truth values or texts under a
-    usual name, `LABELS`; the names of its classes where it has them; and what is to be said of it and of the others.
+    """Return the column of classes, the names of its classes if it has them, and messages.
+
+    It is the one of type ClassLabel, or else one of integers, booleans or strings with a usual name, `LABELS`.
     """
     import datasets
 
@@ -234,12 +243,14 @@ def label_column(features: Mapping[str, Any]) -> tuple[str | None, tuple[str, ..
 def labels_of(
     held: Sequence[Any], column: str, classes: tuple[str, ...], text: str
 ) -> tuple[Tensor | None, tuple[str, ...], list[str]]:
-    """Return the labels of a column and the names of all classes, or None and what is to be said of why there are none:
-    some are missing or hidden, as those of a test split may be, or nearly every row has a text of its own.
+    """Return the labels of a column, the names of all classes, and messages.
+
+    None if some labels are missing or negative, as those of a test split may be, or if nearly every row has a string of
+    its own.
 
     Args:
-        held: whole numbers, truth values or texts, None where one is missing.
-        classes: the names of numbered classes; empty where the values are the names.
+        held: integers, booleans or strings, None for a missing one.
+        classes: the names of numbered classes; empty if the values are the names.
 
     Shapes: -> int64 (n,).
     """

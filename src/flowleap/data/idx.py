@@ -1,7 +1,7 @@
-"""The IDX files of MNIST and its relatives: a magic number, sizes, and bytes; packed by gzip or not.
+"""The IDX files of MNIST and similar sets: a magic number, sizes, and bytes; with gzip or without.
 
 Images are named as in train-images-idx3-ubyte[.gz] and their labels as in train-labels-idx1-ubyte[.gz]; those of the
-test split begin with t10k (or test). Files unpacked by hand that are named train-images.idx3-ubyte are found as well.
+test split begin with t10k (or test). Names such as train-images.idx3-ubyte are found as well.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BROKEN = (gzip.BadGzipFile, EOFError, zlib.error)
 
 @dataclass(frozen=True)
 class Pair:
-    """The files of one split: its images and their labels, and which splits there are beside it."""
+    """The files of one split, images and labels, and all splits that are there."""
 
     images: Path
     labels: Path
@@ -42,7 +42,7 @@ class Pair:
 
 
 def is_idx(path: Path) -> bool:
-    """Whether a file is named as one of IDX, or a folder holds such files."""
+    """Whether a file has the name of an IDX file, or a folder holds such files."""
     if path.is_dir():
         return any(NAME.fullmatch(file.name) for file in path.iterdir())
     return NAME.fullmatch(path.name) is not None
@@ -54,7 +54,7 @@ def pair(path: Path, split: str | None = None) -> Pair:
     Args:
         split: "train" or "test"; None for that of the file, and the train split of a folder.
 
-    Raises: ValueError for a missing partner, a split that is not there, a folder that holds several sets.
+    Raises: ValueError for a missing file, an unknown split, a folder with several data sets.
     """
     given = None if path.is_dir() else _parsed(path)
     if given is not None and given[2] == "labels":
@@ -84,7 +84,7 @@ def pair(path: Path, split: str | None = None) -> Pair:
 
 
 def _partner(path: Path) -> Path:
-    """The file of the labels of images, or of the images of labels, as it would be named."""
+    """The expected file of labels for a file of images, or of images for a file of labels."""
     names = ("images", "labels"), ("idx3", "idx1")
     name = path.name.removesuffix(".gz")
     for one, other in names if "images" in name else [two[::-1] for two in names]:
@@ -93,16 +93,16 @@ def _partner(path: Path) -> Path:
 
 
 def header(path: Path, magic: int = IMAGES) -> tuple[int, ...]:
-    """The sizes that a file states, of which the first is the number of its items.
+    """The shape that a file states; its first entry is the number of items.
 
-    Raises: ValueError for another magic number, and for a file that is cut off or holds more than it states.
+    Raises: ValueError for another magic number, and for a file that is truncated or longer than it states.
     """
     with _opened(path) as file:
         return _header(path, file, magic)
 
 
 def blocks(path: Path, rows: int, magic: int = IMAGES) -> Iterator[np.ndarray]:
-    """The items of a file, `rows` at a time, of which only one block is in memory.
+    """The items of a file, `rows` at a time, with one block in memory.
 
     Shapes: images (≤ rows, height, width), labels (≤ rows,), uint8. Raises: ValueError as `header`.
     """
@@ -130,14 +130,14 @@ def labels(path: Path) -> np.ndarray:
 
 
 def _parsed(path: Path) -> tuple[str, str, str]:
-    """The set, the split, and whether these are images or labels, from the name of a file."""
+    """The data set, the split, and "images" or "labels", from the name of a file."""
     match = NAME.fullmatch(path.name)
     assert match is not None, path
     return match["set"].lower(), SPLITS[match["part"].lower()], match["kind"].lower()
 
 
 def _opened(path: Path) -> Any:
-    """The file, unpacked where it is packed, whatever its name says."""
+    """Open the file, through gzip if its content is, whatever its name."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     return gzip.open(path) if packed else path.open("rb")

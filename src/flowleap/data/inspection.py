@@ -1,14 +1,13 @@
-"""What is in a set of images, before it is trained on: damage, duplicates, sizes, pixels, classes.
+"""Inspect a set of images before training: damage, duplicates, sizes, kinds of pixels, classes.
 
-Every image is decoded once, by several processes, and leaves some 200 bytes: memory does not depend on how large files
-are.
+Every image is decoded once, in several processes, and leaves a record of some 200 bytes.
 
-Near duplicates are found by a difference hash: the image in grey, shrunk to 17 × 16, is brighter at each of 256 places
-than at the next one or not. Two images are near duplicates where at most `NEAR` of the 256 bits differ and their 8 × 8
-thumbnails, but for their brightness, by less than `CLOSE` levels on average. Only those are compared that agree in one
-of the 16 parts of 16 bits, as all that differ in up to 15 bits do, and nine in ten of those that differ in 30. Images
-with hardly any contrast are not compared. Measured on photos of 32 × 32: saved again as JPEG of quality 60 they differ
-in 9 to 41 bits (16 for half of them) and 1.1 levels, resized to 40 × 40 in up to 20, and other photos in 39 and more.
+Near duplicates are found by a difference hash: the grey image, resized to 17 × 16, is brighter at each of 256 places
+than at the next one or not. Two images are near duplicates if at most `NEAR` of the 256 bits differ and their 8 × 8
+thumbnails, up to a constant, differ by less than `CLOSE` levels on average. Only images that agree in one of the 16
+parts of 16 bits are compared, which finds all that differ in up to 15 bits, and nine in ten of those that differ in 30.
+Images with hardly any contrast are not compared. Measured on photos of 32 × 32: saved again as JPEG of quality 60 they
+differ in 9 to 41 bits (median 16) and 1.1 levels, resized to 40 × 40 in up to 20, and other photos in 39 and more.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,9 +44,9 @@ __all__ = ["CLOSE", "NEAR", "Findings", "examine", "groups_of", "signature"]
 
 NEAR = 30
 CLOSE = 4.0
-BITS, PARTS, SIDE, THUMB = 256, 16, 16, 8
-FLAT = 2.0  # levels of standard deviation below which a hash means nothing
-CROWD = 2000  # images that share a part of the hash beyond which only neighbors in its order are compared
+PARTS, SIDE, THUMB = 16, 16, 8
+FLAT = 2.0  # standard deviation in levels below which a hash is meaningless
+CROWD = 2000  # if more images share a part of the hash, only neighbors in its order are compared
 MODES = (*GREY, *COLOR, *SEE_THROUGH)
 UNEVEN = 10.0
 ONES = np.array([number.bit_count() for number in range(1 << 16)], dtype=np.uint16)
@@ -66,15 +65,14 @@ RECORD = np.dtype(
         ("thumb", np.uint8, (THUMB, THUMB)),
     ]
 )
-"""What is kept of an image: `mode` is 1 + its place in `MODES`, `fault` is 0 or `fault_number`."""
+"""The record of an image: `mode` is 1 + its place in `MODES`, `fault` is 0 or a `fault_number`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What was found.
+    """The result of `examine`.
 
-    Shapes: seen (n,), `RECORD` by the number of the image; exact, near: groups of numbers, the first of which comes
-    first.
+    Shapes: seen (n,), the `RECORD` of each image; exact, near: groups of sorted image numbers.
     """
 
     store: Store
@@ -90,34 +88,29 @@ class Findings:
         return len(self.seen)
 
     def of_fault(self, kind: str) -> list[int]:
-        """The images with a fault, one of `FAULTS`."""
+        """The numbers of the images with one of `FAULTS`."""
         return (self.seen["fault"] == fault_number(kind)).nonzero()[0].tolist()
 
     @property
     def fine(self) -> np.ndarray:
-        """The images that a run would take."""
+        """The numbers of the usable images."""
         return (self.seen["fault"] == 0).nonzero()[0]
 
     @property
-    def usable(self) -> int:
-        """How many images a run would take."""
-        return len(self.fine)
-
-    @property
     def names_of_modes(self) -> dict[str, int]:
-        """How many images have each kind of pixels, the most frequent first."""
+        """The number of images of each Pillow mode, the most frequent first."""
         return dict(Counter(MODES[code - 1] for code in self.seen["mode"].tolist() if code).most_common())
 
     @property
     def sizes(self) -> dict[tuple[int, int], int]:
-        """How many images have each size, the most frequent first."""
+        """The number of images of each size, the most frequent first."""
         there = self.seen[self.seen["width"] > 0]
         return dict(
             Counter(zip(there["width"].tolist(), there["height"].tolist(), strict=True)).most_common()
         )
 
     def problems(self) -> list[str]:
-        """What is wrong, in words; empty where nothing is."""
+        """Messages on what is wrong; empty if nothing is."""
         found = [
             f"{len(rows):,} image{'s' * (len(rows) > 1)} {fault_of(kind, len(rows))}"
             for kind in FAULTS
@@ -127,8 +120,8 @@ class Findings:
             if groups:
                 more = sum(len(group) - 1 for group in groups)
                 found.append(f"{more:,} {words} duplicate{'s' * (more != 1)} of other images")
-        if self.usable < FEW_IMAGES:
-            found.append(f"only {self.usable:,} usable images: a generator may memorize them")
+        if len(self.fine) < FEW_IMAGES:
+            found.append(f"only {len(self.fine):,} usable images: a generator may memorize them")
         counts = [count for count in self.classes.values() if count]
         if len(self.classes) == 1:
             found.append("one class only: the same as none")
@@ -142,11 +135,11 @@ class Findings:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON-able values, files by their names."""
+        """Return everything as JSON-able values."""
         name = self.store.name
         return {
             "images": len(self),
-            "usable": self.usable,
+            "usable": len(self.fine),
             "faults": {kind: [self.messages[row] for row in self.of_fault(kind)] for kind in FAULTS},
             "exact_duplicates": [[name(row) for row in group] for group in self.exact],
             "near_duplicates": [[name(row) for row in group] for group in self.near],
@@ -160,7 +153,7 @@ class Findings:
 
 
 def signature(image: Any) -> tuple[np.ndarray, np.ndarray, float]:
-    """The difference hash of a Pillow image, its thumbnail, and its contrast.
+    """The difference hash, the thumbnail and the contrast of a Pillow image.
 
     Shapes: -> uint16 (16,), uint8 (8, 8). Units: contrast is the standard deviation of the levels of the thumbnail.
     """
@@ -173,42 +166,39 @@ def signature(image: Any) -> tuple[np.ndarray, np.ndarray, float]:
     return bits, thumb, float(levels.std())
 
 
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """Decodes an image and records what is known of it."""
-
-    store: Store
-
-    def __call__(self, record: Any, row: int) -> None:
-        name = self.store.name(row)
-        with opened(self.store.encoded(row), name) as image:
-            if image.mode not in MODES:
-                raise Faulty("mode", f"{name} has pixels of mode {image.mode!r}")
-            record["mode"] = 1 + MODES.index(image.mode)
-            record["frames"], record["drawn"] = frames(image), drawn(image)
-            image.load()
-            turned = upright(image)
-            record["width"], record["height"] = turned.size
-            if clear := transparent(image):
-                raise Faulty("transparent", f"{name} is transparent in {clear:.0%} of its pixels")
-            colors = turned.convert("RGB")
-            digest = hashlib.sha256(repr(colors.size).encode())
-            digest.update(colors.tobytes())
-            record["digest"] = digest.digest()[:16]
-            record["hash"], record["thumb"], contrast = signature(colors)
-            record["flat"] = contrast < FLAT
+def _record(store: Store, record: Any, row: int) -> None:
+    """Decode an image and fill its record."""
+    name = store.name(row)
+    with opened(store.encoded(row), name) as image:
+        if image.mode not in MODES:
+            raise Faulty("mode", f"{name} has pixels of mode {image.mode!r}")
+        record["mode"] = 1 + MODES.index(image.mode)
+        record["frames"], record["drawn"] = frames(image), drawn(image)
+        image.load()
+        turned = upright(image)
+        record["width"], record["height"] = turned.size
+        if clear := transparent(image):
+            raise Faulty("transparent", f"{name} is transparent in {clear:.0%} of its pixels")
+        colors = turned.convert("RGB")
+        digest = hashlib.sha256(repr(colors.size).encode())
+        digest.update(colors.tobytes())
+        record["digest"] = digest.digest()[:16]
+        record["hash"], record["thumb"], contrast = signature(colors)
+        record["flat"] = contrast < FLAT
 
 
 def examine(store: Store, preprocessing: Preprocessing | None = None, workers: int | None = None) -> Findings:
-    """Decode every image of a store once, and say what was found.
+    """Decode every image of a store once and return the findings.
 
     Args:
-        preprocessing: where it names a size, images smaller than that are a fault.
+        preprocessing: if it names a size, smaller images are faulty.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of Pillow: what matters is found
+        warnings.simplefilter("ignore", UserWarning)  # of Pillow
         workers = default_workers() + 1 if workers is None else workers
-        store, seen, messages, notes = looked_through(store, _Seen(store), "checking", RECORD, workers)
+        store, seen, messages, notes = looked_through(
+            store, partial(_record, store), "checking", RECORD, workers
+        )
     fine, short = seen["fault"] == 0, np.minimum(seen["width"], seen["height"])
     size = preprocessing.size if preprocessing is not None else None
     if size is not None:
@@ -229,19 +219,14 @@ def examine(store: Store, preprocessing: Preprocessing | None = None, workers: i
 
 def _same(whole: np.ndarray, rows: np.ndarray) -> tuple[tuple[int, ...], ...]:
     """Groups of images with the same pixels."""
-    if not len(rows):
-        return ()
-    order = rows[np.argsort(whole["digest"][rows].view("S16"), kind="stable")]
-    groups: dict[bytes, list[int]] = {}
-    digests = whole["digest"]
-    for before, after in pairwise(order.tolist()):
-        if digests[before] == digests[after]:
-            groups.setdefault(digests[after].tobytes(), [before]).append(after)
-    return tuple(sorted(tuple(sorted(group)) for group in groups.values()))
+    digests = whole["digest"][rows].view("S16")
+    _, place, counts = np.unique(digests, return_inverse=True, return_counts=True)
+    groups = np.split(rows[np.argsort(place, kind="stable")], counts.cumsum()[:-1])
+    return tuple(sorted(tuple(group.tolist()) for group in groups if len(group) > 1))
 
 
 def _alike(whole: np.ndarray, rows: np.ndarray) -> tuple[tuple[int, ...], ...]:
-    """Groups of images that are near duplicates of one another."""
+    """Groups of near duplicates."""
     rows = rows[~whole["flat"][rows]]
     hashes, thumbs = whole["hash"][rows], whole["thumb"][rows].astype(np.int16)
     pairs = [
@@ -259,14 +244,13 @@ def _near(
     kept = apart <= NEAR
     ones, others = ones[kept], others[kept]
     off = thumbs[ones] - thumbs[others]
-    off = np.abs(off - off.mean(axis=(1, 2), keepdims=True)).mean(
-        axis=(1, 2)
-    )  # brighter all over is no difference
+    shifted = off - off.mean(axis=(1, 2), keepdims=True)  # a constant is no difference
+    off = np.abs(shifted).mean(axis=(1, 2))
     yield from zip(ones[off < CLOSE].tolist(), others[off < CLOSE].tolist(), strict=True)
 
 
 def _candidates(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of places whose hashes agree in a part of 16 bits, some thousand at a time."""
+    """Pairs of places whose hashes agree in a part of 16 bits."""
     for part in range(PARTS):
         order = np.lexsort((*hashes.T, hashes[:, part]))
         values = hashes[order, part]
@@ -299,7 +283,7 @@ def _joined(held: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.n
 
 
 def groups_of(pairs: list[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
-    """Numbers that hang together by pairs, in order.
+    """The connected components of a graph with these edges, sorted.
 
     >>> groups_of([(3, 1), (5, 6), (1, 2)])
     ((1, 2, 3), (5, 6))

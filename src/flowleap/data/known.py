@@ -1,4 +1,4 @@
-"""Published sets of images, recognized by their pixels whatever file they come in."""
+"""Published data sets, recognized by their pixels in any file format."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ["KNOWN", "Known", "recognized"]
 
 @dataclass(frozen=True)
 class Known:
-    """A published set: the sizes of its splits, and the SHA-256 of their 8-bit pixels in its own order, channels last.
+    """A published data set.
 
-    `classes` are the published names of its classes, empty where their numbers are the names.
-
-    Shapes: shape is that of one image, (channels, height, width).
+    Args:
+        shape: of one image, (channels, height, width).
+        splits: number of images and SHA-256 of the uint8 pixels, in the published order, channels last.
+        classes: the published names, empty if numbers are the names.
     """
 
     name: str
@@ -68,20 +69,19 @@ KNOWN: tuple[Known, ...] = (
 
 
 def recognized(dataset: Dataset) -> Dataset:
-    """The data set by its published name, with license and source, where its images are a whole split of it.
+    """Give a data set that is a whole split of one of `KNOWN` its published name, license, source and class names.
 
-    Classes that are called by their numbers are called as they were published.
-
-    Any but `KNOWN` is returned as it is; its pixels are looked at only where shape and number of images fit.
+    Others are returned unchanged; pixels are read only if shape and number of images fit. Class names that are not
+    numbers are kept.
     """
-    alike = [
+    candidates = [
         (known, split, checksum)
         for known in KNOWN
         for split, (size, checksum) in known.splits.items()
         if dataset.kind == "image" and (size, *known.shape) == tuple(dataset.x.shape)
     ]
-    found = pixels(dataset) if alike else ""
-    for known, split, checksum in alike:
+    found = pixels(dataset) if candidates else ""
+    for known, split, checksum in candidates:
         if checksum == found:
             numbers = tuple(str(number) for number in range(len(known.classes)))
             return replace(
@@ -97,9 +97,8 @@ def recognized(dataset: Dataset) -> Dataset:
 
 
 def pixels(dataset: Dataset) -> str:
-    """The SHA-256 of the images as 8 bits, channels last where there are several."""
+    """The SHA-256 of the images as uint8, channels last."""
     digest = hashlib.sha256()
     for part in dataset.x.split(1000):
-        levels = levels_of(part)
-        digest.update(levels.permute(0, 2, 3, 1).contiguous().numpy().data)
+        digest.update(levels_of(part).permute(0, 2, 3, 1).contiguous().numpy().data)
     return digest.hexdigest()

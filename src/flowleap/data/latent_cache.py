@@ -1,13 +1,12 @@
-"""Latents of images on a disk, encoded once: the format of their cache, see `data.latents` for what is drawn from it.
+"""The cache of latents on the disk: its files and format; `data.latents` reads it for training.
 
 cache/
-  latents.json                  how they were made, what each array means and, once all are there, their checksums
-  train-00000.safetensors       moments, flipped_moments and, where there are classes, label: whole numbers of rows
-  test-00000.safetensors        the parts of the data have shards of their own; data without parts is `all`
+  latents.json                  how the latents were made, the meaning of each array and, at the end, all checksums
+  train-00000.safetensors       moments, flipped_moments and, with classes, label
+  test-00000.safetensors        each split of the data has shards of its own; data without splits are `all`
 
-A shard says itself which rows of which images by which autoencoder it holds, with a checksum: what is interrupted goes
-on with the shards that are missing. Rows are read from the shards as they are asked for, so a cache of any size takes
-the memory of a batch.
+The metadata of a shard say which rows of which images it holds, and its checksum: interrupted encoding continues with
+the missing shards.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ __all__ = ["ARRAYS", "DTYPES", "INDEX", "STREAMED", "Cache", "Contents", "is_cac
 
 INDEX = "latents.json"
 STREAMED = "stream-"
-"""What the checksum of images begins with that were streamed."""
+"""Prefix of the checksum of streamed images."""
 ABOUT = "latents"
 ARRAYS = {
     "moments": "mean and log-variance of the posterior of each image, one after the other along the channels, as the "
@@ -42,36 +41,34 @@ ARRAYS = {
     "flipped_latents": "those of the image mirrored left to right",
     "label": "the number of the class, its place in `classes`",
 }
-"""What each array of a shard means; a shard has moments or latents, never both."""
+"""The meaning of each array of a shard; a shard has moments or latents, never both."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CURE = "Remove that file, and make it again with the command that made them, flowleap data encode"
 
 
 def is_cache(path: Path) -> bool:
-    """Whether a folder holds a cache of latents, whole or not."""
+    """Whether a folder holds a cache of latents, finished or not."""
     return (path / INDEX).is_file()
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a cache holds when it is whole, and how it was made.
+    """The contents of a finished cache, and how they were made.
 
     Args:
         codec: the autoencoder, with scaling and shift.
-        name, source: of the data that was encoded, and what it was read from, as it was given.
-        parts: the rows of each part of the data.
-        image: the shape of an image as it was encoded. square: how images became squares, "crop" or "resize", empty for
-            as they were.
+        name, source: of the encoded data: its name, and the path or address as it was given.
+        parts: number of rows of each split.
+        image: shape of an encoded image. square: "crop" or "resize", empty if images were not made square.
         shape: of one latent.
-        classes: the names of the classes, None without.
-        labels: a checksum of the labels of each part. images: one of its images, `Dataset.checksum`.
-        posterior: whether mean and log-variance are held, or latents as they are.
-        flipped: whether those of mirrored images are held too.
-        dtype: of the numbers that are held. precision: in which the autoencoder computed.
-        shard: rows of a shard; the last one of a part holds the rest.
-        license: of the data, where that is known.
+        classes: names of the classes, None without.
+        labels: checksum of the labels of each split. images: `Dataset.checksum` of each split.
+        posterior: whether mean and log-variance are stored, or latents.
+        flipped: whether those of mirrored images are stored, too.
+        dtype: of the stored arrays. precision: of the autoencoder's computation.
+        shard: rows of a shard; the last one of a split may be smaller.
 
-    Raises: ValueError for a type that cannot be held, or shards of no rows.
+    Raises: ValueError for an unknown dtype, or shards of no rows.
     """
 
     codec: Codec
@@ -99,7 +96,7 @@ class Contents:
 
     @property
     def arrays(self) -> tuple[str, ...]:
-        """The names of the arrays of numbers in each shard, the plain one first."""
+        """The names of the arrays in each shard, without label; that of mirrored images last."""
         name = "moments" if self.posterior else "latents"
         return (name, f"flipped_{name}") if self.flipped else (name,)
 
@@ -111,7 +108,7 @@ class Contents:
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of all that the numbers depend on: everything but scaling, shift and where things lie."""
+        """The SHA-256 of everything that the arrays depend on: all but scaling, shift, names and license."""
         content = asdict(self)
         content["codec"] = {"kind": self.codec.kind, "checksum": self.codec.checksum}
         for name in ("name", "source", "license"):
@@ -119,31 +116,29 @@ class Contents:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def kinds(self, rows: int) -> Kinds:
-        """What a shard of so many rows holds."""
+        """The arrays of a shard with this number of rows."""
         numbers = dict.fromkeys(self.arrays, ((rows, *self.stored), self.dtype))
         return numbers if self.classes is None else {**numbers, "label": ((rows,), "int64")}
 
     def shards(self, part: str | None = None) -> list[Shard]:
-        """Return the shards of a part, or of all."""
+        """Return the shards of a split, or of all."""
         chosen = self.parts.items() if part is None else [(part, self.parts[part])]
         return [shard for name, count in chosen for shard in cut(name, count, self.shard)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON-able values."""
+        """Return JSON-able values."""
         return dict(json.loads(json.dumps(asdict(self))))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Contents:
-        """Return contents from their values."""
-        classes = content["classes"]
-        lists = {name: tuple(content[name]) for name in ("image", "shape")}
-        codec = Codec.from_dict(content["codec"])
-        made = cls(**{**content, **lists, "codec": codec})
-        return replace(made, classes=None if classes is None else tuple(classes))
+        """The inverse of `to_dict`."""
+        lists = ("image", "shape", "classes")
+        tuples = {name: None if content[name] is None else tuple(content[name]) for name in lists}
+        return cls(**{**content, **tuples, "codec": Codec(**content["codec"])})
 
 
 class Cache:
-    """The latents in a folder; `write` fills it shard by shard in any order, `finish` completes it."""
+    """The latents in a folder; `write` adds shards in any order, `finish` completes it."""
 
     def __init__(self, folder: Path, contents: Contents, checksums: Mapping[str, str] | None = None) -> None:
         self.folder, self.contents = folder, contents
@@ -152,9 +147,9 @@ class Cache:
 
     @classmethod
     def read(cls, folder: Path) -> Cache:
-        """Open what is in a folder.
+        """Open the cache in a folder.
 
-        Raises: ShardError where latents.json is broken.
+        Raises: ShardError if latents.json is broken.
         """
         return _files(folder).read_index(
             lambda content: cls(folder, Contents.from_dict(content["contents"]), content["checksums"])
@@ -162,12 +157,12 @@ class Cache:
 
     @classmethod
     def begin(cls, folder: Path, contents: Contents, *, overwrite: bool = False) -> Cache:
-        """Begin a cache, or go on with the one that is there and is to hold the same.
+        """Begin a cache, or continue one with the same contents.
 
-        Where only scaling or shift are others, `overwrite` writes them down and keeps every shard; where anything else
-        is, it moves the folder to <name>.old-N.
+        With `overwrite`, another scaling or shift is recorded and all shards are kept; if anything else differs, the
+        folder is moved to <name>.old-N.
 
-        Raises: ShardError for a cache of something else, naming what differs; ValueError for a folder that holds
+        Raises: ShardError for a cache of other contents, with the differences; ValueError for a folder that holds
             anything else, or that another process writes into.
         """
         if not is_cache(folder):
@@ -176,7 +171,7 @@ class Cache:
                     f"{folder} is there but holds no latents: name a new or an empty folder with --out"
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            return cls(folder, contents)._noted()
+            return cls(folder, contents)._write_index()
         found = cls.read(folder)
         if found.contents == contents:
             return found
@@ -191,7 +186,7 @@ class Cache:
             )
         with locked(folder):
             if found.contents.fingerprint == contents.fingerprint:
-                return cls(folder, contents, found.checksums)._noted()
+                return cls(folder, contents, found.checksums)._write_index()
             old = free_name(folder, ".old-", 1)
             folder.rename(old)
         (old / LOCK).unlink(missing_ok=True)
@@ -199,22 +194,23 @@ class Cache:
 
     @property
     def whole(self) -> bool:
-        """Whether every shard is there, as far as latents.json says."""
+        """Whether the cache is finished, according to latents.json."""
         return bool(self.checksums)
 
     def path(self, shard: Shard) -> Path:
         """Return the file of a shard."""
         return self.files.path(shard)
 
-    def missing(self) -> list[Shard]:
-        """Return the shards that have no file."""
-        return [shard for shard in self.contents.shards() if not self.path(shard).is_file()]
+    def missing(self, process: int = 0, processes: int = 1) -> list[Shard]:
+        """Return the shards without a file, of those that this of several processes encodes."""
+        own = self.contents.shards()[process::processes]
+        return [shard for shard in own if not self.path(shard).is_file()]
 
     def write(self, shard: Shard, arrays: Mapping[str, Tensor], label: Tensor | None) -> None:
         """Write a shard.
 
         Shapes: arrays (rows, *contents.stored), label int64 (rows,), None without classes.
-        Raises: ShardError for numbers that are not finite, or do not fit the type that they are kept in.
+        Raises: ShardError for values that are not finite in the dtype of the cache.
         """
         kept = {name: rows.to(DTYPES[self.contents.dtype]).contiguous() for name, rows in arrays.items()}
         for name, rows in kept.items():
@@ -229,9 +225,9 @@ class Cache:
         self.files.write(shard, kept, self.contents.kinds(len(shard.rows)), {ABOUT: made})
 
     def look(self, shard: Shard) -> str:
-        """Return the checksum that a shard says it has; its size and what it is are looked at, not its numbers.
+        """Return the checksum that a shard states, having checked its size and metadata but not its values.
 
-        Raises: ShardError for a shard that is missing, cut short, or of something else.
+        Raises: ShardError for a shard that is missing, truncated, or of other latents.
         """
         said = self.files.look(shard, self.contents.kinds(len(shard.rows))).get(ABOUT, {})
         if (said.get("made"), said.get("start")) != (self.contents.fingerprint, shard.rows.start):
@@ -239,26 +235,26 @@ class Cache:
         return str(said.get("checksum"))
 
     def verify(self, shard: Shard) -> None:
-        """Read a shard whole and hold it to its checksum.
+        """Read a shard and verify its checksum.
 
-        Raises: ShardError for one that is cut short or changed.
+        Raises: ShardError for a truncated or changed one.
         """
         said = self.look(shard)
         if _digest(self.files.tensors(shard)) != said or self.checksums.get(shard.name, said) != said:
             raise self.files.broken(f"{shard.name} has changed, its checksum is another")
 
     def finish(self, mark: str = "") -> bool:
-        """Write down that all is there, if it is; `mark` tells processes apart that do so at once.
+        """Record all checksums if no shard is missing; return whether none is. `mark`: see `ShardFolder.write_index`.
 
-        Raises: ShardError for a shard that is cut short.
+        Raises: ShardError for a truncated shard.
         """
         if self.missing():
             return False
         self.checksums = {shard.name: self.look(shard) for shard in self.contents.shards()}
-        self._noted(mark)
+        self._write_index(mark)
         return True
 
-    def _noted(self, mark: str = "") -> Cache:
+    def _write_index(self, mark: str = "") -> Cache:
         content = {
             "arrays": {name: ARRAYS[name] for name in self.contents.kinds(0)},
             "trained on": "(z − codec.shift) · codec.scaling, z a sample of the posterior, drawn anew in each step",
@@ -274,7 +270,7 @@ def _files(folder: Path) -> ShardFolder:
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """The SHA-256 of arrays, by their names and bytes."""
+    """The SHA-256 of the names and bytes of arrays."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())

@@ -1,6 +1,6 @@
-"""Latents as a data set: the posteriors in a cache, sampled anew in each step, read as they are asked for.
+"""Latents as a data set: the posteriors in a cache (`data.latent_cache`), sampled anew in each step.
 
-A cache of any size takes the memory of a batch; its format is in `data.latent_cache`.
+Rows are read from the memory-mapped shards, so a cache of any size takes the memory of a batch.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ FIXED = "latents/fixed"
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """The latents of a part as a network sees them: of each row one draw of its posterior, always the same.
-
-    Read from the shards when asked for.
+    """The latents of a split, scaled for the network: one fixed draw of the posterior of each row.
 
     Shapes: call: int64 (n,) -> float32 (n, *shape of a latent).
     """
@@ -43,11 +41,11 @@ class Draws:
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """The shards of the part."""
+        """The shards of the split."""
         return self.cache.contents.shards(self.part)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Draws, (self.cache, self.part)  # what is mapped into memory is mapped anew in another process
+        return Draws, (self.cache, self.part)  # another process maps the shards anew
 
     def __call__(self, rows: Tensor) -> Tensor:
         noise, contents = None, self.cache.contents
@@ -57,17 +55,16 @@ class Draws:
         return contents.codec.scaled(drawn(self.stored(rows), noise))
 
     def stored(self, rows: Tensor, flipped: Tensor | None = None) -> Tensor:
-        """Return rows of the arrays of the cache, those of the mirrored images where `flipped`.
+        """Return rows of the cache, those of the mirrored images where `flipped`.
 
         Shapes: rows int64 (n,), flipped bool (n,) -> float32 (n, *contents.stored).
         """
         contents = self.cache.contents
         out = torch.empty(len(rows), *contents.stored)
         number, place = rows // contents.shard, rows % contents.shard
-        names = contents.arrays
         mirrored = torch.zeros(len(rows), dtype=torch.bool) if flipped is None else flipped
         for shard in number.unique().tolist():
-            for name, side in zip(names, (False, True), strict=False):
+            for name, side in zip(contents.arrays, (False, True), strict=False):
                 here = ((number == shard) & (mirrored == side)).nonzero().flatten()
                 if len(here):
                     out[here] = self.opened(shard)[name][place[here]].float()
@@ -83,14 +80,14 @@ class Draws:
         return torch.cat([self.opened(shard.number)["label"].clone() for shard in self.shards])
 
     def opened(self, number: int) -> dict[str, Tensor]:
-        """Return the arrays of a shard, mapped into memory."""
+        """Return the arrays of a shard, memory-mapped."""
         if number not in self._open:
             self._open[number] = self.cache.files.tensors(self.shards[number])
         return self._open[number]
 
 
 def drawn(stored: Tensor, noise: Tensor | None) -> Tensor:
-    """Return a sample of posteriors, mean + exp(½ log-variance) · noise; latents as they are where there is no noise.
+    """Return samples of posteriors, mean + exp(½ log-variance) · noise; without noise, `stored` are latents already.
 
     Shapes: stored (n, 2 · channels, …) and noise (n, channels, …) -> (n, channels, …).
     """
@@ -102,11 +99,10 @@ def drawn(stored: Tensor, noise: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Latents(Dataset):
-    """A part of a cache of latents as a data set: each step draws from the posterior anew.
+    """A split of a cache of latents as a data set, whose posteriors are sampled anew in each step.
 
-    `x` holds of each row one draw, always the same, for what looks at the data without a step, see `Draws`.
-    `mirrored` takes the mirrored image with probability ½ where the cache has it. Rows that a teacher made are
-    tensors, and taken as they are.
+    `x` is one fixed draw of each row, for uses without a step, see `Draws`. With `mirrored`, the mirrored image is used
+    with probability ½ if the cache has it. Latents that a teacher made are plain tensors.
     """
 
     _: KW_ONLY
@@ -122,9 +118,9 @@ class Latents(Dataset):
         return self.draws.cache.contents.images.get(self.draws.part, "").startswith(STREAMED)
 
     def turned(self, flip: bool | None) -> Latents:
-        """Return the data set with latents of mirrored images among its own, or without; None: where they are there.
+        """Return the data set with or without mirrored images; None: with them if the cache has them.
 
-        Raises: ValueError where they are not.
+        Raises: ValueError for a cache without them.
         """
         if flip and not self.draws.cache.contents.flipped:
             raise ValueError(
@@ -134,13 +130,13 @@ class Latents(Dataset):
 
     @property
     def whole(self) -> bool:
-        """Whether these are the rows of the cache, rather than some of them or those that a teacher made."""
+        """Whether these are all rows of the cache, not a part of them or latents that a teacher made."""
         return isinstance(self.x, Rows) and self.part_of is None
 
     def take(self, rows: Tensor, step: int, key: int, here: Tensor | None = None) -> Tensor:
-        """Return samples of the posteriors of the rows of a batch: a pure function of (rows, step, key).
+        """Return scaled posterior samples of the rows of a batch: a pure function of (rows, step, key).
 
-        Noise and mirroring are drawn for the whole batch and sliced by `here`.
+        Noise and mirroring are drawn for the global batch and sliced by `here`.
         Shapes: rows (global batch,), here (batch,) → (batch, *shape), (z − shift) · scaling.
         """
         if not self.whole:
@@ -169,12 +165,12 @@ class Latents(Dataset):
 
 
 def load(folder: Path, split: str | None = None, address: str = "") -> Latents:
-    """Return a part of a cache as a data set: the one asked for, or that for training, where there are parts.
+    """Return a split of a cache as a data set, by default the training split.
 
     Args:
-        address: what the folder was called, by which it is found again.
+        address: of the data set; default: the folder.
 
-    Raises: ShardError for a cache that is not whole; ValueError for a part that it does not have.
+    Raises: ShardError for an unfinished cache; ValueError for an unknown split.
     """
     cache = Cache.read(folder)
     contents = cache.contents
@@ -194,12 +190,11 @@ def load(folder: Path, split: str | None = None, address: str = "") -> Latents:
     square: Any = contents.square
     preprocessing = (
         Preprocessing(square, contents.image[-1]) if square else Preprocessing()
-    )  # how images are those that were encoded
+    )  # the preprocessing of the encoded images
     return Latents(
         contents.name,
         Rows(draws, contents.parts[part], contents.shape, stamp=contents.codec.checksum, floats=True),
         label=draws.labels(),
-        num_classes=None if contents.classes is None else len(contents.classes),
         kind="latents",
         license=contents.license,
         source=contents.source,

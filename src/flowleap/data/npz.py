@@ -1,4 +1,4 @@
-"""Archives of NumPy arrays (.npz), read safely and in blocks: nothing is unpickled, nothing is decoded in vain."""
+"""Read .npz archives safely and in blocks: nothing is unpickled, and only the arrays asked for are decoded."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MAGIC = {
 
 
 class Archive:
-    """An .npz whose members are looked at one by one; .npz.xz is one that was compressed as a whole.
+    """An .npz, or an .npz.xz that was compressed as a whole.
 
-    Raises: OSError where it cannot be opened, ValueError where it is no archive, is cut off or damaged.
+    Raises: OSError if it cannot be opened; ValueError if it is no archive, truncated or damaged.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -63,23 +63,21 @@ class Archive:
         return shape, dtype
 
     def read(self, name: str) -> np.ndarray:
-        """A whole array.
+        """Read a whole array.
 
-        Raises: ValueError where it is missing, damaged, or holds Python objects.
+        Raises: ValueError if it is missing, damaged, or holds Python objects.
         """
         with self._open(name) as member:
             try:
                 return np.lib.format.read_array(member, allow_pickle=False)
-            except BROKEN as error:
-                raise self._damaged(name, error) from None
-            except ValueError as error:
+            except (*BROKEN, ValueError) as error:
                 raise self._damaged(name, error) from None
 
     def blocks(self, name: str, rows: int) -> Iterator[np.ndarray]:
-        """An array, `rows` of its first axis at a time, of which only one block is in memory."""
+        """Read an array in blocks of `rows` of its first axis, with one block in memory."""
         with self._open(name) as member:
-            shape, columns_first, dtype = self._header(name, member)
-            if columns_first and len(shape) > 1:  # written column by column: rows are not together
+            shape, fortran, dtype = self._header(name, member)
+            if fortran and len(shape) > 1:  # Fortran order: rows are not contiguous
                 whole = self.read(name)
                 yield from (whole[start : start + rows] for start in range(0, len(whole), rows))
                 return
@@ -107,12 +105,12 @@ class Archive:
     def _header(self, name: str, member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         try:
             version = np.lib.format.read_magic(member)
-            shape, columns_first, dtype = MAGIC[version](member)
+            shape, fortran, dtype = MAGIC[version](member)
         except (*BROKEN, ValueError, KeyError) as error:
             raise self._damaged(name, error) from None
         if dtype.hasobject:
             raise self._damaged(name, "it holds Python objects, which are not loaded")
-        return shape, columns_first, dtype
+        return shape, fortran, dtype
 
     def _damaged(self, name: str, reason: object) -> ValueError:
         return ValueError(

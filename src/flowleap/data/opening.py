@@ -1,4 +1,4 @@
-"""Data sets at a path or an address: files are found, opened and preprocessed."""
+"""Open the images at a path or at an hf: address, and make them a data set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["from_path", "is_folder", "open_images", "present", "store_of"]
 
 
 def present(text: str | Path) -> bool:
-    """Whether there is something at a path, or this is the address of a table."""
+    """Whether there is something at a path, or this is an hf: address."""
     return is_address(text) or Path(text).exists()
 
 
@@ -38,13 +38,13 @@ def is_folder(text: str | Path) -> bool:
 def from_path(
     text: str | Path, split: str | None = None, preprocessing: Preprocessing | None = None
 ) -> Dataset:
-    """Read the images at a path or an address, or open them where they do not fit into memory.
+    """Load the images at a path or an address; those that do not fit into memory stay on the disk.
 
     Args:
-        split: the part to take; that for training by default, where there are parts.
-        preprocessing: how images are taken; as `Preprocessing` does by default.
+        split: default: the training split, where there are splits.
+        preprocessing: how images are cropped and resized; default: `Preprocessing()`.
 
-    Raises: ValueError for what cannot be read, or is refused by the preprocessing.
+    Raises: ValueError for images that cannot be read, or that `preprocessing` refuses.
     """
     preprocessing = preprocessing or Preprocessing()
     if not is_address(text) and not is_folder(text):
@@ -63,12 +63,12 @@ def from_path(
 def store_of(
     text: str | Path, split: str | None = None, files: Callable[[Path, str | None], Files] = looked_at
 ) -> Store:
-    """The images at a path or an address as they are encoded.
+    """The encoded images at a path or an address.
 
     Args:
-        files: which images of a folder are taken, and what is refused: `store.looked_at`, `trained_on` or `files_of`.
+        files: chooses the images of a folder: `store.looked_at`, `trained_on` or `files_of`.
 
-    Raises: ValueError for what holds no images, and for a split that is not there.
+    Raises: ValueError without images, and for an unknown split.
     """
     if is_address(text):
         return open_table(str(text), split)
@@ -76,16 +76,16 @@ def store_of(
 
 
 def open_images(path: Path | str, split: str | None = None) -> Dataset:
-    """Open images without reading them: a folder of image files of one size, or what `arrays.open_arrays` takes.
+    """Open images without reading them: a folder of image files of one size, or a file as of `arrays.open_arrays`.
 
-    A folder is searched through, in the order of its paths; where all files lie in sub-folders, the first of these
-    is the class.
+    Folders are searched recursively, in the order of their paths; where all files lie in sub-folders, the first of
+    these is the class.
 
     Args:
-        split: "train" or "test": the sub-folder, arrays or files to take; None takes all of a folder of images, the
-            split of an IDX file, and train of everything else.
+        split: "train" or "test": the sub-folder, arrays or files to open; None: all of a folder of images, the split of
+            an IDX file, and train of everything else.
 
-    Raises: ValueError for what holds no images, for other shapes and types, for a split that is not there.
+    Raises: ValueError without images, for other shapes and types, for an unknown split.
     """
     path = Path(path)
     if not path.exists():
@@ -95,23 +95,13 @@ def open_images(path: Path | str, split: str | None = None) -> Dataset:
     files = files_of(path, split)
     first = planes(decode(files.name(0), files.name(0)))
     channels, height, width = first.shape
-    return Dataset(
-        files.called,
-        Rows(_Alike(files, (channels, height, width)), len(files), first.shape),
-        files.label,
-        None if files.label is None else len(files.classes),
-        source=files.called,
-        split=files.split,
-        path=str(path),
-        held_out=files.held_out,
-        classes=files.classes,
-        notes=files.notes,
-    )
+    x = Rows(_SameSize(files, (channels, height, width)), len(files), first.shape)
+    return files.dataset(x, str(path), notes=files.notes)
 
 
 @dataclass(frozen=True, eq=False)
-class _Alike:
-    """Decodes files that must look like the first one; grey ones fit among colored ones.
+class _SameSize:
+    """Decodes files that must have the size of the first one; grey images become colored where the first is.
 
     Shapes: int64 (k,) -> uint8 (k, *one). Raises: ValueError naming the file that does not fit.
     """
@@ -123,7 +113,7 @@ class _Alike:
         return torch.from_numpy(np.stack([self.image(row) for row in rows.tolist()]))
 
     def image(self, row: int) -> np.ndarray:
-        """One image. Shapes: -> uint8 (*one)."""
+        """Decode one image. Shapes: -> uint8 (*one)."""
         (channels, *sides), first, file = self.one, self.files.name(0), self.files.name(row)
         image = planes(decode(file, file))
         found = list(image.shape[1:])

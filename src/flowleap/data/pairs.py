@@ -1,10 +1,10 @@
-"""A store of pairs (noise, sample, label) that a teacher made: shards on disk, and an index that says what they are.
+"""A store of pairs (noise, sample, label) made by a teacher: shards on disk and an index.
 
 pairs/
-  index.json                what was asked for, and the shards that are whole, each with its checksum
-  pairs-00000.safetensors   noise, x and, where there are classes, label
+  index.json                the `Origin` of the pairs, and the checksums of the finished shards
+  pairs-00000.safetensors   noise, x and, with classes, label
 
-A shard is written before the index names it: what is interrupted goes on with the first shard that it does not name.
+A shard is written before the index names it: interrupted work continues with the first shard that it does not name.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """What a store of pairs holds when it is whole, and how it was made.
+    """The contents of a finished store of pairs, and how they were made.
 
     Args:
-        count: how many pairs.
+        count: number of pairs.
         shape: of one sample.
-        classes: the number of classes of the labels, None without labels.
-        teacher, checksum: which weights made the pairs, and the SHA-256 of their file.
-        steps, guidance: the steps of the teacher for each pair, and their guidance, None for none.
+        classes: number of classes, None without labels.
+        teacher, checksum: the weights that made the pairs, and the SHA-256 of their file.
+        steps, guidance: sampling steps of the teacher, and guidance, None for none.
         seed: of the noise; that of pair i depends on it and on i only.
-        shard: rows of a shard; the last one holds the rest.
+        shard: rows of a shard; the last one may be smaller.
     """
 
     count: int
@@ -51,27 +51,23 @@ class Origin:
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """The shards of a whole store."""
+        """The shards of a finished store."""
         return cut("pairs", self.count, self.shard)
 
-    def rows(self, index: int) -> range:
-        """Return the numbers of the pairs of a shard."""
-        return self.shards[index].rows
-
     def arrays(self, shard: Shard) -> Kinds:
-        """Return what a shard holds."""
+        """Return the arrays of a shard."""
         rows = len(shard.rows)
         kinds = dict.fromkeys(("noise", "x"), ((rows, *self.shape), "float32"))
         return kinds if self.classes is None else {**kinds, "label": ((rows,), "int64")}
 
 
 class PairStore:
-    """The pairs in a folder; `add` fills it shard by shard, `load` reads it when it is whole."""
+    """The pairs in a folder: `add` writes the next shard, `load` reads a finished store."""
 
     def __init__(self, folder: Path, origin: Origin) -> None:
-        """Open a store, or begin one where there is none; nothing is written until the first shard.
+        """Open a store, or begin one; nothing is written before the first shard.
 
-        Raises: ShardError for a store of other pairs, or one that has lost some of what its index names.
+        Raises: ShardError for a store of other pairs, or one with missing or damaged shards.
         """
         self.folder, self.origin = folder, origin
         self.files = ShardFolder(folder, INDEX, "pairs", "Remove the folder to make them anew")
@@ -96,7 +92,7 @@ class PairStore:
 
     @property
     def done(self) -> int:
-        """How many pairs are stored."""
+        """Number of stored pairs."""
         return min(self.origin.count, len(self.checksums) * self.origin.shard)
 
     @property
@@ -105,14 +101,14 @@ class PairStore:
         return self.done == self.origin.count
 
     def missing(self) -> range:
-        """Return the shards that are still to be made."""
+        """Return the numbers of the missing shards."""
         return range(len(self.checksums), len(self.origin.shards))
 
     def add(self, noise: Tensor, x: Tensor, label: Tensor | None, seconds: float = 0.0) -> None:
-        """Write the next shard, then name it in the index; `seconds` is what it took to make, added up there.
+        """Write the next shard, then name it in the index; `seconds` of all shards are added up there.
 
         Shapes: noise, x float32 (rows, *shape); label int64 (rows,), None without classes.
-        Raises: ShardError for rows of another number or shape, or that are not finite.
+        Raises: ShardError for another number or shape of rows, or values that are not finite.
         """
         shard = self.origin.shards[len(self.checksums)]
         tensors = {"noise": noise, "x": x} | ({} if label is None else {"label": label})
@@ -128,14 +124,14 @@ class PairStore:
         self.files.write_index(about)
 
     def refresh(self) -> None:
-        """Learn of the shards that another process added."""
+        """Read the index again, after another process added shards."""
         self.files.read_index(self._parse)
 
     def load(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return noise, x and label of all pairs, in their order.
 
         Shapes: float32 (count, *shape) twice; int64 (count,), None without classes.
-        Raises: ShardError for a store that is not whole.
+        Raises: ShardError for an unfinished store.
         """
         if not self.whole:
             raise self.files.broken(f"it holds {self.done} of {self.origin.count} pairs")

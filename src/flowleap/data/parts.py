@@ -1,4 +1,4 @@
-"""Which sub-folders of a data set are its parts for training, validation and test, however they are called."""
+"""Recognize the sub-folders of a data set that are its splits for training, validation and test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowleap.data.classes import listed
 __all__ = ["HELD_OUT", "TRAIN", "Parts", "kept_apart", "part_of", "parts_of"]
 
 HELD_OUT = ("validation", "valid", "val", "test")
-"""What parts are called that samples are measured against, the first that is there: labels of a test may be hidden."""
+"""Held-out splits in the order of preference: the labels of a test split may be hidden."""
 TRAIN = "train"
 FORMS = {
     TRAIN: ("train", "training", "trn", "trainset", "trainval", "traindata"),
@@ -19,16 +19,17 @@ FORMS = {
     "test": ("test", "testing", "tst", "testset", "testdata", "eval", "evaluation", "holdout", "heldout"),
 }
 BESIDE = ("data", "dataset", "folder", "image", "images", "img", "imgs", "photos", "set", "split", "x")
-"""Words that may stand beside the name of a part."""
+"""Words that may stand beside the name of a split."""
 THINGS = ("dev", "eval", "train", "valid")
-"""Words that a class may go by, where no other folder is called after a part."""
+"""Names of splits that are also words for things, and so may be classes if no other folder is a split."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a data set by their names, as in {"train": "Training"}, and the other folders beside them.
+    """The folders of the splits, as in {"train": "Training"}, and the other folders beside them.
 
-    `twice` names two folders that are the same part.
+    Args:
+        twice: two folders with the name of the same split.
     """
 
     folders: dict[str, str]
@@ -40,11 +41,11 @@ class Parts:
 
     @property
     def whole(self) -> bool:
-        """Whether every folder is a part, and each part is there once."""
+        """Whether every folder is a split, and each split is there once."""
         return bool(self.folders) and not self.others and self.twice is None
 
     def doubt(self, names: Iterable[str]) -> str:
-        """Say why folders might be parts and might be classes; nothing where that is clear.
+        """A message if the folders may be splits or classes; empty if that is clear.
 
         Args:
             names: the paths of the images, beginning with the folders.
@@ -61,12 +62,12 @@ class Parts:
         return f"{listed([*self.folders.values()])} seem to be parts, and {listed(self.others)} beside them are none"
 
     def name(self, asked: str) -> str:
-        """The name of a part, which is asked for by it or by its folder."""
+        """The name of a split by its name or its folder."""
         return next((name for name, folder in self.folders.items() if folder == asked), asked)
 
 
 def part_of(name: str) -> str | None:
-    """The part that a folder is called after; None for any other name.
+    """The split that a folder is named after; None for other names.
 
     >>> [part_of(name) for name in ("Training", "test_images", "val2017", "valid", "cats", "train_station")]
     ['train', 'test', 'validation', 'valid', None, None]
@@ -78,7 +79,7 @@ def part_of(name: str) -> str | None:
 
 
 def parts_of(names: Sequence[str]) -> Parts:
-    """Find the parts among the folders of a data set; a word that all begin with is left aside.
+    """Find the splits among the folders of a data set; a common first word is ignored.
 
     >>> parts_of(["seg_train", "seg_test"]).folders
     {'train': 'seg_train', 'test': 'seg_test'}
@@ -97,7 +98,7 @@ def parts_of(names: Sequence[str]) -> Parts:
 
 
 def kept_apart(split: str, splits: Collection[str]) -> str | None:
-    """Return the part of a source that was kept apart from this one; only that for training has such.
+    """Return the held-out split of the training split; None for other splits.
 
     >>> kept_apart("train", ("train", "val")), kept_apart("val", ("train", "val"))
     ('val', None)
@@ -110,7 +111,7 @@ def _words(name: str) -> list[str]:
 
 
 def _bare(names: Sequence[str]) -> list[str]:
-    """The names without a word that all of them begin with."""
+    """The names without a common first word."""
     words = [_words(name) for name in names]
     shared = len(words) > 1 and all(len(word) > 1 and word[0] == words[0][0] for word in words)
     return ["_".join(word[1:]) for word in words] if shared else list(names)

@@ -1,4 +1,4 @@
-"""One image file: what its header says, and its pixels, in grey or in color."""
+"""Read one image file: its header, and its pixels in grey or color."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 Encoded = str | os.PathLike[str] | bytes | np.ndarray
-"""A file by its path, its bytes, or pixels uint8 (height, width[, 3]) that are unpacked already."""
+"""An image file by its path, its bytes, or decoded pixels uint8 (height, width[, 3])."""
 GREY = ("1", "L")
 COLOR = ("RGB", "P", "CMYK", "YCbCr")
 SEE_THROUGH = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -47,26 +47,26 @@ FAULTS: dict[str, str] = {
     "transparent": "are transparent in places",
     "small": "are too small",
 }
-"""Why an image cannot be trained on, and how that is said of several."""
+"""Why an image cannot be trained on, and the words for several such images."""
 SINGULAR = {"have": "has", "are": "is"}
 DRAWN = ("Software", "flowleap")
-"""The text in the PNG files of pictures that flowleap draws of several images, which are no images of a data set."""
+"""The PNG text chunk of pictures that flowleap draws, such as grids, which are no images of a data set."""
 ORIENTATION = 0x0112
-"""The EXIF tag that says how a picture is to be turned: 2 to 8 as the standard says; all other values turn nothing."""
+"""The EXIF tag of the orientation: 2 to 8 turn or mirror the image, other values do nothing."""
 TURNS = range(2, 9)
 SIDEWAYS = range(5, 9)
 """The orientations that exchange width and height."""
 ANIMATED = ("AVIF", "FLI", "GIF", "PNG", "TIFF", "WEBP")
-"""Formats whose further frames or pages are pictures of their own; those of MPO are previews, of PSD layers."""
+"""Formats whose frames or pages are images; those of MPO are previews, of PSD layers."""
 PNG = b"\x89PNG\r\n\x1a\n"
 NOTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
-"""Where Pillow finds an orientation in what it calls `info`."""
+"""Keys of `Image.info` in which Pillow finds an orientation."""
 TAIL = 64
 ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 
 
 def fault_of(kind: str, count: int) -> str:
-    """Say what so many images have or are that cannot be used.
+    """The words for a kind of fault, of one or several images.
 
     >>> fault_of("small", 2), fault_of("small", 1)
     ('are too small', 'is too small')
@@ -87,8 +87,8 @@ class Faulty(ValueError):
 
 
 class Header(NamedTuple):
-    """What is known of an image before its pixels are: its size as it is seen, whether it is colored, whether it is the
-    first of several frames or pages, and whether flowleap drew it.
+    """An image before it is decoded: its upright size; whether it is colored, may be transparent, has several frames
+    or pages, and was drawn by flowleap.
     """
 
     width: int
@@ -101,20 +101,14 @@ class Header(NamedTuple):
 
 @contextmanager
 def opened(file: Encoded, name: str) -> Iterator[Image]:
-    """Open an image; what goes wrong inside is said of its name.
+    """Open an image; errors inside the context name it.
 
     Raises: Faulty where it cannot be read.
     """
     from PIL import Image, UnidentifiedImageError
 
-    broken = (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        EOFError,
-        ValueError,
-        Image.DecompressionBombError,
-    )
+    bomb = Image.DecompressionBombError
+    broken = (UnidentifiedImageError, OSError, SyntaxError, EOFError, ValueError, bomb)
     try:
         if isinstance(file, np.ndarray):
             yield Image.fromarray(file)
@@ -131,9 +125,9 @@ def opened(file: Encoded, name: str) -> Iterator[Image]:
 
 
 def probe(file: Encoded, name: str) -> Header:
-    """What the header of an image says; its pixels are decoded only where it seems to be cut off, or see-through.
+    """Read the header of an image; pixels are decoded only if the file seems truncated or transparent.
 
-    Raises: Faulty for what cannot be trained on.
+    Raises: Faulty for an image that cannot be trained on.
     """
     with opened(file, name) as image:
         header, complete = _header(image, name), _complete(file, image.format)
@@ -143,9 +137,9 @@ def probe(file: Encoded, name: str) -> Header:
 
 
 def decode(file: Encoded, name: str, view: ResizeCrop | None = None) -> np.ndarray:
-    """The pixels of an image, turned as a camera notes in it, and seen as a view says.
+    """Decode an image, turned upright by its EXIF orientation, cropped and resized by a view.
 
-    Shapes: -> uint8 (height, width) or (height, width, 3). Raises: Faulty for what cannot be trained on.
+    Shapes: -> uint8 (height, width) or (height, width, 3). Raises: Faulty for an image that cannot be trained on.
     """
     with opened(file, name) as image:
         header = _header(image, name)
@@ -164,7 +158,7 @@ def decode(file: Encoded, name: str, view: ResizeCrop | None = None) -> np.ndarr
 
 
 def planes(pixels: np.ndarray) -> np.ndarray:
-    """Pixels with the channels in front.
+    """Pixels with the channels first.
 
     Shapes: (height, width) or (height, width, 3) -> (1 or 3, height, width).
     """
@@ -172,14 +166,14 @@ def planes(pixels: np.ndarray) -> np.ndarray:
 
 
 def transparent(image: Image) -> float:
-    """Return the share of the pixels of an image that are less than opaque."""
+    """Return the share of pixels that are not opaque."""
     if image.mode not in SEE_THROUGH and "transparency" not in image.info:
         return 0.0
     return float((np.asarray(image.convert("RGBA"))[..., 3] < 255).mean())
 
 
 def upright(image: Image) -> Image:
-    """Return an opened image as it is to be seen: turned as EXIF or XMP says, `TURNS`; decodes it where it is turned.
+    """Return an opened image turned upright as EXIF or XMP say; decodes it if it is turned.
 
     Raises: as decoding.
     """
@@ -191,7 +185,7 @@ def upright(image: Image) -> Image:
 
 
 def frames(image: Image) -> bool:
-    """Whether an opened image has several frames or pages, of which only the first is taken."""
+    """Whether an opened image has several frames or pages, of which only the first is used."""
     if image.format not in ANIMATED:
         return False
     with suppress(EOFError, OSError, SyntaxError, ValueError):  # the rest may be damaged
@@ -229,7 +223,7 @@ def drawn_here(file: str) -> bool:
 
 
 def _orientation(image: Image) -> object:
-    """The orientation as `PIL.ImageOps.exif_transpose` finds it; 1 where there is none, or none that can be read."""
+    """The orientation as `PIL.ImageOps.exif_transpose` finds it; 1 for none or one that cannot be read."""
     if image.format == "PNG" and not image.info.keys() & NOTED and not _noted_late(image):
         return 1  # Pillow would decode it to see what follows its pixels
     try:
@@ -239,7 +233,7 @@ def _orientation(image: Image) -> object:
 
 
 def _noted_late(image: Image) -> bool:
-    """Whether a PNG file that is not decoded yet has text or EXIF behind its pixels."""
+    """Whether a PNG file, not decoded yet, has text or EXIF chunks behind its pixels."""
     file = image.fp  # type: ignore[attr-defined]
     if file is None:
         return False
@@ -257,7 +251,7 @@ def _noted_late(image: Image) -> bool:
 
 
 def _complete(file: Encoded, kind: str | None) -> bool:
-    """Whether a file ends as its format does; what does not may be whole all the same, with something after it."""
+    """Whether a file ends as its format does; a whole file with trailing data may not."""
     if kind not in ENDS or isinstance(file, np.ndarray):
         return True
     if isinstance(file, bytes):

@@ -1,7 +1,6 @@
-"""From encoded images to a data set: headers are looked at, what cannot be used is left out, the rest made alike.
+"""From encoded images to a data set: read all headers, leave out unusable images, crop and resize the rest.
 
-Everything that is decided here follows from the headers of all images and the settings, so the same folder is taken
-in the same way again.
+All decisions follow from the headers of the images and the settings, so the same folder always gives the same data.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowleap.data.classes import described, left_out, occurring
+from flowleap.data.classes import described, occurring
 from flowleap.data.dataset import Dataset, check
 from flowleap.data.known import recognized
 from flowleap.data.pixels import FAULTS, Faulty, decode, fault_of, planes, probe
@@ -44,9 +44,9 @@ __all__ = [
 CHUNK = 250
 TRIES = 10
 FEW_IMAGES = 1000
-"""Of fewer images than this, a run is told that a generator may learn them by heart."""
+"""For fewer images than this, a message says that a generator may memorize them."""
 MOSTLY = 0.95
-"""The share of images of one size from which on the rest is taken to be the exception."""
+"""If this share of the images has one square size, the others are resized to it."""
 HEADER = np.dtype(
     [
         ("width", np.int32),
@@ -57,35 +57,29 @@ HEADER = np.dtype(
         ("drawn", bool),
     ]
 )
-"""What the header of an image says: `fault` is 0, or `fault_number`; `frames`: whether it is the first of several;
-`drawn`: whether flowleap drew it."""
+"""The header of an image, as `pixels.Header`; `fault` is 0 or a `fault_number`."""
 
 Fault = tuple[int, str, str]
-"""The number of an image that cannot be used, one of `FAULTS`, and what is to be said."""
+"""The number of an unusable image, its kind of fault (`FAULTS`) and a message."""
 
 
 def fault_number(kind: str) -> int:
-    """How one of `FAULTS` is recorded: 1 + its place."""
+    """The code of one of `FAULTS` in a record: 1 + its place."""
     return 1 + list(FAULTS).index(kind)
 
 
-@dataclass(frozen=True, eq=False)
-class _Each:
-    """Fills the records of a range of images, those that cannot be used as far as they are known."""
-
-    fill: Callable[[Any, int], None]
-    dtype: np.dtype[Any]
-    one: tuple[int, ...]
-
-    def __call__(self, rows: range) -> tuple[np.ndarray, list[Fault]]:
-        made = np.zeros((len(rows), *self.one), dtype=self.dtype)
-        faults = []
-        for record, row in zip(made, rows, strict=True):
-            try:
-                self.fill(record, row)
-            except Faulty as error:
-                faults.append((row, error.kind, str(error)))
-        return made, faults
+def _chunk(
+    fill: Callable[[Any, int], None], dtype: np.dtype[Any], one: tuple[int, ...], rows: range
+) -> tuple[np.ndarray, list[Fault]]:
+    """The records of a range of images; records of unusable images are filled as far as possible."""
+    made = np.zeros((len(rows), *one), dtype=dtype)
+    faults = []
+    for record, row in zip(made, rows, strict=True):
+        try:
+            fill(record, row)
+        except Faulty as error:
+            faults.append((row, error.kind, str(error)))
+    return made, faults
 
 
 def each(
@@ -96,21 +90,21 @@ def each(
     one: tuple[int, ...] = (),
     workers: int | None = None,
 ) -> tuple[np.ndarray, list[Fault]]:
-    """The records of many images, and which of them cannot be used; other processes help where there are many.
+    """Fill a record for each of many images, in worker processes; return the records and the unusable images.
 
     Args:
-        fill: given a record and the number of an image; raises Faulty for one that cannot be used.
-        words: what is done, for the progress bar.
-        dtype, one: the type and the shape of a record.
+        fill: writes the record of the image with a number; raises Faulty for an unusable one.
+        words: text of the progress bar.
+        dtype, one: type and shape of a record.
+        workers: number of processes; default: none for few images.
     """
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     made, faults = np.zeros((count, *one), dtype), list[Fault]()
     if workers is None:
         workers = default_workers() if count >= MANY else 0
     with counted(f"{words} {count:,} images", count) as tick:
-        for rows, (part, wrong) in zip(
-            chunks, in_order(_Each(fill, dtype, one), chunks, workers), strict=True
-        ):
+        parts = in_order(partial(_chunk, fill, dtype, one), chunks, workers)
+        for rows, (part, wrong) in zip(chunks, parts, strict=True):
             made[rows.start : rows.stop] = part
             faults += wrong
             tick(len(rows))
@@ -124,13 +118,12 @@ def looked_through(
     dtype: np.dtype[Any],
     workers: int | None = None,
 ) -> tuple[Store, np.ndarray, dict[int, str], list[str]]:
-    """Look at all images of a store, and leave out pictures that flowleap drew.
+    """Fill a record for each image of a store, and leave out pictures that flowleap drew.
 
     Args:
-        fill, words, dtype, workers: as of `each`; a record has `fault` and `drawn`, as those of `HEADER`.
+        fill, words, dtype, workers: as of `each`; a record has `fault` and `drawn`, as of `HEADER`.
 
-    Returns: the store that is left, its records, why some of its images cannot be used, by their numbers, and what is
-    to be said of the rest.
+    Returns: the remaining store, its records, messages on unusable images by their numbers, messages on the rest.
     """
     records, faults = each(fill, len(store), words, dtype, workers=workers)
     for row, kind, _ in faults:
@@ -144,28 +137,21 @@ def looked_through(
     return store, records, messages, notes
 
 
-@dataclass(frozen=True, eq=False)
-class _Probe:
-    """Records the header of an image; only what is see-through or seems to be cut off is decoded."""
-
-    store: Store
-
-    def __call__(self, record: Any, row: int) -> None:
-        header = probe(self.store.encoded(row), self.store.name(row))
-        for name in ("width", "height", "colored", "frames", "drawn"):
-            record[name] = getattr(header, name)
+def _read_header(store: Store, record: Any, row: int) -> None:
+    header = probe(store.encoded(row), store.name(row))
+    for name in ("width", "height", "colored", "frames", "drawn"):
+        record[name] = getattr(header, name)
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
     """Decodes images of a store when they are asked for.
 
-    One that turns out to be damaged is warned of, and the next one of its class takes its place: a pure function of
-    the files, so that a run that goes on sees the same. With `strict` it is an error.
+    A damaged image is replaced by the next one of its class, with a warning: a pure function of the files, so that a
+    resumed run sees the same images. With `strict` it is an error.
 
     Args:
-        rows: the numbers in the store of those that are used.
-        label: of those, None without classes.
+        rows: the numbers in the store of the images that are used. label: their labels, None without classes.
 
     Shapes: rows int64 (n,), label int64 (n,); call: int64 (k,) -> uint8 (k, *one).
     """
@@ -180,18 +166,15 @@ class Images:
     def __call__(self, rows: Tensor) -> Tensor:
         made = np.empty((len(rows), *self.one), dtype=np.uint8)
         for place, row in enumerate(rows.tolist()):
-            made[place] = self._kept(row)
+            made[place] = self._image_or_next(row)
         return torch.from_numpy(made)
 
     def fill(self, record: np.ndarray, row: int) -> None:
-        """Decode one image into an array.
-
-        Raises: Faulty.
-        """
+        """Decode one image into an array. Raises: Faulty."""
         record[:] = self.image(row)
 
     def image(self, row: int) -> np.ndarray:
-        """One image.
+        """Decode one image.
 
         Shapes: -> uint8, broadcast to (channels, height, width). Raises: Faulty.
         """
@@ -202,7 +185,7 @@ class Images:
             raise Faulty("unreadable", f"{name} is not what it was: it has changed meanwhile")
         return found
 
-    def _kept(self, row: int) -> np.ndarray:
+    def _image_or_next(self, row: int) -> np.ndarray:
         for instead in chain([row], self._next(row)):
             try:
                 return self.image(instead)
@@ -223,7 +206,7 @@ class Images:
                 return
 
     def on_disk(self) -> Rows:
-        """The images as they are read from the disk."""
+        """The images as rows that are read from the disk."""
         digest = hashlib.sha256(np.ascontiguousarray(self.rows).data).hexdigest()[:16]
         stamp = f"{self.store.stamp}/{self.view}/{self.one}/{digest}"
         return Rows(self, len(self.rows), self.one, stamp)
@@ -234,17 +217,19 @@ class Images:
 
 
 def prepare(store: Store, preprocessing: Preprocessing, address: str) -> Dataset:
-    """Make a data set of encoded images: what cannot be used is left out, the rest made alike.
+    """Make a data set of encoded images: leave out unusable ones, crop and resize the others to one size.
 
-    Images of one size stay as they are up to 256 pixels, unless a size or a policy is named; others are made squares.
-    Where nearly all have one square size, that is it, else `suggested`.
+    Images of one size up to 256 pixels stay as they are unless `preprocessing` names a size or a policy. Others become
+    squares: of the size that nearly all have, else of the `suggested` size.
 
     Args:
-        address: what the data set was called, by which it is found again.
+        address: by which `data.load` finds the data set.
 
-    Raises: ValueError where no image is left, or one is left out and the preprocessing is strict.
+    Raises: ValueError if no image is left, or if one is left out and `preprocessing` is strict.
     """
-    store, headers, messages, notes = looked_through(store, _Probe(store), "looking at", HEADER)
+    store, headers, messages, notes = looked_through(
+        store, partial(_read_header, store), "looking at", HEADER
+    )
     if not len(store):
         raise ValueError(f"{address} holds no images but pictures that flowleap drew: give it images")
     if headers["fault"].all():
@@ -271,27 +256,32 @@ def prepare(store: Store, preprocessing: Preprocessing, address: str) -> Dataset
         )
     one = (3 if headers["colored"].any() else 1, height, width)
     images = Images(store, fine, one, view, some_of(store.label, fine), preprocessing.strict)
-    x, images, said = _held(images, preprocessing.memory, address)
-    return _made(store, x, images.label, resolved, (*notes, *said), address)
+    x, images, said = _loaded(images, preprocessing.memory, address)
+    label, classes, empty = images.label, store.classes, tuple[str, ...]()
+    if label is not None:
+        label, classes, empty = occurring(label, classes)
+    notes += [*said, *empty]
+    return introduced(
+        store.dataset(x, address, label=label, classes=classes, preprocessing=resolved, notes=tuple(notes))
+    )
 
 
 def _mark_small(headers: np.ndarray, view: ResizeCrop, store: Store) -> dict[int, str]:
-    """Record which images are too small for a view, and say so of the first."""
+    """Mark images that are too small as faulty, and return a message on the first."""
     short = np.minimum(headers["width"], headers["height"])
     small = ((headers["fault"] == 0) & (short < view.size)).nonzero()[0].tolist()
     headers["fault"][small] = fault_number("small")
-    sizes = {row: f"{headers['width'][row]} × {headers['height'][row]}" for row in small[:1]}
     wanted = f"{view.size} × {view.size}"
     return {
-        row: f"{store.name(row)} has {size} pixels and {wanted} are wanted" for row, size in sizes.items()
+        row: f"{store.name(row)} has {headers['width'][row]} × {headers['height'][row]} pixels and {wanted} are wanted"
+        for row in small[:1]
     }
 
 
-def _held(images: Images, memory: float, address: str) -> tuple[Samples, Images, list[str]]:
-    """The images as memory allows it, which are left of them, and what is to be said: what turns out to be damaged is
-    left out.
+def _loaded(images: Images, memory: float, address: str) -> tuple[Samples, Images, list[str]]:
+    """Read images into memory if they fit; return them, the images that are left, and messages.
 
-    Raises: ValueError where nothing is left, or something is left out and must not be.
+    Raises: ValueError if none is left, or if one is damaged and `images` are strict.
     """
     count = len(images.rows)
     size, bound = count * math.prod(images.one), memory * GIB
@@ -316,37 +306,8 @@ def _held(images: Images, memory: float, address: str) -> tuple[Samples, Images,
     return x, images, notes
 
 
-def _made(
-    store: Store,
-    x: Samples,
-    label: Tensor | None,
-    preprocessing: Preprocessing,
-    notes: tuple[str, ...],
-    address: str,
-) -> Dataset:
-    """The data set of images that were made alike."""
-    classes, empty = store.classes, tuple[str, ...]()
-    if label is not None:
-        label, classes, empty = occurring(label, classes)
-    return introduced(
-        Dataset(
-            store.called,
-            x,
-            label,
-            None if label is None else len(classes),
-            source=store.called,
-            split=store.split,
-            path=address,
-            held_out=store.held_out,
-            preprocessing=preprocessing,
-            classes=classes,
-            notes=(*notes, *left_out(empty)),
-        )
-    )
-
-
 def introduced(dataset: Dataset) -> Dataset:
-    """Return data that were read by their published name, with notes on their classes and on how few they are.
+    """Check a data set, give it its published name, and add messages on its classes and its size.
 
     Raises: ValueError as `dataset.check`.
     """
@@ -360,7 +321,7 @@ def introduced(dataset: Dataset) -> Dataset:
 
 
 def first_frames(store: Store, rows: np.ndarray) -> list[str]:
-    """Say of which images only the first frame or page is taken: those with some numbers, none or more."""
+    """A message on images with several frames or pages, of which only the first is used; empty without any."""
     if not len(rows):
         return []
     some = "1 image has" if len(rows) == 1 else f"{len(rows):,} images have"
@@ -368,18 +329,18 @@ def first_frames(store: Store, rows: np.ndarray) -> list[str]:
 
 
 def _view(headers: np.ndarray, preprocessing: Preprocessing) -> ResizeCrop | None:
-    """How the images are made alike; None where they are alike."""
+    """How images are cropped and resized; None if they stay as they are."""
     sizes = Counter(zip(headers["width"].tolist(), headers["height"].tolist(), strict=True))
     (width, height), most = sizes.most_common(1)[0]
-    alike = most == len(headers)
+    same = most == len(headers)
     square = preprocessing.square or "crop"
     if preprocessing.size is not None:
         return (
             None
-            if alike and (width, height) == (preprocessing.size, preprocessing.size)
+            if same and (width, height) == (preprocessing.size, preprocessing.size)
             else ResizeCrop(square, preprocessing.size)
         )
-    if alike and preprocessing.square is None and max(width, height) <= AS_THEY_ARE:
+    if same and preprocessing.square is None and max(width, height) <= AS_THEY_ARE:
         return None
     if width == height <= AS_THEY_ARE and most >= MOSTLY * len(headers):
         return ResizeCrop(square, width)
@@ -396,9 +357,9 @@ def _viewed(headers: np.ndarray, view: ResizeCrop) -> str:
 
 
 def _left_out(fault: np.ndarray, messages: dict[int, str], strict: bool, address: str) -> str:
-    """Say which images are not used, and why: of each kind how many, and the first.
+    """A message on the images that are left out: how many for each reason, and the first of them.
 
-    Shapes: fault (n,), as of `HEADER`. Raises: ValueError where none may be.
+    Shapes: fault (n,), as of `HEADER`. Raises: ValueError with `strict`.
     """
     rows = {kind: (fault == fault_number(kind)).nonzero()[0].tolist() for kind in FAULTS}
     reasons = "; ".join(

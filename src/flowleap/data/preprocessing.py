@@ -1,4 +1,4 @@
-"""How images are taken: in which size, and how those of several sizes become squares of one."""
+"""Preprocessing of images: the size they are resized to, and how they are made square."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["AS_THEY_ARE", "FILTER", "GAP", "GIB", "Preprocessing", "ResizeCrop",
 
 Square = Literal["crop", "resize"]
 FILTER = "Lanczos"
-"""The filter that images are resized with, whose support grows with the scale, so that nothing aliases."""
+"""The filter for resizing; its support grows with the scale, so that nothing aliases."""
 GAP = 3.0
-"""JPEG files are decoded at a half, a quarter or an eighth of their size where that leaves so many times the pixels
-that are wanted, which by Pillow's account cannot be told from decoding all of them."""
+"""JPEG files are decoded at 1/2, 1/4 or 1/8 of their size if that leaves this many times the wanted side, which
+according to Pillow cannot be distinguished from decoding all pixels."""
 AS_THEY_ARE = 256
-"""Images of one size are taken as they are up to this side."""
+"""Images of one size stay as they are up to this side."""
 LARGEST, SMALLEST = 64, 8
 FEW = 0.05
 GIB = 2**30
@@ -29,20 +29,19 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class ResizeCrop:
-    """A square of `size` pixels: the largest one in the middle of an image ("crop"), or all of it ("resize").
+    """Make an image a square of `size` pixels: "crop" the largest centered square, or "resize" without cropping.
 
-    crop keeps the proportions and loses what lies outside; resize keeps everything and squeezes it. Both resize with
-    `FILTER`, antialiased.
+    crop keeps the aspect ratio; resize keeps all of the image and distorts it. Both resize with `FILTER`, antialiased.
 
     Args:
-        enlarge: whether images with fewer pixels may be enlarged; they are left out otherwise.
+        enlarge: whether smaller images are enlarged; otherwise they are left out.
 
     Raises: ValueError for another policy or a size below 1.
     """
 
     square: Square
     size: int
-    enlarge: bool = field(default=False, repr=False)  # the words of a view are part of checksums
+    enlarge: bool = field(default=False, repr=False)  # the repr is part of checksums
 
     def __post_init__(self) -> None:
         if self.square not in ("crop", "resize"):
@@ -51,7 +50,7 @@ class ResizeCrop:
             raise ValueError(f"size={self.size}: an image has at least one pixel")
 
     def box(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """What is kept of an image of some size: left, upper, right, lower."""
+        """The part of an image that is used: left, upper, right, lower."""
         if self.square == "resize":
             return 0, 0, width, height
         side = min(width, height)
@@ -59,18 +58,18 @@ class ResizeCrop:
         return left, upper, left + side, upper + side
 
     def small(self, width: int, height: int) -> bool:
-        """Whether an image of some size has fewer pixels in a direction than are asked for, and is left out for it."""
+        """Whether an image is too small in one direction, and is left out."""
         return not self.enlarge and min(width, height) < self.size
 
     def drafted(self, image: Image) -> None:
-        """Let a JPEG file be decoded at a fraction of its size where that makes no difference."""
+        """Let Pillow decode a JPEG file at a fraction of its size where that makes no difference, see `GAP`."""
         width, height = image.size
         across, down = (min(width, height),) * 2 if self.square == "crop" else (width, height)
         wanted = (int(GAP * self.size * width / across), int(GAP * self.size * height / down))
         image.draft(None, wanted)
 
     def __call__(self, image: Image) -> Image:
-        """Return the square of an image in grey or colors.
+        """Return the square.
 
         Shapes: any size -> size × size.
         """
@@ -84,22 +83,22 @@ class ResizeCrop:
 
     @property
     def words(self) -> str:
-        """What is done, for the eye."""
+        """What is done, in words."""
         how = "cut to the square in their middle" if self.square == "crop" else "squeezed into squares"
         return f"{how} and resized to {self.size} × {self.size} ({FILTER}, antialiased)"
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images at a path are taken.
+    """Preprocessing and memory of images at a path.
 
     Args:
-        square: "crop" or "resize", see `ResizeCrop`; None where images of one size may stay as they are.
-        size: the side that they are resized to; None for `suggested`, or as they are.
-        strict: refuse data of which something cannot be used, rather than leaving that out.
-        memory: how many GiB images may take: as 32-bit floats, or else as 8 bits, or else they stay on the disk.
+        square: "crop" or "resize", see `ResizeCrop`; None: crop, but images of one size may stay as they are.
+        size: the side that they are resized to; None: `suggested`, or as they are.
+        strict: raise an error for unusable images, instead of leaving them out.
+        memory: GiB that images may take: as float32, or else as uint8, or else they stay on the disk.
 
-    Raises: ValueError for values that mean nothing.
+    Raises: ValueError for values out of range.
     """
 
     square: Square | None = None
@@ -118,10 +117,10 @@ class Preprocessing:
 
 
 def suggested(short: np.ndarray) -> int:
-    """The side that images are resized to where none is named: a power of two.
+    """The default side that images are resized to: the largest power of two from 8 to 64 that at most a twentieth of
+    the images are smaller than.
 
-    The largest that at most a twentieth of the images fall short of, from 8 to 64: what a network of pixels learns
-    in reasonable time. More is asked for by name.
+    64 is what a network of pixels learns in reasonable time; larger sides are given by --size.
 
     Shapes: short (n,), the shorter side of each image.
     """

@@ -1,10 +1,11 @@
-"""Images that are kept as 8 bits, or stay on the disk, and are indexed like a float32 tensor of the same values."""
+"""Images stored as uint8 in memory or on the disk, indexed like a float32 tensor of the same values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import overload
 
 import numpy as np
@@ -33,32 +34,27 @@ __all__ = [
 ]
 
 MANY = 2000
-"""Fewer images than this are read by this process: starting others would take longer."""
+"""Fewer images than this are read without worker processes: starting those would take longer."""
 BLOCK = 1000
 
 Fetch = Callable[[Tensor], Tensor]
-"""Sorted or not, repeated or not: int64 (k,) -> uint8 (k, *shape), or float32 where there are no 8 bits."""
+"""Row numbers in any order, int64 (k,) -> uint8 (k, *shape), or float32 for values that are not 8 bits."""
 Reader = Callable[[Tensor, int], Iterator[Tensor]]
-"""(sorted numbers (k,), n) -> the same of these rows in order, at most n at a time."""
+"""(sorted row numbers (k,), n) -> these rows in order, at most n at a time."""
 
 
 def scaled(levels: Tensor) -> Tensor:
-    """Images in [-1, 1]: x / 127.5 − 1; what is no 8 bits, such as latents, as it is.
-
-    Shapes: uint8 or float32, kept.
-    """
-    if levels.is_floating_point():
-        return levels
-    return levels.to(torch.float32) / 127.5 - 1
+    """Map uint8 to float32 in [-1, 1], x / 127.5 − 1; float values, such as latents, are returned as they are."""
+    return levels if levels.is_floating_point() else levels.to(torch.float32) / 127.5 - 1
 
 
 def levels_of(x: Tensor) -> Tensor:
-    """The 8 bits that `scaled` made x from: round(127.5 (x + 1)), within 0 to 255."""
+    """Map [-1, 1] to uint8, the inverse of `scaled`: round(127.5 (x + 1)), clamped to 0 … 255."""
     return (127.5 * (x + 1)).round_().clamp_(0, 255).byte()
 
 
 def not_finite(x: Tensor) -> Tensor:
-    """The numbers of the rows that hold NaN or infinity.
+    """The numbers of the rows with NaN or infinity.
 
     Shapes: (n, …) -> int64 (at most n,).
     """
@@ -67,20 +63,17 @@ def not_finite(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Images of which only those are floats, and in memory, that are asked for.
-
-    Indexed by a number, a slice, a list or a tensor of numbers; `split` goes through all of them in blocks.
+    """Images that become float32 when they are indexed: by a number, a slice, a list or a tensor of numbers.
 
     Args:
-        fetch: reads rows as 8 bits, in the order in which they are asked for.
-        count: how many there are.
-        one: the shape of one.
-        stamp: what tells these from others where they stay on the disk: names, sizes and the way they are taken;
-            None in memory, where the values themselves do.
-        read: goes through rows in one pass, where that is how they are stored; see `passing`.
-        floats: whether their values are other than those of 8 bits.
+        fetch: reads rows as uint8, in the order in which they are asked for.
+        count: the number of rows.
+        one: the shape of one image.
+        stamp: identifies images on the disk (names, sizes, preprocessing); None for images in memory, whose values do.
+        read: reads rows in one pass, for files that are stored so; see `passing`.
+        floats: whether the values are floats, not uint8.
 
-    Shapes: as of a tensor (count, *one), float32, images in [-1, 1].
+    Shapes: as a tensor (count, *one), float32, images in [-1, 1].
     """
 
     fetch: Fetch
@@ -94,12 +87,12 @@ class Rows:
 
     @property
     def shape(self) -> torch.Size:
-        """(rows, *shape of one), as of a tensor."""
+        """(count, *one), as of a tensor."""
         return torch.Size((self.count, *self.one))
 
     @property
     def on_disk(self) -> bool:
-        """Whether rows are read when they are asked for, rather than held in memory as 8 bits."""
+        """Whether rows are read from the disk, rather than held in memory as uint8."""
         return self.stamp is not None
 
     def __len__(self) -> int:
@@ -113,37 +106,45 @@ class Rows:
         return scaled(self.levels(index))
 
     def levels(self, index: slice | list[int] | Tensor) -> Tensor:
-        """Some rows as they are stored, 8 bits.
+        """Some rows as they are stored.
 
         Shapes: -> uint8 (k, *one). Raises: IndexError for rows that are not there.
         """
-        rows = torch.arange(self.count)[index.cpu() if isinstance(index, Tensor) else index]
-        return self.fetch(rows)
+        return self.fetch(torch.arange(self.count)[index.cpu() if isinstance(index, Tensor) else index])
 
     def split(self, n: int) -> Iterator[Tensor]:
-        """All rows in order, n at a time, of which a few blocks are in memory."""
+        """All rows in order, n at a time, with a few blocks in memory."""
         return self.blocks(torch.arange(self.count), n)
 
     def blocks(self, rows: Tensor, n: int) -> Iterator[Tensor]:
-        """Some rows, n at a time; many of them are read from the disk by other processes while a block is used."""
+        """Some rows, n at a time; many rows on the disk are read ahead by worker processes."""
         return map(scaled, self.stored(rows, n))
 
     def stored(self, rows: Tensor, n: int) -> Iterator[Tensor]:
-        """The same as they are stored, 8 bits."""
+        """As `blocks`, but as they are stored, uint8."""
         if self.read is not None:
             return self.read(rows, n)
         workers = default_workers() if self.on_disk and len(rows) >= MANY else 0
-        return map(torch.from_numpy, in_order(_Read(self.fetch), rows.split(n), workers))
+        return map(torch.from_numpy, in_order(partial(_array, self.fetch), rows.split(n), workers))
 
     def only(self, rows: Tensor) -> Rows:
-        """Some of the rows, in the order of the given numbers (sorted ones of `passing` rows); nothing is read."""
+        """Some of the rows, in the order of the given numbers (sorted ones for `passing`); nothing is read."""
         stamp, whole = None if self.stamp is None else f"{self.stamp}[{len(rows)}]", self.read
         read = None if whole is None else lambda index, n: whole(rows[index], n)
-        return replace(self, fetch=_Some(self.fetch, rows), count=len(rows), stamp=stamp, read=read)
+        fetch = partial(_fetch_some, self.fetch, rows)
+        return replace(self, fetch=fetch, count=len(rows), stamp=stamp, read=read)
+
+
+def _fetch_some(fetch: Fetch, rows: Tensor, index: Tensor) -> Tensor:
+    return fetch(rows[index])
+
+
+def _array(fetch: Fetch, rows: Tensor) -> np.ndarray:
+    return fetch(rows).numpy()
 
 
 def passing(read: Reader, count: int, one: tuple[int, ...], *, floats: bool = False) -> Rows:
-    """Rows that are gone through from the first to the last, as those of an archive; single ones take a pass each."""
+    """Rows that are read from first to last, as those of an archive; reading single rows takes a pass each."""
 
     def fetch(rows: Tensor) -> Tensor:
         wanted, place = rows.unique(return_inverse=True)
@@ -152,33 +153,14 @@ def passing(read: Reader, count: int, one: tuple[int, ...], *, floats: bool = Fa
     return Rows(fetch, count, one, read=read, floats=floats)
 
 
-@dataclass(frozen=True, eq=False)
-class _Some:
-    """Rows by their place in a list of numbers."""
-
-    fetch: Fetch
-    rows: Tensor
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        return self.fetch(self.rows[rows])
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    fetch: Fetch
-
-    def __call__(self, rows: Tensor) -> np.ndarray:
-        return self.fetch(rows).numpy()
-
-
 Samples = Tensor | Rows
-"""What a data set holds: a tensor, or what is indexed like one."""
+"""The samples of a data set: a tensor, or `Rows`, which is indexed like one."""
 
 
 def chosen(size: int, count: int, stream: str) -> Tensor:
-    """A fixed random part of `size` rows, or all where there are not more: sorted numbers.
+    """A fixed random part of `size` row numbers, sorted; all where there are not more than `count`.
 
-    A random part rather than the first or every k-th, which where files are sorted would be a few classes.
+    Random, since the first or every k-th row of sorted files would be of a few classes.
     Shapes: -> (min(size, count),), int64.
     """
     if count >= size:
@@ -191,7 +173,7 @@ def some(x: Tensor, rows: Tensor) -> Tensor: ...
 @overload
 def some(x: Rows, rows: Tensor) -> Rows: ...
 def some(x: Samples, rows: Tensor) -> Samples:
-    """Some rows of samples, of what stays on the disk without reading them."""
+    """Some rows of samples; nothing is read from the disk."""
     return x[rows] if isinstance(x, Tensor) else x.only(rows)
 
 
@@ -201,7 +183,7 @@ def blocks(x: Samples, rows: Tensor, n: int) -> Iterator[Tensor]:
 
 
 def filled(shape: tuple[int, ...], dtype: torch.dtype, parts: Iterable[Tensor]) -> Tensor:
-    """A tensor made of blocks of rows, of which one is in memory beside it.
+    """Concatenate blocks of rows into a tensor of a known shape, with one block in memory beside it.
 
     Shapes: (≤ n, *shape[1:]) each -> shape.
     """
@@ -213,7 +195,7 @@ def filled(shape: tuple[int, ...], dtype: torch.dtype, parts: Iterable[Tensor]) 
 
 
 def kept(levels: Tensor, memory: float) -> Samples:
-    """8 bits as floats, or where these take more than so many GiB as they are.
+    """Convert uint8 images to float32, unless these take more than `memory` GiB.
 
     Shapes: uint8 (n, *one) -> as of float32 (n, *one).
     """

@@ -1,4 +1,4 @@
-"""JPEG files of one size, quality and header, packed as that header and their scans: an .npz without anything twice.
+"""JPEG files of one size and quality packed into an .npz: their common header once, and the scan of each image.
 
 Image i is header + scan[end[i − 1] : end[i]] + FF D9, a whole JPEG file.
 """
@@ -22,13 +22,13 @@ END = b"\xff\xd9"
 
 
 def splits(archive: Archive) -> tuple[str, ...]:
-    """The splits whose scans an archive holds; none where it is of another kind."""
+    """The splits whose scans an archive holds; empty for an archive of another kind."""
     return tuple(part for part in ("train", "test") if "header" in archive and f"{part}_scan" in archive)
 
 
 @dataclass(frozen=True, eq=False)
 class Scans:
-    """The packed JPEG files of one split, decoded when they are asked for.
+    """The packed JPEG files of one split, decoded when they are indexed.
 
     Shapes: int64 (k,) -> uint8 (k, *one), all of the size of the first.
     """
@@ -57,7 +57,7 @@ class Scans:
     def image(self, index: int) -> np.ndarray:
         """Decode an image.
 
-        Shapes: -> uint8 (channels, height, width). Raises: ValueError where it is damaged.
+        Shapes: -> uint8 (channels, height, width). Raises: ValueError for a damaged one.
         """
         start = self.end[index - 1] if index else 0
         name = f"image {index} of the {self.split} split of {self.path}"
@@ -70,7 +70,7 @@ class Scans:
 def scans(archive: Archive, split: str) -> Scans:
     """Read the scans of a split.
 
-    Raises: ValueError where arrays are missing, of another type, or do not fit one another.
+    Raises: ValueError for arrays that are missing, of another type, or do not fit one another.
     """
     header, scan, end = (archive.read(name) for name in ("header", f"{split}_scan", f"{split}_end"))
     where = f"{archive.path}, split {split}"

@@ -1,7 +1,7 @@
-"""Arrays of many rows in a folder: shards of some rows each, safetensors files, and an index in JSON about them.
+"""The shard format of latents (`latent_cache`) and pairs (`pairs`): safetensors files of some rows each, and an index.
 
-Latents (`latent_cache`) and pairs (`pairs`) are stored so. A shard is written beside its place and renamed: what
-is interrupted goes on with the shards that are missing; the index holds the checksums of those that are whole.
+A shard is written to a temporary file and renamed, so interrupted work continues with the missing shards. The index, a
+JSON file, holds the checksums of the finished ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowleap.files import open_tensors, replace_file
+from flowleap.files import open_tensors, read_tensors, replace_file
 
 __all__ = ["Kinds", "Shard", "ShardError", "ShardFolder", "checksum", "cut", "differences"]
 
@@ -25,17 +25,17 @@ FORMAT = 1
 STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
 
 Kinds = Mapping[str, tuple[tuple[int, ...], str]]
-"""The shape and the type of each array of a shard, by its name."""
+"""Shape and dtype of each array of a shard, by name."""
 Made = TypeVar("Made")
 
 
 class ShardError(ValueError):
-    """A folder of shards is not what it should be; the message says what is wrong and what to do."""
+    """A folder of shards is damaged or holds something else; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some rows of a part of the data, and the file that holds them."""
+    """A range of rows of a split, and the file that holds them."""
 
     part: str
     number: int
@@ -43,24 +43,24 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The name of its file."""
+        """The file name."""
         return f"{self.part}-{self.number:05d}.safetensors"
 
 
 def cut(part: str, count: int, size: int) -> list[Shard]:
-    """Return the shards of so many rows; the last one holds the rest."""
+    """Return the shards of `count` rows; the last one may be smaller."""
     starts = range(0, count, size)
     return [Shard(part, number, range(at, min(at + size, count))) for number, at in enumerate(starts)]
 
 
 def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, as hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Return what differs between two descriptions of arrays, in words."""
+    """Return a message on the differences between two descriptions."""
     told = (
         f"{name} is {stored[name]}, not {value}" for name, value in wanted.items() if stored[name] != value
     )
@@ -72,10 +72,9 @@ class ShardFolder:
     """Writes and checks the files of a folder of shards.
 
     Args:
-        folder: where they are.
-        index: the name of the file that describes them.
-        things: what their rows are called.
-        cure: what to do where they are spoiled.
+        index: the name of the index file.
+        things: the name of the rows in messages.
+        cure: what messages say to do about damaged files.
     """
 
     folder: Path
@@ -88,9 +87,9 @@ class ShardFolder:
         return self.folder / shard.name
 
     def read_index(self, parse: Callable[[dict[str, Any]], Made]) -> Made:
-        """Return what `parse` makes of the content of the index.
+        """Return parse(content of the index).
 
-        Raises: ShardError where it is broken.
+        Raises: ShardError if it is broken.
         """
         try:
             content = json.loads((self.folder / self.index).read_text(encoding="utf-8"))
@@ -102,7 +101,7 @@ class ShardFolder:
             raise self.broken(reason) from error
 
     def write_index(self, content: Mapping[str, Any], mark: str = "") -> None:
-        """Write the index; `mark` tells processes apart that do so at once."""
+        """Write the index; `mark` names the temporary file of a process where several write at once."""
         path = self.folder / f"{self.index}{mark}"
         replace_file(path, json.dumps({"format": FORMAT, **content}, indent=2, ensure_ascii=False) + "\n")
         if mark:
@@ -115,9 +114,9 @@ class ShardFolder:
         wanted: Kinds,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a shard, with JSON-able values about it; one entry, for safetensors writes several in any order.
+        """Write a shard, with JSON-able metadata of one entry (safetensors writes several in any order).
 
-        Raises: ShardError for arrays that are not the wanted ones.
+        Raises: ShardError for arrays of other names, shapes or dtypes than `wanted`.
         """
         self.fits(shard, {name: (tuple(t.shape), str(t.dtype)[6:]) for name, t in arrays.items()}, wanted)
         kept = {name: tensor.contiguous() for name, tensor in arrays.items()}
@@ -126,9 +125,9 @@ class ShardFolder:
         replace_file(self.path(shard), lambda partial: save_file(kept, partial, metadata=noted))
 
     def look(self, shard: Shard, wanted: Kinds) -> dict[str, Any]:
-        """Return the values about a shard; its size and what it holds are looked at, not its numbers.
+        """Return the metadata of a shard, having checked its size, shapes and dtypes but not its values.
 
-        Raises: ShardError for a shard that is missing, cut short, or of something else.
+        Raises: ShardError for a shard that is missing, truncated, or of other arrays.
         """
         self.there(shard)
         try:
@@ -142,28 +141,21 @@ class ShardFolder:
         return about
 
     def there(self, shard: Shard) -> None:
-        """Refuse a shard that has no file.
-
-        Raises: ShardError.
-        """
+        """Raise ShardError if a shard has no file."""
         if not self.path(shard).is_file():
             raise self.broken(f"{shard.name} is missing")
 
     def tensors(self, shard: Shard) -> dict[str, Tensor]:
-        """Return the arrays of a shard, mapped into memory: what is not touched is not read."""
-        with open_tensors(self.path(shard)) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        """Return the arrays of a shard, memory-mapped."""
+        return read_tensors(self.path(shard))
 
     def fits(self, shard: Shard, found: Kinds, wanted: Kinds) -> None:
-        """Refuse arrays that are not the wanted ones.
-
-        Raises: ShardError.
-        """
+        """Raise ShardError for arrays of other names, shapes or dtypes than `wanted`."""
         if dict(found) != dict(wanted):
             raise self.broken(f"{shard.name} holds {_listed(found)}, expected {_listed(wanted)}")
 
     def broken(self, reason: str) -> ShardError:
-        """Return the error that says why the shards cannot be used."""
+        """Return the error for damaged shards."""
         return ShardError(
             f"the {self.things} in {self.folder} are cut short or spoiled: {reason}. {self.cure}"
         )

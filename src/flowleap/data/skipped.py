@@ -1,5 +1,5 @@
-"""What lies below a folder of images and is no image of it: hidden names, folders of the system, files of other kinds,
-and what flowleap made.
+"""Files and folders below a folder of images that are not used: hidden and system names, other kinds of files, and
+folders and pictures that flowleap made.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from flowleap.data.classes import listed
+from flowleap.formatting import plural
 
 __all__ = ["Skipped", "drawn_by_flowleap", "hidden", "kinds", "made", "suffix"]
 
@@ -34,22 +35,22 @@ SYSTEM = frozenset(
         "temporary items",
     }
 )
-"""Folders that operating systems and storage devices leave, in small letters."""
+"""Folders of operating systems and storage devices, in lower case."""
 LITTER = frozenset({"desktop.ini", "ehthumbs.db", "icon\r", "thumbs.db"})
-"""Files that they leave, which nobody takes for images."""
+"""Files of operating systems, in lower case."""
 NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF")
-"""Formats that Pillow knows but does not read by itself."""
+"""Formats that Pillow registers but cannot read without other programs."""
 MADE = {
     "config.json": ("run", {"format", "config", "dataset"}),
     "plan.json": ("comparison", {"format", "request", "rows"}),
     "latents.json": ("cache of latents", {"format", "contents", "checksums"}),
 }
-"""What flowleap makes folders of: the file that each of them has, what it is called, and the keys in that file."""
+"""Folders that flowleap makes: a file in each, its name in messages, and the keys in that file."""
 
 
 @cache
 def kinds() -> frozenset[str]:
-    """The endings of the files that the Pillow of this machine reads as pictures, in small letters."""
+    """The file suffixes of the image formats that the installed Pillow reads, in lower case."""
     from PIL import Image
 
     known = Image.registered_extensions()  # with those of the plugins that are installed
@@ -59,7 +60,7 @@ def kinds() -> frozenset[str]:
 
 
 def suffix(name: str) -> str:
-    """The ending of the name of a file, in small letters.
+    """The suffix of a file name, in lower case.
 
     >>> suffix("a.tar.GZ"), suffix("README")
     ('.gz', '')
@@ -68,7 +69,7 @@ def suffix(name: str) -> str:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is hidden, or one that a system leaves.
+    """Whether a file or folder is hidden, or one of an operating system.
 
     >>> [hidden(name) for name in (".ipynb_checkpoints", "__MACOSX", "._a.jpg", "cats")]
     [True, True, True, False]
@@ -77,7 +78,7 @@ def hidden(name: str) -> bool:
 
 
 def made(folder: Path, names: Collection[str]) -> str | None:
-    """What a folder with files of these names is called that flowleap made; None for any other."""
+    """The kind of a folder that flowleap made, with files of these names; None for others."""
     for name, (called, keys) in MADE.items():
         if name in names:
             try:
@@ -91,15 +92,15 @@ def made(folder: Path, names: Collection[str]) -> str | None:
 
 @dataclass
 class Skipped:
-    """What was not taken of what lies below a folder.
+    """Files and folders that were not used.
 
     Args:
-        hidden: the names of hidden folders and images, and of folders of the system, and how often they occur.
-        made: the folders that flowleap made, and what they are.
-        kinds: how many files have each ending that is none of `kinds`.
-        broken: links to files that are not there, and the like.
-        folders: the sub-folders that were looked through.
-        loose: images that lie beside class folders, in no class.
+        hidden: names of hidden folders and images and of system folders, with their counts.
+        made: folders that flowleap made, and their kinds.
+        kinds: suffixes that are none of `kinds()`, with their counts.
+        broken: links to missing files, and the like.
+        folders: the sub-folders that were searched.
+        loose: images beside class folders.
         drawn: pictures that flowleap drew.
     """
 
@@ -112,20 +113,20 @@ class Skipped:
     drawn: list[str] = field(default_factory=list)
 
     def hide(self, name: str, *, folder: bool) -> None:
-        """Count a hidden name; files only where they might be images."""
+        """Count a hidden name; files only if they may be images."""
         if folder or suffix(name) in kinds():
             self.hidden[name] += 1
 
     def notes(self, taken: Iterable[str] = ()) -> list[str]:
-        """What is to be said of it.
+        """Messages for the user.
 
         Args:
-            taken: the sub-folders that images were found in.
+            taken: the sub-folders with images.
         """
         said = []
         if self.hidden:
             said.append(
-                f"skipped: {_many(self.hidden.total(), 'hidden or system name')} ({listed([*self.hidden])})"
+                f"skipped: {plural(self.hidden.total(), 'hidden or system name')} ({listed([*self.hidden])})"
             )
         if self.made:
             folders = [f"{name}, a {kind}" for name, kind in self.made.items()]
@@ -135,11 +136,11 @@ class Skipped:
         if self.kinds:
             each = [f"{n:,} {kind or 'without ending'}" for kind, n in self.kinds.most_common()]
             said.append(
-                f"skipped: {_many(self.kinds.total(), 'file')} of kinds that are not read as images ({listed(each)}); "
+                f"skipped: {plural(self.kinds.total(), 'file')} of kinds that are not read as images ({listed(each)}); "
                 "convert images among them to PNG or JPEG"
             )
         if self.broken:
-            said.append(f"skipped: {_many(len(self.broken), 'name')} without a file ({listed(self.broken)})")
+            said.append(f"skipped: {plural(len(self.broken), 'name')} without a file ({listed(self.broken)})")
         used = {*taken, *(path.partition("/")[0] for path in self.made)}
         if empty := [name for name in self.folders if name not in used]:
             said.append(f"sub-folders without images: {listed(empty)}")
@@ -147,9 +148,5 @@ class Skipped:
 
 
 def drawn_by_flowleap(names: Sequence[str]) -> str:
-    """Say which pictures are left out because flowleap drew them."""
+    """A message on pictures that are left out because flowleap drew them."""
     return f"skipped: pictures that flowleap drew ({listed(names)})"
-
-
-def _many(count: int, thing: str) -> str:
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"

@@ -1,4 +1,4 @@
-"""Encoded images by number: the files below a folder, the rows of a table, or pixels in memory."""
+"""Encoded images by number, not yet decoded or resized: files of a folder, rows of a table, or arrays in memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from flowleap.data.classes import listed, natural, ordered
+from flowleap.data.dataset import Dataset
 from flowleap.data.parts import TRAIN, Parts, kept_apart, parts_of
 from flowleap.data.pixels import Encoded, Faulty, drawn_here
+from flowleap.data.rows import Samples
 from flowleap.data.skipped import Skipped, hidden, kinds, made, suffix
 
 __all__ = [
@@ -32,13 +34,13 @@ __all__ = [
 ]
 
 FEW_LOOSE = 0.1
-"""Beside the images in sub-folders, up to this share of them may lie in none, and is left out; a single one always."""
+"""Images beside class folders are left out if they are at most this share of those inside, or a single one."""
 LOOKED_AT = 1000
-"""Up to so many images beside sub-folders are looked at for pictures that flowleap drew."""
+"""Up to this many images beside class folders are searched for pictures that flowleap drew."""
 
 
 class Names:
-    """Many names in one piece of memory: the listing of 100,000 files takes some megabytes, and is shared by processes.
+    """An immutable list of strings in one buffer: 100,000 paths take some megabytes, which processes can share.
 
     >>> names = Names(["a", "bc", ""])
     >>> len(names), names[1], list(names)
@@ -69,26 +71,47 @@ def some_of(label: Tensor | None, rows: np.ndarray) -> Tensor | None:
     return None if label is None else label[torch.from_numpy(rows)]
 
 
-@dataclass(frozen=True, eq=False)
-class Files:
-    """The images below a folder, in the order of their paths.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Described:
+    """What all stores know of their images.
 
-    `classes` are the sub-folders that they lie in, none where some lie in none. `folders` are the sub-folders with
-    images in any case. `skipped` is what lies there and was not taken, `doubt` says why sub-folders are no classes, or
-    may be none.
+    Each store also has `notes` (messages for the user), `stamp` (identifies the images without decoding them),
+    `name(index)` (an image in messages), `encoded(index)` (its file or pixels) and `only(rows)` (some of the images).
+
+    Args:
+        called: name of the data set. classes: names of the classes in the order of the labels, empty without labels.
+        label, split, held_out: as of `Dataset`.
+    """
+
+    called: str
+    label: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    split: str = "all"
+    held_out: str | None = None
+
+    def dataset(self, x: Samples, path: str, **about: Any) -> Dataset:
+        """Return the data set of decoded images; `about` are fields of `Dataset` that differ from the store's."""
+        own = {"label": self.label, "classes": self.classes, "split": self.split, "held_out": self.held_out}
+        return Dataset(self.called, x, source=self.called, path=path, **{**own, **about})
+
+
+@dataclass(frozen=True, eq=False)
+class Files(_Described):
+    """The image files below a folder, in the order of their paths.
+
+    Args:
+        sizes: of the files, in bytes.
+        folders: the sub-folders with images, whether they are classes or not.
+        skipped: files and folders that are not used.
+        doubt: why sub-folders are no classes, or may be none.
     """
 
     root: Path
     names: Names
     sizes: np.ndarray = field(repr=False)
-    called: str
-    label: Tensor | None = None
-    classes: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     skipped: Skipped = field(default_factory=Skipped)
     doubt: str = ""
-    split: str = "all"
-    held_out: str | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -98,7 +121,7 @@ class Files:
         return os.path.join(self.root, self.names[index])
 
     def encoded(self, index: int) -> Encoded:
-        """The file of an image, by its path."""
+        """The path of a file."""
         return self.name(index)
 
     @property
@@ -111,22 +134,22 @@ class Files:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of what was taken, and what was not."""
+        """Messages on the images that are used and those that are not."""
         return (*filter(None, [self.unclear, self._nested()]), *self.skipped.notes(self.folders))
 
     @property
     def unclear(self) -> str:
-        """Say what is not clear of the classes; empty where all images lie in sub-folders, or none does."""
+        """A message on doubtful classes; empty where all images lie in sub-folders, or none does."""
         many = len(self.skipped.loose)
         loose = f"left out: {many:,} image{'s' * (many > 1)} beside the sub-folders ({listed(self.skipped.loose)})"
         return "; ".join(filter(None, [loose if many else "", self.doubt]))
 
     def doubted(self, *reasons: str) -> Files:
-        """The same with these reasons for doubt, as far as they say anything."""
+        """The same files with these reasons for doubt, empty ones left out."""
         return replace(self, doubt="; ".join(filter(None, reasons)))
 
     def _nested(self) -> str:
-        """Say that the only class has sub-folders that may be classes."""
+        """A message where the only class folder has sub-folders, which may be the classes."""
         if len(self.classes) != 1:
             return ""
         inner = {name.split("/")[1] if name.count("/") > 1 else "" for name in self.names}
@@ -138,29 +161,24 @@ class Files:
         )
 
     def only(self, rows: np.ndarray) -> Files:
-        """Some of these images, by their numbers."""
+        """Some of the images, by their numbers."""
         names = Names([self.names[index] for index in rows.tolist()])
         return replace(self, names=names, sizes=self.sizes[rows], label=some_of(self.label, rows))
 
 
 @dataclass(frozen=True, eq=False)
-class Arrays:
-    """Pixels that are in memory, uint8 (n, channels, height, width)."""
+class Arrays(_Described):
+    """Images in memory, uint8 (n, channels, height, width), read from the path `place`."""
 
     levels: Tensor
     place: str
-    called: str
-    label: Tensor | None = None
-    classes: tuple[str, ...] = ()
-    split: str = "all"
-    held_out: str | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.levels)
 
     def name(self, index: int) -> str:
-        """Image i of the place where they are."""
+        """The number of an image and its path."""
         return f"image {index} of {self.place}"
 
     def encoded(self, index: int) -> Encoded:
@@ -169,7 +187,7 @@ class Arrays:
         return levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0))
 
     def only(self, rows: np.ndarray) -> Arrays:
-        """Some of these images, by their numbers."""
+        """Some of the images, by their numbers."""
         return replace(self, levels=self.levels[torch.from_numpy(rows)], label=some_of(self.label, rows))
 
     @property
@@ -179,23 +197,15 @@ class Arrays:
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
-    """The images of one split, which stay in their table.
+class Table(_Described):
+    """The images of one split of a Hugging Face data set, which stay in their table.
 
     Args:
-        rows: the table, images not decoded.
-        column: that of the images.
-        called: what it is called in messages.
-        notes: which columns were taken, where that could have been others.
+        rows: the `datasets.Dataset`, images not decoded. column: that of the images.
     """
 
     rows: Any
     column: str
-    called: str
-    split: str
-    held_out: str | None
-    label: Tensor | None
-    classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -216,7 +226,7 @@ class Table:
         return found["bytes"] if found["bytes"] is not None else found["path"]
 
     def only(self, rows: np.ndarray) -> Table:
-        """Some of these images, by their numbers."""
+        """Some of the images, by their numbers."""
         return replace(self, rows=self.rows.select(rows), label=some_of(self.label, rows))
 
     @property
@@ -226,21 +236,15 @@ class Table:
 
 
 Store = Files | Table | Arrays
-"""What images are read from: a data set before its images are alike.
-
-`label`, int64 (n,), and `classes` are those of its images, None and empty without; `called`, `split`, `held_out` and
-`notes` are as of `Dataset`. `stamp` tells these images from others without reading them. `name` is what an image is
-called in messages, `encoded` its file; `only` leaves some of them, by their numbers.
-"""
 
 # ---------------------------------------------------------------- folders
 
 
 def trained_on(path: Path, split: str | None = None, *, strict: bool = False) -> Files:
-    """The images of a folder that a run learns from: those of the part that is named, of the one for training where
-    all its sub-folders are parts, or else all.
+    """The training images in a folder: of the split that is named, or of the training split where all sub-folders are
+    splits, or else all.
 
-    Raises: ValueError as `files_of`, and with `strict` where it is not clear what the classes are.
+    Raises: ValueError as `files_of`; with `strict` also where it is not clear what the classes are.
     """
     files: Files | None = None
     if split is None and TRAIN in _parts_in(path).folders:
@@ -255,9 +259,9 @@ def trained_on(path: Path, split: str | None = None, *, strict: bool = False) ->
 
 
 def looked_at(path: Path, split: str | None = None) -> Files:
-    """The images of a folder to be looked at: of the part that is named, or all, with their parts as classes.
+    """The images in a folder for `flowleap data check`: of the split that is named, or all, with splits as classes.
 
-    Raises: ValueError without images, and for a part that is not there.
+    Raises: ValueError without images, and for an unknown split.
     """
     if split is not None:
         return files_of(path, split)
@@ -276,10 +280,10 @@ def looked_at(path: Path, split: str | None = None) -> Files:
 
 
 def files_of(path: Path, split: str | None = None) -> Files:
-    """The images of a folder, or of one of its parts.
+    """The images in a folder, or in one of its splits.
 
-    Raises: ValueError without images, for parts of which none is chosen, for a part that is not there, and where
-        folders may be parts or classes.
+    Raises: ValueError without images, for splits of which none is chosen, for an unknown split, and for folders that
+        may be splits or classes.
     """
     parts, within = Parts({}), path
     if split is not None:
@@ -309,7 +313,7 @@ def files_of(path: Path, split: str | None = None) -> Files:
 
 
 def _parts_in(path: Path) -> Parts:
-    """The parts among the sub-folders of a folder, with images or without."""
+    """The splits among the sub-folders of a folder."""
     with os.scandir(path) as entries:
         return parts_of(sorted(entry.name for entry in entries if entry.is_dir() and not hidden(entry.name)))
 
@@ -319,15 +323,15 @@ def _called(path: Path) -> str:
 
 
 def _no_images(files: Files) -> str:
-    """What is to be said of a folder without images: what else it holds."""
+    """The error message for a folder without images, with what else it holds."""
     return "; ".join([f"{files.root} holds no images that Pillow reads", *files.notes])
 
 
 def files_below(root: Path) -> Files:
-    """List the images below a folder, and what else lies there; nothing of them is read.
+    """List the images below a folder without reading them.
 
     The first sub-folder is the class. A few images beside such folders are left out (`FEW_LOOSE`); where there are more
-    of them, there are no classes. Parts of a data set count as classes here.
+    of them, there are no classes. Splits count as classes here.
 
     Raises: OSError for folders that cannot be read; ValueError for one that flowleap made.
     """
@@ -350,9 +354,8 @@ def files_below(root: Path) -> Files:
 
     names = Names(listing())
     held = np.array(heads, dtype=np.int64)
-    whole = Files(
-        root, names, np.array(sizes, np.int64), _called(root), folders=tuple(number), skipped=skipped
-    )
+    about: dict[str, Any] = {"called": _called(root), "folders": tuple(number), "skipped": skipped}
+    whole = Files(root, names, np.array(sizes, np.int64), **about)
     if not number:
         return whole
     inside, doubt = _inside(whole, held)
@@ -364,7 +367,7 @@ def files_below(root: Path) -> Files:
 
 
 def _inside(files: Files, held: np.ndarray) -> tuple[np.ndarray, str]:
-    """The images that are taken where some lie in sub-folders, and why these are no classes, where they are none.
+    """The numbers of the images that are used where some lie in sub-folders; if those are no classes, also the reason.
 
     Shapes: held (n,), the number of the folder of each image, -1 for none.
     """
@@ -386,7 +389,7 @@ def _inside(files: Files, held: np.ndarray) -> tuple[np.ndarray, str]:
 def _walk(
     folder: Path, below: str, above: frozenset[str], skipped: Skipped
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Image files in the order of their paths, folders at the place of their names; links to folders above end."""
+    """Yield image files in the order of their paths; links to folders above are not followed."""
     real = os.path.realpath(folder)
     if real in above:
         return

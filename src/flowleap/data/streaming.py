@@ -1,7 +1,7 @@
-"""Images of Hugging Face data sets that come over the network and are kept nowhere: one pass, in order.
+"""Hugging Face data sets streamed over the network in one pass, without storing the images.
 
-For what does not fit onto the disk. Training asks for its rows in another order in each epoch, by number, which no
-stream can answer; what is derived from each image once, such as latents, can be made of it.
+For data that do not fit onto the disk. Training needs random access to rows, which a stream does not have; latents,
+computed once from each image, can be made from a stream.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from flowleap.data import huggingface
-from flowleap.data.classes import aligned, described, left_out, occurring
+from flowleap.data.classes import aligned, described, occurring
 from flowleap.data.dataset import Dataset
 from flowleap.data.huggingface import PREFIX, Address, is_address
 from flowleap.data.latent_cache import STREAMED
@@ -35,16 +35,15 @@ __all__ = ["Stream", "open_streams"]
 
 WHOLE = "a stream leaves nothing out, so without --stream"
 LOOKED_AT = 16
-"""So many of the first images tell a stream from others, besides their number and all labels."""
+"""Number of first images that identify a stream, together with the number of images and all labels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """The images of one split, asked for in order.
+    """The images of one split, read in order.
 
     Args:
-        rows: the `IterableDataset`, images not decoded. column: that of the images. called: what they are called.
-        view: how they become squares.
+        rows: the `IterableDataset`, images not decoded. column: that of the images. called: their name in messages.
     """
 
     rows: Any
@@ -53,11 +52,11 @@ class Stream:
     view: ResizeCrop
 
     def read(self, index: Tensor, n: int) -> Iterator[Tensor]:
-        """Yield images as 8 bits, at most n at a time, in the colors RGB.
+        """Yield images as RGB, at most n at a time.
 
         Shapes: index sorted (k,) -> uint8 (≤ n, 3, side, side).
-        Raises: ValueError where the stream breaks off, or for an image that cannot be used: none is left out, since how
-            many there are is settled before they are seen.
+        Raises: ValueError if the stream breaks off, or for an unusable image: none can be left out, since their number
+            is fixed before they are read.
         """
         places = self.places(index)
         with ThreadPoolExecutor(default_workers()) as pool:
@@ -65,9 +64,9 @@ class Stream:
                 yield torch.from_numpy(np.stack(list(pool.map(self._pixels, part))))
 
     def places(self, index: Tensor) -> Iterator[tuple[int, Any]]:
-        """Yield some images by their sorted numbers, with what the stream says of each: its bytes, or where they are.
+        """Yield the numbers and the stored values (bytes or path) of some images, by their sorted numbers.
 
-        Raises: ValueError where the stream breaks off.
+        Raises: ValueError if the stream breaks off.
         """
         wanted = set(index.tolist())
         first, last = (int(index[0]), int(index[-1])) if len(index) else (0, -1)
@@ -81,9 +80,9 @@ class Stream:
                 yield place, found[self.column]
 
     def file(self, place: int, found: Any) -> bytes:
-        """Return the file of an image: its bytes, or what is where the stream says.
+        """Return the bytes of an image file, read from its path if the stream holds only that.
 
-        Raises: ValueError where there is none.
+        Raises: ValueError for an empty value.
         """
         if found is None or (found["bytes"] is None and not found["path"]):
             raise ValueError(f"{self.name(place)} is empty; {WHOLE}")
@@ -95,12 +94,12 @@ class Stream:
             return bytes(file.read())
 
     def name(self, place: int) -> str:
-        """What an image is called in messages."""
+        """The name of an image in messages."""
         return f"image {place} of {self.called}"
 
     @contextmanager
     def _unbroken(self, place: int) -> Iterator[None]:
-        """Say of what goes wrong on the network, or in the files behind a stream, at which image that was."""
+        """Raise errors of the network, or of the files behind a stream, with the number of the image."""
         try:
             yield
         except Exception as error:
@@ -117,7 +116,7 @@ class Stream:
         return np.broadcast_to(levels, (3, *levels.shape[1:]))
 
     def identity(self, count: int, label: Tensor | None) -> str:
-        """Return what tells these images from others: of their number, the labels, and the first files."""
+        """Return a checksum of the number of images, the labels, and the first files."""
         digest = hashlib.sha256(str(count).encode())
         if label is not None:
             digest.update(label.numpy().data)
@@ -129,13 +128,12 @@ class Stream:
 def open_streams(
     text: str, view: ResizeCrop, split: str | None = None
 ) -> tuple[dict[str, Dataset], dict[str, str], list[str]]:
-    """Open the split that is named, or that for training and a held-out one; return them, what identifies each, and
-    what is to be said of the columns that were taken.
+    """Open one split, by default the training split and the held-out one; return them, their checksums and messages.
 
-    Labels are read first, of Parquet files alone. Images with fewer pixels than are wanted are enlarged.
+    Labels are read first, from Parquet files without the images. Small images are enlarged.
 
-    Raises: ValueError for what is no address of the hub or of Parquet files, or without the library; for a split that
-        is not there, and for data without images.
+    Raises: ValueError for an address that cannot be streamed, without the library, for an unknown split, and for data
+        without images.
     """
     if not is_address(text):
         raise ValueError(
@@ -181,26 +179,19 @@ def _opened(
             said = hidden or said
         if label is not None:
             label, classes, empty = occurring(label, classes)
-            said = [*said, *left_out(empty), described(label, classes)]
+            said = [*said, *empty, described(label, classes)]
     notes = [*notes, *said]
     if not count:
         raise ValueError(f"{text}, split {split}, is empty")
     images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     stream = Stream(images, column, f"{address.short} ({split})", view)
-    opened = Dataset(
-        address.short,
-        passing(stream.read, count, (3, view.size, view.size)),
-        label,
-        None if label is None else len(classes),
-        split=split,
-        path=text,
-        classes=classes,
-    )
+    x = passing(stream.read, count, (3, view.size, view.size))
+    opened = Dataset(address.short, x, label, split=split, path=text, classes=classes)
     return opened, stream.identity(count, label), notes
 
 
 def _column(address: Address, rows: Any, split: str, name: str, count: int) -> list[Any]:
-    """Read one column of a split: of Parquet files alone, else with everything beside it. Images are but counted."""
+    """Read one column of a split, from Parquet files without the others; images are only counted."""
     import datasets
 
     try:

@@ -1,4 +1,4 @@
-"""Data sets that need no file: handwritten digits that ship with scikit-learn, and point sets drawn from a seed."""
+"""Built-in data sets: the handwritten digits of scikit-learn, and point sets drawn from a seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["POINTS", "checkerboard", "digits", "eight_gaussians", "points", "two
 
 
 def digits() -> Dataset:
-    """Real handwritten digits of 8 × 8 pixels in ten classes, grey values 0 to 16 mapped to x / 8 − 1.
+    """Handwritten digits of 8 × 8 pixels in ten classes, grey values 0 to 16 mapped to x / 8 − 1.
 
     Shapes: x (1797, 1, 8, 8), label (1797,).
     Source: E. Alpaydin and C. Kaynak, UCI repository, optical recognition of handwritten digits (test set).

@@ -1,4 +1,4 @@
-"""The same task for many items in background processes, in order, some of them ahead of what is asked for."""
+"""Map a function over items in worker processes, in order and some items ahead."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ AHEAD = 2
 
 
 def default_workers() -> int:
-    """How many processes read for this one: a core less than it has, shared with the others on this machine, 1 to 8."""
+    """Number of worker processes: one less than the cores of this process, 1 to 8; see `threads.share`."""
     return max(1, min(MOST, share() - 1))
 
 
 @dataclass(frozen=True, eq=False)
 class _Jobs(Dataset[Any]):
-    """The task of the item at a place, with what went wrong and what was warned of."""
+    """The task as a PyTorch data set: the result for an item, its exception and its warnings."""
 
     task: Callable[[Any], Any]
     items: Sequence[Any]
@@ -39,7 +39,7 @@ class _Jobs(Dataset[Any]):
             warnings.simplefilter("always", UserWarning)
             try:
                 made, error = self.task(self.items[place]), None
-            except Exception as failure:  # raised again by whoever asks for it
+            except Exception as failure:  # raised again by `in_order`
                 made, error = None, failure
         return made, error, tuple(str(w.message) for w in caught if issubclass(w.category, UserWarning))
 
@@ -50,10 +50,10 @@ class _Jobs(Dataset[Any]):
 def in_order(
     task: Callable[[Item], Result], items: Sequence[Item], workers: int, ahead: int = AHEAD
 ) -> Iterator[Result]:
-    """Yield the task of each item, in order; with `workers` processes at most `ahead` of each are waiting.
+    """Yield task(item) for each item, in order; at most `ahead` results of each of the `workers` are waiting.
 
-    Results travel through a pipe: give them as NumPy arrays, which shared memory, often small in containers, need
-    not hold. What a task raises or warns of is raised or warned of here. Without workers it is all done here.
+    Results should be NumPy arrays, which travel through a pipe: tensors would need shared memory, which is often small
+    in containers. Exceptions and warnings of tasks are raised here. Without workers, tasks run in this process.
     """
     jobs = _Jobs(task, items)
     made: Any = map(jobs.__getitem__, range(len(items)))
@@ -65,7 +65,7 @@ def in_order(
                 sampler=range(len(items)),
                 num_workers=min(workers, len(items)),
                 prefetch_factor=ahead,
-                collate_fn=_same,
+                collate_fn=_identity,
                 worker_init_fn=_begin,
                 multiprocessing_context="fork" if sys.platform == "linux" else None,
                 generator=torch.Generator(),  # its seeds are not taken from the global random state
@@ -79,11 +79,11 @@ def in_order(
         yield result
 
 
-def _same(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item
 
 
 def _begin(number: int) -> None:
-    """A Ctrl-C is for the process that trains, which finishes its step; this one ends when it is told to."""
+    """Ignore Ctrl-C, which is for the training process; that ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

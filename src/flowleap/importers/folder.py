@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ def import_weights(
         "checksum": None if dataset is None or not dataset.path else dataset.checksum,
     }
     if dataset is not None and dataset.codec is not None:
-        known_data["codec"] = dataset.codec.to_dict()
+        known_data["codec"] = asdict(dataset.codec)
     _write(place, network, config, about, known_data, overwrite=overwrite)
     return Imported(
         folder=place,

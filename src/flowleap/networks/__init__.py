@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from flowleap.fields import fits, hints, in_words
 from flowleap.networks.adapters import NoiseTime, Reversed, StepToken, Timestep, WithLogVariance
@@ -29,6 +31,7 @@ __all__ = [
     "WithLogVariance",
     "add",
     "build",
+    "build_on_meta",
     "describe",
     "inside",
     "known",
@@ -75,6 +78,20 @@ def build(config: Mapping[str, Any]) -> nn.Module:
             f"a network of kind {kind} cannot be built from {sorted(options)}: {error}"
         ) from error
     return _described(network, options) if kind in _OWN else network
+
+
+class _WithoutNormal(TorchFunctionMode):
+    """Skips `nn.init.normal_`, which on the meta device imports torch._dynamo, and that takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        return named["tensor"] if func is nn.init.normal_ else func(*args, **named)
+
+
+def build_on_meta(config: Mapping[str, Any]) -> Any:
+    """As `build`, on the meta device: shapes and attributes of a network, without values."""
+    with torch.device("meta"), _WithoutNormal():
+        return build(config)
 
 
 def _described(network: Any, options: Mapping[str, Any]) -> nn.Module:

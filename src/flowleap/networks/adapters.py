@@ -1,4 +1,4 @@
-"""Border adapters: a network seen through another convention, or given one thing more."""
+"""Adapters around a network: another convention for times and signs, or a log-variance head."""
 
 import math
 from collections.abc import Callable
@@ -15,11 +15,16 @@ LOWEST = 1e-6
 
 
 class Border(nn.Module):
-    """A network seen through an adapter; it keeps the network's classes."""
+    """Base class of adapters: evaluates the network inside and has its classes.
 
-    def __init__(self, network: Network) -> None:
+    Args:
+        options: of the adapter, for its `config`.
+    """
+
+    def __init__(self, network: Network, **options: Any) -> None:
         super().__init__()
         self.network: Any = network
+        self._options = options
 
     @property
     def num_classes(self) -> int | None:
@@ -27,29 +32,24 @@ class Border(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        return {"kind": type(self).__name__, "network": dict(self.network.config)}
+        return {"kind": type(self).__name__, "network": dict(self.network.config), **self._options}
+
+    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.network(x, t, r, label)
 
 
 class WithLogVariance(Border):
-    """Any network, and beside it a small one ℓ(t, r) for losses with a learned weight; ℓ = 0 at init.
+    """Adds a small network ℓ(t, r), for losses with a learned weight; ℓ = 0 at init.
 
     ℓ(t, r) = linear(SiLU(t_embedder(t) + r_embedder(t - r)))
     Shapes: as the network's; log_variance: t, r (batch,) → (batch,).
     """
 
     def __init__(self, network: Network, width: int = 64) -> None:
-        super().__init__(network)
-        self.width = width
+        super().__init__(network, width=width)
         self.t_embedder = TimeEmbedding(width, size=32, max_period=64.0, scale=8.0)
         self.r_embedder = TimeEmbedding(width, size=32, max_period=64.0, scale=8.0)
         self.logvar_linear = zero_linear(width, 1)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {**super().config, "width": self.width}
-
-    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.network(x, t, r, label)
 
     def log_variance(self, t: Tensor, r: Tensor) -> Tensor:
         with torch.autocast(t.device.type, enabled=False):
@@ -58,11 +58,11 @@ class WithLogVariance(Border):
 
 
 class Retimed(Border):
-    """A network that reads other times; its log-variance head, where it has one, reads the same."""
+    """Base class of adapters that convert times, also those of the log-variance head if there is one."""
 
     def times(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        """The two times as the network reads them."""
-        raise AssertionError("each adapter says how times change")
+        """The two times that the network inside is given."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
         return self.network(x, *self.times(t, r), label)
@@ -74,9 +74,9 @@ class Retimed(Border):
 
 
 class NoiseTime(Retimed):
-    """Shows the network ¼ ln σ in place of the noise level σ, the time of the variance-exploding path.
+    """Gives the network ¼ ln σ in place of the noise level σ, the time of the variance-exploding path.
 
-    Levels below 1e-6, the data itself among them, are read as 1e-6.
+    Levels below 1e-6, such as 0 at the data, become 1e-6.
     Shapes: as the network's.
     Source: Karras et al. 2022 (arXiv 2206.00364), table 1, c_noise.
     """
@@ -86,10 +86,10 @@ class NoiseTime(Retimed):
 
 
 class StepToken(Retimed):
-    """Tells the network the size of a step as the published shortcut code does, by its exponent.
+    """Gives the network the step size as the published shortcut code does, by its exponent.
 
-    b = log2(1 / max(t - r, 1/128)) stands where the network reads its second time. On the diagonal, r = t,
-    b = 7: the flow itself is the finest step.
+    b = log2(1 / max(t - r, 1/128)) is the second input of the network. On the diagonal, r = t, b = 7: the instantaneous
+    velocity counts as the finest step.
     Shapes: as the network's.
     Source: Frans et al. 2024 (arXiv 2410.12557), as in its code (kvfrans/shortcut-models).
     """
@@ -104,9 +104,9 @@ class StepToken(Retimed):
 
 
 class Reversed(Retimed):
-    """Turns a network for whom t = 0 is noise and t = 1 data: its time is 1 - t, and its velocity points the other way.
+    """Converts a network for which t = 0 is noise and t = 1 data: it is given 1 - t, and its velocity is negated.
 
-    F(x, t, r) = -network(x, 1 - t, 1 - t - (t - r)): what the network reads as t - r stays the same.
+    F(x, t, r) = -network(x, 1 - t, 1 - t - (t - r)): the difference of its two times is still t - r.
     Shapes: as the network's.
     Source: Ma et al. 2024 (arXiv 2401.08740), as in its code (willisma/SiT): x_t = t x + (1 - t) ε, velocity x - ε;
         Frans et al. 2024 (arXiv 2410.12557) eq. 1.
@@ -120,10 +120,10 @@ class Reversed(Retimed):
 
 
 class Timestep(Retimed):
-    """Shows the network the timestep k of a discrete diffusion in place of the time t of the variance-preserving path.
+    """Gives the network the timestep k of a discrete diffusion in place of the time t of the variance-preserving path.
 
-    k is where the noise levels agree, α(t)² = Π_{i ≤ k} (1 - β_i) with β from `first` to `last` in equal steps, and
-    α of the path with β_min = steps · first, β_max = steps · last; between two timesteps ln α is a straight line.
+    k has the same noise level, α(t)² = Π_{i ≤ k} (1 - β_i) with β from `first` to `last` in equal steps, and α of the
+    path with β_min = steps · first, β_max = steps · last; ln α is interpolated linearly between two timesteps.
 
     Shapes: as the network's.
     Source: Peebles and Xie 2022 (arXiv 2212.09748) section 3.1, and its code (facebookresearch/DiT): 1000 timesteps,
@@ -133,7 +133,7 @@ class Timestep(Retimed):
     levels: Tensor
 
     def __init__(self, network: Network, steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> None:
-        super().__init__(network)
+        super().__init__(network, steps=steps, first=first, last=last)
         if steps < 2 or not 0 < first <= last < 1:
             raise ValueError(
                 f"a discrete diffusion has 2 or more timesteps and 0 < first <= last < 1; got steps={steps}, "
@@ -145,10 +145,6 @@ class Timestep(Retimed):
             level -= math.log1p(-(first + (last - first) * i / (steps - 1))) / 2
             sums.append(level)
         self.register_buffer("levels", torch.tensor(sums), persistent=False)  # -ln α, rising
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {**super().config, "steps": self.steps, "first": self.first, "last": self.last}
 
     def timestep(self, t: Tensor) -> Tensor:
         """k, from 0 to steps - 1, with fractions."""

@@ -4,7 +4,7 @@ Source: Peebles and Xie 2022 (arXiv 2212.09748); parameter names as in SiT, Ma e
 """
 
 from functools import partial
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, ClassVar, Protocol, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from flowleap.networks.recompute import recomputed
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; its derivative forward in time needs the MATH backend, set from outside."""
+    """Multi-head self-attention; forward-mode derivatives need the MATH backend, which `derivatives` selects."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Options(TypedDict, total=False):
-    """What the sizes leave open; see `DiT`."""
+    """The options of `DiT` that its named sizes leave open."""
 
     mlp_ratio: float
     second: Second
@@ -116,16 +116,36 @@ class Options(TypedDict, total=False):
     checkpointing: bool
 
 
+class Sized(Protocol):
+    """A constructor of a `DiT` of a named size."""
+
+    def __call__(
+        self,
+        image: tuple[int, int, int],
+        classes: int | None = None,
+        patch: int = 2,
+        **options: Unpack[Options],
+    ) -> "DiT": ...
+
+
+def _sized(width: int, depth: int, heads: int, about: str) -> Any:
+    def make(cls: "type[DiT]", image: Any, classes: Any = None, patch: int = 2, **options: Any) -> "DiT":
+        return cls(image, classes, patch=patch, width=width, depth=depth, heads=heads, **options)
+
+    make.__doc__ = about
+    return classmethod(make)
+
+
 class DiT(Conditioned):
     """Transformer over image patches, conditioned on (t, r, label) by adaLN-Zero: exactly zero at init.
 
     F = unpatchify(final(blocks(patches(x) + positions, c), c))
     c = t_embedder(t) + r_embedder(t - r) + y_embedder(label)
-    With `double_norm` the shifts and scales of the modulation are normalized over the channels (gates are not). The
-    embedded times are smooth as they are: sinusoids of t in [0, 1], not of 1000 t. With `checkpointing` a block keeps
-    its input alone and is computed again for the gradient (`networks.recompute`).
+    With `double_norm` the shifts and scales of the modulation are normalized over the channels, gates are not. Times
+    are embedded as sinusoids of t in [0, 1], not of 1000 t, which keeps derivatives in t small. With `checkpointing`
+    blocks are recomputed in the backward pass (`networks.recompute`).
     Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last → like x.
-    Raises: ValueError where the image does not split into patches, or an input does not fit.
+    Raises: ValueError for an image that does not split into patches, or an input of another shape.
     Source: Peebles and Xie 2022 (arXiv 2212.09748) section 3.2; Lu and Song 2024 (arXiv 2410.11081) section 4.1.
     """
 
@@ -182,57 +202,8 @@ class DiT(Conditioned):
         x = tokens.view(len(tokens), height // p, width // p, p, p, channels)  # row, column, p, q, channel
         return x.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), channels, height, width)
 
-    @classmethod
-    def tiny(
-        cls,
-        image: tuple[int, int, int],
-        classes: int | None = None,
-        patch: int = 2,
-        **options: Unpack[Options],
-    ) -> Self:
-        """6 layers, 192 wide."""
-        return cls(image, classes, patch=patch, width=192, depth=6, heads=3, **options)
-
-    @classmethod
-    def small(
-        cls,
-        image: tuple[int, int, int],
-        classes: int | None = None,
-        patch: int = 2,
-        **options: Unpack[Options],
-    ) -> Self:
-        """DiT-S: 12 layers, 384 wide, 33 M parameters."""
-        return cls(image, classes, patch=patch, width=384, depth=12, heads=6, **options)
-
-    @classmethod
-    def base(
-        cls,
-        image: tuple[int, int, int],
-        classes: int | None = None,
-        patch: int = 2,
-        **options: Unpack[Options],
-    ) -> Self:
-        """DiT-B: 12 layers, 768 wide, 131 M parameters."""
-        return cls(image, classes, patch=patch, width=768, depth=12, heads=12, **options)
-
-    @classmethod
-    def large(
-        cls,
-        image: tuple[int, int, int],
-        classes: int | None = None,
-        patch: int = 2,
-        **options: Unpack[Options],
-    ) -> Self:
-        """DiT-L: 24 layers, 1024 wide, 460 M parameters."""
-        return cls(image, classes, patch=patch, width=1024, depth=24, heads=16, **options)
-
-    @classmethod
-    def xlarge(
-        cls,
-        image: tuple[int, int, int],
-        classes: int | None = None,
-        patch: int = 2,
-        **options: Unpack[Options],
-    ) -> Self:
-        """DiT-XL: 28 layers, 1152 wide, 676 M parameters."""
-        return cls(image, classes, patch=patch, width=1152, depth=28, heads=16, **options)
+    tiny: ClassVar["Sized"] = _sized(192, 6, 3, "6 layers, 192 wide.")
+    small: ClassVar["Sized"] = _sized(384, 12, 6, "DiT-S: 12 layers, 384 wide, 33 M parameters.")
+    base: ClassVar["Sized"] = _sized(768, 12, 12, "DiT-B: 12 layers, 768 wide, 131 M parameters.")
+    large: ClassVar["Sized"] = _sized(1024, 24, 16, "DiT-L: 24 layers, 1024 wide, 460 M parameters.")
+    xlarge: ClassVar["Sized"] = _sized(1152, 28, 16, "DiT-XL: 28 layers, 1152 wide, 676 M parameters.")

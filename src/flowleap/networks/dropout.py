@@ -1,8 +1,8 @@
-"""Dropout whose masks belong to the rows of a batch: every evaluation of a row drops the same activations.
+"""Dropout with masks that belong to the rows of a batch: every evaluation of a row drops the same activations.
 
-The derivative of a row, the target made of it and the prediction that is held to it are evaluations of their own, of
-other numbers of rows. They are about one network only if they drop the same. So a row has a key, and what is dropped
-is a function of (key, layer, place) on every device, not of a random state.
+A training step evaluates the network several times, for the prediction, the target and its derivative, with other
+numbers of rows; these only fit together if they drop the same. So each row has a key, and the mask is a function of
+(key, layer, position) on every device, not of a random state.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 __all__ = ["Dropout", "keyed", "only", "row_keys"]
 
 _keys: list[Tensor] = []
-"""The keys of the rows in training, the innermost last."""
+"""A stack of the keys of the rows, see `keyed`."""
 
 
 @contextmanager
 def keyed(keys: Tensor | None) -> Iterator[None]:
-    """Let every evaluation inside drop by these keys, (rows,) int64; None changes nothing."""
+    """Use these keys, (rows,) int64, for every evaluation in the context; None changes nothing."""
     if keys is None:
         yield
         return
@@ -34,18 +34,18 @@ def keyed(keys: Tensor | None) -> Iterator[None]:
 
 @contextmanager
 def only(rows: Tensor) -> Iterator[None]:
-    """Let every evaluation inside drop by the keys of these rows, of those that are keyed now, in their order.
+    """Use the keys of these rows, of those that are current, for every evaluation in the context.
 
-    Shapes: rows (n,) int64, for evaluations of n rows, or of n in turn several times.
+    Shapes: rows (n,) int64, for evaluations of n rows, or of a multiple of n.
     """
     with keyed(_keys[-1][rows.to(_keys[-1].device)] if _keys else None):
         yield
 
 
 def row_keys(x: Tensor) -> Tensor:
-    """Return a key for each row of a batch: the first keys of `keyed`, in turn for more rows than there are.
+    """Return a key for each row of a batch: the first keys of `keyed`, repeated if there are more rows.
 
-    Outside of `keyed` they are drawn anew from the global random state.
+    Outside of `keyed` they are drawn from the global random state.
     Shapes: x (batch, …) → (batch,) int64.
     """
     rows = len(x)
@@ -56,13 +56,13 @@ def row_keys(x: Tensor) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """Zero for a share of the activations and 1/(1 − share) times the others, by the keys of the rows, in training.
+    """In training, zero a share of the activations by the keys of the rows, and scale the others by 1/(1 − share).
 
     Args:
-        share: the share that is dropped, in [0, 1).
-        layer: the number of this layer in its network: masks of two layers are independent.
+        share: in [0, 1).
+        layer: the number of this layer in its network; masks of two layers are independent.
 
-    Shapes: x (batch, …), keys (batch,) int64 or None for nothing dropped → like x.
+    Shapes: x (batch, …), keys (batch,) int64 or None for no dropout → like x.
     """
 
     def __init__(self, share: float, layer: int) -> None:

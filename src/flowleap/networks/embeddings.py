@@ -1,7 +1,7 @@
-"""How time and label enter a network: c = t_embedder(t) + r_embedder(t - r) + y_embedder(label).
+"""Embeddings of times and labels: c = t_embedder(t) + r_embedder(t - r) + y_embedder(label).
 
-Time enters unscaled, in [0, 1], and its path stays in fp32 under autocast: a derivative in t taken through
-bf16 sines is noise. Parameter names are those of SiT and DiT, so their checkpoints load.
+Times are embedded unscaled, in [0, 1], and in fp32 under autocast: derivatives in t through bf16 sines are noise.
+Parameter names are those of SiT and DiT, so their checkpoints load.
 """
 
 import math
@@ -52,7 +52,7 @@ class LabelEmbedding(nn.Module):
     """Embeds a label; the table has one row more than there are classes, its last is the null class.
 
     Shapes: label (batch,) int64 in [0, classes], or None for the null class throughout → (batch, width).
-    Raises: ValueError for a label out of range (looked at on the CPU only: no CUDA synchronization).
+    Raises: ValueError for a label out of range (checked on the CPU only, to avoid a CUDA synchronization).
     """
 
     def __init__(self, classes: int, width: int) -> None:
@@ -92,9 +92,11 @@ def sincos_positions(width: int, rows: int, columns: int) -> Tensor:
 
 
 class Conditioned(nn.Module):
-    """What every network here shares: the embeddings of (t, r, label) and the log-variance head.
+    """Base class of the networks: the embeddings of (t, r, label) and the log-variance head.
 
-    `second` says what r_embedder is fed: the span t - r (MeanFlow, ESC) or the landing time r itself.
+    Args:
+        second: input of r_embedder, "span" for t - r (MeanFlow, ESC) or "landing" for r.
+        time: makes an embedding of a width.
     """
 
     def __init__(
@@ -148,7 +150,7 @@ class Conditioned(nn.Module):
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer with Xavier weights and no bias yet, as everywhere in the transformer."""
+    """A linear layer with Xavier weights and zero bias, as everywhere in the transformer."""
     layer = nn.Linear(inputs, outputs)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -156,7 +158,7 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer that answers zero until it is trained."""
+    """A linear layer with zero weights and bias."""
     layer = nn.Linear(inputs, outputs)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -164,8 +166,8 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def silent_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer that answers zero until it is trained, made without a random draw: with it or without it, all
-    other layers begin the same."""
+    """As `zero_linear`, but made without a random draw, so that the other layers of a network are initialized the same
+    with and without it."""
     layer = nn.Linear(inputs, outputs, device="meta").to_empty(device=torch.get_default_device())
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -173,7 +175,7 @@ def silent_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def modulation(width: int, outputs: int) -> nn.Sequential:
-    """adaLN-Zero: the layer from a condition to shifts, scales and gates, all zero at init."""
+    """adaLN-Zero: maps a condition to shifts, scales and gates, all zero at init."""
     return nn.Sequential(nn.SiLU(), zero_linear(width, outputs))
 
 
@@ -183,14 +185,14 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def pixel_norm(x: Tensor, eps: float = 1e-4) -> Tensor:
-    """x / √(mean(x²) + ε) over the channels; smooth at 0, where shifts begin, with slope 1/√ε."""
+    """x / √(mean(x²) + ε) over the channels; smooth at 0, the initial value of shifts, with slope 1/√ε."""
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
 def modulate_normalized(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x · p(1 + scale) + p(shift), p the pixel norm: adaptive double normalization.
 
-    However large the modulation grows with the time, it stays of size 1, and so do its derivatives' factors.
+    The normalized modulation, and its factors in derivatives, stay of size 1 however large the modulation grows.
     Source: Lu and Song 2024 (arXiv 2410.11081) section 4.1; its ε is not given.
     """
     return torch.addcmul(pixel_norm(shift), x, pixel_norm(1 + scale))

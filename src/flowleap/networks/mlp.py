@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flowleap.networks.embeddings import Conditioned, Second, TimeEmbedding, modulate, modulation, zero_linear
 
-CONDITION = 128  # width of the embedded (t, r, label); modulation should not outweigh the layers it modulates
+CONDITION = 128  # width of the embedded (t, r, label); a small part of the weights of a block
 
 
 class ResidualBlock(nn.Module):

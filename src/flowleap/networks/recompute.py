@@ -1,7 +1,7 @@
-"""Gradient checkpointing: a block keeps its input alone, and what lies inside is computed again for the gradient.
+"""Gradient checkpointing: a block stores only its input, and its activations are recomputed in the backward pass.
 
-It costs one more forward pass of what is trained, and it is silent where nothing is recorded or trained: under
-`no_grad`, and so in the derivative of two passes; for maps that only make targets; in sampling.
+This costs one more forward pass of the trained network. It does nothing under `no_grad` or for frozen weights: in the
+two-pass derivative, in maps that only make targets, and in sampling.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ __all__ = ["recomputed"]
 
 
 def recomputed(block: nn.Module, *given: Any, wanted: bool) -> Tensor:
-    """Return block(*given), whose inside is computed again for the gradient where that is wanted and of use.
+    """Return block(*given), recomputed in the backward pass if that is `wanted` and a weight needs a gradient.
 
     Args:
-        block: computes from `given` and its parameters alone, without random draws of its own.
-        wanted: the option of the network.
+        block: a function of `given` and its parameters, without random draws of its own.
 
-    Raises: ValueError for a forward-mode derivative that is to keep its graph: torch cannot compute that again.
+    Raises: ValueError for a forward-mode derivative that keeps its graph, which torch cannot recompute.
     """
-    if not (wanted and torch.is_grad_enabled() and _trained(block)):
+    if not (wanted and torch.is_grad_enabled() and any(w.requires_grad for w in block.parameters())):
         output: Tensor = block(*given)
         return output
     if any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in given):
@@ -35,8 +34,3 @@ def recomputed(block: nn.Module, *given: Any, wanted: bool) -> Tensor:
         )
     again: Tensor = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
     return again
-
-
-def _trained(block: nn.Module) -> bool:
-    """Whether a weight asks for a gradient; held or frozen weights do not, and their graph may be another later."""
-    return any(weight.requires_grad for weight in block.parameters())

@@ -1,4 +1,4 @@
-"""A solver that is learned: a frozen network, and a small one that says where and when to ask it a second time.
+"""A learned solver: a frozen network, and a small one that predicts where and when to evaluate it a second time.
 
 Source: Zhou et al. 2023 (arXiv 2312.00094), the AMED-Solver, with the sizes of its code (zju-pi/diff-sampler).
 """
@@ -19,9 +19,9 @@ from flowleap.tensors import like
 __all__ = ["MeanDirection", "Predictor", "second_step"]
 
 CODE, WAVES = 4, 8
-"""The width of the encoded features, and of an embedded time."""
+"""Widths of the encoded features and of an embedded time."""
 SCALE, PERIOD = 8.0, 64.0
-"""Angular frequencies of embedded times from 8 down, as those of the `MLP`: a turn or so over [0, 1]."""
+"""Largest angular frequency of embedded times, and its ratio to the smallest, as in `MLP`."""
 
 
 class Predictor(nn.Module):
@@ -54,22 +54,21 @@ class Predictor(nn.Module):
 
 
 class MeanDirection(Border):
-    """A frozen network and the `Predictor` of a step that asks it twice: a flow map whose jumps are those steps.
+    """A frozen network and the `Predictor` of two-evaluation solver steps, which are the jumps of the flow map.
 
-    On the way from (x, t) to r, with v the instantaneous velocity of the frozen network,
+    From (x, t) to r, with v the instantaneous velocity of the frozen network,
         s = t + p (r − t),  x_s = x + (s − t) v(x, t),  X_{t→r}(x) = x + c (r − t) v(x_s, a s)     on the linear path.
-    On any other path both are steps along the line of one pair (x, ε), see `second_step`, and noise levels are
-    interpolated by their seventh root, as on Karras' grid. (p, c, a) are told by the first evaluation: the activations
-    of block depth // 2, averaged over tokens; a network without blocks tells nothing, and they follow from the times.
+    On any other path both steps follow the line of one pair (x, ε), see `second_step`, and noise levels are
+    interpolated by their seventh root, as on Karras' grid. (p, c, a) are predicted from the first evaluation: the
+    activations of block depth // 2, averaged over tokens; for a network without blocks, from the times only.
 
-    Asked directly it answers as the frozen network does, with one evaluation; its `leap` is what a `FlowMap` takes for
-    its jumps.
+    `forward` is that of the frozen network, one evaluation; a `FlowMap` uses `leap` for its jumps.
 
     Args:
-        network: what is solved, such as a DiT or an MLP; its weights are frozen where they are, and part of the state.
+        network: such as a DiT or an MLP; its weights are frozen in place, and part of the state dict.
         hidden: the width of the predictor.
-        direction: the half width of the range of c around 1.
-        time: that of a. The time asked for stays on the path.
+        direction: half the width of the range of c around 1.
+        time: half the width of the range of a around 1. The time a s is clamped to the path.
 
     Shapes: as the network's.
     Raises: ValueError for a range that reaches 0.
@@ -81,7 +80,7 @@ class MeanDirection(Border):
     def __init__(
         self, network: Network, hidden: int = 128, direction: float = 0.2, time: float = 0.2
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, hidden=hidden, direction=direction, time=time)
         if not (0 <= direction < 1 and 0 <= time < 1):
             raise ValueError(
                 f"MeanDirection(direction={direction}, time={time}): half the widths of two ranges around 1 are "
@@ -89,17 +88,8 @@ class MeanDirection(Border):
             )
         if isinstance(network, nn.Module):
             network.requires_grad_(False)
-        self.hidden, self.direction, self.time = hidden, direction, time
         core = _core(network)
         self.predictor = Predictor(0 if core is None else _channels(core), hidden, direction, time)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        options = {"hidden": self.hidden, "direction": self.direction, "time": self.time}
-        return {**super().config, **options}
-
-    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.network(x, t, r, label)
 
     def leap(self, flow: Any, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
         """Return X_{t→r}(x), like x, in two evaluations of `flow`, a map with this network, guided or not.
@@ -107,9 +97,9 @@ class MeanDirection(Border):
         The graph runs through the second evaluation into the predictor; the first has none.
         """
         path = flow.path
-        with torch.no_grad(), self._watched() as seen:
+        with torch.no_grad(), self._recorded() as seen:
             velocity = flow.velocity(x, t, label=label)
-        features = seen[0][: len(x)] if seen else None  # a guided map asks with the label first, then without
+        features = seen[0][: len(x)] if seen else None  # a guided map evaluates with the label first
         rho = 1.0 if path.t_max <= 1 else 7.0
         start, end = t ** (1 / rho), r ** (1 / rho)
         fraction, direction, time = (told.to(t.dtype) for told in self.predictor(features, start, end))
@@ -119,8 +109,8 @@ class MeanDirection(Border):
         return x + like(direction.to(x.dtype), x) * move
 
     @contextmanager
-    def _watched(self) -> Iterator[list[Tensor]]:
-        """Yield a list of the pooled activations of the middle block, one for each evaluation inside."""
+    def _recorded(self) -> Iterator[list[Tensor]]:
+        """Yield a list of the pooled activations of the middle block, one for each evaluation in the context."""
         seen: list[Tensor] = []
         core = _core(self.network)
         if core is None:
@@ -143,11 +133,11 @@ def second_step(
     r: Tensor,
     ahead: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Return how far a step from t to r moves x, by the velocity that is found on the way, at s.
+    """Return the change of x in a step from t to r with the velocity at an intermediate time s.
 
     x_s = DDIM_{t→s}(x; v),  X − x = DDIM_{s→r}(x_s; v_s) − DDIM_{s→t}(x_s; v_s),  v_s = ahead(x_s)
     which is (r − t) v_s on straight paths, and exact on every path for the velocity of one pair (x, ε). Of second order
-    where s is the middle.
+    if s is the midpoint.
     """
     x_s = _line(path, x, velocity, t, s)
     slope = ahead(x_s)
@@ -155,7 +145,7 @@ def second_step(
 
 
 def _core(network: Any) -> Any:
-    """Return the network with blocks inside of adapters, or None."""
+    """Return the network with blocks inside adapters, or None."""
     while not hasattr(network, "blocks"):
         if not isinstance(network, Border):
             return None
@@ -164,21 +154,19 @@ def _core(network: Any) -> Any:
 
 
 def _channels(core: Any) -> int:
-    """Return the channels of what the middle block of a network gives."""
+    """Return the number of output channels of the middle block."""
     middle = core.blocks[len(core.blocks) // 2]
     return int(getattr(middle, "outputs", core.config["width"]))
 
 
 def _pooled(activations: Tensor) -> Tensor:
-    """Average over tokens where there are any, or pixels: (batch, …, width) or (batch, width, rows, columns) →
-    (batch, width).
-    """
+    """Average over tokens or pixels: (batch, …, width) or (batch, width, rows, columns) → (batch, width)."""
     if activations.ndim == 4:
         return activations.mean((2, 3))
     return activations.flatten(1, -2).mean(1) if activations.ndim > 2 else activations
 
 
 def _line(path: Any, x: Tensor, velocity: Tensor, t: Tensor, r: Tensor) -> Tensor:
-    """Return where the line of the one pair (x, ε) that passes x at t with this velocity is at r."""
+    """Return the point at r of the path of the pair (x, ε) that passes x at t with this velocity."""
     a, b = path.transfer(t, r)
     return like(a.to(x.dtype), x) * x + like(b.to(x.dtype), x) * velocity

@@ -1,4 +1,4 @@
-"""A network in two stages: above a time it is trained, below it a frozen copy of its former self answers.
+"""A network in two stages: above a boundary in time it is trained, below it a frozen copy of the first stage is used.
 
 Source: Lee et al. 2024 (arXiv 2410.14895), truncated consistency models.
 """
@@ -18,7 +18,7 @@ from flowleap.networks.adapters import Border
 __all__ = ["Truncated", "chosen"]
 
 NEAR = 1 - 1e-6
-"""Times this close below a boundary, by rounding, lie on it."""
+"""Times above this fraction of the boundary count as on it, for rounding."""
 
 
 def chosen(
@@ -30,9 +30,9 @@ def chosen(
     r: Tensor,
     label: Tensor | None,
 ) -> Tensor:
-    """Return above(x, t, r, label) on the rows with t ≥ boundary and below(…), without a gradient, on the others.
+    """Return above(x, t, r, label) for rows with t ≥ boundary, and below(…) without gradient for the others.
 
-    Each is asked for its own rows only, and not at all where it has none.
+    Each is evaluated on its own rows only, and not at all without rows.
     """
     upper = t >= boundary * NEAR
     rows, rest = upper.nonzero().squeeze(1), (~upper).nonzero().squeeze(1)
@@ -49,14 +49,14 @@ def chosen(
 
 
 class Truncated(Border):
-    """A network for times from `boundary` on, and below that a frozen copy of it: the first stage of its training.
+    """A network for times t ≥ boundary, and a frozen copy of it, the first stage of its training, below.
 
-    F(x, t, r) is that of `network` where t ≥ boundary and that of `first`, without a gradient, where t < boundary.
-    Both are part of the state and of the averages, so that a run or a checkpoint is whole without its teacher.
+    F(x, t, r) is that of `network` for t ≥ boundary, and that of `first`, without gradient, for t < boundary. Both are
+    part of the state dict and of the weight averages, so that runs and checkpoints do not need the teacher.
 
     Args:
-        network: the finished first stage, which goes on as the second; it is copied.
-        boundary: the time between the two, a noise level on the variance-exploding path.
+        network: the finished first stage, which is copied and then trained as the second.
+        boundary: a noise level on the variance-exploding path.
 
     Shapes: as the network's.
     Raises: ValueError for a boundary that is not positive.
@@ -65,15 +65,11 @@ class Truncated(Border):
     """
 
     def __init__(self, network: nn.Module, boundary: float = 1.0) -> None:
-        super().__init__(network)
+        super().__init__(network, boundary=float(boundary))
         if not boundary > 0:
             raise ValueError(f"Truncated(boundary={boundary}): a time above that of the data is expected")
         self.boundary = float(boundary)
         self.first: Any = deepcopy(network).requires_grad_(False)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {**super().config, "boundary": self.boundary}
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
         return chosen(self.network, self.first, self.boundary, x, t, r, label)

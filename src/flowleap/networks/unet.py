@@ -6,7 +6,7 @@ Source: Song et al. 2020 (arXiv 2011.13456) appendix H, the DDPM++ network, with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import sqrt
 from typing import Any
@@ -27,9 +27,9 @@ HALF = sqrt(0.5)
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalization that is differentiated forward in time whatever the memory layout of its input.
+    """Group normalization of up to 32 groups, of four channels or more.
 
-    Up to 32 groups, of four channels or more. Its rule for forward mode takes contiguous tensors only.
+    Its input is made contiguous, which forward-mode differentiation needs.
     """
 
     def __init__(self, channels: int) -> None:
@@ -41,8 +41,8 @@ class GroupNorm(nn.GroupNorm):
 
 
 class PixelAttention(nn.Module):
-    """Self-attention over pixels, (x + proj(attention(norm x))) √½, written out: no fused kernel, so that it can be
-    differentiated forward in time anywhere."""
+    """Self-attention over pixels, (x + proj(attention(norm x))) √½, without a fused kernel, so that forward-mode
+    differentiation works on every device."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -107,19 +107,19 @@ class UNet(Conditioned):
 
     F = out(up(middle(down(conv x, c), c), c)),  c = SiLU(t_embedder(t) + r_embedder(t - r) + y_embedder(label))
 
-    Level i has width · multipliers[i] channels and 1/2^i of the side of the image, rounded up: 28 is 28, 14, 7. On the
-    way up each level has one block more than on the way down, and reads what the way down left there.
+    Level i has width · multipliers[i] channels and 1/2^i of the side of the image, rounded up: 28, 14, 7. On the way up
+    each level has one block more than on the way down, and skip connections from there.
 
     Args:
         image: (channels, height, width). classes: their number, None for a network without labels.
         width: channels of the first level. multipliers: those of each level, in units of `width`.
         depth: residual blocks of a level on the way down.
-        attention: the levels with attention, 0 for the whole image; the middle always has it. Down, it follows every
-            block; up, the last one of the level. heads: of each attention.
+        attention: the levels with attention, 0 for full resolution; the middle always has it. On the way down it
+            follows every block, on the way up the last one of the level. heads: of each attention.
         dropout: the share of activations dropped in training, the same in every evaluation of a row, see
             `networks.dropout`.
         second, log_variance, time_scale: as of `DiT`.
-        checkpointing: whether blocks are computed again for the gradient, see `networks.recompute`.
+        checkpointing: whether blocks are recomputed in the backward pass, see `networks.recompute`.
 
     Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last → like x.
     Raises: ValueError for an image too small for its levels, options out of range, or an input that does not fit.
@@ -187,13 +187,8 @@ class UNet(Conditioned):
     @property
     def blocks(self) -> list[Residual]:
         """Every residual block, in the order of the computation."""
-        return list(self._blocks())
-
-    def _blocks(self) -> Iterator[Residual]:
-        for part in (self.down, self.middle, self.up):
-            for block in part:
-                assert isinstance(block, Residual)
-                yield block
+        blocks: Any = (block for part in (self.down, self.middle, self.up) for block in part)
+        return list(blocks)
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
         if x.shape[1:] != self.image:
@@ -219,10 +214,7 @@ class UNet(Conditioned):
 def _check(
     size: Sequence[int], widths: Sequence[int], depth: int, attention: Sequence[int], heads: int, width: int
 ) -> None:
-    """Refuse sizes that make no network.
-
-    Raises: ValueError.
-    """
+    """Raise ValueError for sizes that make no network."""
     levels = len(widths)
     if not levels or min(widths) < 1 or depth < 1 or width % 4:
         raise ValueError(
@@ -242,7 +234,7 @@ def _check(
 
 
 def convolution(inputs: int, outputs: int, side: int, zero: bool = False) -> nn.Conv2d:
-    """A convolution that keeps the size of its input, with Xavier weights and no bias yet, or zero altogether."""
+    """A convolution that keeps the size of its input, with Xavier (or zero) weights and zero bias."""
     layer = nn.Conv2d(inputs, outputs, side, padding=side // 2)
     (nn.init.zeros_ if zero else nn.init.xavier_uniform_)(layer.weight)
     assert layer.bias is not None

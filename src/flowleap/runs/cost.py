@@ -62,8 +62,7 @@ def cost(config: TrainConfig) -> float:
     Network evaluations are counted in real steps of its objective and its batch at places spread over the run, with a
     network and a teacher that only count; each place counts alike, for schedules change what a step costs.
     """
-    with torch.device("meta"):
-        network = networks.build(config.network)
+    network = networks.build_on_meta(config.network)
     classes: Any = network.num_classes
     meter = Meter(classes, getattr(network, "log_variance", None) is not None)
     length = 100 * POSITIONS

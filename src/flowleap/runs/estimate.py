@@ -162,8 +162,7 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
     Args:
         seconds: how long measuring the speed may take. speed: whether to measure it.
     """
-    with torch.device("meta"):
-        network = networks.build(config.network)
+    network = networks.build_on_meta(config.network)
     every = sum(weight.numel() for weight in network.parameters())
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     device, precision = device_of(config.device), config.precision
@@ -296,8 +295,7 @@ def _most(activations: Kept | None, device: torch.device) -> float:
 
 def _fits(config: TrainConfig, device: torch.device) -> bool:
     """Whether weights, gradients, moments and copies of the whole network fit comfortably into this machine."""
-    with torch.device("meta"):
-        count = sum(weight.numel() for weight in networks.build(config.network).parameters())
+    count = sum(weight.numel() for weight in networks.build_on_meta(config.network).parameters())
     copies, others = _copies(config)
     needed = 4 * count * (4 * (1 + others) + copies)
     return needed < 0.5 * free_memory(device)

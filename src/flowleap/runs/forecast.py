@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
-
 from flowleap import clock, networks, processes
 from flowleap.data import Dataset
 from flowleap.formatting import roughly, scaled
@@ -47,8 +45,7 @@ def table(config: TrainConfig, found: Estimate) -> Table:
 
 def described(config: TrainConfig, found: Estimate) -> Lines:
     """Return the rows about the run, its memory and its operations."""
-    with torch.device("meta"):
-        network = networks.describe(networks.build(config.network)).rpartition(", ")[0]
+    network = networks.describe(networks.build_on_meta(config.network)).rpartition(", ")[0]
     m = found.memory
     copies = f" + {size(m.copies)} averages and other copies" if m.copies else ""
     return [

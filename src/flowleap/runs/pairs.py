@@ -76,7 +76,7 @@ def make(
     with Interruption() as interruption, reporter.progress(origin.count, store.done):
         for index in store.missing():
             begin = time.perf_counter()
-            wanted = origin.rows(index)
+            wanted = origin.shards[index].rows
             share = processes.share(len(wanted))
             own = range(wanted.start + share.start, wanted.start + share.stop)
             noise = samplers.noise(origin.seed, torch.arange(wanted.start, wanted.stop), origin.shape)

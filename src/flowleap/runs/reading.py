@@ -8,7 +8,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ def config_text(config: TrainConfig, dataset: Dataset, place: Path) -> str:
         "rows": len(dataset),
         "checksum": dataset.checksum if dataset.path else None,
         "place": data_sets.place(dataset.path) if dataset.path else None,
-    } | ({} if dataset.codec is None else {"codec": dataset.codec.to_dict()})
+    } | ({} if dataset.codec is None else {"codec": asdict(dataset.codec)})
     return _text({"format": folder.FORMAT, "config": to_dict(stored(config, place)), "dataset": known})
 
 
@@ -261,7 +261,7 @@ def load_run(place: str | Path, weights: str = "ema", device: str | torch.device
 def codec_of(known: Mapping[str, Any], imported: Mapping[str, Any] | None) -> Codec | None:
     """Return what a run knows of the autoencoder behind its latents; None for anything but latents."""
     if known.get("codec"):
-        return Codec.from_dict(known["codec"])
+        return Codec(**known["codec"])
     if known["kind"] == "latents" and imported is not None and "scale" in imported:
         return Codec(str(imported["decoder"]), scaling=float(imported["scale"]))
     return None

@@ -108,8 +108,7 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
             f"{name} makes samples of shape {run.shape}, but those of {dataset.name} are {dataset.shape}: give a "
             "teacher that was trained on this data"
         )
-    with torch.device("meta"):
-        classes = networks.build(config.network).num_classes
+    classes = networks.build_on_meta(config.network).num_classes
     if classes != run.num_classes:
         raise ValueError(
             f"{name} knows {run.num_classes or 'no'} classes, but its student {classes or 'none'}: give both the same "

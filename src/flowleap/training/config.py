@@ -13,7 +13,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-import torch
 from pydantic import ConfigDict, Field, InstanceOf, NonNegativeFloat, PositiveFloat, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -556,8 +555,7 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     options = with_core(config.network, options)
     if objective.times.boundary is not None and options.get("kind") == objective.frozen.network_kind:
         options["boundary"] = objective.times.boundary
-    with torch.device("meta"):
-        network: Any = networks.build(options)
+    network = networks.build_on_meta(options)
     if network.num_classes not in (None, dataset.num_classes):
         raise ValueError(
             f"the network has {network.num_classes} classes and {dataset.name} {dataset.num_classes}: "
