@@ -622,14 +622,17 @@ def test_system_errors_name_the_file_and_interrupts_are_told(capsys):
 
 
 def test_numbers_and_times_are_read():
+    def instants(text):
+        return options.Sampling(times=text).grid(None)
+
     assert options.numbers("1,2, 128", "--steps") == (1, 2, 128)
-    assert options.instants("1, .6 ,0") == (1.0, 0.6, 0.0) and options.instants(None) is None
+    assert instants("1, .6 ,0") == (1.0, 0.6, 0.0) and instants(None) is None
     for text in ("", "0", "1,,2", "1.5", "-1", "1;2"):
         with pytest.raises(typer.BadParameter):
             options.numbers(text, "--steps")
     for text in ("", "a,b", "1,,0", "1;0"):
         with pytest.raises(typer.BadParameter):
-            options.instants(text)
+            instants(text)
 
 
 def test_labels_are_read():

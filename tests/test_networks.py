@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -204,6 +206,16 @@ def test_parameter_counts_are_those_of_shortcut_models(name: str, classes: int, 
     with torch.device("meta"):
         network = networks.build({**NETWORKS[name], "image": [4, 32, 32], "classes": classes})
     assert sum(p.numel() for p in network.parameters()) == published - 256
+
+
+@pytest.mark.slow
+def test_a_config_is_made_without_the_compiler() -> None:
+    """torch._dynamo takes seconds to import, and every refusal of `flowleap train` would come after it."""
+    code = (
+        "import sys; from flowleap import runs; runs.configure('esc'); print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("size", ["small", "base", "large", "xlarge"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,9 +127,8 @@ def test_small_images_are_enlarged_and_the_view_is_called_as_before(tmp_path):
     assert torch.equal(
         everything(source)[1], torch.from_numpy(np.array(wide)).permute(2, 0, 1).float() / 127.5 - 1
     )
-    assert str(replace(ResizeCrop("crop", 8), enlarge=True)) == str(
-        ResizeCrop("crop", 8)
-    )  # part of the checksums of runs
+    for view in (ResizeCrop("crop", 8), ResizeCrop("crop", 8, enlarge=True)):
+        assert view.stamp == "View(square='crop', size=8)"  # part of the checksums of runs of version 0.1
 
 
 def test_encoding_a_stream_is_encoding_the_disk(tmp_path, vae):

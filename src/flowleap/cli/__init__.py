@@ -1,4 +1,4 @@
-"""The command line, a file for each command; no other part of flowleap knows of it."""
+"""The command line, a file for each command; no other module imports it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def show_version(wanted: bool) -> None:
 def common(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave."),
+        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Train one-step image generators from scratch, sample from them, and measure them."""
@@ -70,6 +70,6 @@ app.command("cite")(cite.cite)
 
 
 def main() -> None:
-    """Run the command line; errors of users are one line on standard error and exit code 2."""
+    """Run the command line; an error of the user is one line on standard error and exit code 2."""
     bound_spinning()
     app()

@@ -1,4 +1,4 @@
-"""flowleap ablate: a method without its components, or with other values, in one table."""
+"""flowleap ablate: train a method without its components, or with other values, and compare."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Drop = Annotated[
     str | None,
     typer.Option(
         metavar="all|NAME,NAME,…",
-        help="Components: those of esc are plug-in, gradual-end, learned-weight and class-consistent.",
+        help="Components to remove: those of esc are plug-in, gradual-end, learned-weight and class-consistent.",
         show_default="all, without --over",
     ),
 ]
@@ -24,8 +24,8 @@ Over = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FIELD=VALUE,VALUE,…",
-        help="A field and the values to try, as in --set, or the first word of a part; repeatable, for every "
-        "combination. Not with --drop.",
+        help="A setting, as in --set, and the values to try; repeatable, for all combinations. A component may be "
+        "named by its first word. Not with --drop.",
     ),
 ]
 Out = Annotated[
@@ -44,12 +44,11 @@ def ablate(
     out: Out = None,
     settings: options.Settings = None,
 ) -> None:
-    """Take a method apart: train it whole, without each of its components, with each alone, and with none.
+    """Ablate a method: train it complete, without each of its components, with each alone, and without any.
 
-    With --over, train it at every combination of the values of some fields instead. All rows begin with the same
-    weights and have the same budget; each is compared with the whole method, seed by seed. Otherwise as
-    `flowleap compare`: Ctrl-C stops, the same command continues, and table.md, table.csv, table.json, samples.png
-    and report.html are left.
+    With --over, train it with every combination of the values of some settings instead. All runs have the same initial
+    weights and the same budget; each is compared with the complete method, seed by seed. Ctrl-C stops, and the same
+    command continues. Writes table.md, table.csv, table.json, samples.png and report.html, as `flowleap compare`.
 
     flowleap ablate esc --drop plug-in,gradual-end --data digits --seeds 3
 

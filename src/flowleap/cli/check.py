@@ -1,4 +1,4 @@
-"""flowleap data check: what is in a set of images, before it is trained on."""
+"""flowleap data check: inspect a set of images before training."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Out = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.png",
-        help="Where to write: a contact sheet of a random part as training sees it, duplicates, the odd ones.",
+        help="Where to write: a contact sheet of a random part as training uses it, of duplicates and odd images.",
     ),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 1 where something is wrong.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 1 if something is wrong.")]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -51,7 +51,7 @@ def check(
         int | None,
         typer.Option(
             min=4,
-            help="The side that images are resized to by a run: smaller ones are told.",
+            help="The side that images are resized to in training: reports smaller images.",
             show_default="none",
         ),
     ] = None,
@@ -59,9 +59,9 @@ def check(
     workers: Workers = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Look at every image: damage, duplicates, near duplicates, sizes, kinds of pixels, transparency, classes.
+    """Inspect every image: damage, duplicates, near duplicates, sizes, kinds of pixels, transparency, classes.
 
-    Training leaves out what cannot be used, and says so; what is only doubtful, such as duplicates, it takes.
+    Training leaves out unusable images with a message; doubtful ones, such as duplicates, are used.
     """
     if out is not None:
         if out.suffix.lower() != ".png":
@@ -88,7 +88,7 @@ def check(
 
 
 def tell(found: Findings, source: str) -> None:
-    """Print what was found as a table, and what is wrong below it."""
+    """Print the findings as a table, and the problems below it."""
     from flowleap.terminal import console, print_line
 
     screen = console()
@@ -108,38 +108,34 @@ def tell(found: Findings, source: str) -> None:
 
 
 def table_of(found: Findings) -> Table:
-    """What was found: faults and duplicates, sizes, kinds of pixels, classes."""
+    """The findings: faults and duplicates, sizes, kinds of pixels, classes."""
     table = Table(["", "", ""], text=(0, 2))
-    sections = []
     table.add("usable", f"{len(found.fine):,}", "")
     for kind, words in FAULT_ROWS.items():
         rows = found.of_fault(kind)
-        table.add(
-            words, f"{len(rows):,}", "\n".join(found.messages[row] for row in rows[:NAMED]), style=red(rows)
-        )
+        named = "\n".join(found.messages[row] for row in rows[:NAMED])
+        table.add(words, f"{len(rows):,}", named, style="red" if rows else None)
     for words, groups in (("exact duplicates", found.exact), ("near duplicates", found.near)):
         more = sum(len(group) - 1 for group in groups)
-        named = (" = ".join(short(found, row) for row in group[:3]) for group in groups[:NAMED])
-        table.add(words, f"{more:,}", "\n".join(named), style=red(groups))
-    sections.append(len(table.rows) - 1)
-    for index, ((width, height), count) in enumerate(list(found.sizes.items())[:ROWS]):
-        table.add("" if index else "sizes", f"{count:,}", f"{width} × {height}")
-    if len(found.sizes) > ROWS:
-        table.add(
-            "", f"{sum(list(found.sizes.values())[ROWS:]):,}", f"of {len(found.sizes) - ROWS:,} other sizes"
-        )
-    sections.append(len(table.rows) - 1)
-    for index, (mode, count) in enumerate(found.names_of_modes.items()):
-        table.add("" if index else "pixels", f"{count:,}", mode)
-    sections.append(len(table.rows) - 1)
-    for index, (name, count) in enumerate(list(found.classes.items())[:ROWS]):
-        table.add("" if index else f"{len(found.classes):,} classes", f"{count:,}", name)
-    if len(found.classes) > ROWS:
-        counts = list(found.classes.values())
-        table.add("", f"{sum(counts[ROWS:]):,}", f"of other classes; {min(counts):,} to {max(counts):,} each")
+        named = "\n".join(" = ".join(short(found, row) for row in group[:3]) for group in groups[:NAMED])
+        table.add(words, f"{more:,}", named, style="red" if groups else None)
+    sections = [len(table.rows) - 1]
+    counted = list(found.classes.values())
+    span = f"{min(counted):,} to {max(counted):,} each" if counted else ""
+    for title, counts, rest in (
+        ("sizes", {f"{w} × {h}": n for (w, h), n in found.sizes.items()}, "of {:,} other sizes"),
+        ("pixels", found.names_of_modes, "of {:,} other kinds"),
+        (f"{len(counted):,} classes", found.classes, f"of other classes; {span}"),
+    ):
+        shown = list(counts.items())
+        for index, (name, count) in enumerate(shown[:ROWS]):
+            table.add("" if index else title, f"{count:,}", name)
+        if len(shown) > ROWS:
+            table.add("", f"{sum(n for _, n in shown[ROWS:]):,}", rest.format(len(shown) - ROWS))
+        sections.append(len(table.rows) - 1)
     if not found.classes:
         table.add("classes", "0", "trained without labels")
-    table.sections = sections
+    table.sections = sections[:3]
     return table
 
 
@@ -151,18 +147,13 @@ FAULT_ROWS = {
 }
 
 
-def red(found: Any) -> str | None:
-    """The style of a row that tells of something wrong."""
-    return "red" if len(found) else None
-
-
 def short(found: Findings, row: int) -> str:
-    """The end of the name of an image: its folder and file."""
+    """The folder and file name of an image."""
     return "/".join(Path(found.store.name(row)).parts[-2:])
 
 
 def sections(found: Findings) -> dict[str, list[tuple[str, Image]]]:
-    """What a contact sheet shows: a random part as training sees it, duplicates beside one another, the odd ones."""
+    """The contact sheet: a random part as training uses it, duplicates beside one another, odd images."""
     import numpy as np
     import torch
 
@@ -197,12 +188,12 @@ def sections(found: Findings) -> dict[str, list[tuple[str, Image]]]:
 
 
 def drawn(named: Any) -> list[tuple[str, Image]]:
-    """Those pictures that could be made."""
+    """The pictures that could be read."""
     return [(caption, picture) for caption, picture in named if picture is not None]
 
 
 def picture(found: Findings, row: int, view: Any = None) -> Image | None:
-    """An image in colors, on grey where it is transparent; as a view sees it. None where it cannot be read."""
+    """An image as RGB, on grey if transparent, cropped and resized by a view; None if it cannot be read."""
     from PIL import Image
 
     from flowleap.data.pixels import Faulty, opened, upright

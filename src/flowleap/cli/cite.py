@@ -1,4 +1,4 @@
-"""flowleap cite: the papers of exactly the parts in use, as BibTeX."""
+"""flowleap cite: the BibTeX of the papers behind methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def cite(
     names: Annotated[list[str], typer.Argument(metavar="METHOD", help="The methods to cite.")],
     imports: options.Imports = None,
 ) -> None:
-    """Print the BibTeX of exactly the parts that methods use."""
+    """Print the BibTeX of the papers behind methods: of exactly the components that they use."""
     options.import_all(imports)
     from flowleap import methods
 

@@ -1,4 +1,4 @@
-"""flowleap compare: training objectives on equal terms, in one table."""
+"""flowleap compare: train several methods with equal budgets, and compare them in one table."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ Methods = Annotated[
     str,
     typer.Option(
         metavar="all|NAME,NAME,…",
-        help="Methods to compare, see `flowleap methods list`; all: the eight rows of the published table.",
+        help="Methods to compare, see `flowleap methods list`; all: the eight of the published table.",
     ),
 ]
 Budget = Annotated[
     str,
     typer.Option(
-        help="What each run may spend on training, both phases of a method with a teacher together (half of the "
-        "steps each): 400steps, 50kimg (thousand images), 90s, 3m or 1h. A time is turned into steps by "
-        "measuring the steps of each method before the start."
+        help="Training budget of each run, including that of its teacher (half of the steps each): 400steps, 50kimg "
+        "(thousand images), 90s, 3m or 1h. A time is converted to steps by measuring the step time of each method "
+        "first."
     ),
 ]
 Seeds = Annotated[
     int,
-    typer.Option(min=1, help="Runs of each method, with the seeds 0, 1, …. More may be asked for later."),
+    typer.Option(min=1, help="Runs of each method, with the seeds 0, 1, …. More can be added later."),
 ]
 Alike = Annotated[
     Literal["steps", "flops", "time"] | None,
     typer.Option(
-        help="What is equal for all runs: steps, flops (counted network evaluations) or time. If the budget has "
-        "another unit, all get what flow matching, or the full method of an ablation, uses within it.",
+        help="The quantity that is equal for all runs: steps, flops (counted network evaluations) or time. If the "
+        "budget has another unit, it is the budget of flow matching, or of the complete method of an ablation.",
         show_default="time for a time, else steps",
     ),
 ]
 Jobs = Annotated[
     int,
-    typer.Option(min=1, help="Runs at the same time, each on its share of the cores; times are less exact."),
+    typer.Option(
+        min=1, help="Runs at the same time, each on its share of the cores; measured times are less exact."
+    ),
 ]
 Out = Annotated[
     Path | None,
@@ -63,12 +65,12 @@ Settings = Annotated[
     ),
 ]
 SETTINGS = ("lr", "square", "size", "flip", "strict", "workers", "precision")
-"""Options that are short for a setting of all runs."""
+"""Options that are settings of all runs."""
 
 
 @dataclass(frozen=True)
 class Study(options.Training):
-    """Options of both kinds of study."""
+    """Options of `flowleap compare` and `flowleap ablate`."""
 
     budget: Budget = "3m"
     seeds: Seeds = 3
@@ -78,10 +80,7 @@ class Study(options.Training):
     jobs: Jobs = 1
 
     def carry_out(self, settings: list[str] | None, out: Path | None, **about: Any) -> None:
-        """Make the study of some methods; a signal and a run that failed are told by the exit code.
-
-        Raises: typer.Exit.
-        """
+        """Run the study; raises typer.Exit with another exit code if it was interrupted or a run failed."""
         steps = options.numbers(self.show, "--show")
         chosen = options.as_settings(settings, **{name: getattr(self, name) for name in SETTINGS})
 
@@ -113,7 +112,7 @@ class Study(options.Training):
             raise typer.Exit(FAILED)
 
     def named_data(self) -> str:
-        """Return the data of a study: those named, those of the teacher that was given, or digits."""
+        """Return the data of a study: --data, else those of --teacher, else digits."""
         if self.data is not None or self.teacher is None:
             return self.data or "digits"
         from flowleap import runs
@@ -125,8 +124,8 @@ class Study(options.Training):
 def compare(*, methods: Methods = "all", study: Study, out: Out = None, settings: Settings = None) -> None:
     """Compare training objectives from the same initial weights, on the same data, with the same budget.
 
-    Every method and seed is an ordinary run. Ctrl-C stops; the same command continues where it stopped, and
-    asks nothing again when all is done. Leaves table.md, table.csv, table.json, samples.png and report.html.
+    Each method and seed is an ordinary run. Ctrl-C stops, and the same command continues. Writes table.md, table.csv,
+    table.json, samples.png and report.html.
     """
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
     study.carry_out(settings, out, methods=names)

@@ -1,4 +1,4 @@
-"""flowleap data: reference statistics of any data set, and the classifier whose features they are of."""
+"""flowleap data: check and encode images; make reference statistics and classifiers for `flowleap evaluate`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from flowleap.data import Dataset
 
 app = typer.Typer(
-    no_args_is_help=True, help="Look at images before training; make what samples are measured with."
+    no_args_is_help=True, help="Check or encode images before training; make statistics to evaluate with."
 )
 
 
 @app.callback()
 def common() -> None:
-    """Look at images before they are trained on; make what samples are measured with: statistics and classifiers."""
+    """Check or encode images before training; make reference statistics and classifiers to evaluate with."""
 
 
 @app.command("stats")
@@ -37,7 +37,7 @@ def stats(
         str,
         typer.Option(
             help="Features that are compared: pixel, pixel16, digits, mnist, fashion-mnist, cifar10-jpeg75, inception, "
-            "timm:MODEL, or the .npz of a classifier; auto goes by the images.",
+            "timm:MODEL, or the .npz of a classifier; auto chooses by the data.",
         ),
     ] = "auto",
     num: Annotated[
@@ -52,9 +52,9 @@ def stats(
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
 ) -> None:
-    """Write mean and covariance of the features of real images, for `flowleap evaluate --reference`.
+    """Compute mean and covariance of the features of real images, for `flowleap evaluate --reference`.
 
-    The file is an .npz with mu and sigma, as ADM's, with the features and the data it was made from.
+    The .npz holds mu and sigma, as those of ADM do, and the names of the features and the data.
     """
     refuse_output(out, overwrite)
 
@@ -74,22 +74,19 @@ def stats(
         )
     with counting(f"{chosen.name} features of {opened.name}", count) as tick:
         made, found = statistics_file.gathered(opened, chosen, count, tick)
-    about = {
-        **statistics_file.about_features(chosen),
-        "source": opened.name,
-        "split": opened.split if count == len(opened) else f"{opened.split}[{count}]",
-        "of": len(opened),
-        "shape": list(opened.shape),
-        **found,
-    }
-    statistics_file.write(out, made, about)
+    part = {"split": opened.split if count == len(opened) else f"{opened.split}[{count}]", "of": len(opened)}
+    about = {"source": opened.name, **part, "shape": list(opened.shape), **found}
+    statistics_file.write(out, made, {**statistics_file.about_features(chosen), **about})
+    what = f"mean and covariance of {len(made.mean):,} {chosen.name} features"
+    echo(f"{out}: {what} over {extent(opened, count)}")
+
+
+def extent(opened: Dataset, count: int) -> str:
+    """Say how many samples of a data set are used."""
     things = "images" if opened.kind == "image" else opened.kind
     which = "all of them" if count == len(opened) else f"a fixed random part of {len(opened):,}"
-    split_said = "" if opened.split == "all" else f", split {opened.split}"
-    echo(
-        f"{out}: mean and covariance of {len(made.mean):,} {chosen.name} features over {count:,} {things} of "
-        f"{opened.name}{split_said} ({which})"
-    )
+    split = "" if opened.split == "all" else f", split {opened.split}"
+    return f"{count:,} {things} of {opened.name}{split} ({which})"
 
 
 app.command("check")(check.check)
@@ -102,7 +99,7 @@ def classifier(
         str,
         typer.Argument(
             metavar="PATH|NAME",
-            help="Labeled images: a folder with a folder for each class, an .npz with labels, or a data set by name.",
+            help="Labeled images: a folder with a sub-folder per class, an .npz with labels, or a data set by name.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE.npz", help="Where to write: the file.")],
@@ -114,10 +111,10 @@ def classifier(
     size: options.Size = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Fit a small classifier to labeled images, as features to compare samples by: `--features FILE.npz`.
+    """Train a small classifier on labeled images, whose features samples are compared by: `--features FILE.npz`.
 
-    The same images and seed give the same weights. One core is used: 8 × 8 digits take seconds, large sets
-    much longer.
+    The same images and seed give the same weights. It uses one core: 8 × 8 digits take seconds, large data sets much
+    longer.
     """
     refuse_output(out, overwrite)
 
@@ -127,7 +124,7 @@ def classifier(
     dataset = data.load(source, split=split, preprocessing=preprocessing(square, size))
     for note in dataset.notes:
         say(note)
-    with waiting(f"fitting a classifier to {len(dataset):,} images of {dataset.name}"):
+    with waiting(f"training a classifier on {len(dataset):,} images of {dataset.name}"):
         made = fit(dataset, seed)
     made.save(out)
     held = "" if made.accuracy is None else f", {made.accuracy:.1%} right on held-out images"
@@ -135,10 +132,7 @@ def classifier(
 
 
 def refuse_output(out: Path, overwrite: bool) -> None:
-    """Stop before any work where the output cannot be written.
-
-    Raises: typer.BadParameter, ValueError.
-    """
+    """Raise typer.BadParameter or ValueError before any work if the output cannot be written."""
     if out.suffix != ".npz":
         raise typer.BadParameter(f"{out}: expected a name that ends in .npz", param_hint="--out")
     if not out.parent.is_dir():
@@ -147,21 +141,20 @@ def refuse_output(out: Path, overwrite: bool) -> None:
 
 
 def preprocessing(square: Any, size: int | None, memory: float | None = None) -> Any:
-    """How images at a path are taken by options; None where nothing is said.
+    """The `Preprocessing` of these options; None if none is given."""
+    from flowleap.data import Preprocessing
 
-    Raises: ValueError for values that mean nothing.
-    """
-    from flowleap.training.config import preprocessing_of
-
-    return preprocessing_of([("square", square), ("size", size), ("memory", memory)])
+    named = {"square": square, "size": size, "memory": memory}
+    given: Any = {name: value for name, value in named.items() if value is not None}
+    return Preprocessing(**given) if given else None
 
 
 def open_source(text: str, split: str | None, square: Any = None, size: int | None = None) -> Dataset:
-    """A data set by its name, or images at a path; a name wins over a file of the same name.
+    """Open a data set by name or path; a name wins over a file of the same name.
 
-    Images of a folder and of a table are read as they are needed, and made alike as for training.
+    Images of a folder or a Hugging Face data set stay on the disk, and are cropped and resized as for training.
 
-    Raises: ValueError for what is neither, and for a split that is not there.
+    Raises: ValueError for an unknown name or path, and for an unknown split.
     """
     from flowleap import data
     from flowleap.data import opening, store

@@ -1,4 +1,4 @@
-"""flowleap diagnose: what seems wrong with a run, in sentences and in numbers."""
+"""flowleap diagnose: find likely problems of a run, with the numbers behind them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STYLES = {"problem": "bold red", "warning": "yellow", "note": "dim"}
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="Where to write: the folder for diagnosis.json and diagnosis.png, replaced where they are.",
+        help="Where to write: the folder for diagnosis.json and diagnosis.png; existing ones are replaced.",
         show_default="the run folder",
     ),
 ]
@@ -32,7 +32,9 @@ def diagnose(
     run: options.RunFolder,
     num: Annotated[
         int,
-        typer.Option(min=64, help="How many samples are in each probe; more take longer and scatter less."),
+        typer.Option(
+            min=64, help="How many samples are in each probe; more take longer and give less noisy numbers."
+        ),
     ] = 1024,
     seed: Seed = 0,
     out: Out = None,
@@ -41,10 +43,11 @@ def diagnose(
     device: options.Device = "auto",
     imports: options.Imports = None,
 ) -> None:
-    """Say what seems wrong with a trained run, its likely causes and what to do.
+    """Find likely problems of a trained run, with their causes and what to do.
 
-    Errors by time, agreement of one jump with two, derivatives, sensitivity to the inputs of the network, the
-    variety of samples, gradients, and the course of training. The same command twice gives the same numbers.
+    Measures errors by time, the difference between one jump and two, derivatives, sensitivity to the inputs of the
+    network, the diversity of samples, gradients, and the course of training. Repeating the command gives the same
+    numbers.
     """
     options.import_all(imports)
     if out is not None and out.exists() and not out.is_dir():
@@ -71,9 +74,9 @@ def diagnose(
 
 
 def load(run: Path, weights: str, device: str) -> Run:
-    """Read the run back.
+    """Load the run.
 
-    Raises: FileNotFoundError for a folder that holds no run, or a run that has saved no weights yet.
+    Raises: FileNotFoundError for a folder without a run, or a run without saved weights.
     """
     from flowleap import runs
 

@@ -1,4 +1,4 @@
-"""flowleap ema: a running average of the weights whose width is chosen after training."""
+"""flowleap ema: make a weight average (EMA) of any width after training."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ Width = Annotated[
     float,
     typer.Option(
         "--width",
-        help="How wide the average is: the standard deviation of the steps it averages over, as a fraction of the run; "
+        help="Width of the average: the standard deviation of its weights over the steps, as a fraction of the run; "
         "0.05 and 0.1 are usual.",
     ),
 ]
 Step = Annotated[
     int | None,
-    typer.Option(help="A step at which averages were stored.", show_default="the last"),
+    typer.Option(help="The step to end at, one at which averages were stored.", show_default="the last"),
 ]
 
 
 def ema(run: options.RunFolder, width: Width, step: Step = None, imports: options.Imports = None) -> None:
-    """Make an average of the weights of any width, after training.
+    """Make a weight average (EMA) of any width after training.
 
-    The run must have stored averages on its way: `flowleap train … --set widths=0.05,0.1`, every `width_every` steps.
-    The average is written into the run folder; `flowleap sample` and `flowleap evaluate` take it by
-    --weights width-WIDTH.
+    The run must have stored averages during training: `flowleap train … --set widths=0.05,0.1`, every `width_every`
+    steps. The average is written into the run folder; use it with --weights width-WIDTH in `flowleap sample` and
+    `flowleap evaluate`.
+
+    This is the post-hoc EMA of Karras et al. 2023 (arXiv 2312.02696).
     """
     options.import_all(imports)
     from flowleap import runs

@@ -1,4 +1,4 @@
-"""flowleap evaluate: quality and time of a run by number of network evaluations, or quality of a set of images."""
+"""flowleap evaluate: measure quality and time of a run by sampling steps, or the quality of a set of images."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ ProtocolName = Annotated[
     str,
     typer.Option(
         "--protocol",
-        help="flowleap, or a published one with its Inception features, sizes and labels: adm-in256, "
-        "pytorch-fid, clean, edm.",
+        help="Evaluation protocol: flowleap, or a published one with its Inception features, number of samples and "
+        "labels: adm-in256, pytorch-fid, clean, edm.",
     ),
 ]
 FeaturesName = Annotated[
@@ -57,8 +57,8 @@ Labels = Annotated[
     Literal["data", "cycle", "uniform"] | None,
     typer.Option(
         "--labels",
-        help="How classes are asked for: data gives each its share of the reference, cycle every class equally often, "
-        "uniform draws them.",
+        help="Classes of the samples: data: as often as in the reference; cycle: all equally often; uniform: drawn at "
+        "random.",
         show_default="what the protocol asks for; data",
     ),
 ]
@@ -66,7 +66,7 @@ Save = Annotated[
     bool,
     typer.Option(
         "--save",
-        help="Make this the table of the run, which `flowleap report` shows; the table that was there is kept.",
+        help="Save as the table of the run that `flowleap report` shows; a copy of the previous table is kept.",
     ),
 ]
 
@@ -87,10 +87,10 @@ def evaluate(
 ) -> None:
     """Measure a trained run, or images, against real data.
 
-    Fréchet distance with its interval, kernel distance with its error, label accuracy, precision and recall,
-    distance to the nearest training sample, and seconds; each number with the id of its protocol. The same
-    command twice gives the same numbers. Started by torchrun, all processes measure a run together. Latents are
-    decoded and compared with the images they were made from; --features latent measures them as they are.
+    Prints the Fréchet distance with its confidence interval, kernel distance with its error, label accuracy, precision
+    and recall, distance to the nearest training sample, and seconds, each with the id of its protocol. Repeating the
+    command gives the same numbers. Started by torchrun, all processes share the work. Latents are decoded and compared
+    with the images they were made from; --features latent compares the latents.
     """
     times = sampling.grid(steps)
     counts = options.numbers(steps or options.BUDGETS, "--steps")
@@ -137,7 +137,7 @@ def evaluate(
 def of_run(
     target: Path, sampling: options.Sampling, steps: tuple[int, ...], standard: Any, **about: Any
 ) -> list[dict[str, Any]]:
-    """Return the rows of a run."""
+    """Return the measured rows of a run."""
     from flowleap import runs
     from flowleap.runs.measuring import measure
 
@@ -157,10 +157,7 @@ def of_run(
 
 
 def refuse_sampling(sampling: options.Sampling, **given: Any) -> None:
-    """Refuse options that only make sense for a run.
-
-    Raises: typer.BadParameter naming the first that was given.
-    """
+    """Raise typer.BadParameter for the first given option that only makes sense for a run."""
     for field in fields(sampling):
         if field.name not in ("device", "threads", "imports"):
             value = getattr(sampling, field.name)

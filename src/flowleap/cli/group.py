@@ -1,4 +1,4 @@
-"""How the command line says what is wrong: one line on standard error, exit code 2, no traceback."""
+"""Output of the command line: results on standard output; notes, progress and one-line errors on standard error."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ EVERY = 30.0
 
 
 def traceback_wanted() -> bool:
-    """Whether the environment asks for tracebacks: FLOWLEAP_TRACEBACK=1."""
+    """Whether FLOWLEAP_TRACEBACK=1 asks for tracebacks."""
     return os.environ.get(TRACEBACK, "") not in ("", "0")
 
 
 def say(text: str) -> None:
-    """One line on standard error, where notes, warnings and errors go: standard output is for results."""
+    """Print a note, warning or error as one line on standard error."""
     typer.echo(fitted(" ".join(text.split()), sys.stderr), err=True)
 
 
 def echo(text: str) -> None:
-    """A result in words on standard output."""
+    """Print a result on standard output."""
     typer.echo(fitted(text, sys.stdout))
 
 
@@ -73,7 +73,7 @@ def print_json(value: Any) -> None:
 
 
 def fitted(text: str, stream: TextIO) -> str:
-    """A text broken between words where its stream is a terminal."""
+    """Wrap a text if its stream is a terminal."""
     width = width_of(stream)
     return text if width is None else wrapped(text, width)
 
@@ -96,7 +96,7 @@ def spoken_warnings() -> Iterator[None]:
 
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """Show on a terminal, on standard error, that something is going on; elsewhere nothing."""
+    """Show a spinner with a text on standard error if it is a terminal."""
     from rich.console import Console
 
     with Console(stderr=True).status(text):
@@ -133,7 +133,7 @@ def counting(text: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 class OneLine(TyperGroup):
-    """A group of commands whose errors are one line: what was given, what is expected, what to do."""
+    """A group of commands whose errors are one line, without traceback."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -163,7 +163,7 @@ class OneLine(TyperGroup):
 
 
 def exit_code(run: Callable[[], Any]) -> int:
-    """Run a command line that raises, say in one line what went wrong, and return the exit code."""
+    """Run a command line, print an error in one line, and return the exit code."""
     from flowleap.progress import shown_by
 
     try:
@@ -183,12 +183,10 @@ def exit_code(run: Callable[[], Any]) -> int:
 
 
 def usage_error(error: Any) -> int:
-    """Print what is wrong with a command line, and where its help is; return the exit code."""
+    """Print an error of usage with the command for help, and return the exit code."""
     context = getattr(error, "ctx", None)
     message = error.format_message()
-    if (
-        type(error).__name__ == "NoArgsIsHelpError"
-    ):  # no arguments at all ask for the help, which may be printed by now
+    if type(error).__name__ == "NoArgsIsHelpError":  # no arguments: print the help, unless typer has
         if message:
             typer.echo(message)
     elif context is None:
@@ -199,7 +197,7 @@ def usage_error(error: Any) -> int:
 
 
 def describe(error: Exception) -> str:
-    """The message of an error in one line; system errors name their file first."""
+    """The message of an error; that of a system error begins with its file."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Help texts that fit a terminal of any width: names of options are never cut, texts break between words."""
+"""Help texts for a terminal of any width: names of options are never truncated, texts break between words."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from flowleap.terminal import width_of, wrapped
 __all__ = ["fit_help", "help_text"]
 
 WIDEST = 100
-"""Columns of a help text where there is room for more, or no terminal."""
+"""The largest width of a help text, and the width without a terminal."""
 DEFAULT = re.compile(r"\[default: \((.*)\)(; [^\]]*)?\]$")
-"""A default in words, which comes in two kinds of brackets."""
+"""A default in words, which typer puts into two kinds of brackets."""
 NAMES = 26
-"""Columns that names of options may take beside their help; longer ones have a line of their own."""
+"""Width of the column of option names; longer names have a line of their own."""
 
 
 def fit_help(command: Any) -> None:
-    """Let a command and all commands below it print `help_text` as their help."""
+    """Let a command and its sub-commands print `help_text` as their help."""
 
     def write(context: Any, formatter: Any) -> None:
         formatter.write(help_text(command, context, columns()) + "\n")
@@ -32,14 +32,14 @@ def fit_help(command: Any) -> None:
 
 
 def columns() -> int:
-    """Return how many columns a help text may take."""
+    """Return the width of a help text."""
     named = os.environ.get("COLUMNS", "")
     wide = width_of(sys.stdout) or (int(named) if named.isdigit() else WIDEST)
     return max(20, min(WIDEST, wide))
 
 
 def help_text(command: Any, context: Any, width: int) -> str:
-    """Return the usage of a command, what it does, its arguments, its options, and the commands below it."""
+    """Return the help of a command: usage, description, arguments, options and sub-commands."""
     pieces = [plain(piece) for piece in command.collect_usage_pieces(context)]
     usage = f"Usage: {context.command_path} {' '.join(pieces)}"
     found = [wrapped(usage, width), *paragraphs(command.help or "", width)]
@@ -59,17 +59,17 @@ def help_text(command: Any, context: Any, width: int) -> str:
 
 
 def plain(name: str) -> str:
-    """Return the name of an argument in one pair of brackets."""
+    """Return the name of an optional argument with one pair of brackets instead of two."""
     return name.replace("[[", "[").replace("]]", "]")
 
 
 def paragraphs(text: str, width: int) -> list[str]:
-    """Return the paragraphs of a docstring, each broken anew."""
+    """Return the paragraphs of a docstring, wrapped."""
     return [wrapped(" ".join(part.split()), width, indent="") for part in text.strip().split("\n\n") if part]
 
 
 def entries(rows: Iterable[tuple[str, str]], width: int) -> list[str]:
-    """Return names and what they mean, beside one another where there is room for it."""
+    """Return the lines of a two-column list of names and texts."""
     rows = list(rows)
     names = min(NAMES, max(len(name) for name, _ in rows), width // 3)
     lines = []

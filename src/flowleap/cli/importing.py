@@ -15,26 +15,28 @@ File = Annotated[
     str,
     typer.Argument(
         metavar="FILE|OWNER/NAME[:FILE]",
-        help="A .pt, .pth, .safetensors or .npz; or a model of the Hugging Face hub, where huggingface_hub is there.",
+        help="A .pt, .pth, .safetensors or .npz; or a model of the Hugging Face hub (needs huggingface_hub).",
     ),
 ]
 Out = Annotated[Path, typer.Option(metavar="RUN", help="Where to write: the run folder.")]
 LayoutName = Annotated[
     Literal["auto", "esc", "sit", "dit", "shortcut"],
     typer.Option(
-        help="Whose network it is: ESC (ExplicitShortCut), SiT, DiT, or shortcut-models. SiT and DiT have the same "
-        "tensors, so auto asks which.",
+        help="The published code: ESC (ExplicitShortCut), SiT, DiT, or shortcut-models. SiT and DiT have the same "
+        "tensors, so auto cannot tell them apart.",
     ),
 ]
 Weights = Annotated[
     Literal["ema", "raw"],
-    typer.Option(help="Which weights: the running average in the file, or those of the last step."),
+    typer.Option(
+        help="Which weights: the running average in the file (ema), or those of the last step (raw)."
+    ),
 ]
 Classes = Annotated[
     str | None,
     typer.Option(
         metavar="N|none",
-        help="none: no labels, it is given its null class always. A number is only checked.",
+        help="none: without labels, always the null class. A number is only checked.",
         show_default="by the table of labels",
     ),
 ]
@@ -43,17 +45,19 @@ Heads = Annotated[
 ]
 Size = Annotated[
     int | None,
-    typer.Option(min=1, help="Height and width of what it takes.", show_default="by its positions, or 32"),
+    typer.Option(
+        min=1, help="Height and width of its input.", show_default="by its position embedding, or 32"
+    ),
 ]
 Kind = Annotated[
     Literal["auto", "latents", "image"],
-    typer.Option(help="What it makes; auto takes four channels for latents of an image decoder."),
+    typer.Option(help="Kind of its samples; auto: latents if they have four channels, else images."),
 ]
 Data = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|PATH",
-        help="The data: a name or a place of what it was trained on, if available; samples are compared with it.",
+        help="The data: name or path of what it was trained on, if available, for `flowleap evaluate`.",
     ),
 ]
 
@@ -70,11 +74,11 @@ def import_(
     data: Data = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Import published weights as a run, to sample from it, measure it, or let it teach.
+    """Import published weights as a run folder, to sample from, evaluate, or use as a teacher.
 
-    ESC, SiT and DiT from their PyTorch files or safetensors; shortcut-models from an array dictionary, a .npz with
-    names such as DiTBlock_0/Dense_0/kernel. Of a pickle only tensors, plain values and argparse.Namespace are
-    read, and nothing in it is run. What cannot be represented is refused with the reason.
+    ESC, SiT and DiT: PyTorch files or safetensors. shortcut-models: an .npz of arrays with names such as
+    DiTBlock_0/Dense_0/kernel. From a pickle only tensors, plain values and argparse.Namespace are read; none of its
+    code is run. Networks that cannot be represented exactly are refused with the reason.
     """
     from flowleap import importers
 

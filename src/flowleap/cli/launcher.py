@@ -1,4 +1,4 @@
-"""A command on several processes, as torchrun and `accelerate launch` start it, and their settings that it follows."""
+"""Commands on several processes, started by torchrun or `accelerate launch`, and the settings of the latter."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FAILED = 1
 
 
 def on_all_processes(command: Callable[..., None]) -> Callable[..., None]:
-    """Let all processes that were started together run a command; the first one alone prints and warns.
+    """Run a command on all processes that were started together; only the first one prints and warns.
 
-    An error is said by the first process that meets it, once.
+    An error is printed once, by the first process that raises it.
     """
 
     @wraps(command)
@@ -56,9 +56,9 @@ def spread(
     compiled: bool | None,
     check: bool,
 ) -> dict[str, Any]:
-    """Return the settings of how a step is spread; what is not given is as `accelerate launch` was told.
+    """Return the settings of parallel training; options that are not given are those of `accelerate launch`.
 
-    Raises: typer.BadParameter for what training does not do: float16, DeepSpeed.
+    Raises: typer.BadParameter for float16 and DeepSpeed, which training does not support.
     """
     told = os.environ.get
     launched = told("ACCELERATE_MIXED_PRECISION", "no")

@@ -1,4 +1,4 @@
-"""flowleap methods: which there are, what they are made of, where two differ; all read off the values."""
+"""flowleap methods: list methods, show their components, and compare two."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from flowleap.cli import options
 from flowleap.cli.group import echo, print_json, show
 
 app = typer.Typer(
-    no_args_is_help=True, help="List the methods, show what they are made of, and where two differ."
+    no_args_is_help=True, help="List the methods, show their components, and compare two of them."
 )
 
 
 @app.command("list")
 def list_methods(as_json: options.AsJson = False, imports: options.Imports = None) -> None:
-    """List every method with what it is and where it comes from."""
+    """List all methods with a summary; --json adds their references."""
     options.import_all(imports)
     from flowleap import design, methods
     from flowleap.tables import Table
@@ -49,7 +49,7 @@ def show_methods(
     as_json: options.AsJson = False,
     imports: options.Imports = None,
 ) -> None:
-    """Show the components of methods side by side: every part is exchangeable on its own."""
+    """Show the components of methods side by side; each can be exchanged with --set."""
     options.import_all(imports)
     from flowleap import design
 
@@ -72,8 +72,8 @@ def table_methods(
 ) -> None:
     """Show the design table: how each method fills the two-step template that all of them share.
 
-    The one-step prediction from t to r is regressed onto a first step t → s and a second step s → r. Everything is
-    read off the parts of the methods. Where the terminal is too narrow for all columns, they follow in blocks.
+    The one-step prediction from t to r is regressed onto a target of two steps, t → s and s → r. Columns that do not
+    fit into the terminal follow below.
     """
     options.import_all(imports)
     from flowleap import design

@@ -1,4 +1,4 @@
-"""What several commands take, and how it is read: numbers of steps, times, labels, devices."""
+"""Options that several commands share, and how they are parsed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 BUDGETS = "1,2,4,128"
-"""The numbers of steps that are measured and shown unless others are named."""
+"""The default numbers of sampling steps of tables and reports."""
 
 
 def weights(name: str) -> str:
-    """Read which weights of a run are used.
+    """Parse --weights.
 
-    Raises: typer.BadParameter for a name of none.
+    Raises: typer.BadParameter for an unknown name.
     """
     if name not in ("ema", "raw", "best") and not name.startswith("width-"):
         raise typer.BadParameter(f"{name!r} is not one of ema, raw, best, or width-W as in width-0.1")
@@ -39,16 +39,16 @@ Teacher = Annotated[
     Path | None,
     typer.Option(
         metavar="RUN",
-        help="A finished run, of flow-matching best, whose averaged weights teach.",
-        show_default="for a method that needs one: its own, with half of the steps",
+        help="A finished run, best of flow-matching, whose averaged weights are the teacher.",
+        show_default="for a method that needs one: trained first, with half of the steps",
     ),
 ]
 Times = Annotated[
     str | None,
     typer.Option(
         metavar="T,T,…",
-        help="Times to visit instead of equal steps, from noise to data: 1,0.6,0. The first is where the method is "
-        "sampled from, which `flowleap methods table` shows.",
+        help="Times to visit instead of equal steps, from noise to data: 1,0.6,0. The first must be the start time of "
+        "the method, see `flowleap methods table`.",
     ),
 ]
 Seed = Annotated[
@@ -70,8 +70,8 @@ Show = Annotated[
     str | None,
     typer.Option(
         metavar="N,N,…",
-        help="Numbers of sampling steps of the final pictures and table, whatever time they take.",
-        show_default="1,2,4,128, but pictures within a tenth of the time of training",
+        help="Numbers of sampling steps of the final pictures and table.",
+        show_default="1,2,4,128; pictures take at most a tenth of the training time",
     ),
 ]
 Counts = Annotated[
@@ -96,14 +96,16 @@ Weights = Annotated[
     typer.Option(
         parser=weights,
         metavar="ema|raw|best|width-W",
-        help="Which weights: the running average, the last ones, the average that did best, or one of a width that "
-        "`flowleap ema` made.",
+        help="Which weights: the running average (ema), those of the last step (raw), the average with the best online "
+        "evaluation, or one that `flowleap ema` made.",
         show_default="ema",
     ),
 ]
 Guidance = Annotated[
     float | None,
-    typer.Option(help="Classifier-free guidance when sampling, 1 for none; it doubles the evaluations."),
+    typer.Option(
+        help="Scale of classifier-free guidance, 1 for none; guidance doubles the network evaluations."
+    ),
 ]
 Renoise = Annotated[
     float | None,
@@ -111,7 +113,7 @@ Renoise = Annotated[
         min=0,
         max=1,
         metavar="GAMMA",
-        help="Noise added between steps: 0 chains the jumps, 1 jumps to the data in each step and adds fresh noise, as "
+        help="Noise added between steps: 0 adds none, 1 jumps to the data in each step and adds fresh noise, as "
         "consistency models do.",
         show_default="that of the method",
     ),
@@ -130,17 +132,17 @@ Imports = Annotated[
     typer.Option(
         "--import",
         metavar="FILE.py|MODULE",
-        help="Run a file or a module of your own, whose methods, parts and networks are then known; repeatable.",
+        help="Run a Python file or import a module with your own methods, components or networks; repeatable.",
         show_default="none",
     ),
 ]
 PerDevice = Annotated[
     int,
-    typer.Option(min=1, help="Rows that a process computes at a time; changes speed and memory only."),
+    typer.Option(min=1, help="Rows that a process computes at a time; affects speed and memory only."),
 ]
 Device = Annotated[
     str,
-    typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."),
+    typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."),
 ]
 Threads = Annotated[
     int | None,
@@ -150,14 +152,14 @@ Threads = Annotated[
 ]
 TrainingDevice = Annotated[
     Literal["auto", "cpu", "cuda"] | None,
-    typer.Option(help="Where to compute: auto takes a GPU where there is one.", show_default="auto"),
+    typer.Option(help="Where to compute: cpu, cuda; auto: a GPU if there is one.", show_default="auto"),
 ]
 TrainingThreads = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="CPU threads of each process; the number is kept with the run.",
-        show_default="OMP_NUM_THREADS, or as many as are fastest in a few trial steps",
+        help="CPU threads of each process; the number is saved with the run.",
+        show_default="OMP_NUM_THREADS, or the fastest number in a few trial steps",
     ),
 ]
 Data = Annotated[
@@ -173,8 +175,8 @@ SquarePolicy = Annotated[
     Literal["crop", "resize"] | None,
     typer.Option(
         "--square",
-        help="Images of a folder become squares: crop takes the largest one in the middle, resize squeezes all of it.",
-        show_default="crop, where sizes differ",
+        help="Images of a folder become squares: crop the largest centered square, or resize with distortion.",
+        show_default="crop, if sizes differ",
     ),
 ]
 Size = Annotated[
@@ -190,14 +192,14 @@ Flip = Annotated[
     typer.Option(
         "--flip/--no-flip",
         help="Mirror images with probability ½.",
-        show_default="no; of latents, what is there",
+        show_default="no; for latents: if they have mirrored ones",
     ),
 ]
 Strict = Annotated[
     bool | None,
     typer.Option(
         "--strict/--no-strict",
-        help="Stop where an image cannot be used, rather than leaving it out.",
+        help="Stop at an unusable image, instead of leaving it out.",
         show_default=False,
     ),
 ]
@@ -205,8 +207,8 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Processes that read images ahead, of data that do not fit into memory.",
-        show_default="one less than cores, at most 8",
+        help="Processes that read images ahead, for data that do not fit into memory.",
+        show_default="number of cores − 1, at most 8",
     ),
 ]
 Batch = Annotated[
@@ -216,15 +218,15 @@ Lr = Annotated[float | None, typer.Option(help="Learning rate of Adam.", show_de
 Network = Annotated[
     str | None,
     typer.Option(
-        help="The network: dit-nano, -tiny, -small, -base, -large, -xlarge (the last four also with a patch of their "
-        "own, as dit-base-2, -4, -8); for pixels unet-small, unet-base, unet-64; or mlp.",
+        help="The network: dit-nano, -tiny, -small, -base, -large, -xlarge (the last four also with a patch size, as "
+        "in dit-base-2, -4, -8); unet-small, unet-base, unet-64 for pixels; or mlp.",
         show_default="by the data",
     ),
 ]
 Precision = Annotated[
     Literal["fp32", "bf16"] | None,
     typer.Option(
-        help="Precision of the network: bf16 computes it in bfloat16; its weights, times and losses stay in float32.",
+        help="Precision of the network: bf16 computes in bfloat16; weights, times and losses stay in float32.",
         show_default="fp32, or that of accelerate launch",
     ),
 ]
@@ -232,7 +234,7 @@ Precision = Annotated[
 
 @dataclass(frozen=True)
 class Training:
-    """Options of every command that trains."""
+    """Options of all commands that train."""
 
     data: Data = None
     network: Network = None
@@ -252,7 +254,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Options of every command that samples from a run."""
+    """Options of all commands that sample from a run."""
 
     times: Times = None
     seed: Seed = 0
@@ -266,17 +268,24 @@ class Sampling:
     imports: Imports = None
 
     def grid(self, steps: Any) -> tuple[float, ...] | None:
-        """Return the times to visit, None for equal steps; `samplers.grid` checks them as times of a method.
+        """Return the times to visit, None for equal steps; `samplers.grid` checks them against the method.
 
-        Raises: typer.BadParameter for what are no numbers, and where numbers of steps are given as well.
+        Raises: typer.BadParameter for text that is no list of numbers, and if steps are given as well.
         """
-        if steps is not None and self.times is not None:
+        if self.times is None:
+            return None
+        if steps is not None:
             raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
-        return instants(self.times)
+        try:
+            return tuple(float(part) for part in self.times.split(","))
+        except ValueError:
+            raise typer.BadParameter(
+                f"{self.times!r}: expected times separated by commas, as in 1,0.6,0", param_hint="--times"
+            ) from None
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take each field of the dataclasses among its keyword-only parameters as an option."""
+    """Decorate a command whose keyword-only dataclass parameters stand for one option per field."""
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, Any] = {}
     taken = []
@@ -321,7 +330,7 @@ def pairs(settings: list[str], option: str = "--set") -> list[tuple[str, str]]:
 
 
 def as_settings(settings: list[str] | None, **given: Any) -> tuple[tuple[str, str], ...]:
-    """Return options that are fields of a run, as the settings that they are short for, and then those of --set.
+    """Return options as the settings that they are short for, followed by those of --set.
 
     >>> as_settings(["warmup=0.1"], size=64, flip=True, lr=None)
     (('size', '64'), ('flip', 'true'), ('warmup', '0.1'))
@@ -331,7 +340,7 @@ def as_settings(settings: list[str] | None, **given: Any) -> tuple[tuple[str, st
 
 
 def import_all(sources: list[str] | None) -> None:
-    """Make what files and modules of the user define known.
+    """Import the files and modules of --import.
 
     Raises: ValueError, FileNotFoundError as `extensions.imported`.
     """
@@ -343,7 +352,7 @@ def import_all(sources: list[str] | None) -> None:
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers ≥ 1 separated by commas.
+    """Parse whole numbers ≥ 1 separated by commas.
 
     Raises: typer.BadParameter for anything else.
     """
@@ -359,25 +368,10 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     return found
 
 
-def instants(text: str | None) -> tuple[float, ...] | None:
-    """Numbers separated by commas; None stays None. `samplers.grid` checks them as times of a method.
-
-    Raises: typer.BadParameter for anything else.
-    """
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r}: expected times separated by commas, as in 1,0.6,0", param_hint="--times"
-        ) from None
-
-
 def renoised(objective: Objective, strength: float | None) -> Objective:
-    """An objective sampled with fresh noise between steps; None leaves it as it is.
+    """Return an objective with this noise added between sampling steps; None leaves it as it is.
 
-    Raises: typer.BadParameter for a method that only steps with its velocity, and jumps nowhere.
+    Raises: typer.BadParameter for a method that is sampled with its instantaneous velocity only.
     """
     if strength is None:
         return objective
@@ -390,29 +384,26 @@ def renoised(objective: Objective, strength: float | None) -> Objective:
 
 
 def device(name: str) -> torch.device:
-    """The device of a name; "auto" is a GPU where there is one, else the CPU.
+    """Return the device of a name; "auto" is a GPU if there is one, else the CPU.
 
-    Raises: typer.BadParameter for unknown names and for devices this machine lacks.
+    Raises: typer.BadParameter for an unknown or unavailable device.
     """
     import torch
 
     if name == "auto":
-        own = int(os.environ.get("LOCAL_RANK", "0"))  # the GPU of this process where torchrun started several
+        own = int(os.environ.get("LOCAL_RANK", "0"))  # the GPU of this process under torchrun
         return torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
     try:
         found = torch.device(name)
         torch.empty(1, device=found)
-    except Exception as error:  # torch raises several types here, some with long dumps
+    except Exception as error:  # torch raises several types, some with long messages
         reason = str(error).splitlines()[0].split(". ")[0]
         raise typer.BadParameter(f"{name!r} cannot be used: {reason}", param_hint="--device") from None
     return found
 
 
 def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
-    """Stop before any work where the output is there already: a file, or a folder that holds something.
-
-    Raises: ValueError unless `overwrite`.
-    """
+    """Raise ValueError, unless `overwrite`, if the output exists: a file, or a folder that is not empty."""
     taken = any(path.iterdir()) if path.is_dir() else path.exists()
     if taken and not overwrite:
         raise ValueError(f"{path} exists already: choose another --out, or replace it with --overwrite")

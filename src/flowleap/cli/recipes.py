@@ -1,4 +1,4 @@
-"""flowleap recipes: settings with what was published for them; and how `train --recipe` reads one."""
+"""flowleap recipes: published settings and their results; `flowleap train --recipe NAME` uses them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from flowleap.runs.recipes import Recipe
     from flowleap.training.config import TrainConfig
 
-Name = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="One of them, with all its settings.")]
+Name = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Show all settings of this recipe.")]
 LIST = "list"
-"""What `--recipe` takes in place of a name."""
+"""The value of --recipe that lists all."""
 
 
 def recipes(name: Name = None, as_json: options.AsJson = False) -> None:
-    """List the recipes that `flowleap train --recipe NAME` takes, or show one: its settings, and published numbers."""
+    """List the recipes of `flowleap train --recipe NAME`, or show one with its settings and published results."""
     from flowleap.runs import recipes as known
 
     chosen = [known.get(name)] if name else [known.get(one) for one in known.names()]
@@ -40,7 +40,7 @@ def recipes(name: Name = None, as_json: options.AsJson = False) -> None:
 
 
 def headline(recipe: Recipe) -> str:
-    """Say in a few words what was published."""
+    """The published result in a few words."""
     if not recipe.numbers:
         return "–"
     kinds = [number.what.split(", ")[1].partition(" ") for number in recipe.numbers]
@@ -51,13 +51,13 @@ def headline(recipe: Recipe) -> str:
 
 
 def described(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as JSON-able values; its objective by the changes that it makes to its method."""
+    """Return a recipe as JSON-able values, its objective as changes to its method."""
     content = {name: value for name, value in asdict(recipe).items() if name != "objective"}
     return {**content, "changes": changes(recipe), "options": dict(recipe.options)}
 
 
 def changes(recipe: Recipe) -> list[str]:
-    """Return, in words, what a recipe changes about its method."""
+    """Return the changes that a recipe makes to its method, in words."""
     from flowleap import runs
     from flowleap.runs import recipes as known
 
@@ -65,7 +65,7 @@ def changes(recipe: Recipe) -> list[str]:
 
 
 def show_one(recipe: Recipe) -> None:
-    """Print everything about a recipe."""
+    """Print all about a recipe."""
     table = Table.of_words(recipe.name, recipe.title)
     classes = f"{recipe.classes} classes" if recipe.classes else "no classes"
     rows = {
@@ -90,9 +90,9 @@ def show_one(recipe: Recipe) -> None:
 
 
 def configured(name: str, about: dict[str, Any], planned: bool) -> tuple[TrainConfig, Dataset]:
-    """Return the config of a recipe as the options change it, saying what they change, and its data.
+    """Return the config of a recipe, changed by options, and its data; print what the options change.
 
-    Raises: ValueError for a recipe without data that is to be trained, and where parts do not fit.
+    Raises: ValueError for a recipe without --data that is to be trained, and for settings that do not fit.
     """
     from flowleap.runs import recipes as known
 

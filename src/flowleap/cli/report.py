@@ -1,4 +1,4 @@
-"""flowleap report: one HTML file that shows runs side by side."""
+"""flowleap report: one HTML file that compares runs."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ def report(
     device: options.Device = "auto",
     imports: options.Imports = None,
 ) -> None:
-    """Show runs side by side in one HTML file.
+    """Write an HTML file that shows runs side by side.
 
-    Table with intervals, quality against evaluations and seconds, samples from the same noise, nearest
-    training images, curves, diagnosis, settings. The file needs no network and nothing beside it.
+    It has a table with confidence intervals, quality against network evaluations and seconds, samples from the same
+    noise, nearest training images, training curves, the diagnosis and the settings. It is self-contained and works
+    offline.
     """
     options.import_all(imports)
     budgets = options.numbers(steps or options.BUDGETS, "--steps")

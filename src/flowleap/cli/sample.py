@@ -1,4 +1,4 @@
-"""flowleap sample: pictures or arrays out of a run."""
+"""flowleap sample: write samples of a run as a picture, an array file or a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowleap.cli.launcher import on_all_processes
 from flowleap.formatting import plural
 
 MANY = 10_000
-"""Samples from which on it is said what they take."""
+"""From this number of samples on, the time and memory they take are printed first."""
 
 Steps = Annotated[
     int | None, typer.Option(min=1, help="Sampling steps from noise to image.", show_default="1")
@@ -27,23 +27,20 @@ Label = Annotated[
     str,
     typer.Option(
         metavar="NAME|all|data",
-        help="One class, by its name (or number, where no name is one); all in turn; or data: as often as in the "
-        "training data.",
+        help="Class of the samples: a name (or number, if names are no numbers); all: in turn; or data: as often as in "
+        "the training data.",
     ),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
         help="Where to write: a .png grid (a scatter plot for points); a .npz with `images` float32 (N, C, H, W) in "
-        "[-1, 1] and `labels`, with the names of their `classes` (`points` (N, 2) for points; labels are -1 where the "
-        "run has none); or a folder of one PNG each. Latents that are not decoded are a .npz with `latents` "
-        "(N, C, H, W).",
+        "[-1, 1] (`points` (N, 2) for points), `labels` (-1 without) and `classes`, their names; or a folder of PNG "
+        "files. Latents that are not decoded: a .npz with `latents` (N, C, H, W).",
         show_default="samples.png in the run folder, samples.npz for latents that are not decoded",
     ),
 ]
-Latents = Annotated[
-    bool, typer.Option("--latents", help="Write latents as they are made, not decoded into images.")
-]
+Latents = Annotated[bool, typer.Option("--latents", help="Write latents without decoding them.")]
 
 
 @on_all_processes
@@ -61,9 +58,9 @@ def sample(
 ) -> None:
     """Sample images from a trained run.
 
-    Runs with labels cycle through their classes unless --label says otherwise. Image i depends on the seed and on
-    i only. Latents are decoded by the autoencoder that they were made with, where it is at hand. Started by torchrun,
-    all processes make their share.
+    Classes are sampled in turn unless --label says otherwise. Image i depends on the seed and on i only. Latents are
+    decoded by the autoencoder they were made with, if it is available. Started by torchrun, all processes share the
+    work.
     """
     times = sampling.grid(steps)
     path = run / ("samples.npz" if latents else "samples.png") if out is None else out

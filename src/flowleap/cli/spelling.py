@@ -1,4 +1,4 @@
-"""Old names of options, which still work, and numbers that no option takes: looked at before a command runs."""
+"""Checks before a command runs: old names of options still work, and numbers must be finite."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ RENAMED: dict[str, dict[str, str]] = {
     "ablate": {"--steps-to-evaluate": "--show"},
     "encode": {"--batch": "--per-device", "--shard": "--per-file"},
 }
-"""The old names of the options of a command, and what they are called now."""
+"""Old and present names of the options of a command."""
 
 
 def mend(command: Any, say: Any) -> None:
-    """Let a command, and all below it, take old names of options, saying the new ones, and only finite numbers."""
+    """Let a command and its sub-commands accept old names of options, with a note, and refuse infinite numbers."""
     parse = command.parse_args
 
     def parse_args(context: Any, args: list[str]) -> list[str]:
@@ -42,7 +42,7 @@ def mend(command: Any, say: Any) -> None:
 
 
 def renamed(args: list[str], names: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """Return the words of a command line with old names of options replaced, and which were.
+    """Return the words of a command line with old names of options replaced, and the replaced names.
 
     >>> renamed(["run", "--eval-num=20", "--", "--eval-num"], {"--eval-num": "--num"})
     (['run', '--num=20', '--', '--eval-num'], {'--eval-num': '--num'})
@@ -59,10 +59,7 @@ def renamed(args: list[str], names: Mapping[str, str]) -> tuple[list[str], dict[
 
 
 def refuse_infinite(command: Any, context: Any) -> None:
-    """Refuse numbers that are not finite in single precision, naming their option.
-
-    Raises: typer.BadParameter.
-    """
+    """Raise typer.BadParameter for a number that is not finite in single precision."""
     for param in command.params:
         value = context.params.get(param.name)
         if isinstance(value, float) and not abs(value) <= SINGLE:

@@ -1,4 +1,4 @@
-"""flowleap train: the main job, from names to a run folder."""
+"""flowleap train: train a method on a data set, into a run folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Out = Annotated[
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Continue the run in --out (or the newest of that name), exactly."),
+    typer.Option("--resume", help="Continue the run in --out (default: the newest of its name), exactly."),
 ]
 Num = Annotated[
     int | None,
@@ -43,27 +43,27 @@ AsJson = Annotated[
     bool,
     typer.Option(
         "--json",
-        help="Print JSON on standard output, and nothing else: of --dry-run, the config and its estimate.",
+        help="Print JSON on standard output, and nothing else: with --dry-run, the config and the estimate.",
     ),
 ]
 DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Measure a few steps, say what the run will take (memory, operations, hours), and leave.",
+        help="Measure a few steps, print the memory, operations and hours that the run will take, and exit.",
     ),
 ]
 Recipe = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Start from published or tested settings; list shows all.", show_default="none"
+        metavar="NAME", help="Use published or tested settings; list: show all recipes.", show_default="none"
     ),
 ]
 
 
 @dataclass(frozen=True)
 class Run(options.Training):
-    """Options that are fields of the config of a run, by the names of these."""
+    """Options that are settings of a run."""
 
     steps: Annotated[
         int | None, typer.Option(help="Optimizer steps of the run.", show_default="by the data")
@@ -96,7 +96,7 @@ class Run(options.Training):
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Begin with the averaged weights of another run, of another method or other classes, too.",
+            help="Start from the averaged weights of another run; its method and classes may differ.",
             show_default="new weights",
         ),
     ] = None
@@ -104,19 +104,21 @@ class Run(options.Training):
         int | None,
         typer.Option(
             min=1,
-            help="Rows that a process computes at a time; --batch stays that of all processes together.",
+            help="Rows that a process computes at a time; --batch is that of all processes together.",
             show_default="its whole share",
         ),
     ] = None
     accumulate: Annotated[
         int | None,
-        typer.Option(min=1, help="Parts that a process cuts its share of a batch into.", show_default="1"),
+        typer.Option(
+            min=1, help="Gradient accumulation: parts of the batch of each process.", show_default="1"
+        ),
     ] = None
     shard: Annotated[
         bool | None,
         typer.Option(
             "--shard/--no-shard",
-            help="Divide weights, averages and moments among the processes (FSDP2).",
+            help="Shard weights, averages and Adam moments among the processes (FSDP2).",
             show_default=False,
         ),
     ] = None
@@ -126,11 +128,11 @@ class Run(options.Training):
     ] = None
     check: Annotated[
         bool,
-        typer.Option("--check", help="Check gradient and du/dt before the first step, on one process too."),
+        typer.Option("--check", help="Check gradient and du/dt before the first step, as several processes always do."),
     ] = False
 
     def given(self) -> dict[str, Any]:
-        """Return the fields of the config; None where nothing was said, and `accelerate launch` neither."""
+        """Return the settings of the run, None for those not given; see also `launcher.spread`."""
         told = {name: value for name, value in vars(self).items() if name != "imports"}
         told["show"] = None if self.show is None else options.numbers(self.show, "--show")
         return told | spread(
@@ -154,16 +156,16 @@ def train(
     as_json: AsJson = False,
     recipe: Recipe = None,
 ) -> None:
-    """Train a generator from scratch; on digits with the default method this takes minutes on a laptop.
+    """Train a generator from scratch; the default, esc on digits, takes minutes on a laptop.
 
-    Distillation (progressive-distillation, consistency-distillation, reflow, ctm, sid, amed, ect-tuned, tcm) learns
-    from a finished run, --teacher RUN, and starts from its averaged weights; without one, the first half of --steps
-    trains it.
+    Distillation methods (progressive-distillation, consistency-distillation, reflow, ctm, sid, amed, ect-tuned, tcm)
+    learn from a finished run, --teacher RUN, and start from its averaged weights. Without --teacher, the first half of
+    --steps trains the teacher.
 
-    Ctrl-C finishes the step, saves and leaves; --resume continues as if nothing had happened. The run folder
-    holds the weights, sample grids, curves, and a table of quality and time at 1, 2, 4 and 128 steps.
+    Ctrl-C finishes the step, saves and exits; --resume continues with exactly the same result. The run folder holds the
+    weights, sample grids, training curves, and a table of quality and time at 1, 2, 4 and 128 sampling steps.
 
-    Started by torchrun or accelerate launch, all processes train one run together: the batch is that of all.
+    Started by torchrun or accelerate launch, all processes train one run together; --batch is the global batch.
     """
     from flowleap import processes, runs
 
@@ -193,7 +195,7 @@ def train(
 
 
 def foretell(config: TrainConfig, dataset: Dataset | None, as_json: bool) -> None:
-    """Print what a run will take, without beginning it; with JSON its config besides."""
+    """Print the memory, operations and time that a run will take; as JSON also its config."""
     from flowleap import runs
     from flowleap.runs import forecast
 
@@ -208,9 +210,9 @@ def foretell(config: TrainConfig, dataset: Dataset | None, as_json: bool) -> Non
 def settled(
     about: dict[str, Any], out: Path | None, recipe: str | None, *, resume: bool, dry_run: bool
 ) -> tuple[TrainConfig, Path | None, Dataset | None]:
-    """The config of a run, new or to be continued, by what was said about it, its folder, and the data of a new one.
+    """Return the config of a new or resumed run, its folder, and the data of a new one.
 
-    Raises: typer.BadParameter for a recipe of a run that has its settings already.
+    Raises: typer.BadParameter for --recipe with --resume.
     """
     from flowleap import runs
 

@@ -208,7 +208,8 @@ class Images:
     def on_disk(self) -> Rows:
         """The images as rows that are read from the disk."""
         digest = hashlib.sha256(np.ascontiguousarray(self.rows).data).hexdigest()[:16]
-        stamp = f"{self.store.stamp}/{self.view}/{self.one}/{digest}"
+        view = None if self.view is None else self.view.stamp
+        stamp = f"{self.store.stamp}/{view}/{self.one}/{digest}"
         return Rows(self, len(self.rows), self.one, stamp)
 
     def only(self, places: np.ndarray) -> Images:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -41,7 +41,7 @@ class ResizeCrop:
 
     square: Square
     size: int
-    enlarge: bool = field(default=False, repr=False)  # the repr is part of checksums
+    enlarge: bool = False
 
     def __post_init__(self) -> None:
         if self.square not in ("crop", "resize"):
@@ -80,6 +80,11 @@ class ResizeCrop:
         if cut.size == (self.size, self.size):
             return cut
         return cut.resize((self.size, self.size), pillow.Resampling.LANCZOS)
+
+    @property
+    def stamp(self) -> str:
+        """Its part of the checksums of data sets, in which version 0.1 called this class View."""
+        return f"View(square={self.square!r}, size={self.size})"
 
     @property
     def words(self) -> str:
