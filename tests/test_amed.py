@@ -52,7 +52,11 @@ def solver(oracle: Gaussian, direction: float = 0.9, time: float = 0.2) -> FlowM
 def told(flow: FlowMap, fraction: float, direction: float, time: float) -> FlowMap:
     """The same solver with a predictor that always says this."""
     net = flow.network
-    shares = (fraction, (direction - 1) / net.predictor.direction / 2 + 0.5, (time - 1) / net.predictor.time / 2 + 0.5)
+    shares = (
+        fraction,
+        (direction - 1) / net.predictor.direction / 2 + 0.5,
+        (time - 1) / net.predictor.time / 2 + 0.5,
+    )
     with torch.no_grad():
         net.predictor.head.weight.zero_()
         net.predictor.head.bias.copy_(torch.tensor([math.log(p / (1 - p)) for p in shares], dtype=D))

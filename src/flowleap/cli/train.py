@@ -128,7 +128,9 @@ class Run(options.Training):
     ] = None
     check: Annotated[
         bool,
-        typer.Option("--check", help="Check gradient and du/dt before the first step, as several processes always do."),
+        typer.Option(
+            "--check", help="Check gradient and du/dt before the first step, as several processes always do."
+        ),
     ] = False
 
     def given(self) -> dict[str, Any]:

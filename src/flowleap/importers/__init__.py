@@ -1,4 +1,4 @@
-"""Published weights from elsewhere as a run folder, which is sampled, measured and taught from like any run.
+"""Import published weights as a run folder, which can be sampled, evaluated and used as a teacher like any run.
 
     imported = import_weights("0600000.pt", "runs/esc-b2")      # the layout is recognized
     run = runs.load_run(imported.folder)

@@ -1,4 +1,4 @@
-"""What a file of weights from elsewhere holds, read without running anything in it.
+"""Read files of published weights without running code in them.
 
 | file                                | how it is read                                                              |
 |-------------------------------------|-----------------------------------------------------------------------------|
@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import pickle
 import re
 import zipfile
@@ -23,21 +22,21 @@ import numpy
 import torch
 from torch import Tensor
 
+from flowleap.data.shards import checksum
 from flowleap.training import checkpoint
 from flowleap.training.checkpoint import CheckpointError
 
 __all__ = ["ALLOWED", "Contents", "read"]
 
 ALLOWED = argparse.Namespace
-"""The one type besides tensors and plain values that is read from a pickle: the settings of a training script.
+"""The only type besides tensors and plain values that is read from a pickle: the settings of a training script.
 
 Source: EDAPINENUT/ExplicitShortCut, willisma/SiT and facebookresearch/DiT, whose train.py save theirs as `args`.
 """
 
-CHUNK = 1 << 20
 HEAD = 64
 PYTORCH = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
-"""What a pickle of PyTorch before its zips begins with."""
+"""The first bytes of the pickles of PyTorch before it wrote zip files."""
 ELSEWHERE = (
     "a pickle, but not one of PyTorch: such files can run code and are never loaded. Open it where it was made, and "
     "save its parameters as an array dictionary: numpy.savez(FILE, **flax.traverse_util.flatten_dict(params, sep='/'))"
@@ -46,11 +45,11 @@ ELSEWHERE = (
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds.
+    """The contents of a file of weights.
 
     Args:
-        tensors: by their names, joined by / where the file is nested.
-        notes: plain values, by their names likewise; those of settings are `args/…`.
+        tensors: by name; names of nested dictionaries are joined by /.
+        notes: plain values by name, settings as `args/…`.
         checksum: the SHA-256 of the file.
     """
 
@@ -64,7 +63,7 @@ def read(path: Path) -> Contents:
     """Read a file of weights.
 
     Raises: FileNotFoundError; CheckpointError for a truncated file, one of another kind, and a pickle that holds
-        anything else than tensors, plain values and `ALLOWED`, of which nothing was run.
+        anything but tensors, plain values and `ALLOWED`, none of whose code was run.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file")
@@ -73,28 +72,17 @@ def read(path: Path) -> Contents:
     except RecursionError as error:
         raise CheckpointError(f"{path}: its dictionaries hold one another without an end") from error
     tensors = {name: value for name, value in flat.items() if isinstance(value, Tensor) and value.ndim}
-    notes = {name: _plain(value) for name, value in flat.items() if name not in tensors}
+    rest = {name: value for name, value in flat.items() if name not in tensors}
+    notes = {name: value.item() if isinstance(value, Tensor) else value for name, value in rest.items()}
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors")
-    return Contents(path, tensors, notes, _digest(path))
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) else value
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(CHUNK):
-            digest.update(part)
-    return digest.hexdigest()
+    return Contents(path, tensors, notes, checksum(path))
 
 
 def flattened(value: Any, name: str = "", around: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested dictionaries and settings, their names joined by /; `around` are those that hold it.
+    """Yield the leaves of nested dictionaries and settings, their names joined by /.
 
-    Raises: RecursionError for a dictionary that holds itself, however deep Python may call.
+    Raises: RecursionError for a dictionary that contains itself; `around` are the ids of those that contain `value`.
     """
     if isinstance(value, ALLOWED):
         value = vars(value)
@@ -149,7 +137,7 @@ def _arrays(path: Path) -> dict[str, Tensor]:
 
 
 def _pickled(path: Path, *, mapped: bool) -> Any:
-    """Read a pickle of PyTorch with its own reader for weights, which builds tensors and plain values only."""
+    """Read a pickle of PyTorch by `torch.load(weights_only=True)`, which builds tensors and plain values only."""
     try:
         with torch.serialization.safe_globals([ALLOWED]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -166,7 +154,7 @@ def _pickled(path: Path, *, mapped: bool) -> Any:
 
 
 def _refusal(path: Path, error: str) -> str:
-    """Say in words why a pickle was not read."""
+    """The reason why a pickle was not read."""
     found = re.search(
         r"(?:Unsupported (?:global|class)|GLOBAL|class)[: ]+(?:GLOBAL )?([A-Za-z_][\w.]*\.\w+)", error
     )

@@ -1,13 +1,12 @@
-"""From a file of published weights to the folder of a run."""
+"""Convert a file of published weights to a run folder."""
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -38,34 +37,39 @@ from flowleap.training.config import TrainConfig, to_dict
 __all__ = ["Imported", "import_weights"]
 
 FILES = {"ema": "ema.safetensors", "raw": "network.safetensors"}
-METHODS: dict[Layout, str] = {
-    "esc": "esc",
-    "sit": "flow_matching",
-    "dit": "diffusion",
-    "shortcut": "shortcut_repo",
-}
-ADAPTERS: dict[Layout, tuple[type[Border], ...]] = {
-    "esc": (),
-    "sit": (networks.Reversed,),
-    "dit": (networks.Timestep,),
-    "shortcut": (networks.Reversed, networks.StepToken),
-}
-"""What the transformer is seen through, from the inside out."""
-DECAYS: dict[Layout, float] = {"esc": 0.9999, "sit": 0.9999, "dit": 0.9999, "shortcut": 0.999}
-DECODERS: dict[Layout, tuple[str, float]] = {
-    "esc": ("stabilityai/sd-vae-ft-ema", 0.18125),
-    "sit": ("stabilityai/sd-vae-ft-ema", 0.18215),
-    "dit": ("stabilityai/sd-vae-ft-ema or -mse", 0.18215),
-    "shortcut": ("stabilityai/sd-vae-ft-mse", 0.18215),
+
+
+class Published(NamedTuple):
+    """How a layout is represented here.
+
+    Args:
+        adapters: around our transformer, from the inside out.
+        decay: of the published weight average. decoder, scale: of its latents.
+    """
+
+    method: str
+    adapters: tuple[type[Border], ...]
+    decay: float
+    decoder: str
+    scale: float
+
+
+PUBLISHED: dict[Layout, Published] = {
+    "esc": Published("esc", (), 0.9999, "stabilityai/sd-vae-ft-ema", 0.18125),
+    "sit": Published("flow_matching", (networks.Reversed,), 0.9999, "stabilityai/sd-vae-ft-ema", 0.18215),
+    "dit": Published("diffusion", (networks.Timestep,), 0.9999, "stabilityai/sd-vae-ft-ema or -mse", 0.18215),
+    "shortcut": Published(
+        "shortcut_repo", (networks.Reversed, networks.StepToken), 0.999, "stabilityai/sd-vae-ft-mse", 0.18215
+    ),
 }
 STEPS = ("steps", "step", "train_state/step")
-"""Where files note the step that they are from."""
+"""Names under which files state the step of the weights."""
 LATENTS, IMAGE = "latents", "image"
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was imported: the run folder, and a line that says what is in it."""
+    """The imported run folder, and a line of text about it."""
 
     folder: Path
     layout: Layout
@@ -73,12 +77,12 @@ class Imported:
     kind: str
     text: str
     steps: int
-    """The fewest steps to sample with that the method is trained for."""
+    """The fewest sampling steps that the method is trained for."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """Parameters as our network takes them, and the objective they are a minimum of."""
+    """Parameters under the names of our network, its config, and the objective that they were trained with."""
 
     config: dict[str, Any]
     parameters: Named
@@ -104,15 +108,15 @@ def import_weights(
     Args:
         file: a .pt, .pth, .safetensors or .npz, or OWNER/NAME of the hub, or OWNER/NAME:FILE.
         layout: one of `LAYOUTS`, or "auto".
-        weights: "ema" or "raw"; a file with one set that does not say which is taken for what is asked for.
-        classes: their number, which is only checked; "none" for a network that is to be given its null class always,
-            as the one that kvfrans/shortcut-models trains on CelebA, which a single class in that layout means.
-        heads, image_size: what no shape tells, see `layouts.geometry`.
-        kind: "latents", "image", or "auto": latents where there are four channels.
-        data: the data set that the network was trained on, where it is at hand.
+        weights: "ema" or "raw"; a single set that is not named is either.
+        classes: their number, which is only checked; "none" for a network that is always given its null class, as the
+            one that kvfrans/shortcut-models trains on CelebA (the default for a single class in that layout).
+        heads, image_size: sizes that do not follow from shapes, see `layouts.geometry`.
+        kind: "latents", "image", or "auto": latents if there are four channels.
+        data: the data set that the network was trained on, if available.
 
-    Raises: FileNotFoundError; CheckpointError for a file that is not read; ValueError for one that is not of a known
-        layout or cannot be represented, with the reason; FileExistsError for a folder that holds something.
+    Raises: FileNotFoundError; CheckpointError for a file that cannot be read; ValueError for an unknown layout or a
+        network that cannot be represented, with the reason; FileExistsError for a folder that is not empty.
     """
     place = Path(out)
     contents = _contents(str(file))
@@ -121,8 +125,8 @@ def import_weights(
         labels = _labels(g, layout_found, classes)
         network = _network(contents, named, layout_found, g, labels)
     except ValueError as error:
-        known = str(contents.path)
-        raise ValueError(str(error) if str(error).startswith(known) else f"{known}: {error}") from error
+        where = str(contents.path)
+        raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
     sort = _kind(kind, g)
     dataset = _dataset(data, network.config, g, sort)
     config = _config(contents, network, layout_found, dataset)
@@ -135,7 +139,8 @@ def import_weights(
         "unknown": ["batch", "lr", "seed", *([] if _step(contents) else ["steps"])],
     }
     if sort == LATENTS:
-        about["decoder"], about["scale"] = DECODERS[layout_found]
+        known = PUBLISHED[layout_found]
+        about |= {"decoder": known.decoder, "scale": known.scale}
     known_data: dict[str, Any] = {
         "kind": sort,
         "shape": [g.channels, g.side, g.side],
@@ -168,7 +173,7 @@ def _contents(file: str) -> Contents:
 def _recognized(
     contents: Contents, layout: str, weights: str, heads: int | None, image_size: int | None
 ) -> tuple[Named, Layout, Geometry]:
-    """Return the parameters asked for, their layout and sizes."""
+    """Return the parameters asked for, their layout and their sizes."""
     if weights not in FILES:
         raise ValueError(f"weights={weights!r}: expected {' or '.join(FILES)}")
     for name, number in (("--heads", heads), ("--image-size", image_size)):
@@ -187,7 +192,7 @@ def _recognized(
 def _labels(g: Geometry, layout: Layout, classes: int | str | None) -> bool:
     """Return whether the network is given labels; a single class of shortcut-models is always dropped (cfg_scale 0).
 
-    Raises: ValueError for another number of classes than the table of labels is made for.
+    Raises: ValueError for another number of classes than that of the label embedding.
     """
     if classes is None:
         return g.classes is not None and (g.classes > 1 or layout != "shortcut")
@@ -205,40 +210,27 @@ def _labels(g: Geometry, layout: Layout, classes: int | str | None) -> bool:
 
 
 def _network(contents: Contents, named: Named, layout: Layout, g: Geometry, labels: bool) -> Network:
-    """Return the network of a layout behind the adapters that its times and signs need.
+    """Return the converted network inside the adapters of its layout.
 
-    Raises: ValueError for what cannot be represented.
+    Raises: ValueError for a network that cannot be represented.
     """
     converted = parameters(named, layout, g, labels)
     if "pos_embed" not in converted:
         converted["pos_embed"] = sincos_positions(g.width, g.side // g.patch, g.side // g.patch)
-    first = networks.DiT(
-        (g.channels, g.side, g.side),
-        g.classes if labels else None,
-        patch=g.patch,
-        width=g.width,
-        depth=1,
-        heads=g.heads,
-        mlp_ratio=g.hidden / g.width,
-    )
-    later = re.compile(r"blocks\.[1-9]")
-    first.load_state_dict({name: tensor for name, tensor in converted.items() if not later.match(name)})
-    config = {**first.config, "depth": g.depth}
-    seen: Border | networks.DiT = first
-    for adapter in ADAPTERS[layout]:
-        seen = adapter(seen)
-        config = {**seen.config, "network": config}
-        converted = {f"network.{name}": tensor for name, tensor in converted.items()}
+    network: Border | networks.DiT = g.network(g.classes if labels else None)
+    network.load_state_dict(converted, assign=True)
+    for adapter in PUBLISHED[layout].adapters:
+        network = adapter(network)
     method, objective = _method(contents, layout)
-    return Network(config, converted, objective, method)
+    return Network(network.config, network.state_dict(), objective, method)
 
 
 def _method(contents: Contents, layout: Layout) -> tuple[str, Objective]:
-    """Return the method that weights were trained by, with the guidance of their settings where these are there.
+    """Return the method of the weights, with the guidance of their settings if the file has them.
 
-    Raises: ValueError for a method of other maps.
+    Raises: ValueError for a method whose output cannot be represented.
     """
-    method, said = METHODS[layout], contents.notes
+    method, said = PUBLISHED[layout].method, contents.notes
     if layout == "esc":
         trained = said.get("args/model_name", "esc")
         if trained not in ("esc", "meanflow"):
@@ -271,9 +263,9 @@ def _kind(asked: str, g: Geometry) -> str:
 
 
 def _dataset(data: str | None, config: dict[str, Any], g: Geometry, kind: str) -> Dataset | None:
-    """Return the data that a network was trained on.
+    """Return the data set that the network was trained on.
 
-    Raises: ValueError where the network is not of its shape, or it knows other classes.
+    Raises: ValueError for a network of another shape or other classes.
     """
     if data is None:
         return None
@@ -294,13 +286,13 @@ def _dataset(data: str | None, config: dict[str, Any], g: Geometry, kind: str) -
 
 
 def _step(contents: Contents) -> int | None:
-    """Return the step that a file says it is from."""
+    """Return the step that a file states."""
     found = (contents.notes.get(name) for name in STEPS)
     return next((int(step) for step in found if isinstance(step, int | float) and step >= 1), None)
 
 
 def _config(contents: Contents, network: Network, layout: Layout, dataset: Dataset | None) -> TrainConfig:
-    """Return a config with what is known; `imported` in config.json says what is not."""
+    """Return a config of the known settings; `imported` in config.json lists the unknown ones."""
     return TrainConfig(
         method=network.method,
         objective=network.objective,
@@ -311,7 +303,7 @@ def _config(contents: Contents, network: Network, layout: Layout, dataset: Datas
         steps=_step(contents) or 1,
         batch=1,
         lr=1e-4,
-        ema=(DECAYS[layout],),
+        ema=(PUBLISHED[layout].decay,),
         watch_share=0.0,
     )
 
@@ -325,7 +317,7 @@ def _write(
     *,
     overwrite: bool,
 ) -> None:
-    """Write the folder of a run; config.json, which makes it one, comes last."""
+    """Write a run folder; config.json, which makes it one, comes last."""
     write = partial(checkpoint.write_tensors, tensors=network.parameters, step=config.steps)
     content = {"format": folder.FORMAT, "config": to_dict(config), "dataset": dataset, "imported": about}
     with folder.held(place, new=True, overwrite=overwrite):
@@ -337,7 +329,7 @@ def _write(
 def _line(
     contents: Contents, named: Named, layout: Layout, g: Geometry, kind: str, labels: bool, weights: str
 ) -> str:
-    """Return in one line what was found; parameters are those of the file."""
+    """Return a line about the network; the number of parameters is that of the file."""
     asked = (tensor for name, tensor in named.items() if name not in ("pos_embed", *TRAINING_ONLY))
     known = f"{g.classes} class{'es' * (g.classes != 1)}" if labels else "no labels"
     step = _step(contents)

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub, by the package huggingface_hub where it is installed."""
+"""Download files of the Hugging Face hub, by the package huggingface_hub."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ SUFFIXES = (".pt", ".pth", ".safetensors", ".npz")
 
 
 def is_id(text: str) -> bool:
-    """Whether a text reads as OWNER/NAME or OWNER/NAME:FILE; what is there as a file is one, so look first."""
+    """Whether a text has the form OWNER/NAME or OWNER/NAME:FILE; check first that it is no local file."""
     return ID.fullmatch(text) is not None and not text.startswith((".", "/")) and ".." not in text
 
 
 def fetch(text: str) -> Path:
-    """Download the weights of OWNER/NAME, or its file OWNER/NAME:FILE, into the cache of the hub; return where.
+    """Download the weights of OWNER/NAME, or OWNER/NAME:FILE, into the cache of the hub; return the path.
 
-    Raises: ValueError without the package, and where there is not exactly one file of weights to choose; OSError
-        where the hub does not answer.
+    Raises: ValueError without the package, and unless there is exactly one file of weights; OSError if the hub cannot
+        be reached.
     """
     match = ID.fullmatch(text)
     assert match is not None

@@ -1,4 +1,4 @@
-"""Which published network a set of tensors is, by their names and shapes, and its parameters under our names.
+"""Recognize published networks by the names and shapes of their tensors, and convert their parameters to our DiT.
 
 | layout   | code                        | conditioned on                        | output                     |
 |----------|-----------------------------|---------------------------------------|----------------------------|
@@ -7,7 +7,7 @@
 | dit      | facebookresearch/DiT        | timestep 0 … 999, label               | noise                      |
 | shortcut | kvfrans/shortcut-models     | t, log2(1/d), label; t = 1 is data    | velocity, data minus noise |
 
-SiT and DiT have the same names and shapes, so a file alone does not tell them apart.
+SiT and DiT have the same names and shapes, so a file alone cannot tell them apart.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from flowleap import networks
 from flowleap.importers.files import Contents
+from flowleap.networks import DiT
 
 __all__ = [
     "LAYOUTS",
@@ -39,7 +41,7 @@ Layout = Literal["esc", "sit", "dit", "shortcut"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 
 TORCH, FLAX = "x_embedder.proj.weight", "PatchEmbed_0/Conv_0/kernel"
-"""The tensors by which a set of parameters is found in a file."""
+"""The tensors that identify a set of parameters in a file."""
 NAMES = {"ema": "ema", "params_ema": "ema", "model": "raw", "params": "raw"}
 IGNORED = ("model_tgt",)
 WAVES = 256
@@ -47,14 +49,14 @@ HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """Heads by width, in the sizes S, B, L and XL of Peebles and Xie 2022 (arXiv 2212.09748), table 1."""
 LATENT_CHANNELS, LATENT_SIDE = 4, 32
 TRAINING_ONLY = ("logvar_linear.weight", "logvar_linear.bias", "Embed_0/embedding")
-"""Heads for a learned weight of the loss; sampling does not ask them."""
+"""Parameters for a learned weight of the loss, which sampling does not need."""
 
 Named = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes of a network. `outputs` are its channels at the end, twice those at the start with a learned sigma."""
+    """The sizes of a network; `outputs` are its output channels, twice the inputs with a learned sigma."""
 
     channels: int
     side: int
@@ -67,15 +69,27 @@ class Geometry:
     classes: int | None
     positions: bool
 
-    @property
-    def tokens(self) -> int:
-        return (self.side // self.patch) ** 2
+    def network(self, classes: int | None) -> DiT:
+        """Return our network of these sizes on the meta device."""
+        made: DiT = networks.build_on_meta(
+            {
+                "kind": "DiT",
+                "image": (self.channels, self.side, self.side),
+                "classes": classes,
+                "patch": self.patch,
+                "width": self.width,
+                "depth": self.depth,
+                "heads": self.heads,
+                "mlp_ratio": self.hidden / self.width,
+            }
+        )
+        return made
 
 
 def sets_of(contents: Contents) -> dict[str, Named]:
-    """Return the sets of parameters in a file: "ema", "raw", or "" for the only one of a file that does not say.
+    """Return the sets of parameters in a file: "ema", "raw", or "" if the file does not say.
 
-    Raises: ValueError where there is none, or several of one kind.
+    Raises: ValueError if there is none, or several of one kind.
     """
     tensors = contents.tensors
     if not any(name.endswith(FLAX) for name in tensors):
@@ -104,14 +118,14 @@ def sets_of(contents: Contents) -> dict[str, Named]:
 
 
 def _slashed(name: str) -> str:
-    """Return a name of Flax with slashes where a file joined it by dots."""
+    """Return a name of Flax with slashes, if a file joined it by dots."""
     return name.replace(".", "/") if FLAX.partition("/")[0] in name or re.search(r"_\d+\.", name) else name
 
 
 def layout_of(named: Mapping[str, Tensor], asked: str = "auto") -> Layout:
     """Return the layout of a set of parameters.
 
-    Raises: ValueError where it cannot be told, or is not the one asked for.
+    Raises: ValueError if it is ambiguous, or not the one asked for.
     """
     if asked not in ("auto", *LAYOUTS):
         raise ValueError(f"layout={asked!r}: expected auto, {', '.join(LAYOUTS)}")
@@ -138,10 +152,10 @@ def geometry(
     """Return the sizes of a network from the shapes of its tensors.
 
     Args:
-        heads: those of the attention, which no shape tells; None for those published with this width.
-        side: height and width of what it takes; None for those of its positions, or of published latents.
+        heads: of the attention, which does not follow from shapes; None for those published with this width.
+        side: height and width of the input; None for those of the position embedding, or of published latents.
 
-    Raises: ValueError for tensors that are missing or of another rank, and for what no shape tells.
+    Raises: ValueError for tensors that are missing or of another rank, and for sizes that do not follow from shapes.
     """
     flax = layout == "shortcut"
     if flax:
@@ -190,7 +204,7 @@ def _shape(named: Mapping[str, Tensor], name: str, rank: int) -> tuple[int, ...]
 
 
 def _side(named: Mapping[str, Tensor], channels: int, patch: int, side: int | None) -> int:
-    """Return the height and width of what a network takes."""
+    """Return the height and width of the input."""
     if "pos_embed" in named:
         tokens = _shape(named, "pos_embed", 3)[1]
         root = math.isqrt(tokens)
@@ -220,25 +234,12 @@ def shapes(layout: Layout, g: Geometry) -> dict[str, tuple[int, ...]]:
 
 
 def _torch_shapes(layout: Layout, g: Geometry) -> dict[str, tuple[int, ...]]:
-    linears = {"final_layer.linear": (g.outputs * g.patch**2, g.width)}
-    for time in ("t_embedder", "r_embedder") if layout == "esc" else ("t_embedder",):
-        linears |= {f"{time}.mlp.0": (g.width, WAVES), f"{time}.mlp.2": (g.width, g.width)}
-    for block in (f"blocks.{i}" for i in range(g.depth)):
-        linears[f"{block}.attn.qkv"] = (3 * g.width, g.width)
-        linears[f"{block}.attn.proj"] = (g.width, g.width)
-        linears[f"{block}.mlp.fc1"] = (g.hidden, g.width)
-        linears[f"{block}.mlp.fc2"] = (g.width, g.hidden)
-        linears[f"{block}.adaLN_modulation.1"] = (6 * g.width, g.width)
-    linears["final_layer.adaLN_modulation.1"] = (2 * g.width, g.width)
-    found: dict[str, tuple[int, ...]] = {TORCH: (g.width, g.channels, g.patch, g.patch)}
-    found["x_embedder.proj.bias"] = (g.width,)
-    if g.positions:
-        found["pos_embed"] = (1, g.tokens, g.width)
-    if g.classes is not None:
-        found["y_embedder.embedding_table.weight"] = (g.classes + 1, g.width)
-    for name, shape in linears.items():
-        found |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-    return found
+    found = {name: tuple(tensor.shape) for name, tensor in g.network(g.classes).state_dict().items()}
+    if not g.positions:
+        del found["pos_embed"]
+    outputs = g.outputs * g.patch**2
+    found |= {"final_layer.linear.weight": (outputs, g.width), "final_layer.linear.bias": (outputs,)}
+    return {name: s for name, s in found.items() if layout == "esc" or not name.startswith("r_embedder.")}
 
 
 def _flax_shapes(g: Geometry) -> dict[str, tuple[int, ...]]:
@@ -252,7 +253,7 @@ def _flax_shapes(g: Geometry) -> dict[str, tuple[int, ...]]:
 
 
 def _dense(g: Geometry) -> Iterable[tuple[str, str, int, int]]:
-    """Yield our name, that of Flax, inputs and outputs of every linear layer; queries, keys and values apart."""
+    """Yield our name, that of Flax, inputs and outputs of every linear layer, of queries, keys and values each."""
     for ours, theirs in (("t_embedder", "TimestepEmbedder_0"), ("r_embedder", "TimestepEmbedder_1")):
         yield f"{ours}.mlp.0", f"{theirs}/Dense_0", WAVES, g.width
         yield f"{ours}.mlp.2", f"{theirs}/Dense_1", g.width, g.width
@@ -270,10 +271,7 @@ def _dense(g: Geometry) -> Iterable[tuple[str, str, int, int]]:
 
 
 def compare(named: Mapping[str, Tensor], layout: Layout, g: Geometry) -> None:
-    """Hold the names and shapes of parameters to those of a layout.
-
-    Raises: ValueError naming what is missing, unknown or of another shape; for what cannot be represented.
-    """
+    """Raise ValueError for parameters that are missing, unknown, of another shape, or not representable here."""
     expected = shapes(layout, g)
     if any(".q_norm." in name for name in named):
         raise ValueError(
@@ -305,9 +303,9 @@ def compare(named: Mapping[str, Tensor], layout: Layout, g: Geometry) -> None:
 def parameters(named: Mapping[str, Tensor], layout: Layout, g: Geometry, labels: bool = True) -> Named:
     """Return the parameters of our DiT, in float32, that computes what the network of a layout does.
 
-    Channels of a learned sigma are left out. Without a second time its embedding is zero. Where the attention
-    divides by the size d of a head rather than by √d, the queries are divided by √d once and for all. With
-    labels=False the null class is part of the embedding of t, c = t_embedder(t) + table[-1] + …
+    Channels of a learned sigma are dropped. Without a second time its embedding is zero. If the attention divides by
+    the head size d instead of √d, the queries are divided by √d here. With labels=False the null class becomes part of
+    the embedding of t, c = t_embedder(t) + table[-1] + …
 
     Raises: ValueError for parameters that do not fit the layout.
     """
@@ -315,9 +313,8 @@ def parameters(named: Mapping[str, Tensor], layout: Layout, g: Geometry, labels:
     whole = {name: tensor.float() for name, tensor in named.items() if name not in TRAINING_ONLY}
     found = _from_flax(whole, g) if layout == "shortcut" else whole
     if layout in ("sit", "dit"):
-        for name, shape in {"0": (g.width, WAVES), "2": (g.width, g.width)}.items():
-            found[f"r_embedder.mlp.{name}.weight"] = torch.zeros(shape)
-            found[f"r_embedder.mlp.{name}.bias"] = torch.zeros(g.width)
+        times = {name: tensor for name, tensor in found.items() if name.startswith("t_embedder.")}
+        found |= {f"r{name[1:]}": torch.zeros_like(tensor) for name, tensor in times.items()}
     for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
         kept = found[name].unflatten(0, (g.patch**2, g.outputs))[:, : g.channels]
         found[name] = kept.flatten(0, 1)
@@ -328,7 +325,7 @@ def parameters(named: Mapping[str, Tensor], layout: Layout, g: Geometry, labels:
 
 
 def _from_flax(named: Named, g: Geometry) -> Named:
-    """Return parameters of Flax under our names: kernels transposed, queries, keys and values in one."""
+    """Return parameters of Flax under our names: kernels transposed, queries, keys and values concatenated."""
     found = {
         TORCH: named[FLAX].permute(3, 2, 0, 1),
         "x_embedder.proj.bias": named["PatchEmbed_0/Conv_0/bias"],

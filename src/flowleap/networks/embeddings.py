@@ -85,10 +85,12 @@ def sincos_positions(width: int, rows: int, columns: int) -> Tensor:
     Each half is sin ‖ cos of the position at width/4 geometric frequencies from 1 to 1/10000.
     Shapes: → (1, rows · columns, width), tokens in row-major order.
     """
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    frequency = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    angle = torch.stack([column.flatten(), row.flatten()], dim=1)[:, :, None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], dim=2).flatten(1)[None].float()
+    with torch.device("cpu"):  # arithmetic on the meta device would import torch._dynamo
+        row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        frequency = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+        angle = torch.stack([column.flatten(), row.flatten()], dim=1)[:, :, None] * frequency
+        made = torch.cat([angle.sin(), angle.cos()], dim=2).flatten(1)[None].float()
+    return made.to(torch.get_default_device())
 
 
 class Conditioned(nn.Module):
