@@ -23,7 +23,7 @@ from flowleap.autoencoders import encoding, model
 from flowleap.cli import app
 from flowleap.data import latents
 from flowleap.data.codec import Codec
-from flowleap.data.latent_cache import Cache, Contents
+from flowleap.data.latent_cache import Cache, Contents, is_cache
 from flowleap.data.shards import ShardError
 from flowleap.lock import locked
 from flowleap.progress import shown_by
@@ -321,7 +321,7 @@ def test_another_autoencoder_or_scaling_is_not_mixed_in(tmp_path, cache, vaes, i
         cache / "train-00000.safetensors"
     ).read_bytes()
     ok(*command, vaes["other"], "--overwrite")  # moved aside, never lost
-    assert latents.is_cache(place.with_name("cache.old-1"))
+    assert is_cache(place.with_name("cache.old-1"))
     assert data.load(place).codec.checksum != before.codec.checksum
 
 
@@ -347,7 +347,7 @@ def test_latents_of_other_images_are_not_mixed_in(tmp_path, vaes):
     assert "images is" in refused("data", "encode", first, *command)  # rows have other numbers now
     ok("data", "encode", second, *command, "--overwrite")
     after = data.load(out).draws.stored(torch.arange(12))
-    assert latents.is_cache(tmp_path / "cache.old-1")
+    assert is_cache(tmp_path / "cache.old-1")
     assert bool(((after - before).flatten(1).abs().max(1).values > 1e-3).all())
 
 

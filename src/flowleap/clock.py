@@ -1,7 +1,7 @@
-"""How long work takes, so that other work on the machine does not count.
+"""Timing that is insensitive to other work on the machine.
 
-On a CPU that is the processor time of the thread that asks, which takes part in all of a step; on an accelerator it is
-the wall time, when all that was asked of it is done.
+On a CPU: the processor time of the calling thread, which takes part in all of a step. On an accelerator: the wall time
+after a synchronization.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 __all__ = ["BUSY", "Moment", "load", "now"]
 
 BUSY = 1.5
-"""How much longer than the work the wall time may be, before a machine is called busy."""
+"""The ratio of wall time to work from which on a machine counts as busy."""
 
 
 class Moment(NamedTuple):
-    """Readings of both clocks, in seconds from any beginning; two of them subtract."""
+    """Readings of both clocks in seconds, from an arbitrary origin."""
 
     wall: float
     work: float
 
     def since(self, before: Moment) -> Moment:
-        """Return the seconds from an earlier moment to this one."""
+        """Return the seconds since an earlier moment."""
         return Moment(self.wall - before.wall, self.work - before.work)
 
 
 def now(device: torch.device, waits: bool = False) -> Moment:
-    """Return the present moment of a device.
+    """Return the readings for a device.
 
     Args:
-        waits: whether what is timed waits for others, such as processes that read images; then wall time counts.
+        waits: whether the timed work waits for other processes, such as those that read images; then use wall time.
     """
     if device.type == "cuda":
         import torch
@@ -45,7 +45,7 @@ def now(device: torch.device, waits: bool = False) -> Moment:
 
 
 def load(spans: Iterable[Moment]) -> float:
-    """Return by how much the wall time of some spans was longer than the work in them; 1 on an idle machine.
+    """Return the ratio of wall time to work, summed over spans; 1 on an idle machine.
 
     >>> load([Moment(wall=2.0, work=1.0), Moment(wall=4.0, work=2.0)])
     2.0

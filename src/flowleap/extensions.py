@@ -1,9 +1,9 @@
-"""Methods, parts and networks of your own, from a Python file or a module that is named; nothing is run unasked.
+"""Your own methods, parts and networks, from a Python file or module that you name; no code is run unasked.
 
     imported("my_method.py")            # then methods.get("my_method"), serialize.from_dict, networks.build know them
 
-A file gives, each by its name: functions without required arguments that return an `Objective` (methods), frozen
-dataclasses (parts, as `--set loss=Name` takes them) and `torch.nn.Module` classes (networks, as `--network Name`).
+A file defines, each by its name: functions without required arguments that return an `Objective` (methods), frozen
+dataclasses (parts, for `--set loss=Name`) and `torch.nn.Module` classes (networks, for `--network Name`).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = [
 ]
 
 FOLDER = "imports"
-"""The folder of a run with copies of the files that were imported."""
+"""The folder of a run with copies of the imported files."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was imported: its name, the file that it is from, the SHA-256 of that, and the names that it defines."""
+    """An imported module: its name, its file and the SHA-256 of that, and the names that it defines."""
 
     name: str
     path: Path
@@ -57,12 +57,12 @@ _LOADED: dict[str, Imported] = {}
 
 
 def imported(source: str | Path) -> Imported:
-    """Run a Python file or import a module, and make the methods, parts and networks that it defines known.
+    """Run a Python file or import a module, and register the methods, parts and networks that it defines.
 
-    The same file again changes nothing; one that has changed meanwhile takes the place of what it was.
+    Importing an unchanged file again does nothing; a changed file replaces what it had registered.
 
-    Raises: FileNotFoundError for a file that is not there; ValueError for one that fails, that defines nothing of use,
-        or a name that is taken, also by a file of this name in another folder.
+    Raises: FileNotFoundError for a missing file; ValueError for code that fails, that defines none of these, or a name
+        that is taken, also by a file of the same name in another folder.
     """
     text = str(source)
     is_file = text.endswith(".py") or "/" in text or Path(text).is_file()
@@ -86,22 +86,22 @@ def imported(source: str | Path) -> Imported:
 
 
 def loaded() -> tuple[Imported, ...]:
-    """Return what has been imported so far."""
+    """Return all imported modules."""
     return tuple(_LOADED.values())
 
 
 def sources() -> tuple[str, ...]:
-    """Return what another process imports to know the same."""
+    """Return what another process must import to have the same names."""
     return tuple(str(one.path) if one.name.endswith(".py") else one.name for one in loaded())
 
 
 def checksums() -> dict[str, str]:
-    """Return the SHA-256 of what has been imported, by name: what the config of a run records."""
+    """Return the SHA-256 of the imported files by name, as the config of a run records them."""
     return {one.name: one.checksum for one in loaded()}
 
 
 def copy_into(place: Path, names: Mapping[str, str]) -> None:
-    """Copy the imported files that a run records into its folder, where they can be read, and imported again."""
+    """Copy the imported files that a run records into its folder."""
     for one in loaded():
         if one.name in names and one.name.endswith(".py"):
             (place / FOLDER).mkdir(exist_ok=True)
@@ -109,7 +109,7 @@ def copy_into(place: Path, names: Mapping[str, str]) -> None:
 
 
 def missing(config: Mapping[str, Any], place: Path) -> str | None:
-    """Return how to make known what a run is made of and flowleap does not know, or None where it knows all.
+    """Return a message on parts or networks of a run that are not registered and how to import them, or None.
 
     Args:
         config: the values in the config.json of the run in `place`. Code in that folder is never run unasked.
@@ -133,7 +133,7 @@ def missing(config: Mapping[str, Any], place: Path) -> str | None:
 
 
 def changed(config: Mapping[str, Any]) -> list[str]:
-    """Return the names of what is imported now with another content than the run with these values had."""
+    """Return the names of imported files whose content differs from that recorded in the config of a run."""
     recorded: Mapping[str, str] = config.get("imports") or {}
     return [one.name for one in loaded() if recorded.get(one.name, one.checksum) != one.checksum]
 
@@ -153,7 +153,7 @@ def _checksum(path: Path) -> str:
 
 
 def _run(path: Path) -> ModuleType:
-    """Run a file as a module of its own; what lies beside it can be imported by it."""
+    """Run a file as a module; it can import the files beside it."""
     name = f"imported.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
@@ -186,7 +186,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _said(error: Exception, path: Path) -> str:
-    """Return an error with the line of the file that it came from."""
+    """Return an error with the line of the file where it occurred."""
     if isinstance(error, SyntaxError):
         return f"{error.msg}, line {error.lineno}"
     lines, trace = [], error.__traceback__
@@ -227,7 +227,7 @@ def _registered(module: ModuleType, name: str, path: Path) -> Imported:
 
 
 def _is_method(function: Any) -> bool:
-    """Return whether a function can be called as it is and is annotated to return an `Objective`."""
+    """Return whether a function needs no arguments and is annotated to return an `Objective`."""
     try:
         returned = get_type_hints(function).get("return")
     except NameError:
@@ -239,7 +239,7 @@ def _is_method(function: Any) -> bool:
 
 
 def forget(name: str) -> None:
-    """Let what was imported under a name be unknown again."""
+    """Unregister what was imported under a name."""
     one = _LOADED.pop(name)
     for name in one.methods:
         methods.remove(name)

@@ -1,4 +1,4 @@
-"""Writing so that nothing is lost: to a temporary neighbor, synced to the disk, then renamed into place."""
+"""Atomic writes: to a temporary file or folder, synced to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["free_name", "new_folder", "open_tensors", "read_tensors", "replace_f
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder has reached the disk; folders only where the system can."""
+    """Flush a file or folder to the disk; folders only if the system can."""
     if path.is_dir():
-        with suppress(OSError):  # a folder cannot be opened on Windows, where renaming is synced anyway
+        with suppress(OSError):  # folders cannot be opened on Windows, where renaming is synced anyway
             _sync(path, os.O_RDONLY)
         return
     _sync(path, os.O_RDWR)
@@ -36,7 +36,7 @@ def _sync(path: Path, flags: int) -> None:
 def open_tensors(path: Path) -> Iterator[Any]:
     """Open a safetensors file for reading.
 
-    The library takes no name that is not UTF-8; such a file is opened by its number in this process.
+    safetensors only takes names in UTF-8; a file with another name is opened by its descriptor.
 
     Raises: OSError, safetensors.SafetensorError.
     """
@@ -58,17 +58,17 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
-    """Write a file, given its text or a function that writes to a path; on failure the old one stays."""
+    """Write a file atomically, given its text or a function that writes to a path."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
         temporary.unlink(missing_ok=True)
         temporary.touch()
         mode = stat.S_IMODE(temporary.stat().st_mode)
         if isinstance(content, str):
-            temporary.write_text(content, encoding="utf-8", errors=ESCAPE)  # names of files need not be UTF-8
+            temporary.write_text(content, encoding="utf-8", errors=ESCAPE)  # names of files may not be UTF-8
         else:
             content(temporary)
-        temporary.chmod(mode)  # as the umask says: safetensors lets only the owner read what it writes
+        temporary.chmod(mode)  # as the umask says: safetensors writes files that only the owner can read
         sync(temporary)
         os.replace(temporary, path)
     finally:
@@ -78,10 +78,7 @@ def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path` when the block succeeds, and vanishes when it fails.
-
-    A folder that is at `path` already is there until then.
-    """
+    """Yield a temporary folder that replaces `path` when the block succeeds, and is deleted when it fails."""
     temporary = path.with_name(f".{path.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -100,7 +97,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def _exchange(new: Path, path: Path) -> None:
-    """Rename `new` to `path`; what is at `path` goes, but only when that has worked."""
+    """Rename `new` to `path`; the old `path` is deleted only after that."""
     stale = path.with_name(f".{path.name}.stale")
     shutil.rmtree(stale, ignore_errors=True)
     if path.exists():

@@ -1,8 +1,8 @@
-"""One writer for each folder: a lock that the system releases when its process ends, however it ends.
+"""A lock for folders, so that one process writes to each; the system releases it when the process ends.
 
-The lock is a file in the folder that the kernel locks (`flock`, on Windows `msvcrt.locking`); its text says who holds
-it. A file that is not locked but has a text was left by a process that was killed. Where the file system knows no
-locks, the text alone decides: it counts as long as its process lives.
+The lock is a file in the folder that the kernel locks (`flock`, on Windows `msvcrt.locking`); its text names the
+process. An unlocked file with text was left by a process that was killed. On a file system without locks the text
+alone counts, as long as its process lives.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from typing import IO
 __all__ = ["LOCK", "locked", "vacant"]
 
 LOCK = ".lock"
-FAR = 1 << 20  # a byte behind the text, so that the text can be read while that byte is locked
+FAR = 1 << 20  # a byte behind the text, which can be read while that byte is locked
 HOLDER = re.compile(r"process (?P<process>\d+) on (?P<host>.*) since .*")
 HALF = re.compile(r"\..*\.(writing|stale)")
-"""What `flowleap.files` calls a file or folder that is not in its place yet."""
+"""Names of the temporary files and folders of `flowleap.files`."""
 UNKNOWN = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
-"""What a file system answers that has no locks."""
+"""Errors of file systems without locks."""
 
 
 def vacant(folder: Path) -> bool:
-    """Whether a folder holds nothing but a lock, and what a writer that was killed left half written."""
+    """Whether a folder holds nothing but a lock, and temporary files of a process that was killed."""
     return all(path.name == LOCK or HALF.fullmatch(path.name) for path in folder.iterdir())
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[str | None]:
-    """Hold the lock of a folder that exists; yields who was killed while holding it, None where nobody was.
+    """Hold the lock of an existing folder; yields the text of a process that was killed while holding it, or None.
 
-    Raises: ValueError where another process holds it, naming its number, its machine and since when; and where a
-        process of another machine held it and did not release it, which only its owner can know to be gone.
+    Raises: ValueError if another process holds it, with its id, machine and time; also if a process of another machine
+        did not release it, since this machine cannot know whether it still runs.
     """
     path = folder / LOCK
     file, sure = _hold(path)
@@ -48,7 +48,8 @@ def locked(folder: Path) -> Iterator[str | None]:
         left = file.read().strip()
         if left:
             _refuse(path, left, sure)
-        _write(file, f"process {os.getpid()} on {platform.node()} since {_now()}")
+        now = datetime.datetime.now(datetime.UTC)
+        _write(file, f"process {os.getpid()} on {platform.node()} since {now:%Y-%m-%d %H:%M:%S} UTC")
         try:
             yield left or None
         finally:
@@ -59,25 +60,22 @@ def locked(folder: Path) -> Iterator[str | None]:
 
 
 def _hold(path: Path) -> tuple[IO[str], bool]:
-    """Open and lock the file of a lock; the flag says whether the file system knows locks."""
+    """Open and lock the file; the flag says whether the file system supports locks."""
     while True:
         file = path.open("a+", encoding="utf-8", errors="replace")
         try:
             sure = _take(file)
         except (BlockingIOError, PermissionError):
-            with file:  # its holder may remove it from the folder in this moment
+            with file:  # its holder may remove it at this moment
                 file.seek(0)
                 raise _held(path, file.read().strip()) from None
         if _is(file, path):
             return file, sure
-        file.close()  # its former holder removed it in this moment
+        file.close()  # its former holder removed it at this moment
 
 
 def _refuse(path: Path, text: str, sure: bool) -> None:
-    """Refuse a lock that was left, unless its process is known to be gone.
-
-    Raises: ValueError.
-    """
+    """Raise ValueError for a lock that was not released, unless its process is known to have ended."""
     holder = HOLDER.fullmatch(text)
     if holder is None:
         return
@@ -98,8 +96,8 @@ def _held(path: Path, text: str) -> ValueError:
 
 
 def _alive(process: int) -> bool:
-    """Whether a process of this machine is there."""
-    if sys.platform == "win32":  # os.kill would end it
+    """Whether a process runs on this machine."""
+    if sys.platform == "win32":  # os.kill would terminate it
         return True
     try:
         os.kill(process, 0)
@@ -125,14 +123,10 @@ def _write(file: IO[str], text: str) -> None:
     file.flush()
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
 def _take(file: IO[str]) -> bool:
-    """Lock an open file; False where the file system knows no locks.
+    """Lock an open file; False if the file system does not support locks.
 
-    Raises: BlockingIOError, PermissionError where another process holds the lock.
+    Raises: BlockingIOError, PermissionError if another process holds the lock.
     """
     if sys.platform == "win32":
         import msvcrt

@@ -1,7 +1,6 @@
-"""Several processes, one piece of work: started by torchrun or `accelerate launch`, they meet here.
+"""Communication between processes that torchrun or `accelerate launch` started, of numbers, flags and features.
 
-What is shared is small: a number, a decision, the features of samples. Gradients are the business of
-`training.distributed`. Alone, every function here returns what it was given.
+Gradients are exchanged by `training.distributed`. With a single process, every function returns its input.
 """
 
 from __future__ import annotations
@@ -36,29 +35,29 @@ __all__ = [
 Made = TypeVar("Made")
 MEETINGS = counter()
 PATIENCE = timedelta(seconds=5)
-"""How long a process that failed waits for the first one to say the same."""
+"""How long a process that failed waits for the same error of the first process."""
 
 
 class Elsewhere(RuntimeError):
-    """This process stops because of another one, which says why."""
+    """This process stops because another one failed, which prints the error."""
 
 
 def launched() -> int:
-    """How many processes were started together, whether they have met or not."""
+    """Number of processes that were started together, whether they are joined yet or not."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
 def together(device: str = "cpu") -> Iterator[None]:
-    """Join the processes that torchrun or `accelerate launch` started, until the context ends; alone, nothing.
+    """Initialize torch.distributed with the processes that were started together, for this context.
 
-    Each meeting has keys of its own: under those of an earlier one a process may find an address that is closed.
+    Each context has its own keys in the store, since those of an earlier one may hold closed addresses.
 
     Args:
-        device: "cpu" exchanges everything by gloo; anything else exchanges tensors of a GPU by NCCL where there is one,
-            and takes the GPU of this process.
+        device: "cpu" uses gloo; otherwise tensors on a GPU use NCCL if there is one, and the GPU of this process is
+            selected.
 
-    Raises: Elsewhere where another process has said already what this one would, or stopped for a reason of its own.
+    Raises: Elsewhere if another process failed with the same error, or with another one that stopped this process.
     """
     if launched() == 1 or distributed.is_initialized():
         yield
@@ -89,7 +88,7 @@ def _meeting_place() -> tuple[distributed.Store, int, int]:
 
 
 def _lost(error: Exception) -> bool:
-    """Whether an error is only that another process is gone."""
+    """Whether an error only says that another process is gone."""
     told = str(error).lower()
     network = ("connection closed", "connection reset", "gloo", "nccl", "socket", "recv", "broken pipe")
     return isinstance(error, Elsewhere) or (
@@ -98,15 +97,15 @@ def _lost(error: Exception) -> bool:
 
 
 def _said(store: distributed.Store, own: int, size: int, text: str, *, lost: bool) -> bool:
-    """Whether another process has an error of its own, or one before this one has the same.
+    """Whether another process has reported the error: its own if this one is `lost`, else the same one.
 
-    A process that is gone without a word was killed: then the loss is what there is to say.
+    A process that is gone without an error was killed; then this process reports the lost connection.
     """
     others = [other for other in range(size) if other != own] if lost else [0] if own else []
     for other in others:
         try:
             store.wait([f"stopped/{other}"], PATIENCE if other == others[0] else timedelta(milliseconds=100))
-        except Exception:  # not said in time: torch raises a type of its own
+        except Exception:  # timeout, for which torch raises a type of its own
             continue
         said = store.get(f"stopped/{other}").decode()
         if lost or said == text:
@@ -115,28 +114,28 @@ def _said(store: distributed.Store, own: int, size: int, text: str, *, lost: boo
 
 
 def count() -> int:
-    """How many processes work together; 1 where torch.distributed is not in use."""
+    """Number of joined processes; 1 without torch.distributed."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process, 0 for the first and for one alone."""
+    """The rank of this process, 0 for a single one."""
     return distributed.get_rank() if count() > 1 else 0
 
 
 def first() -> bool:
-    """Whether this is the first process, which alone writes, prints and draws."""
+    """Whether this is the first process, the only one that writes files and prints."""
     return rank() == 0
 
 
 def share(num: int) -> range:
-    """The samples of this process: consecutive, so that those of all processes in turn are 0 … num − 1."""
+    """The consecutive sample numbers of this process; those of all processes in order are 0 … num − 1."""
     own, size = rank(), count()
     return range(num * own // size, num * (own + 1) // size)
 
 
 def gathered(rows: Tensor) -> Tensor:
-    """The rows of all processes, in the order of the samples, on the CPU; every process gets all.
+    """The rows of all processes in order, on the CPU, in every process.
 
     Shapes: (n of this process, ...) -> (n of all, ...).
     """
@@ -144,7 +143,7 @@ def gathered(rows: Tensor) -> Tensor:
 
 
 def every(value: Any) -> list[Any]:
-    """The values of all processes, in their order; every process gets all."""
+    """The values of all processes in order, in every process."""
     if count() == 1:
         return [value]
     parts: list[Any] = [None] * count()
@@ -158,7 +157,7 @@ def total(number: float) -> float:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether any process says yes; all get the same answer."""
+    """Whether the flag is set in any process, in every process."""
     if count() == 1:
         return flag
     found = torch.tensor(int(flag))
@@ -167,12 +166,12 @@ def any_of(flag: bool) -> bool:
 
 
 def wait() -> None:
-    """Wait until all processes are here."""
+    """A barrier."""
     any_of(False)
 
 
 def from_first(make: Callable[[], Made]) -> Made:
-    """What the first process makes, in every process; the others make nothing and wait for it.
+    """Call `make` in the first process and return the result in every process.
 
     Raises: in the first process what `make` raises; Elsewhere in the others.
     """

@@ -1,4 +1,4 @@
-"""Where a number comes from: the versions of packages and the commit of the code."""
+"""Versions of packages and the commit of the code, as recorded with results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["commit", "git_state", "version"]
 
 
 def version(package: str) -> str | None:
-    """Return the installed version of a package, None where it is not installed."""
+    """Return the installed version of a package, None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -20,9 +20,9 @@ def version(package: str) -> str | None:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return the commit of the code in `folder` and whether it has changed; None without a repository.
+    """Return the commit of the code in `folder` and whether there are uncommitted changes; None without a repository.
 
-    A folder that merely lies inside another project's repository, as installed packages may, has none.
+    A folder inside another project's repository, as installed packages may be, is not tracked there and has none.
     """
     try:
         _, commit, status = (
@@ -42,6 +42,6 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 @cache
 def commit() -> str | None:
-    """Return the commit of flowleap itself, "76199e4" or "76199e4+changes"; None where it is installed."""
+    """Return the commit of flowleap, "76199e4" or "76199e4+changes"; None for an installed package."""
     state = git_state(Path(__file__).parent)
     return None if state is None else state["commit"][:7] + ("+changes" if state["dirty"] else "")

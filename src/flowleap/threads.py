@@ -1,9 +1,9 @@
-"""CPU threads: how many a process takes, before it trains and while it does, and how long an idle one spins.
+"""The number of CPU threads, before and during training, and how long idle threads spin.
 
-A parallel operation of torch ends when its last thread is done. OpenMP lets the others wait in a loop that keeps a core
-busy. Where two processes share the cores, one of them so waits for a thread that cannot run because the waiting ones
-hold its core: `Adaptive` then takes fewer threads. Threads that sleep too soon are woken too often, which costs a
-training that is alone. `bound_spinning` lies between, and has to come before torch is imported.
+A parallel operation of torch ends when its last thread is done; meanwhile the others of OpenMP spin, which keeps their
+cores busy. If two processes share the cores, spinning threads block the one that is waited for: `Adaptive` then uses
+fewer threads. Threads that sleep too soon must be woken too often, which slows a training that is alone:
+`bound_spinning` is a compromise, and must be called before torch is imported.
 """
 
 from __future__ import annotations
@@ -18,35 +18,37 @@ from contextlib import contextmanager, suppress
 __all__ = ["Adaptive", "bound_spinning", "cores", "fastest", "known", "limited", "most", "share", "use"]
 
 SPINS = "50000"
-"""Turns of the loop in which an idle thread of libgomp waits before it sleeps, of its own accord 300,000.
+"""Iterations that an idle thread of libgomp spins before it sleeps; its default is 300,000.
 
-Where a turn takes 20 ns this is 1 ms, and a step of the default command on digits has some ten longer gaps between its
-parallel operations; with 2,000 turns it had 300, each of which cost a sleep and a wake. See `benchmarks/threads.py`.
+At 20 ns each this is 1 ms. A training step of the default command on digits has some ten longer gaps between its
+parallel operations; with 2,000 iterations it had 300 gaps, each at the cost of a sleep and a wake. See
+`benchmarks/threads.py`.
 """
 BLOCK_TIME = "1"
-"""The same for the OpenMP of LLVM and Intel, in ms."""
+"""The same for the OpenMP runtimes of LLVM and Intel, in ms."""
 GAIN = 0.05
-"""More threads are taken where they save this share of the time."""
+"""More threads are used if they save this share of the time."""
 LONG = 3.0
-"""Seconds of a step from which on all threads are taken unmeasured."""
+"""From this step time on, in seconds, all threads are used without trials."""
 ROUNDS = 5
 FIRST, INTERVAL = 1.0, 20.0
-"""Seconds of steps after which other numbers of threads are tried while training: first, then twice as many each time,
-up to the second number: a number that was chosen beside another start may be wrong by far.
+"""Seconds of training between trials of other numbers of threads: the first interval, doubled each time, and the last.
+
+The first ones are short because a number that was chosen while other work began may be far from the best.
 """
 COST = 0.01
-"""The share of the time that such trials may take."""
+"""The share of the time that trials may cost."""
 SLOWER = 1.3
-"""Steps that take so many times as long are tried with fewer threads at once."""
+"""If steps become slower by this factor, fewer threads are tried at once."""
 BLOCK = 10
-"""The least number of steps, unless they are very long, and `SECOND` seconds of them, whose mean time is looked at."""
+"""Step times are averaged over at least this many steps, unless they are very long, and over `SECOND` seconds."""
 SECOND = 1.0
 BRIEF = 0.1
-"""Seconds that a trial takes at least: shorter ones say little beside other work."""
+"""The least duration of a trial in seconds: shorter ones are too noisy beside other work."""
 
 
 def bound_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let idle OpenMP threads sleep soon; call it before torch is imported. What the user has set is left alone."""
+    """Let idle OpenMP threads sleep soon, unless the environment says otherwise; call it before torch is imported."""
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", SPINS)
         environment.setdefault("KMP_BLOCKTIME", BLOCK_TIME)
@@ -60,12 +62,12 @@ def cores() -> int:
 
 
 def share(jobs: int | None = None) -> int:
-    """Return the cores for each of `jobs` processes, at least 1; None for those that torchrun started here."""
+    """Return the cores for each of `jobs` processes, at least 1; None: the processes that torchrun started here."""
     return max(1, cores() // (int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if jobs is None else jobs))
 
 
 def most(jobs: int | None = None) -> int:
-    """Return the number of threads that torch takes, at most the share of a process unless OMP_NUM_THREADS says it."""
+    """Return the threads of torch, at most `share` of a process unless OMP_NUM_THREADS is set."""
     import torch
 
     count = torch.get_num_threads()
@@ -73,12 +75,12 @@ def most(jobs: int | None = None) -> int:
 
 
 def known(given: int | None, limit: int) -> int | None:
-    """Return the number of threads where nothing is to be measured: the one given, that of OMP_NUM_THREADS, or 1."""
+    """Return the number of threads if it need not be measured (given, OMP_NUM_THREADS, or a limit of 1), else None."""
     return given or (limit if limit == 1 or os.environ.get("OMP_NUM_THREADS") else None)
 
 
 def use(count: int, jobs: int | None = None) -> None:
-    """Let torch take `count` threads; warns where that is more than each of `jobs` processes has cores, see `share`."""
+    """Set the threads of torch; warns if they are more than the cores of each of `jobs` processes, see `share`."""
     import torch
 
     own = share(jobs)
@@ -94,7 +96,7 @@ def use(count: int, jobs: int | None = None) -> None:
 
 @contextmanager
 def limited(count: int | None = None, jobs: int | None = None) -> Iterator[None]:
-    """A context in which torch takes `count` threads, None for as many as before; then it takes as many as before."""
+    """A context in which torch uses `count` threads (None: as before); the former number is restored at its end."""
     import torch
 
     before = torch.get_num_threads()
@@ -107,16 +109,16 @@ def limited(count: int | None = None, jobs: int | None = None) -> Iterator[None]
 
 
 def fastest(step: Callable[[], object], limit: int) -> int:
-    """Return with how many threads, of `limit`, half of it, … and 1, a step is fastest.
+    """Return the number of threads (limit, limit / 2, …, 1) with which a step is fastest.
 
-    The time of a number of threads is the shortest of several steps, in turn with the others. Fewer threads are
-    preferred where they cost less than 5 %. A step that takes 3 s or more takes all.
+    The time for a number is the shortest of several steps, interleaved with the others. Fewer threads are preferred if
+    they cost less than 5 %. For a step of 3 s or more it is the limit.
     """
     times: dict[int, float] = {}
     counts = [limit >> halved for halved in range(limit.bit_length())]
     with limited():
         for count in counts if limit > 1 else ():
-            seconds = min(timed(step, count) for _ in range(2))  # the first step with a count prepares it
+            seconds = min(timed(step, count) for _ in range(2))  # the first step with a count is a warm-up
             if (not times and seconds >= LONG) or seconds > 2 * min(times.values(), default=seconds):
                 break
             times[count] = seconds
@@ -127,7 +129,7 @@ def fastest(step: Callable[[], object], limit: int) -> int:
 
 
 def timed(step: Callable[[], object], count: int) -> float:
-    """Return the seconds of a step with so many threads."""
+    """Return the seconds of a step with `count` threads."""
     import torch
 
     torch.set_num_threads(count)
@@ -137,19 +139,19 @@ def timed(step: Callable[[], object], count: int) -> float:
 
 
 class Adaptive:
-    """The number of threads of a training, which follows what other work leaves of the cores; steps are its trials.
+    """Adapts the number of threads of a training to other work on the machine, with training steps as trials.
 
-    After 1, 2, 4, … and then every 20 s a few steps take twice as many threads and, where that is no gain, half as
-    many; it goes on in a direction for as long as it gains, by the rule of `fastest`. Where steps become 1.3 times as
-    slow, fewer are tried at once. The next trial waits until what the last one cost is less than 1 % of the time since.
+    After 1, 2, 4, … and then every 20 s, a few steps use twice as many threads and, if that does not help, half as
+    many; it continues in one direction as long as it helps, by the rule of `fastest`. If steps become 1.3 times as
+    slow, fewer threads are tried at once. The next trial waits until the last one has cost less than 1 % of the time.
 
     Args:
         limit: the most threads. clock: returns seconds.
 
     Attributes:
-        taken: the present number; between steps torch has it. used: all numbers that a step had.
+        taken: the present number, which torch has between steps. used: all numbers that were used in a step.
         told: called after a step that changed one of them.
-        lost: seconds by which the steps of the last trial took longer than others.
+        lost: extra seconds of the steps of the last trial.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -164,7 +166,7 @@ class Adaptive:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """A context for one step, which has the threads that it is to be tried with."""
+        """A context for one training step, with the number of threads of the current trial."""
         before = self.taken, len(self.used)
         set_count(self.count)
         began = self.clock()
@@ -177,7 +179,7 @@ class Adaptive:
             self.told()
 
     def follow(self) -> Generator[int, float, None]:
-        """Yield the number of threads of each step, given the seconds of the one before."""
+        """Yield the number of threads for each step; receives the seconds of the step before."""
         best, interval = math.inf, FIRST
         while True:
             since, slower = 0.0, False
@@ -199,9 +201,9 @@ class Adaptive:
     def climb(
         self, usual: float, shortest: float, *, more: bool
     ) -> Generator[int, float, tuple[float, float]]:
-        """Take half or twice as many threads as long as that is better.
+        """Halve or double the number of threads as long as that is faster.
 
-        Given and returned: the seconds of a step with the present number, and the shortest with any.
+        Takes and returns the seconds of a step with the present number, and the shortest with any number.
         """
         gain = 1 - GAIN if more else 1 / (1 - GAIN)
         while (count := min(2 * self.taken, self.limit) if more else self.taken // 2) not in (0, self.taken):
@@ -213,8 +215,8 @@ class Adaptive:
         return usual, shortest
 
     def trial(self, count: int, usual: float) -> Generator[int, float, float]:
-        """Return the mean seconds of a few steps with so many threads, ended early where they are far slower."""
-        first = yield count  # prepares the others, and counts where it is long
+        """Return the mean seconds of a few steps with `count` threads; stops early if they are far slower."""
+        first = yield count  # a warm-up, which counts if it is long
         self.lost += first - usual
         steps, seconds = (1, first) if usual >= LONG or first > 2 * usual else (0, 0.0)
         while steps < max(ROUNDS, BRIEF / usual) and seconds <= SLOWER * steps * usual:
@@ -224,7 +226,7 @@ class Adaptive:
 
 
 def set_count(count: int) -> None:
-    """Let torch take `count` threads, unless it does."""
+    """Set the threads of torch, if the number is another."""
     import torch
 
     if torch.get_num_threads() != count:

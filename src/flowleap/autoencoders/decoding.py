@@ -13,8 +13,6 @@ from torch import Tensor
 from flowleap.autoencoders.model import Autoencoder, load
 from flowleap.data.codec import Codec
 
-__all__ = ["Decoder", "decoder", "decoder_or_none"]
-
 BATCH = 32
 BOUNDS = (-1.0, 1.0)
 _LOST: set[Codec] = set()

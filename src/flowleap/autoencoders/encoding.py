@@ -19,8 +19,6 @@ from flowleap.data.rows import some
 from flowleap.data.shards import Shard
 from flowleap.progress import counted
 
-__all__ = ["Stopped", "encode", "planned"]
-
 AHEAD = 4
 """Batches of images that are read while the autoencoder computes."""
 

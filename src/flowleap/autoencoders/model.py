@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from flowleap.data.codec import Codec
 
-__all__ = ["KINDS", "PRECISIONS", "Autoencoder", "load"]
-
 KINDS = ("AutoencoderKL", "AutoencoderTiny")
 """The supported classes of diffusers: with a posterior, and without."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

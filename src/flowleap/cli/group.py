@@ -23,18 +23,6 @@ from flowleap.terminal import width_of, wrapped
 if TYPE_CHECKING:
     from flowleap.tables import Table
 
-__all__ = [
-    "OneLine",
-    "counting",
-    "echo",
-    "print_json",
-    "say",
-    "show",
-    "spoken_warnings",
-    "traceback_wanted",
-    "waiting",
-]
-
 TRACEBACK = "FLOWLEAP_TRACEBACK"
 USAGE = 2
 INTERRUPTED = 130

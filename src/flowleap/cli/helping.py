@@ -10,8 +10,6 @@ from typing import Any
 
 from flowleap.terminal import width_of, wrapped
 
-__all__ = ["fit_help", "help_text"]
-
 WIDEST = 100
 """The largest width of a help text, and the width without a terminal."""
 DEFAULT = re.compile(r"\[default: \((.*)\)(; [^\]]*)?\]$")

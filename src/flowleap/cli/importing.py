@@ -57,7 +57,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|PATH",
-        help="The data: name or path of what it was trained on, if available, for `flowleap evaluate`.",
+        help="The data: a name or path of what it was trained on, if available, for `flowleap evaluate`.",
     ),
 ]
 

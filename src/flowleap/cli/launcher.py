@@ -12,8 +12,6 @@ from typing import Any
 
 import typer
 
-__all__ = ["on_all_processes", "spread"]
-
 FAILED = 1
 
 

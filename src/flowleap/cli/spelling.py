@@ -10,8 +10,6 @@ import typer
 
 from flowleap.fields import SINGLE
 
-__all__ = ["RENAMED", "mend", "renamed"]
-
 RENAMED: dict[str, dict[str, str]] = {
     "train": {"--eval-num": "--num"},
     "sample": {"--batch": "--per-device"},

@@ -11,6 +11,7 @@ from flowleap.data import arrays, batching, classes, latents, opening, toy
 from flowleap.data.ahead import Ahead, Reads
 from flowleap.data.dataset import Dataset, check
 from flowleap.data.huggingface import Address, is_address
+from flowleap.data.latent_cache import is_cache
 from flowleap.data.opening import open_images
 from flowleap.data.preprocessing import Preprocessing
 from flowleap.data.rows import Rows, Samples
@@ -75,7 +76,7 @@ def load(
             raise ValueError(
                 f"data set {str(text)!r} is taken as it is: --size and --square are for images at a path"
             )
-    elif latents.is_cache(Path(text)):
+    elif is_cache(Path(text)):
         dataset = latents.load(Path(text), split, address=known)
     else:
         dataset = opening.from_path(text, split, preprocessing)

@@ -18,8 +18,6 @@ from torch import Tensor
 from flowleap.data.rows import Rows, scaled
 from flowleap.data.workers import in_order
 
-__all__ = ["Ahead", "Reads"]
-
 MOST_STARTS = 3
 
 

@@ -21,8 +21,6 @@ from flowleap.data.parts import kept_apart
 from flowleap.data.rows import Rows, filled, kept, passing
 from flowleap.data.store import Arrays
 
-__all__ = ["in_memory", "levels_in", "open_arrays", "place_name"]
-
 LABELS = {"images": ("label", "labels"), "arr_0": ("arr_1",), "train_x": ("train_y",), "test_x": ("test_y",)}
 UNIT = "no value of {} is below 0: floats are taken to lie in [-1, 1]; if these lie in [0, 1], store 2 x − 1"
 

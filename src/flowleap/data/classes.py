@@ -16,19 +16,6 @@ from torch import Tensor
 
 from flowleap.suggest import suggest
 
-__all__ = [
-    "aligned",
-    "described",
-    "find",
-    "former",
-    "listed",
-    "natural",
-    "numbered",
-    "occurring",
-    "ordered",
-    "places",
-]
-
 SHOWN, MANY = 12, 50
 """Names shown in a list; up to `MANY` are all listed after a wrong one."""
 MOST = 1_000_000

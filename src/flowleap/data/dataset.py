@@ -17,8 +17,6 @@ from flowleap.data.preprocessing import Preprocessing
 from flowleap.data.rows import Rows, Samples, blocks, chosen, not_finite, some
 from flowleap.randomness import generator
 
-__all__ = ["Dataset", "check"]
-
 LOOKED_AT = 1000
 """How many images enter the checksum of a data set on the disk, a fixed random part."""
 SLACK = 1e-3

@@ -19,20 +19,6 @@ from flowleap.data.classes import numbered
 from flowleap.data.parts import HELD_OUT, kept_apart
 from flowleap.data.store import Table
 
-__all__ = [
-    "PREFIX",
-    "Address",
-    "chosen_split",
-    "image_column",
-    "is_address",
-    "label_column",
-    "labels_of",
-    "library",
-    "loaded",
-    "open_table",
-    "saved",
-]
-
 PREFIX = "hf:"
 SPLITS = ("train", *HELD_OUT)
 LABELS = ("label", "labels", "target", "targets", "class", "classes", "category", "cls", "y")

@@ -18,8 +18,6 @@ from typing import IO, Any
 
 import numpy as np
 
-__all__ = ["Pair", "blocks", "header", "is_idx", "labels", "pair"]
-
 IMAGES, LABELS = 0x0803, 0x0801  # unsigned bytes in three dimensions, and in one
 DIMENSIONS = {IMAGES: 3, LABELS: 1}
 NAME = re.compile(

@@ -40,8 +40,6 @@ from flowleap.data.preprocessing import Preprocessing, suggested
 from flowleap.data.store import Store
 from flowleap.data.workers import default_workers
 
-__all__ = ["CLOSE", "NEAR", "Findings", "examine", "groups_of", "signature"]
-
 NEAR = 30
 CLOSE = 4.0
 PARTS, SIDE, THUMB = 16, 16, 8

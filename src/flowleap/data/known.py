@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from flowleap.data.dataset import Dataset
 from flowleap.data.rows import levels_of
 
-__all__ = ["KNOWN", "Known", "recognized"]
-
 
 @dataclass(frozen=True)
 class Known:

@@ -27,8 +27,6 @@ from flowleap.data.shards import Kinds, Shard, ShardError, ShardFolder, cut, dif
 from flowleap.files import free_name
 from flowleap.lock import LOCK, locked, vacant
 
-__all__ = ["ARRAYS", "DTYPES", "INDEX", "STREAMED", "Cache", "Contents", "is_cache"]
-
 INDEX = "latents.json"
 STREAMED = "stream-"
 """Prefix of the checksum of streamed images."""

@@ -16,14 +16,12 @@ import torch
 from torch import Tensor
 
 from flowleap.data.dataset import Dataset
-from flowleap.data.latent_cache import INDEX, STREAMED, Cache, is_cache
+from flowleap.data.latent_cache import INDEX, STREAMED, Cache
 from flowleap.data.parts import kept_apart
 from flowleap.data.preprocessing import Preprocessing
 from flowleap.data.rows import Rows
 from flowleap.data.shards import Shard, ShardError
 from flowleap.randomness import generator
-
-__all__ = ["Draws", "Latents", "is_cache", "load"]
 
 FIXED = "latents/fixed"
 

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Archive"]
-
 BROKEN = (zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError)
 MAGIC = {
     (1, 0): np.lib.format.read_array_header_1_0,

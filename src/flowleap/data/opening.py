@@ -21,8 +21,6 @@ from flowleap.data.preprocessing import Preprocessing
 from flowleap.data.rows import Rows
 from flowleap.data.store import Files, Store, files_of, looked_at, trained_on
 
-__all__ = ["from_path", "is_folder", "open_images", "present", "store_of"]
-
 
 def present(text: str | Path) -> bool:
     """Whether there is something at a path, or this is an hf: address."""

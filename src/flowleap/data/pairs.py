@@ -20,8 +20,6 @@ from torch import Tensor
 from flowleap.data.rows import not_finite
 from flowleap.data.shards import Kinds, Shard, ShardError, ShardFolder, checksum, cut, differences
 
-__all__ = ["Origin", "PairStore"]
-
 INDEX = "index.json"
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from flowleap.data.classes import listed
 
-__all__ = ["HELD_OUT", "TRAIN", "Parts", "kept_apart", "part_of", "parts_of"]
-
 HELD_OUT = ("validation", "valid", "val", "test")
 """Held-out splits in the order of preference: the labels of a test split may be hidden."""
 TRAIN = "train"

@@ -15,27 +15,6 @@ from flowleap.data.preprocessing import ResizeCrop
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = [
-    "COLOR",
-    "DRAWN",
-    "FAULTS",
-    "GREY",
-    "SEE_THROUGH",
-    "Encoded",
-    "Faulty",
-    "Header",
-    "decode",
-    "drawn",
-    "drawn_here",
-    "fault_of",
-    "frames",
-    "opened",
-    "planes",
-    "probe",
-    "transparent",
-    "upright",
-]
-
 Encoded = str | os.PathLike[str] | bytes | np.ndarray
 """An image file by its path, its bytes, or decoded pixels uint8 (height, width[, 3])."""
 GREY = ("1", "L")

@@ -30,17 +30,6 @@ from flowleap.data.store import Store, some_of
 from flowleap.data.workers import default_workers, in_order
 from flowleap.progress import counted
 
-__all__ = [
-    "FEW_IMAGES",
-    "Images",
-    "each",
-    "fault_number",
-    "first_frames",
-    "introduced",
-    "looked_through",
-    "prepare",
-]
-
 CHUNK = 250
 TRIES = 10
 FEW_IMAGES = 1000

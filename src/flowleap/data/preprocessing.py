@@ -12,8 +12,6 @@ from flowleap.fields import check
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["AS_THEY_ARE", "FILTER", "GAP", "GIB", "Preprocessing", "ResizeCrop", "Square", "suggested"]
-
 Square = Literal["crop", "resize"]
 FILTER = "Lanczos"
 """The filter for resizing; its support grows with the scale, so that nothing aliases."""

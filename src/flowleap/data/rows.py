@@ -16,23 +16,6 @@ from flowleap.data.preprocessing import GIB
 from flowleap.data.workers import default_workers, in_order
 from flowleap.randomness import generator
 
-__all__ = [
-    "MANY",
-    "Fetch",
-    "Reader",
-    "Rows",
-    "Samples",
-    "blocks",
-    "chosen",
-    "filled",
-    "kept",
-    "levels_of",
-    "not_finite",
-    "passing",
-    "scaled",
-    "some",
-]
-
 MANY = 2000
 """Fewer images than this are read without worker processes: starting those would take longer."""
 BLOCK = 1000

@@ -16,8 +16,6 @@ from torch import Tensor
 from flowleap.data.npz import Archive
 from flowleap.data.pixels import Faulty, decode, planes
 
-__all__ = ["Scans", "scans", "splits"]
-
 END = b"\xff\xd9"
 
 

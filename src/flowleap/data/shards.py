@@ -19,8 +19,6 @@ from torch import Tensor
 
 from flowleap.files import open_tensors, read_tensors, replace_file
 
-__all__ = ["Kinds", "Shard", "ShardError", "ShardFolder", "checksum", "cut", "differences"]
-
 FORMAT = 1
 STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
 

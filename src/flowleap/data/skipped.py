@@ -15,8 +15,6 @@ from pathlib import Path
 from flowleap.data.classes import listed
 from flowleap.formatting import plural
 
-__all__ = ["Skipped", "drawn_by_flowleap", "hidden", "kinds", "made", "suffix"]
-
 SYSTEM = frozenset(
     {
         "#recycle",

@@ -21,18 +21,6 @@ from flowleap.data.pixels import Encoded, Faulty, drawn_here
 from flowleap.data.rows import Samples
 from flowleap.data.skipped import Skipped, hidden, kinds, made, suffix
 
-__all__ = [
-    "Arrays",
-    "Files",
-    "Names",
-    "Store",
-    "files_below",
-    "files_of",
-    "looked_at",
-    "some_of",
-    "trained_on",
-]
-
 FEW_LOOSE = 0.1
 """Images beside class folders are left out if they are at most this share of those inside, or a single one."""
 LOOKED_AT = 1000

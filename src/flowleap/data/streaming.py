@@ -31,8 +31,6 @@ from flowleap.data.rows import passing
 from flowleap.data.workers import default_workers
 from flowleap.progress import counted
 
-__all__ = ["Stream", "open_streams"]
-
 WHOLE = "a stream leaves nothing out, so without --stream"
 LOOKED_AT = 16
 """Number of first images that identify a stream, together with the number of images and all labels."""

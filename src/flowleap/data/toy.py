@@ -10,8 +10,6 @@ from torch import Tensor
 from flowleap.data.dataset import Dataset
 from flowleap.randomness import generator
 
-__all__ = ["POINTS", "checkerboard", "digits", "eight_gaussians", "points", "two_moons"]
-
 
 def digits() -> Dataset:
     """Handwritten digits of 8 × 8 pixels in ten classes, grey values 0 to 16 mapped to x / 8 − 1.

@@ -14,8 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from flowleap.threads import share
 
-__all__ = ["default_workers", "in_order"]
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 MOST = 8

@@ -26,8 +26,6 @@ from flowleap.data.shards import checksum
 from flowleap.training import checkpoint
 from flowleap.training.checkpoint import CheckpointError
 
-__all__ = ["ALLOWED", "Contents", "read"]
-
 ALLOWED = argparse.Namespace
 """The only type besides tensors and plain values that is read from a pickle: the settings of a training script.
 

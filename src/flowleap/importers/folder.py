@@ -34,8 +34,6 @@ from flowleap.objectives import Objective
 from flowleap.training import checkpoint, folder
 from flowleap.training.config import TrainConfig, to_dict
 
-__all__ = ["Imported", "import_weights"]
-
 FILES = {"ema": "ema.safetensors", "raw": "network.safetensors"}
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["fetch", "is_id"]
-
 ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+))?")
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npz")
 

@@ -25,18 +25,6 @@ from flowleap import networks
 from flowleap.importers.files import Contents
 from flowleap.networks import DiT
 
-__all__ = [
-    "LAYOUTS",
-    "Geometry",
-    "Layout",
-    "Named",
-    "geometry",
-    "layout_of",
-    "parameters",
-    "sets_of",
-    "shapes",
-]
-
 Layout = Literal["esc", "sit", "dit", "shortcut"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 

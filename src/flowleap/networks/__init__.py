@@ -48,14 +48,14 @@ _KINDS: dict[str, type[nn.Module]] = {
     )
 }  # fmt: skip
 FROM_ZERO = ("attention",)
-"""Options that count from 0, as levels do."""
+"""Options that count from 0, such as levels."""
 _OWN: dict[str, type[nn.Module]] = {}
 TAUGHT = (MeanDirection.__name__, Truncated.__name__)
-"""The kinds of networks around that of a teacher, whose weights go into the network inside."""
+"""Adapters around a network that is initialized with the weights of a teacher."""
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
-    """Build a network, with fresh parameters, from its `config`: build(network.config) is its twin.
+    """Build a network with new parameters from its `config`.
 
     Raises: ValueError for an unknown kind or option.
     """
@@ -95,7 +95,7 @@ def build_on_meta(config: Mapping[str, Any]) -> Any:
 
 
 def _described(network: Any, options: Mapping[str, Any]) -> nn.Module:
-    """Return a network of your own with the attributes that it lacks: its `config`, and `num_classes`."""
+    """Add the attributes `config` and `num_classes` to a network of your own, if it lacks them."""
     kind = type(network)
     if not hasattr(network, "config"):
         usual = {n: p.default for n, p in signature(kind).parameters.items() if p.default is not p.empty}
@@ -106,7 +106,7 @@ def _described(network: Any, options: Mapping[str, Any]) -> nn.Module:
 
 
 def _check(kind: type[nn.Module], name: str, value: Any) -> None:
-    """Refuse the value of an option that is not what its annotation says, or a size that is not positive."""
+    """Raise ValueError for an option that does not fit its annotation, or a size that is not positive."""
     hint = hints(kind.__init__).get(name, Any)
     if not fits(value, hint):
         raise ValueError(f"network.{name}={value!r} does not fit: {kind.__name__}.{name} is {in_words(hint)}")
@@ -117,9 +117,9 @@ def _check(kind: type[nn.Module], name: str, value: Any) -> None:
 
 
 def add(kind: type[nn.Module]) -> None:
-    """Make a kind of network of your own known by its name.
+    """Register a class of networks by its name.
 
-    Raises: ValueError where the name is taken.
+    Raises: ValueError for a name that is taken.
     """
     if known(kind.__name__):
         raise ValueError(f"there is a network {kind.__name__} already: give yours another name")
@@ -127,17 +127,17 @@ def add(kind: type[nn.Module]) -> None:
 
 
 def remove(name: str) -> None:
-    """Forget a kind of network that was added."""
+    """Unregister a class of networks."""
     _OWN.pop(name, None)
 
 
 def known(kind: str) -> bool:
-    """Return whether there are networks of a kind."""
+    """Return whether there is a class of networks of this name."""
     return kind in _kinds()
 
 
 def own() -> tuple[str, ...]:
-    """Return the kinds of networks that were added."""
+    """Return the names of the registered classes."""
     return tuple(_OWN)
 
 
@@ -146,24 +146,24 @@ def _kinds() -> dict[str, type[nn.Module]]:
 
 
 def knows(kind: str, option: str) -> bool:
-    """Return whether networks of a kind have an option of this name."""
+    """Return whether a class of networks has an option of this name."""
     return known(kind) and option in signature(_kinds()[kind]).parameters
 
 
 def around(kind: str, network: Any) -> nn.Module:
-    """Return a network of a kind that is made around another, with its default options."""
+    """Return an adapter with default options around a network."""
     return _kinds()[kind](network)
 
 
 def inside(network: Any) -> Any:
-    """Return what goes on from the weights of a teacher: the network inside of one of `TAUGHT`, or else the network."""
+    """Return the network that is initialized with the weights of a teacher: the inner one of `TAUGHT`, else itself."""
     return network.network if type(network).__name__ in TAUGHT else network
 
 
 def take_over(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Let a network begin with the weights of a teacher: its inner one, and its frozen first stage where it has one.
+    """Load the weights of a teacher into a network: its inner one, and its frozen first stage if it has one.
 
-    A log-variance head that only one of them has is left as it is, or out.
+    A log-variance head that only one of them has keeps its weights, or is ignored.
     """
     for inner in (inside(network), *([network.first] if isinstance(network, Truncated) else [])):
         own = inner.state_dict()
@@ -173,18 +173,18 @@ def take_over(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 HEAD = "logvar_linear"
-"""What the names of the weights of a log-variance head have in common."""
+"""In the names of the weights of a log-variance head."""
 
 
 def describe(network: nn.Module) -> str:
-    """One line: what the network is, and how many parameters it trains."""
+    """One line: the class and options of a network, and its number of trained parameters."""
     trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     config = getattr(network, "config", {"kind": type(network).__name__})
     return f"{_summary(config)}, {trained:,} parameters"
 
 
 def _summary(config: Mapping[str, Any]) -> str:
-    """The kind and the options that are not at their defaults."""
+    """The class and the options that differ from their defaults."""
     kind = _kinds().get(config["kind"])
     usual = {} if kind is None else {p.name: p.default for p in signature(kind).parameters.values()}
     options = {

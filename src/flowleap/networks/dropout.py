@@ -13,8 +13,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Dropout", "keyed", "only", "row_keys"]
-
 _keys: list[Tensor] = []
 """A stack of the keys of the rows, see `keyed`."""
 

@@ -1,6 +1,6 @@
-"""Networks that tell how alike images look: VGG16 and SqueezeNet 1.0 up to their last feature maps, for LPIPS.
+"""Feature networks of the perceptual distance LPIPS: VGG16 and SqueezeNet 1.0 up to their last feature maps.
 
-Their weights come from a file that the user names; nothing is downloaded.
+Their weights are read from a file that the user names; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flowleap.files import read_tensors
-
-__all__ = ["NETWORKS", "SqueezeFeatures", "VGGFeatures", "distance", "load", "read"]
 
 Tensors = dict[str, Tensor]
 
@@ -46,9 +44,9 @@ def _unit(x: Tensor) -> Tensor:
 
 
 class Features(nn.Module):
-    """A network that returns feature maps of images in [−1, 1], and the weights of LPIPS, `weights`.
+    """Base class: a network that returns feature maps of images in [−1, 1], with the `weights` of LPIPS.
 
-    `least` is the smallest side of an image that leaves something in its last map.
+    `least` is the smallest side of an image for which the last map is not empty.
     """
 
     channels: tuple[int, ...]
@@ -65,12 +63,12 @@ class Features(nn.Module):
         return [getattr(self, f"w{i}") for i in range(len(self.channels))]
 
     def translate(self, found: Tensors) -> Tensors:
-        """Return the tensors of a file under the names of this network, leaving out what it has no use for."""
-        raise AssertionError("each network knows its files")
+        """Return the tensors of a file under the names of this network, without those it does not use."""
+        raise NotImplementedError
 
     def wanted(self) -> str:
-        """Return, in words, which tensors a file must hold."""
-        raise AssertionError("each network knows its files")
+        """Return a description of the tensors that a file must hold."""
+        raise NotImplementedError
 
 
 class VGGFeatures(Features):
@@ -193,19 +191,15 @@ NETWORKS: dict[str, type[Features]] = {"vgg": VGGFeatures, "squeeze": SqueezeFea
 """The networks by name."""
 
 
+@lru_cache(maxsize=4)
 def load(
     file: str, linear: str | None, net: str, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Features:
-    """Return a network with the weights of a file, held as they are; read once for each device and type.
+    """Return a network with frozen weights from a file; cached for each device and dtype.
 
     Args: as of `losses.Perceptual`.
-    Raises: ValueError for tensors that are not those of the network; FileNotFoundError for a file that is not there.
+    Raises: ValueError for tensors that are not those of the network; FileNotFoundError for a missing file.
     """
-    return _load(file, linear, net, str(device), dtype)
-
-
-@lru_cache(maxsize=4)
-def _load(file: str, linear: str | None, net: str, device: str, dtype: torch.dtype) -> Features:
     with torch.device("meta"):
         network = NETWORKS[net]()
     places = [file] if linear in (None, "equal") else [file, str(linear)]
@@ -227,7 +221,7 @@ def _load(file: str, linear: str | None, net: str, device: str, dtype: torch.dty
 def _complaint(
     places: str, net: str, network: Features, found: Tensors, missing: list[str], wrong: list[str]
 ) -> str:
-    """Say which tensors of a file are missing or have another shape, and which are expected."""
+    """The error message for missing tensors or tensors of another shape."""
     if missing and all(re.fullmatch(r"w\d", name) for name in missing) and not wrong:
         return (
             f"{places}: holds the network but not the weights of LPIPS, "
@@ -243,7 +237,7 @@ def _complaint(
 
 
 def read(path: Path) -> Tensors:
-    """Return the tensors of a .safetensors, .npz, .pth or .pt file by name; no code in it is run.
+    """Return the tensors of a .safetensors, .npz, .pth or .pt file by name, without running code in it.
 
     Raises: FileNotFoundError, or ValueError for a file of another kind.
     """

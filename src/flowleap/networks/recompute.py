@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["recomputed"]
-
 
 def recomputed(block: nn.Module, *given: Any, wanted: bool) -> Tensor:
     """Return block(*given), recomputed in the backward pass if that is `wanted` and a weight needs a gradient.

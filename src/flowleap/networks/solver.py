@@ -16,8 +16,6 @@ from flowleap.networks.adapters import Border, Network
 from flowleap.networks.embeddings import sinusoid, zero_linear
 from flowleap.tensors import like
 
-__all__ = ["MeanDirection", "Predictor", "second_step"]
-
 CODE, WAVES = 4, 8
 """Widths of the encoded features and of an embedded time."""
 SCALE, PERIOD = 8.0, 64.0

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from flowleap.networks import dropout
 from flowleap.networks.adapters import Border
 
-__all__ = ["Truncated", "chosen"]
-
 NEAR = 1 - 1e-6
 """Times above this fraction of the boundary count as on it, for rounding."""
 

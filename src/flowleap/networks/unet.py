@@ -19,8 +19,6 @@ from flowleap.networks.dropout import Dropout, row_keys
 from flowleap.networks.embeddings import Conditioned, Second, TimeEmbedding
 from flowleap.networks.recompute import recomputed
 
-__all__ = ["GroupNorm", "PixelAttention", "Residual", "UNet"]
-
 EMBEDDED = 4
 """The condition is this many times as wide as the first level."""
 HALF = sqrt(0.5)

@@ -1,15 +1,15 @@
-"""A network that begins with the weights of another one: of the same kind, perhaps of other classes, depth or times.
+"""Initialize a network with the weights of another one of the same class, perhaps with other labels, depth or times.
 
-| the other network has           | what is taken                                                                     |
+| the other network has           | what is copied                                                                    |
 |---------------------------------|-----------------------------------------------------------------------------------|
-| a weight of this name and shape | it                                                                                |
-| other classes                   | the row of "no class", and those of classes that are the same; others are new     |
-| classes, and this one none      | the row of "no class", as a part of the embedded time                             |
-| no classes, and this one some   | "no class" adds nothing, so that without a label both say the same                |
-| a span t − r to read, and this  | what it adds on the diagonal, r = t, which is a constant                          |
-| one the landing r               |                                                                                   |
+| a weight of this name and shape | the weight                                                                        |
+| other classes                   | the embeddings of the null class and of classes with the same name                |
+| classes, and this one none      | the embedding of the null class, added to that of the time                        |
+| no classes, and this one some   | the embedding of the null class is 0, so that without a label both are equal      |
+| t − r as second time, and this  | the constant that its embedding adds on the diagonal, r = t                       |
+| one r                           |                                                                                   |
 
-Everything else that does not fit is new here and left there, and said.
+All other weights keep their new values; a message lists them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Taken", "begin_with", "innermost"]
-
 BODY = ("blocks", "down", "middle", "up")
-"""Where what a network has learned lies, whatever comes in and goes out."""
+"""The parts of a network that do not depend on its input and output."""
 TABLE, TIME, BIAS = "y_embedder.embedding_table.weight", "r_embedder.", "t_embedder.mlp.2.bias"
 HEAD = "logvar_linear."
 FREE = (
@@ -39,12 +37,12 @@ FREE = (
     "patch",
     "depth",
 )
-"""Options that say what fits, or change nothing about what weights do."""
+"""Options that may differ: they only decide which weights fit, or do not change the function of weights."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of the parameters: names that were taken, that are new, and that were left; and remarks."""
+    """Names of the copied, the new and the unused parameters, the copied share of all values, and remarks."""
 
     taken: tuple[str, ...]
     fresh: tuple[str, ...]
@@ -54,7 +52,7 @@ class Taken:
 
     @property
     def lines(self) -> list[str]:
-        """Say it, in a few lines."""
+        """A message of a few lines."""
         said = [
             f"{len(self.taken)} of {len(self.taken) + len(self.fresh)} parameters taken, {self.share:.2%} of all values"
         ]
@@ -64,7 +62,7 @@ class Taken:
 
 
 def innermost(network: Any) -> nn.Module:
-    """Return the network inside of all adapters and of one in stages."""
+    """Return the network inside all adapters."""
     while isinstance(getattr(network, "network", None), nn.Module):
         network = network.network
     assert isinstance(network, nn.Module)
@@ -72,13 +70,12 @@ def innermost(network: Any) -> nn.Module:
 
 
 def begin_with(network: nn.Module, other: nn.Module, same: Mapping[int, int] | None = None) -> Taken:
-    """Let a network begin with the weights of another, both as they are inside of adapters, and say what was taken.
+    """Copy the fitting weights of another network, both without their adapters, and return what was copied.
 
     Args:
-        same: which class of the other network each class of this one is, where it is one of them; None where classes
-            are the same if there are as many.
+        same: classes of this network → the same classes of the other one; None: all are, if there are as many.
 
-    Raises: ValueError where they share nothing of what was learned.
+    Raises: ValueError if no weight of `BODY` fits.
     """
     here: Any = innermost(network)
     there: Any = innermost(other)
@@ -120,7 +117,7 @@ def _weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _second_time(here: Any, there: Any) -> str:
-    """Let the embedding of a second time add what the other adds on the diagonal, where that is a constant."""
+    """Let the embedding of the second time be the constant that the other one adds on the diagonal."""
     if there.second != "span":
         return "its second time is r there and t − r here: the embedding of the second time starts anew"
     output = here.r_embedder.mlp[-1]
@@ -133,7 +130,7 @@ def _second_time(here: Any, there: Any) -> str:
 def _classes(
     here: Any, there: Any, own: dict[str, Tensor], given: dict[str, Tensor], same: Mapping[int, int]
 ) -> str:
-    """Let "no class", and each class that is one of the other network's, mean what it means there."""
+    """Copy the embeddings of the null class and of the classes that both networks have."""
     if there.num_classes is None:
         own[TABLE][-1] = 0
         return f"no classes there, {here.num_classes} here: without a label it begins as the other"
@@ -154,7 +151,7 @@ def _classes(
 
 
 def _other_options(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
-    """Say which options differ that weights do not show."""
+    """Remarks on different options that weights do not show."""
     odd = [name for name in here if name not in FREE and name in there and here[name] != there[name]]
     return [
         f"{name} is {there[name]} there and {here[name]} here: it begins as something else" for name in odd
@@ -166,7 +163,7 @@ def _text(config: dict[str, Any]) -> str:
 
 
 def _grouped(names: tuple[str, ...]) -> str:
-    """Name parameters by the part that they are in, each once."""
+    """The parts of a network that parameters belong to."""
     parts = dict.fromkeys(".".join(name.split(".")[: 2 if name.startswith(BODY) else 1]) for name in names)
     shown = list(parts)
     return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")

@@ -11,7 +11,7 @@ import torch
 from flowleap import evaluation
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
-from flowleap.data.latents import is_cache
+from flowleap.data.latent_cache import is_cache
 from flowleap.evaluation import Standard
 from flowleap.evaluation.evaluator import chosen, preprocessing_like
 from flowleap.progress import counted

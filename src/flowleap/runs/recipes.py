@@ -24,7 +24,7 @@ import torch
 
 from flowleap import data as data_sets
 from flowleap import serialize
-from flowleap.data import Dataset, latents
+from flowleap.data import Dataset, latent_cache
 from flowleap.objectives import Objective
 from flowleap.runs.published import ALL, PIXELS, Kind, Published, Recipe
 from flowleap.suggest import suggest
@@ -140,7 +140,7 @@ def data_for(
 
 def _holds_images(data: str) -> bool:
     """Whether something is there that is neither a data set by name nor a cache of latents."""
-    return not data_sets.is_name(data) and data_sets.present(data) and not latents.is_cache(Path(data))
+    return not data_sets.is_name(data) and data_sets.present(data) and not latent_cache.is_cache(Path(data))
 
 
 def _unfit(recipe: Recipe, name: str, kind: str, path: str) -> str:
