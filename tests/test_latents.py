@@ -387,7 +387,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, vaes, images):
 def test_a_cache_that_is_cut_short_is_refused(tmp_path, cache):
     for name, spoil, reason in (
         ("train-00002.safetensors", lambda path: path.unlink(), "is missing"),
-        ("train-00001.safetensors", lambda path: path.write_bytes(path.read_bytes()[:900]), "cut short"),
+        ("train-00001.safetensors", lambda path: path.write_bytes(path.read_bytes()[:900]), "truncated"),
         (
             "train-00001.safetensors",
             lambda path: shutil.copy(path.with_name("train-00000.safetensors"), path),
@@ -455,7 +455,7 @@ def test_what_is_no_autoencoder(tmp_path, monkeypatch, vaes):
         raise OSError("no route to the hub")
 
     monkeypatch.setattr(diffusers.AutoencoderKL, "load_config", offline)
-    with pytest.raises(OSError, match=r"the Hugging Face hub did not give it \(no route to the hub\)"):
+    with pytest.raises(OSError, match=r"the Hugging Face hub did not provide it \(no route to the hub\)"):
         autoencoders.load("stabilityai/sd-vae-ft-ema")
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ValueError, match=r"pip install 'flowleap\[latents\]'"):

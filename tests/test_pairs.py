@@ -67,7 +67,7 @@ def test_an_interrupted_store_goes_on_and_is_the_same_to_the_last_byte(tmp_path:
     fill(PairStore(tmp_path / "parts", ORIGIN), stop=2)
     store = PairStore(tmp_path / "parts", ORIGIN)
     assert (store.done, list(store.missing()), store.whole) == (20, [2], False)
-    with pytest.raises(ShardError, match=r"cut short.*holds 20 of 25 pairs"):
+    with pytest.raises(ShardError, match=r"truncated.*holds 20 of 25 pairs"):
         store.load()
     fill(store)
     for number in range(3):

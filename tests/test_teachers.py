@@ -426,7 +426,7 @@ def test_pairs_that_were_cut_short_are_refused(tmp_path: Path, quiet: Console) -
     place = train(quiet, config("reflow"), tmp_path / "run").folder
     path = place / "pairs" / "pairs-00000.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ValueError, match=r"cut short or spoiled.*truncated or changed"):
+    with pytest.raises(ValueError, match=r"truncated or damaged.*truncated or changed"):
         train(quiet, None, place, resume=True)
 
 

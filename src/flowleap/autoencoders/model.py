@@ -29,7 +29,7 @@ UNREACHED = (
     "OfflineModeIsEnabled",
 )
 INSTALL = (
-    "autoencoders are those of the package diffusers, which is not here: pip install 'flowleap[latents]'"
+    "autoencoders are those of the package diffusers, which is not installed: pip install 'flowleap[latents]'"
 )
 
 
@@ -217,7 +217,7 @@ def _missing(text: str, error: Exception) -> str:
     if Path(text).is_dir():
         return f"{text}: its autoencoder cannot be read ({reason})"
     return (
-        f"autoencoder {text}: there is no such folder here, and the Hugging Face hub did not give it ({reason}). "
+        f"autoencoder {text}: there is no such folder here, and the Hugging Face hub did not provide it ({reason}). "
         "Without internet, download it elsewhere (huggingface-cli download) and give its folder"
     )
 

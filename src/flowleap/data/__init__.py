@@ -74,7 +74,7 @@ def load(
             )
         if preprocessing is not None and (preprocessing.size is not None or preprocessing.square is not None):
             raise ValueError(
-                f"data set {str(text)!r} is taken as it is: --size and --square are for images at a path"
+                f"data set {str(text)!r} has a fixed size: --size and --square are for images at a path"
             )
     elif is_cache(Path(text)):
         dataset = latents.load(Path(text), split, address=known)
@@ -101,7 +101,7 @@ def address(text: str | Path) -> str:
         beside = {}
     similar = [beside[name] for name in difflib.get_close_matches(path.name, beside, n=3)]
     raise ValueError(
-        f"data {str(text)!r}: there is no such file or folder (seen from {Path.cwd().name or '/'}/), and it is no name"
+        f"data {str(text)!r}: there is no such file or folder (in {Path.cwd().name or '/'}/), and no data set of this name"
         f"{suggest(str(path), [*similar, *names])}"
     )
 

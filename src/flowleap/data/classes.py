@@ -138,10 +138,7 @@ def described(label: Tensor, classes: Sequence[str]) -> str:
     """A message on the number, sizes and names of classes."""
     counts = label.bincount(minlength=len(classes))
     if len(counts) == 1:
-        return (
-            f"all images are of one class ({classes[0]}): it makes no difference, and training without labels needs "
-            "none"
-        )
+        return f"all images are of one class ({classes[0]}): labels make no difference"
     low, high = int(counts.min()), int(counts.max())
     size = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     return f"labels: {len(counts):,} classes of {size} images: {listed(classes)}"

@@ -135,13 +135,13 @@ def loaded(address: Address, text: str, **options: Any) -> Any:
     except (ConnectionError, FileNotFoundError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{text} is neither in the cache of Hugging Face datasets ({datasets.config.HF_DATASETS_CACHE}) nor to be "
-            f"had from the hub ({reason}). Where there is a network: "
+            f"{text} is not in the cache of Hugging Face datasets ({datasets.config.HF_DATASETS_CACHE}), and the hub did "
+            f"not provide it ({reason}). On a machine with internet access: "
             f"datasets.load_dataset({address.name!r}).save_to_disk({address.short!r}); then give hf:{address.short}"
         ) from None
     except datasets.exceptions.DatasetGenerationError as error:
         raise ValueError(
-            f"{text} cannot be read ({error.__cause__ or error}): copy or get it again"
+            f"{text} cannot be read ({error.__cause__ or error}): copy or download it again"
         ) from None
 
 

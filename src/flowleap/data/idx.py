@@ -56,7 +56,7 @@ def pair(path: Path, split: str | None = None) -> Pair:
     """
     given = None if path.is_dir() else _parsed(path)
     if given is not None and given[2] == "labels":
-        raise ValueError(f"{path} holds labels: give the file of the images that they belong to")
+        raise ValueError(f"{path} holds labels: give the file of their images")
     place = path if given is None else path.parent
     found: dict[tuple[str, str, str], Path] = {}
     for file in sorted(place.iterdir()):  # a file comes before its .gz, and is faster to read
@@ -114,7 +114,7 @@ def blocks(path: Path, rows: int, magic: int = IMAGES) -> Iterator[np.ndarray]:
                 raise _cut(path, f"it holds {done:,} of {count * prod(item):,} values")
             if start + rows >= count and _read(path, file, 1):
                 raise ValueError(
-                    f"{path} holds more than the {count:,} items that it states: get the file again"
+                    f"{path} holds more than the {count:,} items that it states: download it again"
                 )
             yield np.frombuffer(held, dtype=np.uint8).reshape(part)
 
@@ -167,4 +167,4 @@ def _read(path: Path, file: IO[bytes], size: int) -> bytes:
 
 
 def _cut(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path} is damaged or was cut off ({reason}): get the file again")
+    return ValueError(f"{path} is damaged or was cut off ({reason}): download it again")

@@ -41,7 +41,7 @@ ARRAYS = {
 }
 """The meaning of each array of a shard; a shard has moments or latents, never both."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-CURE = "Remove that file, and make it again with the command that made them, flowleap data encode"
+CURE = "Remove the file, and run the same flowleap data encode again"
 
 
 def is_cache(path: Path) -> bool:

@@ -37,7 +37,7 @@ class Archive:
             self._zip = zipfile.ZipFile(whole)
         except BROKEN as error:
             raise ValueError(
-                f"{self.path} is no .npz archive, or was cut off ({error}): copy or make it again"
+                f"{self.path} is no .npz archive, or was cut off ({error}): copy or download it again"
             ) from None
         self.names = tuple(
             name.removesuffix(".npy") for name in self._zip.namelist() if name.endswith(".npy")
@@ -112,5 +112,5 @@ class Archive:
 
     def _damaged(self, name: str, reason: object) -> ValueError:
         return ValueError(
-            f"array {name!r} of {self.path} cannot be read ({reason}): copy or make the file again"
+            f"array {name!r} of {self.path} cannot be read ({reason}): copy or download the file again"
         )

@@ -171,7 +171,7 @@ class Images:
         name = self.store.name(index)
         found = planes(decode(self.store.encoded(index), name, self.view))
         if found.shape[1:] != self.one[1:] or len(found) > self.one[0]:
-            raise Faulty("unreadable", f"{name} is not what it was: it has changed meanwhile")
+            raise Faulty("unreadable", f"{name} has changed since its header was read")
         return found
 
     def _image_or_next(self, row: int) -> np.ndarray:
@@ -221,7 +221,7 @@ def prepare(store: Store, preprocessing: Preprocessing, address: str) -> Dataset
         store, partial(_read_header, store), "looking at", HEADER
     )
     if not len(store):
-        raise ValueError(f"{address} holds no images but pictures that flowleap drew: give it images")
+        raise ValueError(f"{address} holds no images but pictures that flowleap drew")
     if headers["fault"].all():
         raise ValueError(_left_out(headers["fault"], messages, False, address))
     view = _view(headers[headers["fault"] == 0], preprocessing)
@@ -276,9 +276,7 @@ def _loaded(images: Images, memory: float, address: str) -> tuple[Samples, Image
     count = len(images.rows)
     size, bound = count * math.prod(images.one), memory * GIB
     if size > bound:
-        words = (
-            f"{_gigabytes(size)} as 8 bits are not held in memory: read from the disk when they are needed"
-        )
+        words = f"{_gigabytes(size)} as 8 bits do not fit into the memory bound: images are read from the disk in each step"
         return images.on_disk(), images, [words] if bound else []
     levels, faults = each(images.fill, count, "reading", np.dtype(np.uint8), images.one)
     notes = []

@@ -62,7 +62,7 @@ class Scans:
         try:
             return planes(decode(self.header + self.scan[start : self.end[index]] + END, name))
         except Faulty as error:
-            raise ValueError(f"{name} cannot be decoded ({error}): get the file again") from None
+            raise ValueError(f"{name} cannot be decoded ({error}): download the file again") from None
 
 
 def scans(archive: Archive, split: str) -> Scans:

@@ -155,7 +155,7 @@ class ShardFolder:
     def broken(self, reason: str) -> ShardError:
         """Return the error for damaged shards."""
         return ShardError(
-            f"the {self.things} in {self.folder} are cut short or spoiled: {reason}. {self.cure}"
+            f"the {self.things} in {self.folder} are truncated or damaged: {reason}. {self.cure}"
         )
 
 

@@ -264,7 +264,7 @@ def looked_at(path: Path, split: str | None = None) -> Files:
             f"{listed([*found.folders.values()])} are parts of the data, counted as classes here; --split looks at one "
             "of them",
         )
-    return files.doubted(files.doubt, f"{doubt}: a run would ask which is meant" if doubt else "")
+    return files.doubted(files.doubt, f"{doubt}: training will refuse this" if doubt else "")
 
 
 def files_of(path: Path, split: str | None = None) -> Files:

@@ -31,7 +31,7 @@ from flowleap.data.rows import passing
 from flowleap.data.workers import default_workers
 from flowleap.progress import counted
 
-WHOLE = "a stream leaves nothing out, so without --stream"
+WHOLE = "a stream cannot leave images out: run without --stream"
 LOOKED_AT = 16
 """Number of first images that identify a stream, together with the number of images and all labels."""
 

@@ -48,4 +48,4 @@ def fetch(text: str) -> Path:
 
 def _unreachable(text: str, error: Exception) -> str:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"{text}: no such file here, and the Hugging Face hub did not give it ({reason})"
+    return f"{text}: no such file here, and the Hugging Face hub did not provide it ({reason})"
