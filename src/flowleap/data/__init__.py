@@ -101,7 +101,7 @@ def address(text: str | Path) -> str:
         beside = {}
     similar = [beside[name] for name in difflib.get_close_matches(path.name, beside, n=3)]
     raise ValueError(
-        f"data {str(text)!r}: there is no such file or folder (in {Path.cwd().name or '/'}/), and no data set of this name"
+        f"data {str(text)!r}: no such file or folder (in {Path.cwd().name or '/'}/), and no data set of this name"
         f"{suggest(str(path), [*similar, *names])}"
     )
 

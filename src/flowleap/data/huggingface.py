@@ -135,8 +135,8 @@ def loaded(address: Address, text: str, **options: Any) -> Any:
     except (ConnectionError, FileNotFoundError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{text} is not in the cache of Hugging Face datasets ({datasets.config.HF_DATASETS_CACHE}), and the hub did "
-            f"not provide it ({reason}). On a machine with internet access: "
+            f"{text} is not in the cache of Hugging Face datasets ({datasets.config.HF_DATASETS_CACHE}), and the hub "
+            f"did not provide it ({reason}). On a machine with internet access: "
             f"datasets.load_dataset({address.name!r}).save_to_disk({address.short!r}); then give hf:{address.short}"
         ) from None
     except datasets.exceptions.DatasetGenerationError as error:

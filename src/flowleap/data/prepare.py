@@ -276,7 +276,7 @@ def _loaded(images: Images, memory: float, address: str) -> tuple[Samples, Image
     count = len(images.rows)
     size, bound = count * math.prod(images.one), memory * GIB
     if size > bound:
-        words = f"{_gigabytes(size)} as 8 bits do not fit into the memory bound: images are read from the disk in each step"
+        words = f"{_gigabytes(size)} as 8 bits exceed the memory bound: images are read from the disk in each step"
         return images.on_disk(), images, [words] if bound else []
     levels, faults = each(images.fill, count, "reading", np.dtype(np.uint8), images.one)
     notes = []
