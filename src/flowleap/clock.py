@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BUSY", "Moment", "load", "now"]
-
 BUSY = 1.5
 """The ratio of wall time to work from which on a machine counts as busy."""
 

@@ -25,18 +25,6 @@ from torch import nn
 from flowleap import methods, networks, serialize
 from flowleap.objectives import Objective
 
-__all__ = [
-    "FOLDER",
-    "Imported",
-    "changed",
-    "checksums",
-    "copy_into",
-    "imported",
-    "loaded",
-    "missing",
-    "sources",
-]
-
 FOLDER = "imports"
 """The folder of a run with copies of the imported files."""
 

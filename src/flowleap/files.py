@@ -12,8 +12,6 @@ from typing import Any
 
 from flowleap.streams import ESCAPE
 
-__all__ = ["free_name", "new_folder", "open_tensors", "read_tensors", "replace_file", "sync"]
-
 
 def sync(path: Path) -> None:
     """Flush a file or folder to the disk; folders only if the system can."""

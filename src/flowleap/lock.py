@@ -18,8 +18,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = ["LOCK", "locked", "vacant"]
-
 LOCK = ".lock"
 FAR = 1 << 20  # a byte behind the text, which can be read while that byte is locked
 HOLDER = re.compile(r"process (?P<process>\d+) on (?P<host>.*) since .*")

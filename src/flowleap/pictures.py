@@ -1,7 +1,7 @@
-"""Pictures of samples and of numbers: grids, one grid per number of evaluations, scatter plots, curves.
+"""Pictures of samples and of numbers: image grids, scatter plots, curves.
 
 Images are tensors (n, channels, height, width) in [−1, 1], points are (n, 2). Grids need Pillow only; scatter
-plots, curves and letters beyond ASCII need matplotlib, which is imported when the first one is drawn.
+plots, curves and non-ASCII letters need matplotlib, which is imported on first use.
 """
 
 from __future__ import annotations
@@ -21,32 +21,17 @@ if TYPE_CHECKING:
     from PIL import Image as PillowImage
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-__all__ = [
-    "curves",
-    "evaluations",
-    "figure",
-    "grid",
-    "panels",
-    "pixels",
-    "save",
-    "scatter",
-    "sheet",
-    "smooth",
-    "tiles",
-    "typeface",
-]
-
 PAPER = "#ffffff"
-LINE = "#1f242b"  # between the images of a grid, dark, so that light strokes end where an image ends
+LINE = "#1f242b"  # between the images of a grid; dark, so that the edges of light images are visible
 INK = "#1f2328"
 FAINT = "#8c959f"
 RULE = "#d0d7de"
 BLUE = "#0969da"
 COLORS = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#9a6700", "#bf3989")
-CELL = 48  # pixels a small image is enlarged to, at least
+CELL = 48  # small images are enlarged to at least this many pixels
 GUTTER = 6
 NAMED = 20
-"""So many classes have their names in a grid; of more there are few images each."""
+"""Up to this many classes have rows with their names in a grid."""
 
 
 def evaluations(nfe: int) -> str:
@@ -89,9 +74,9 @@ def grid(
     label: Tensor | None = None,
     names: Sequence[str] = (),
 ) -> PillowImage.Image:
-    """Samples in rows of `columns` (a near-square by default), with thin gutters.
+    """Samples in rows of `columns`, by default nearly a square.
 
-    Of several classes, at most `NAMED`, each has rows of its own, with its name on the left.
+    With 2 to `NAMED` classes, each class has rows of its own, with its name on the left.
 
     Args:
         label: the class of each image, None for no names. names: of all classes.
@@ -126,7 +111,7 @@ def grid(
 def _lines(
     count: int, columns: int, label: Tensor | None, names: Sequence[str]
 ) -> list[tuple[str, list[int]]]:
-    """The images of each line of a grid, with the name of a class where it is the first of that class."""
+    """The images of each row of a grid, with the name of its class in the first row of a class."""
     found = [] if label is None or not names else label.unique(sorted=True).tolist()
     if label is None or not 2 <= len(found) <= NAMED:
         return [("", list(range(start, min(start + columns, count)))) for start in range(0, count, columns)]
@@ -140,7 +125,7 @@ def _lines(
 
 
 def printable(name: str, most: int = 24) -> str:
-    """A name of at most some characters, of which none is half of one."""
+    """A name truncated to `most` characters, without lone surrogates."""
     text = name.encode("utf-8", "replace").decode()
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
@@ -237,7 +222,7 @@ def sheet(
 
 
 def save(picture: PillowImage.Image, path: str | Path) -> Path:
-    """Write a picture so that the file is either complete or the one that was there before."""
+    """Write a picture as PNG, atomically."""
     from PIL.PngImagePlugin import PngInfo
 
     path, about = Path(path), PngInfo()
@@ -248,7 +233,7 @@ def save(picture: PillowImage.Image, path: str | Path) -> Path:
 
 
 def _axes(width: float, height: float, panels: int = 1) -> tuple[Any, list[Any]]:
-    """A matplotlib figure off any screen, with quiet axes; the global state of matplotlib is not touched."""
+    """A matplotlib figure with axes, without a display and without changing the global state of matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -265,7 +250,7 @@ def _write(drawing: Any, path: str | Path) -> Path:
 
 
 def scatter(panels: Mapping[str, Tensor], path: str | Path, real: Tensor | None = None) -> Path:
-    """Point sets side by side on equal axes, the real data first where it is given; written as PNG.
+    """Write scatter plots of point sets side by side on equal axes, the real data first, as PNG.
 
     Shapes: panels maps titles to points (n, 2); real (m, 2) or None.
     Raises: ValueError without panels, or for other shapes.
@@ -296,7 +281,7 @@ def scatter(panels: Mapping[str, Tensor], path: str | Path, real: Tensor | None 
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
-    """The running mean of the finite values among the last `window`; NaN where there are none."""
+    """The running mean of the finite values among the last `window`; NaN if there are none."""
     means = []
     for stop in range(1, len(values) + 1):
         seen = [value for value in values[max(0, stop - window) : stop] if math.isfinite(value)]
@@ -314,9 +299,9 @@ def curves(
     log: bool = False,
     window: int | None = None,
 ) -> Path:
-    """Lines over a common axis, each smoothed over `window` points with the raw values faint behind, as PNG.
+    """Write a line plot as PNG; each line is smoothed over `window` points, with the raw values faint behind.
 
-    `series` maps a name to (x, y). `window` is a fiftieth of each line by default; 1 draws it as it is.
+    `series` maps a name to (x, y). `window` is by default a fiftieth of each line; 1 for no smoothing.
     Values that are not finite leave gaps.
     Raises: ValueError without series, or where x and y differ in length.
     """
@@ -337,7 +322,7 @@ def panels(
     xlabel: str = "",
     log: bool = False,
 ) -> Path:
-    """Small plots side by side, one for each title, of the lines it maps to (x, y); written as PNG.
+    """Write small line plots side by side, one for each title, as PNG.
 
     `log` is for the common x; values that are None leave gaps.
     Raises: ValueError without panels, or where x and y differ in length.
@@ -383,7 +368,7 @@ def _plot(
 
 
 def _log_scale(axis: Any) -> None:
-    """A logarithmic axis with its numbers written out, 0.1, 0.2, 0.5, 1, and more of them where it is short."""
+    """A logarithmic axis with ticks at 0.1, 0.2, 0.5, 1, …, and more of them on a short range."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axis.set_yscale("log")

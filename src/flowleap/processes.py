@@ -16,22 +16,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
-__all__ = [
-    "Elsewhere",
-    "any_of",
-    "count",
-    "every",
-    "first",
-    "from_first",
-    "gathered",
-    "launched",
-    "rank",
-    "share",
-    "together",
-    "total",
-    "wait",
-]
-
 Made = TypeVar("Made")
 MEETINGS = counter()
 PATIENCE = timedelta(seconds=5)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 
-__all__ = ["counted", "shown_by"]
-
 Tick = Callable[[int], None]
 Shown = Callable[[str, int], AbstractContextManager[Tick]]
 

@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["commit", "git_state", "version"]
-
 
 def version(package: str) -> str | None:
     """Return the installed version of a package, None if it is not installed."""

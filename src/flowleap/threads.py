@@ -15,8 +15,6 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 
-__all__ = ["Adaptive", "bound_spinning", "cores", "fastest", "known", "limited", "most", "share", "use"]
-
 SPINS = "50000"
 """Iterations that an idle thread of libgomp spins before it sleeps; its default is 300,000.
 
