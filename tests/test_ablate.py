@@ -295,6 +295,7 @@ def test_an_ablation_that_is_killed_goes_on(done, tmp_path: Path, monkeypatch) -
         studies.compare(replace(ASKED, drop=("all",)), tmp_path / "s", console=quiet())
 
 
+@pytest.mark.slow
 def test_budgets_in_time_are_those_of_the_whole_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings need not fit flow matching, which is no row."""
     seen: list[str] = []

@@ -493,6 +493,7 @@ def test_settings_of_the_network_reach_the_one_inside():
     assert runs.from_dict(json.loads(json.dumps(runs.to_dict(chosen)))) == chosen
 
 
+@pytest.mark.slow
 def test_a_run_trains_a_predictor_and_leaves_the_weights_of_its_teacher_alone(tmp_path: Path, quiet: Console):
     place = train(quiet, config(), tmp_path / "run").folder
     teacher, run = runs.load_run(place / "teacher"), runs.load_run(place)
@@ -505,6 +506,7 @@ def test_a_run_trains_a_predictor_and_leaves_the_weights_of_its_teacher_alone(tm
     assert runs.load_run(place).objective.nfe(4) == 4
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_run_is_all_it_needs(tmp_path: Path, quiet: Console):
     taught = train(quiet, runs.configure(
         "flow_matching", cloud(), settings=TINY, steps=6, batch=16, eval_num=0, sample_every=0
@@ -531,6 +533,7 @@ def test_the_folder_of_a_run_is_all_it_needs(tmp_path: Path, quiet: Console):
     assert torch.equal(again.flow.velocity(noise, 0.5), before.flow.velocity(noise, 0.5))
 
 
+@pytest.mark.slow
 def test_a_teacher_of_another_network_is_refused(tmp_path: Path, quiet: Console):
     taught = train(quiet, runs.configure(
         "flow_matching", cloud(), settings=TINY, steps=4, batch=16, eval_num=0, sample_every=0

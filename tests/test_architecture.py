@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -78,11 +79,21 @@ def files_of(room: str) -> list[Path]:
     return [single] if single.exists() else sorted((SOURCE / room).rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(parsed(path)))
+
+
 def rooms_imported(path: Path, text: str | None = None) -> set[str]:
     """The rooms of flowleap that a file imports, also inside functions and by relative imports."""
     package = ["flowleap", *path.relative_to(SOURCE).with_suffix("").parts[:-1]]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text() if text is None else text)):
+    for node in nodes_of(path) if text is None else ast.walk(ast.parse(text)):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -134,7 +145,7 @@ def modules_imported(path: Path) -> set[str]:
     """The modules of flowleap that a file imports, for types as well."""
     package = path.relative_to(SOURCE.parent).with_suffix("").parts[:-1]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom):
             base = list(package[: len(package) - node.level + 1]) if node.level else []
             whole = ".".join([*base, *([node.module] if node.module else [])])
@@ -161,7 +172,7 @@ def test_a_part_is_asked_through_its_base_class():
     parts = {cls.__name__: cls.__module__.split(".")[1] for cls in known}
     for path in SOURCE.rglob("*.py"):
         room = path.relative_to(SOURCE).with_suffix("").parts[0]
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
                 names = {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
                 names |= {name.attr for name in ast.walk(node.args[1]) if isinstance(name, ast.Attribute)}
@@ -197,13 +208,13 @@ def test_every_public_name_of_the_package_is_there():
 def test_what_a_room_offers_is_there(room):
     """`__all__` of every file names things that exist in it."""
     for path in files_of(room):
-        tree = ast.parse(path.read_text())
+        tree = parsed(path)
         offered = [
             ast.literal_eval(node.value)
             for node in tree.body
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "__all__"
         ]
-        known = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        known = {node.id for node in nodes_of(path) if isinstance(node, ast.Name)}
         known |= {getattr(node, "name", "") for node in tree.body}
         known |= {
             alias.asname or alias.name
@@ -217,7 +228,7 @@ def test_what_a_room_offers_is_there(room):
 def test_functions_fit_on_a_screen():
     """Fewer than sixty lines each, signatures aside: the options of a command are its documentation."""
     for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.FunctionDef):
                 length = (node.end_lineno or 0) - node.body[0].lineno + 1
                 assert length < 60, f"{path.relative_to(SOURCE)}: {node.name} has {length} lines"

@@ -161,6 +161,7 @@ def test_the_default_output_is_in_the_run_folder(digits):
     assert (digits / "samples.png").is_file()
 
 
+@pytest.mark.slow
 def test_points_are_drawn_beside_the_data_or_written_as_arrays(moons, tmp_path):
     found = arrays(moons, tmp_path / "a.npz", "--num", 9)
     assert found["points"].shape == (9, 2) and found["labels"].tolist() == [-1] * 9
@@ -170,6 +171,7 @@ def test_points_are_drawn_beside_the_data_or_written_as_arrays(moons, tmp_path):
     assert "scatter plot or a .npz" in refused("sample", moons, "--out", tmp_path / "folder")
 
 
+@pytest.mark.slow
 def test_runs_without_labels_take_none(unlabeled, tmp_path):
     assert arrays(unlabeled, tmp_path / "a.npz", "--num", 3)["labels"].tolist() == [-1] * 3
     assert "trained without labels" in refused("sample", unlabeled, "--label", 3, "--out", tmp_path / "b.npz")
@@ -209,6 +211,7 @@ def test_a_folder_without_a_run_is_named(tmp_path):
     assert "nothing" in refused("evaluate", tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_budgets_that_were_not_trained_warn_once_on_standard_error(flow_matching, tmp_path):
     result = call("sample", flow_matching, "--num", 30, "--per-device", 10, "--out", tmp_path / "a.png")
     assert result.exit_code == 0
@@ -218,6 +221,7 @@ def test_budgets_that_were_not_trained_warn_once_on_standard_error(flow_matching
 # Evaluation
 
 
+@pytest.mark.slow
 def test_json_is_all_of_standard_output(flow_matching):
     result = call("evaluate", flow_matching, "--steps", "1,3", "--num", 70, "--json")
     rows = json.loads(result.stdout)
@@ -238,6 +242,7 @@ def test_json_is_all_of_standard_output(flow_matching):
     assert "warning: " in result.stderr
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_gives_the_same_numbers(digits):
     first, second = (
         json.loads(ok("evaluate", digits, "--steps", "1,2", "--num", 70, "--json")) for _ in range(2)
@@ -252,6 +257,7 @@ def test_guidance_counts_twice_and_is_stated(digits):
     assert row["nfe"] == 4 and "guidance=2 sampled" in row["protocol"]
 
 
+@pytest.mark.slow
 def test_fresh_noise_between_steps_is_stated_and_costs_nothing(digits, flow_matching, tmp_path):
     words = ("evaluate", digits, "--steps", "1,3", "--num", 70, "--json")
     plain, fresh = json.loads(ok(*words)), json.loads(ok(*words, "--renoise", 1))
@@ -279,6 +285,7 @@ def test_times_make_one_row(digits):
     assert row["nfe"] == 3 and row["times"] == [1.0, 0.7, 0.2, 0.0]
 
 
+@pytest.mark.slow
 def test_times_start_where_the_method_is_sampled_from(tmp_path):
     """Two published steps of IMM, which starts at 0.994; other starts are refused alike by every way in."""
     run = make(tmp_path / "run", "imm")
@@ -344,6 +351,7 @@ def made(digits, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_images_are_measured_as_the_run_that_made_them(digits, made):
     """90 samples of a run through a file, or straight: the same numbers."""
     (ours,) = json.loads(ok("evaluate", digits, "--steps", 1, "--num", 90, "--json"))
@@ -355,6 +363,7 @@ def test_images_are_measured_as_the_run_that_made_them(digits, made):
     assert "made.npz" in ok("evaluate", made, "--reference", "digits")
 
 
+@pytest.mark.slow
 def test_stored_statistics_serve_as_reference(made, tmp_path):
     """Of the same features: the distance is that to the data, and nothing that needs rows is claimed."""
     stored = tmp_path / "digits.npz"
@@ -371,6 +380,7 @@ def test_stored_statistics_serve_as_reference(made, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_new_table_keeps_the_old_one(digits, tmp_path):
     import shutil
 
@@ -544,6 +554,7 @@ def unspeakable(tmp_path_factory):
 ENCODINGS = pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
 
 
+@pytest.mark.slow
 @ENCODINGS
 def test_what_a_stream_cannot_encode_is_escaped(encoded, encoding):
     code, out, _ = encoded(encoding, "methods", "table", "esc")
@@ -556,6 +567,7 @@ def test_what_a_stream_cannot_encode_is_escaped(encoded, encoding):
     assert encoded(encoding, "nothing\udcff")[0] == 2
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8_are_trained_sampled_and_shown(encoded, unspeakable):
     encoding = "ascii"
     run = unspeakable.parent / os.fsdecode(b"run\xfe-" + encoding.encode())
@@ -582,6 +594,7 @@ def test_streams_that_replace_already_stay_as_they_are(monkeypatch):
     assert stream.errors == "replace"
 
 
+@pytest.mark.slow
 def test_version_and_help():
     assert ok("--version").startswith("flowleap 0.")
     for words in ((), ("train",), ("sample",), ("evaluate",), ("methods",), ("methods", "show"), ("cite",)):

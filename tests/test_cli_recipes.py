@@ -77,6 +77,7 @@ def test_mistakes_are_one_line() -> None:
         )
 
 
+@pytest.mark.slow
 def test_training_by_a_recipe_and_from_another_run(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     first = flowleap("train", "--recipe", "fashion-mnist", "--data", "digits", "--out", "first", *QUIET, *SMALL,

@@ -103,6 +103,7 @@ def test_a_budget_that_is_none_says_what_one_is(text) -> None:
         studies.parse(text)
 
 
+@pytest.mark.slow
 def test_a_time_becomes_steps_by_measurement_and_flops_by_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     paces = {"flow_matching": budget.Pace(3.0, 0.01), "shortcut": budget.Pace(3.5, 0.02)}
     monkeypatch.setattr(plan, "rehearse", lambda config, dataset, timed: paces[config.method])
@@ -122,6 +123,7 @@ def test_a_time_becomes_steps_by_measurement_and_flops_by_counting(monkeypatch: 
         steps("5steps", None)
 
 
+@pytest.mark.slow
 def test_a_measured_time_is_near_the_time_that_training_takes() -> None:
     config = runs.configure("flow-matching", "two-moons", batch=64)
     pace = budget.rehearse(config, data.load("two-moons"), timed=True)

@@ -289,6 +289,7 @@ def gap(o: Objective, rows: int = 64) -> tuple[float, float]:
     return float((missed / way).sqrt()) if off else 0.0, 0.0 if live else float(apart)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_the_exact_map_is_the_fixed_point_of_every_composition_that_is_accepted(seed: int) -> None:
     """With a network that knows what its rows train, and nothing else. Steps of solvers and of grids leave a rest."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from flowleap import FlowMap, Objective, methods
@@ -208,12 +209,26 @@ def test_every_method_is_held_to_exact_flows() -> None:
     assert all(pathlib.Path(__file__).with_name(file).is_file() for file, _ in EXEMPT.values())
 
 
-def pointwise() -> list[tuple[str, str, str, str]]:
+def fast_third(row: int, column: int, *values: object) -> ParameterSet:
+    """A case of a table; the fast tests take one in three, of each row and of each column."""
+    return pytest.param(*values, marks=() if (row + column) % 3 == 0 else pytest.mark.slow)
+
+
+def pointwise() -> list[ParameterSet]:
     """Every method on every path in every parameterization, one oracle and the other in turn as on a chessboard."""
     oracles, places = ("gaussian", "two-points"), enumerate(pairs())
     return [
-        (method, *place, oracles[(row + column) % 2])
+        fast_third(row, column, method, *place, oracles[(row + column) % 2])
         for (column, place), (row, method) in itertools.product(places, enumerate(OBJECTIVES))
+    ]
+
+
+def in_the_mean() -> list[ParameterSet]:
+    """Methods whose target is linear in the velocity, on every path in every parameterization."""
+    rows = enumerate(("meanflow", "esc", "sct"))
+    return [
+        fast_third(row, column, method, *place)
+        for (row, method), (column, place) in itertools.product(rows, enumerate(pairs()))
     ]
 
 
@@ -279,8 +294,7 @@ def mean_target(objective: Objective, flow: FlowMap, z: Tensor, t: Tensor, r: Te
     return total
 
 
-@pytest.mark.parametrize(("path", "meaning"), pairs())
-@pytest.mark.parametrize("method", ["meanflow", "esc", "sct"])
+@pytest.mark.parametrize(("method", "path", "meaning"), in_the_mean())
 def test_conditional_velocity_is_right_in_the_mean(method: str, path: str, meaning: str) -> None:
     """(E) is linear in v, so E[target | x_t] with the pair's velocity is the exact target; a normalized one is not."""
     oracle = TwoPoints(PATHS[path])

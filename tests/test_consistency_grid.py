@@ -180,6 +180,7 @@ def test_a_method_that_starts_from_weights_alone_needs_a_run() -> None:
     assert replace(compositions.meanflow(), starts_from_teacher=True).needs_run
 
 
+@pytest.mark.slow
 def test_tuning_begins_as_the_run_it_starts_from(tmp_path: File) -> None:
     quiet = {"eval_num": 0, "watch_share": 0, "batch": 16}
     first = runs.train(
@@ -198,6 +199,7 @@ def test_tuning_begins_as_the_run_it_starts_from(tmp_path: File) -> None:
     assert runs.read_config(place).teacher == str(first)
 
 
+@pytest.mark.slow
 def test_without_a_run_the_first_half_of_the_steps_makes_one(tmp_path: File) -> None:
     config = runs.configure(
         "ect_tuned", "digits", settings=TINY, steps=7, batch=16, eval_num=0, watch_share=0

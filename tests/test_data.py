@@ -158,6 +158,7 @@ def stream(
     return torch.stack([law.indices(label, size, batch, step, key) for step in range(steps)])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(size=sizes, batch=batches, key=keys)
 def test_shuffled_visits_every_row_once_per_epoch(size: int, batch: int, key: int) -> None:
@@ -186,6 +187,7 @@ def test_keys_and_epochs_differ(law: Shuffled | ClassGroups) -> None:
     assert not torch.equal(one[0], one[1])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     counts=st.lists(st.integers(1, 12), min_size=1, max_size=5),
@@ -215,6 +217,7 @@ def test_class_groups(counts: list[int], group: int, groups: int, key: int) -> N
             assert len(set(seen)) == count, "a row returned before all had been seen"
 
 
+@pytest.mark.slow
 def test_classes_are_drawn_uniformly_and_their_order_is_free() -> None:
     """Not in proportion to their rows; and each class comes first, second or third equally often."""
     rows = stream(ClassGroups(2, classes="uniform"), LABEL, len(LABEL), 2, 1800, key=5)
@@ -242,6 +245,7 @@ def test_classes_are_drawn_in_proportion_to_their_rows(counts: list[int], first:
     assert torch.equal(whole, torch.cat(again))
 
 
+@pytest.mark.slow
 def test_a_single_image_beside_two_hundred_is_used_as_often_as_one_of_them() -> None:
     label = torch.tensor([0] * 200 + [1])
     used = [
@@ -273,6 +277,7 @@ def test_groups_that_are_too_small_for_the_plug_in_velocity_are_said() -> None:
     assert "groups of 1 " in ClassGroups().notes(torch.arange(1000) % 8, tuple("abcdefgh"), 7)[0]
 
 
+@pytest.mark.slow
 def test_rows_of_a_class_are_drawn_evenly() -> None:
     label = torch.zeros(5, dtype=torch.int64)
     counts = stream(ClassGroups(2), label, 5, 2, 3000, key=0).flatten().bincount()

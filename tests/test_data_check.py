@@ -130,6 +130,7 @@ def test_arrays_are_checked_as_files_are(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_command_tells_draws_and_says_by_its_status(photos):
     runner, sheet = CliRunner(), photos.parent / "sheet.png"
     Image.open(photos / "000.png").save(photos / "copy.png")

@@ -106,6 +106,7 @@ def test_exact_flows_of_wide_and_narrow_data_are_healthy(name, width):
     assert titles(found) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "meaning", "times"),
     [
@@ -145,6 +146,7 @@ def test_the_semigroup_residual_of_euler_steps_is_the_closed_form():
         assert value == pytest.approx(float(expected), rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_raw_error_of_an_exact_flow_is_the_irreducible_variance():
     oracle = Gaussian(0.3, 0.6)
     objective = method("flow_matching")
@@ -160,6 +162,7 @@ def test_the_raw_error_of_an_exact_flow_is_the_irreducible_variance():
             assert float(variance.min()) - slack < value < float(variance.max()) + slack
 
 
+@pytest.mark.slow
 def test_the_raw_error_of_jumps_is_the_irreducible_variance_carried_to_the_landing():
     """The residual of the MeanFlow identity is ∇X_{t→r}(v_c − v), and ∇X = s_r/s_t for a Gaussian."""
     oracle, t, r = Gaussian(0.3, 0.6), 0.55, 0.25
@@ -176,6 +179,7 @@ def test_the_raw_error_of_jumps_is_the_irreducible_variance_carried_to_the_landi
     assert error.behind == pytest.approx(1.0, abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_tangent_of_an_exact_flow_is_the_closed_form():
     """v = a(t) x for a centered Gaussian, so that dv/dt = (a' + a²) x along the flow."""
     oracle = Gaussian(0.0, 0.6)
@@ -195,6 +199,7 @@ def test_the_tangent_of_an_exact_flow_is_the_closed_form():
     )
 
 
+@pytest.mark.slow
 def test_samples_of_an_exact_flow_have_the_variance_of_the_data(healthy):
     one, many = healthy.spread
     assert (one.steps, many.steps) == (1, 16)
@@ -202,6 +207,7 @@ def test_samples_of_an_exact_flow_have_the_variance_of_the_data(healthy):
     assert one.offset < 0.05 and one.gap < 1e-5 and many.gap is None
 
 
+@pytest.mark.slow
 def test_the_gradient_norm_is_that_of_backward():
     objective, dataset, network = method(), blobs(), Perfect()
     with torch.no_grad():
@@ -306,11 +312,13 @@ def test_a_planted_fault_has_its_finding(healthy, fault, title):
     assert any(found.startswith(title) for found in titles(examine(Faulty(fault))))
 
 
+@pytest.mark.slow
 def test_a_class_mean_is_called_one():
     text = next(f.text for f in examine(Faulty(collapsed)).findings if "lack variety" in f.title)
     assert "collapse to the mean of their class" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [ignores_times, rough, steep_at_the_noise, ignores_label])
 def test_a_fault_of_a_method_without_jumps_has_its_finding_too(fault):
     title = dict(FAULTS).get(fault, "Time t is ignored")
@@ -327,6 +335,7 @@ def test_one_step_of_flow_matching_is_not_accused():
     assert found.error.jumps is None and found.sensitivity.landing is None
 
 
+@pytest.mark.slow
 def test_a_perfect_consistency_model_is_not_accused_of_knowing_one_time():
     """Its jumps to the data are exact; that it answers alike for every r, and has no velocity, is by design."""
 
@@ -341,6 +350,7 @@ def test_a_perfect_consistency_model_is_not_accused_of_knowing_one_time():
     assert "Landing time r is ignored" in accused and "Conditioned on t only" not in accused
 
 
+@pytest.mark.slow
 def test_means_of_a_consistency_model_are_not_laid_to_a_second_time():
     """It knows no r and has no rows r = t: what helps is shorter steps."""
     found = examine(Faulty(collapsed), method("consistency_training"))
@@ -348,6 +358,7 @@ def test_means_of_a_consistency_model_are_not_laid_to_a_second_time():
     assert "while those steps are long" in text and "r < t" not in text
 
 
+@pytest.mark.slow
 def test_no_rows_with_r_equal_to_t_are_noticed():
     """A share of 0 draws none; the diagonal is measured all the same."""
     law = SortedPair(diagonal=0.0)
@@ -359,6 +370,7 @@ def test_no_rows_with_r_equal_to_t_are_noticed():
     assert (note.severity, note.title) == ("note", "Few rows with r = t")
 
 
+@pytest.mark.slow
 def test_a_network_that_multiplies_its_times_by_a_thousand_is_rough_and_told_so():
     gaps = {}
     for scale in (1.0, 1000.0):
@@ -377,6 +389,7 @@ def test_a_network_that_multiplies_its_times_by_a_thousand_is_rough_and_told_so(
     assert any("time_scale=1" in finding.text for finding in spoken)
 
 
+@pytest.mark.slow
 def test_untrained_networks_are_called_so():
     zero = networks.MLP(DIMS, CLASSES, width=16, depth=1).double()
     assert titles(examine(zero))[0] == "The network outputs zero"
@@ -385,6 +398,7 @@ def test_untrained_networks_are_called_so():
     assert titles(examine(zero))[0] == "Nothing learned yet"
 
 
+@pytest.mark.slow
 def test_a_network_that_is_not_finite_is_called_so_and_leaves_numbers_none():
     def broken(network, x, t, r, label):
         return torch.where((t > 0.5)[:, None], torch.nan, network(x, t, r, label))
@@ -409,6 +423,7 @@ class NoForwardMode(torch.autograd.Function):
         return grad
 
 
+@pytest.mark.slow
 def test_a_network_without_forward_mode_is_measured_by_differences():
     exact = examine(Perfect(), method("flow_matching"))
     found = examine(
@@ -571,12 +586,14 @@ def test_quality_that_is_not_known_is_not_praised(healthy):
 # ---------------------------------------------------------------- the value
 
 
+@pytest.mark.slow
 def test_the_same_diagnosis_twice_and_another_with_another_seed(healthy):
     again = examine(Perfect())
     assert json.dumps(again.to_dict()) == json.dumps(healthy.to_dict())
     assert examine(Perfect(), seed=1).to_dict() != healthy.to_dict()
 
 
+@pytest.mark.slow
 def test_the_network_and_the_random_state_are_left_alone():
     torch.manual_seed(5)
     network = networks.MLP(DIMS, CLASSES, width=16, depth=1, log_variance=True).double()
@@ -659,6 +676,7 @@ def test_the_command_tells_and_writes_the_same_twice(run, tmp_path):
     assert json.loads(written)["weights"] == "ema-0.999@4" and json.loads(written)["num"] == 64
 
 
+@pytest.mark.slow
 def test_the_command_judges_the_table_of_the_run(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     row = table_row(

@@ -316,6 +316,7 @@ def test_intervals_cover_the_mean_of_repeated_draws(scale, shift, widest):
     assert 0.9 < error / float(found.std()) < widest
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_drawn_sets_far_from_the_floor():
     """The distances of the drawn sets themselves spread as their first order does."""
     rows, reference = 1.5 * drawn(1000, 3, seed=10) + 1.0, gaussian(torch.eye(3).double())

@@ -52,6 +52,7 @@ def test_operations_of_the_published_transformers(name: str, published: float) -
     assert forward_flops(options) / 2e9 == pytest.approx(published, rel=0.01)
 
 
+@pytest.mark.slow
 def test_operations_of_a_convolution_and_of_attention_over_pixels() -> None:
     """The difference that one block more makes, by hand: two convolutions, the condition, attention in its level."""
     more = forward_flops({**UNET, "depth": 2}) - forward_flops(UNET)
@@ -64,6 +65,7 @@ def test_operations_of_a_convolution_and_of_attention_over_pixels() -> None:
     assert more == 2 * (down + low + up_low + up)
 
 
+@pytest.mark.slow
 def test_a_step_costs_its_forward_equivalents() -> None:
     config = runs.configure("meanflow", "digits", batch=32)
     found = estimate.estimate(config, 1797, speed=False)
@@ -100,6 +102,7 @@ def test_targets_teachers_and_auxiliary_networks_are_copies(method: str, copies:
     assert found.copies == copies * own and found.optimizer == 2 * found.weights
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_what_is_computed_at_a_time() -> None:
     """Micro-batches need their rows only; every stored average is a copy more."""
     whole = estimate.estimate(runs.configure("meanflow", "digits"), 1797, speed=False).memory
@@ -110,6 +113,7 @@ def test_memory_is_that_of_what_is_computed_at_a_time() -> None:
     assert cut.copies == whole.copies + 2 * whole.weights
 
 
+@pytest.mark.slow
 def test_weights_divided_among_devices() -> None:
     """A share of everything, and one whole network with its gradients while a step is computed."""
     memory = estimate.Memory(rows=1, weights=4, gradients=4, optimizer=8, copies=8, activations=100)
@@ -152,6 +156,7 @@ def test_activations_are_those_of_the_whole_network(options: dict, precision: st
     assert found.block == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{**DIT, "depth": 7}, UNET], ids=["DiT", "UNet"])
 def test_checkpointed_activations_are_the_inputs_and_one_block(options: dict) -> None:
     plain = activations.kept(options, "fp32", CPU)
@@ -182,6 +187,7 @@ def test_real_steps_are_timed(method: str) -> None:
     assert found.images * whole == pytest.approx(found.flops)
 
 
+@pytest.mark.slow
 def test_a_busy_machine_is_noticed_and_does_not_count(monkeypatch) -> None:
     """Ten seconds of wall time for one of the processor: the step takes one, and the machine has other work."""
     config = runs.configure("meanflow", "digits", steps=10, batch=8)
@@ -195,6 +201,7 @@ def test_a_busy_machine_is_noticed_and_does_not_count(monkeypatch) -> None:
     assert "2.0 h" in told["so the run takes"] and "busy" in told["warning"] and "20.0 h" in told["warning"]
 
 
+@pytest.mark.slow
 def test_a_cut_network_is_scaled_by_its_operations(monkeypatch) -> None:
     """Where the whole takes too long, two blocks are timed; the images/s are those of the whole."""
     monkeypatch.setattr(estimate, "_fits", lambda *_: False)
@@ -205,6 +212,7 @@ def test_a_cut_network_is_scaled_by_its_operations(monkeypatch) -> None:
     assert found.images == pytest.approx(found.measured * short, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_hours_follow_from_operations() -> None:
     config = runs.configure("esc", "digits")
     found = estimate.estimate(config, 1797, seconds=0.2)

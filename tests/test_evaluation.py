@@ -245,6 +245,7 @@ def test_rows_hold_exact_counts_and_every_promised_key(still, digits, evaluator)
     json.dumps(rows, allow_nan=False)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_same_evaluation_twice_gives_the_same_numbers(still, digits, evaluator):
     first, second = run(still, digits, evaluator), run(still, digits, evaluator)
@@ -315,6 +316,7 @@ def test_labels_cycle():
     assert generation.cycle(5, None) is None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_points_are_judged_by_their_coordinates():
     moons = data.load("two-moons")
@@ -403,6 +405,7 @@ def of_classes(dataset, evaluator=None, law="data", classes=2):
     return evaluation.evaluate(flow, objective, dataset, **options)[0]
 
 
+@pytest.mark.slow
 def test_a_perfect_generator_of_uneven_classes_measures_as_real_data_does():
     row, cycled = of_classes(uneven()), of_classes(uneven(), law="cycle")
     assert row["distance"] < 0.01 < 1.0 < cycled["distance"]
@@ -412,6 +415,7 @@ def test_a_perfect_generator_of_uneven_classes_measures_as_real_data_does():
         evaluation.same([row, cycled])
 
 
+@pytest.mark.slow
 def test_classes_of_the_reference_are_those_of_the_same_name(tmp_path):
     """Whatever their order there; a class that is not there is not sampled, and known counts of a file are enough."""
     swapped = evaluation.evaluator_for(uneven(("few", "many"), swapped=True))
@@ -505,6 +509,7 @@ def test_a_set_of_samples_is_measured_as_one(digits, evaluator):
 # What order and size must not change
 
 
+@pytest.mark.slow
 def test_the_order_of_many_samples_changes_nothing_much(digits, monkeypatch):
     """Samples sorted by class score as shuffled ones: bounded parts of them are random parts."""
     monkeypatch.setattr(numbers, "PAIRS", 400)

@@ -75,6 +75,7 @@ def test_the_ready_made_classifiers_are_those_that_were_published(name):
     assert torch.allclose(unrounded, rows, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "mnist.npz.xz").exists(), reason="the MNIST images are not here")
 def test_real_held_out_images_are_as_far_from_the_reference_as_published():
     source, features = open_images(SHARED / "mnist.npz.xz", "test"), classifier.load("mnist")
@@ -149,6 +150,7 @@ def part_of_digits(n: int) -> Dataset:
     return Dataset("part", whole.x[:n], whole.label[:n], 10)
 
 
+@pytest.mark.slow
 def test_fitting_is_deterministic_and_leaves_no_trace(monkeypatch):
     monkeypatch.setattr(classifier, "MORE", 2)
     torch.manual_seed(5)
@@ -279,6 +281,7 @@ def test_inception_is_torch_fidelitys_to_the_last_bit(theirs, weights, resize):
     assert logits is not None and torch.allclose(logits, their_logits, rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_grey_images_are_colored_ones_with_equal_channels(weights):
     features = inception.load("pytorch-fid", weights, unverified=True)
     x = images(1, 1, 20, 20)
@@ -340,6 +343,7 @@ def test_resizes_against_independent_ones(side):
     assert torch.allclose(inception.clean(x).double() * 128 + 128, bicubic, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_only_the_published_weights_are_called_fid(weights, monkeypatch):
     found = hashlib.sha256(weights.read_bytes()).hexdigest()
     with pytest.raises(ValueError, match=rf"SHA-256 {found[:8]}…, and the FID weights have 6726825d…"):
@@ -657,6 +661,7 @@ def call(*arguments: str):
     return CliRunner().invoke(app, ["stats", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_statistics_of_a_data_set(tmp_path):
     out = tmp_path / "digits.npz"
     done = call("digits", "--features", "digits", "--out", out)

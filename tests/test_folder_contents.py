@@ -319,6 +319,7 @@ def invoked(*command: str) -> str:
     return " ".join(done.output.split())
 
 
+@pytest.mark.slow
 def test_a_run_inside_of_its_data_goes_on_and_is_measured_from_any_folder(tmp_path, monkeypatch):
     photos = put(tmp_path / "photos", *(f"{name}/{n}.png" for name in ("cat", "dog") for n in range(100)))
     monkeypatch.chdir(photos)

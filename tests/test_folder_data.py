@@ -613,6 +613,7 @@ def losses(place: Path) -> list[float]:
     return [json.loads(line)["raw_error"] for line in (place / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_from_the_disk_is_the_run_from_memory_and_goes_on_bit_by_bit(tmp_path):
     folder(tmp_path / "x")
     weights = []
@@ -684,6 +685,7 @@ def reads(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_a_run_from_the_command_line_reads_its_data_once(tmp_path, reads):
     """Also where a teacher is trained first, and samples are measured against a held-out part."""
     files = [folder(tmp_path / "x" / part, 24, (16, 16), seed=len(part)) for part in ("train", "test")]
@@ -706,6 +708,7 @@ def test_a_run_from_the_command_line_reads_its_data_once(tmp_path, reads):
         assert count == dict.fromkeys((str(file) for place in files for file in place.rglob("*.png")), 1)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_config_reads_its_data_once(tmp_path, reads):
     folder(tmp_path / "x", 24, (16, 16))
     config = runs.configure("flow-matching", str(tmp_path / "x"), settings=TINY, **SMALL)

@@ -232,6 +232,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
         huggingface.open_table("hf:mnist")
 
 
+@pytest.mark.slow
 def test_training_from_the_command_line(tmp_path):
     rows, _ = table(24, (30, 24))
     rows.save_to_disk(tmp_path / "faces")

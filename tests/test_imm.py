@@ -296,6 +296,7 @@ def test_components_are_one_replace_away():
     assert bool(levels(levels.flow_map(networks.NoiseTime(flow.network)), batch=Batch(x)).isfinite().all())
 
 
+@pytest.mark.slow
 def test_it_is_diagnosed_in_whole_groups_and_its_cost_is_counted(tmp_path):
     x = torch.randn(64, 2, generator=random()) * 0.5
     cloud = Dataset("cloud", x, torch.arange(64) % 3, 3, kind="points")

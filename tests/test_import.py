@@ -378,6 +378,7 @@ def test_shortcut_is_its_definition(tmp_path: Path) -> None:
     assert run.weights.startswith("ema-shortcut.npz@")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "b"), [(1, 0), (4, 2), (128, 7)])
 def test_shortcut_is_sampled_as_published(tmp_path: Path, steps: int, b: int) -> None:
     """x ← x + f(x, i/N, log2 N)/N."""
@@ -412,6 +413,7 @@ def test_a_network_without_labels_is_given_its_null_class(tmp_path: Path) -> Non
 # ------------------------------------------------------------------ files and their sets of weights
 
 
+@pytest.mark.slow
 def test_the_same_weights_from_every_kind_of_file(tmp_path: Path) -> None:
     named = filled(ESC)
     half = {name: tensor.bfloat16().float() for name, tensor in named.items()}
@@ -710,6 +712,7 @@ def refused(*words: object) -> str:
     return err
 
 
+@pytest.mark.slow
 def test_latents_on_the_command_line(tmp_path: Path) -> None:
     path, run = saved(tmp_path / "esc.pt", filled(ESC), steps=5), tmp_path / "run"
     told = ok("import", path, "--out", run, "--heads", HEADS).splitlines()
@@ -740,6 +743,7 @@ def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("sit") / "sit.pt", named)
 
 
+@pytest.mark.slow
 def test_images_on_the_command_line(tmp_path: Path, pixels: Path) -> None:
     run = tmp_path / "run"
     told = ok("import", pixels, "--out", run, "--heads", HEADS, "--layout", "sit")
@@ -756,6 +760,7 @@ def test_images_on_the_command_line(tmp_path: Path, pixels: Path) -> None:
     assert "was imported, so there is no training to resume" in said
 
 
+@pytest.mark.slow
 def test_an_imported_run_teaches(tmp_path: Path, pixels: Path) -> None:
     run = tmp_path / "run"
     ok("import", pixels, "--out", run, "--heads", HEADS, "--layout", "sit", "--data", "digits")
@@ -767,6 +772,7 @@ def test_an_imported_run_teaches(tmp_path: Path, pixels: Path) -> None:
     assert isinstance(student.network, Reversed)
 
 
+@pytest.mark.slow
 def test_raw_weights_say_how_to_sample_them(tmp_path: Path, pixels: Path) -> None:
     run = tmp_path / "run"
     told = ok("import", pixels, "--out", run, "--heads", 4, "--layout", "sit", "--weights", "raw")

@@ -147,6 +147,7 @@ def own_moments(vae: Path, x: Tensor) -> Tensor:
     return torch.cat([posterior.mean, posterior.std.square().log()], dim=1)
 
 
+@pytest.mark.slow
 def test_moments_are_those_of_the_autoencoder(cache, vaes, images):
     """Of plain and mirrored images, for every row of both parts, to rounding."""
     for part in ("train", "test"):
@@ -296,6 +297,7 @@ def test_the_same_command_again_looks_through_what_is_there(tmp_path, cache, vae
 # ---------------------------------------------------------------- what is refused
 
 
+@pytest.mark.slow
 def test_another_autoencoder_or_scaling_is_not_mixed_in(tmp_path, cache, vaes, images):
     place = shutil.copytree(cache, tmp_path / "cache")
     command = ["data", "encode", images, "--out", place, "--per-file", 16, "--per-device", 5, "--vae"]
@@ -335,6 +337,7 @@ def pictures(place: Path, seed: int) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_latents_of_other_images_are_not_mixed_in(tmp_path, vaes):
     first, second = pictures(tmp_path / "first", 0), pictures(tmp_path / "second", 1)
     out = tmp_path / "cache"
@@ -497,6 +500,7 @@ def made_up(place: Path, contents: Contents, seed: int = 0) -> latents.Latents:
     return latents.load(place)
 
 
+@pytest.mark.slow
 def test_each_step_samples_the_posterior_anew(tmp_path):
     """Over many steps, mean and variance of every value of a row are those of its posterior, scaled and shifted."""
     dataset = made_up(tmp_path / "cache", contents(20))
@@ -612,6 +616,7 @@ def train(place: Path, cache: Path, **changes: Any) -> Path:
     return runs.train(config, place, console=Console(quiet=True)).folder
 
 
+@pytest.mark.slow
 def test_a_run_on_latents_resumes_exactly(tmp_path, cache):
     """Three steps, and three more, are six; the config knows the autoencoder; a cache scaled otherwise is refused."""
     place = shutil.copytree(cache, tmp_path / "cache")
@@ -672,6 +677,7 @@ def test_an_autoencoder_with_other_weights_decodes_only_where_it_is_named(tmp_pa
     assert autoencoders.decoder_or_none(Codec("owner/name", scaling=0.2)) is None  # known by name only
 
 
+@pytest.mark.slow
 def test_from_images_to_images_through_the_command_line(tmp_path, images, cache, vaes, with_pictures):
     """Encode, train 20 steps, sample, decode, measure, report."""
     run = tmp_path / "run"
@@ -704,6 +710,7 @@ def test_from_images_to_images_through_the_command_line(tmp_path, images, cache,
     assert "no pictures" not in page and "no samples" not in page
 
 
+@pytest.mark.slow
 def test_decoded_samples_are_measured_beside_the_images(tmp_path, vaes):
     """By default those that the latents were made from; where they are gone, the latents themselves."""
     out, run, path = tmp_path / "cache", tmp_path / "run", tmp_path / "grey.npz"
@@ -733,6 +740,7 @@ def test_decoded_samples_are_measured_beside_the_images(tmp_path, vaes):
     assert "cannot be read" in refused(*ask, "--features", "pixel")
 
 
+@pytest.mark.slow
 def test_imported_latents_are_decoded_by_a_named_autoencoder(tmp_path, vaes):
     torch.manual_seed(0)
     network = networks.DiT((4, 4, 4), classes=2, width=32, depth=1, heads=2)

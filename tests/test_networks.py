@@ -402,6 +402,7 @@ def test_time_stays_in_fp32_under_bf16_autocast(case: str) -> None:
     assert all(torch.equal(time, times[0]) for time in times)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(rows=st.integers(1, 6), case=st.sampled_from(sorted(CASES)))
 def test_rows_do_not_see_each_other(rows: int, case: str) -> None:

@@ -48,6 +48,7 @@ def content(place: Path) -> dict[str, bytes]:
     return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_it_is_resumed_to_the_same_weights(name, tmp_path):
     """Twice on this machine, from Python and from the command line: bit for bit; elsewhere but for rounding."""

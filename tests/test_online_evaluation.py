@@ -66,6 +66,7 @@ def scripted(
     return made
 
 
+@pytest.mark.slow
 def test_measuring_stays_within_its_share_of_the_time(tmp_path, clock, monkeypatch):
     """Steps of 1 s and measurements of 4 × 2 s: at most 5 % of all seconds, the one after the last step included."""
     observer = new_evaluation(tmp_path, last=2000)
@@ -186,6 +187,7 @@ def test_samples_that_are_not_finite_leave_a_gap(tmp_path):
     assert not (tmp_path / "best.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_measuring_changes_nothing_of_the_training(tmp_path):
     finals = []
     for share in (0.0, 1.0):

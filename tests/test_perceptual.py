@@ -95,6 +95,7 @@ def compare(loss: Perceptual, a: Tensor, b: Tensor) -> Tensor:
     return loss(Regression(a, b, space="map"), point_of(b))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [None, 32])
 def test_it_is_lpips_written_out(files: Path, channels: int, size: int | None) -> None:
@@ -215,6 +216,7 @@ def test_combinations_that_mean_nothing_are_refused(files: Path) -> None:
             Perceptual(**wrong)
 
 
+@pytest.mark.slow
 def test_it_is_set_from_the_command_line_and_trains(files: Path, tmp_path: Path) -> None:
     setting = json.dumps({"type": "Perceptual", "file": str(files / "all.pth"), "size": 16})
     tiny = [("network.width", "16"), ("network.depth", "1"), ("network.heads", "2"), ("loss", setting)]

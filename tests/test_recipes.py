@@ -74,6 +74,7 @@ def test_steps_and_batches_are_the_published_epochs(name: str, epochs: int) -> N
     assert recipe.steps * recipe.batch / IMAGENET == pytest.approx(epochs, rel=0.002)
 
 
+@pytest.mark.slow
 def test_published_settings_of_esc() -> None:
     small, large = (recipes.configure(name)[0].objective for name in ("esc-b2", "esc-xl2"))
     assert small.guidance == Guidance(1.0, 0.5) and small.guidance.scale == pytest.approx(2.0)
@@ -176,6 +177,7 @@ def pictures(place: Path, side: int) -> str:
     return str(place)
 
 
+@pytest.mark.slow
 def test_larger_images_of_a_folder_are_shrunk_to_those_of_a_recipe(tmp_path) -> None:
     """Unless another size is asked for: a recipe is sized for one. Smaller ones are taken, and said."""
     large = pictures(tmp_path / "large", 300)
@@ -216,6 +218,7 @@ def test_mistakes_name_their_neighbors() -> None:
         recipes.configure("esc-b2", settings=[("learning_rate", "1")])
 
 
+@pytest.mark.slow
 def test_a_recipe_is_trained(tmp_path) -> None:
     """On images of its shape, with a network made small: every step of the story runs."""
     source = torch.Generator().manual_seed(0)

@@ -171,6 +171,7 @@ def copied(trained, tmp_path) -> Path:
 # ---------------------------------------------------------------- the page
 
 
+@pytest.mark.slow
 def test_a_report_needs_nothing_but_itself(written):
     page = read(written)
     for tag, attributes in page.tags:
@@ -317,6 +318,7 @@ def test_no_word_can_break_the_page():
     assert any(HOSTILE in svg.get("aria-label", "") for svg in page.all("svg"))
 
 
+@pytest.mark.slow
 def test_labels_and_folder_names_become_unique(trained, tmp_path):
     assert reports.unique(["a", "a", "a (2)", "a"]) == ["a", "a (2)", "a (2) (2)", "a (3)"]
     shutil.copytree(trained / "esc", tmp_path / "esc")
@@ -543,6 +545,7 @@ def test_the_default_place_of_several_runs_is_beside_them(tmp_path, monkeypatch)
     assert reports.folders.default_place(["runs/a", "runs/a"]) == Path("runs/report.html")
 
 
+@pytest.mark.slow
 def test_the_command(copied, trained, tmp_path):
     app = typer.Typer()
     app.command()(report_command)

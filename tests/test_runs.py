@@ -95,6 +95,7 @@ def test_the_preset_of_the_digits_is_complete_and_survives_json() -> None:
     assert runs.configure("flow-matching").network["log_variance"] is False
 
 
+@pytest.mark.slow
 def test_presets_are_unguided() -> None:
     for name in methods.names():
         assert runs.configure(name).objective.guidance is None
@@ -128,6 +129,7 @@ def test_what_does_not_fit_is_named_with_its_neighbors(options: dict, message: s
         runs.configure(**options)
 
 
+@pytest.mark.slow
 def test_settings_reach_config_network_and_objective() -> None:
     settings = [("times.diagonal", "0.5"), ("network.width", "96"), ("ema", "0.9,0.99"), ("clip", "none")]
     changed = runs.configure("meanflow", settings=[*settings, ("network.classes", "none"), ("warmup", "0.1")])
@@ -190,6 +192,7 @@ def test_a_finished_run_leaves_all_that_it_promises(tmp_path: Path, drawing: Con
     assert [path for path in place.rglob("*") if path.name.startswith(".")] == []  # nothing half-written
 
 
+@pytest.mark.slow
 def test_a_run_is_read_back_with_either_weights(tmp_path: Path, quiet: Console) -> None:
     place = train(quiet, config(), tmp_path / "run").folder
     end = place / "checkpoints" / "step-00000012"
@@ -231,6 +234,7 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run(
     assert len(json.loads((second.folder / "environment.json").read_text())["sittings"]) == 2
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(tmp_path: Path, quiet: Console) -> None:
     torch.manual_seed(1)
     weights = []
@@ -274,6 +278,7 @@ def test_resuming_a_finished_run_trains_nothing_and_makes_its_outputs_again(
     assert (place / "network.safetensors").read_bytes() == before and (place / "grid.png").exists()
 
 
+@pytest.mark.slow
 def test_a_longer_run_is_allowed_with_a_warning_and_the_newest_weights_are_read(
     tmp_path, quiet, monkeypatch
 ) -> None:
@@ -284,6 +289,7 @@ def test_a_longer_run_is_allowed_with_a_warning_and_the_newest_weights_are_read(
     assert runs.load_run(place).step == 14
 
 
+@pytest.mark.slow
 def test_a_run_cannot_be_resumed_as_another(tmp_path: Path, quiet: Console) -> None:
     place = train(quiet, config(), tmp_path / "run").folder
     with pytest.raises(ValueError, match=r"lr is 0.001, not 0.5; seed is 0, not 4"):
@@ -294,6 +300,7 @@ def test_a_run_cannot_be_resumed_as_another(tmp_path: Path, quiet: Console) -> N
         train(quiet, replace(config(), data="checkerboard"), place, resume=True)
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_run_is_refused_and_nothing_is_lost(tmp_path: Path, quiet: Console) -> None:
     place = train(quiet, config(), tmp_path / "run").folder
     before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
@@ -317,6 +324,7 @@ def test_a_folder_of_something_else_is_refused_even_with_overwrite(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_two_trainers_do_not_write_into_one_folder(tmp_path: Path, quiet: Console) -> None:
     """Whoever trains holds the lock: --resume, --overwrite and an import beside it are refused, and change nothing."""
     out = tmp_path / "run"
@@ -342,6 +350,7 @@ def test_a_folder_that_another_start_has_just_made_is_refused(tmp_path: Path) ->
         pass
 
 
+@pytest.mark.slow
 def test_a_resumed_run_says_that_its_last_process_was_killed(tmp_path: Path, quiet: Console) -> None:
     out = tmp_path / "run"
     train(quiet, config(), out)
@@ -350,6 +359,7 @@ def test_a_resumed_run_says_that_its_last_process_was_killed(tmp_path: Path, qui
     assert "process 4194305" in said(quiet) and "was killed" in said(quiet)
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_leaves_no_folder_and_puts_the_old_run_back(
     tmp_path: Path, quiet: Console, monkeypatch
 ) -> None:
@@ -385,6 +395,7 @@ def raising(error: Exception):
     return function
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("emptied", ["all", "content"])
 def test_a_trained_run_without_checkpoints_is_not_resumed_over_its_weights(
     tmp_path: Path, quiet: Console, emptied: str
@@ -406,6 +417,7 @@ def test_a_trained_run_without_checkpoints_is_not_resumed_over_its_weights(
     assert runs.load_run(out).step == 12
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
     tmp_path: Path, quiet: Console
 ) -> None:
@@ -421,6 +433,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
     )
 
 
+@pytest.mark.slow
 def test_default_folders_count_up_and_resume_takes_the_last(
     tmp_path: Path, quiet: Console, monkeypatch
 ) -> None:
@@ -473,6 +486,7 @@ def test_what_cannot_be_measured_is_refused_before_training(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_final_picture_and_table_show_the_steps_that_are_asked_for(
     tmp_path: Path, drawing: Console
 ) -> None:
@@ -486,6 +500,7 @@ def test_the_final_picture_and_table_show_the_steps_that_are_asked_for(
         config(show=(0,))
 
 
+@pytest.mark.slow
 def test_pictures_take_a_tenth_of_training_and_say_what_they_leave_out(
     tmp_path: Path, drawing: Console, monkeypatch
 ) -> None:
@@ -536,6 +551,7 @@ def test_horizons_are_announced_and_warned_about(tmp_path: Path, quiet: Console)
     assert "warning: curriculum ends at step 6, after the last step 4 of the run" in said(quiet)
 
 
+@pytest.mark.slow
 def test_labels_left_out_train_an_unconditional_network(tmp_path: Path, quiet: Console) -> None:
     labeled = cloud(labels=True)
     settings = [*TINY, ("network.classes", "none")]
@@ -551,6 +567,7 @@ def test_labels_left_out_train_an_unconditional_network(tmp_path: Path, quiet: C
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_loses_its_way_keeps_the_last_good_checkpoint(tmp_path: Path, quiet, monkeypatch) -> None:
     original = networks.MLP.forward
 
@@ -644,6 +661,7 @@ def test_dry_run_prints_json_and_nothing_else(tmp_path: Path, monkeypatch) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_refuses_and_resumes(tmp_path: Path, quiet, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     short = ["--steps", "2", "--batch", "20", "--no-eval", "--network", "mlp", "--sample-every", "0"]
@@ -777,6 +795,7 @@ SETTINGS = (
 )
 
 
+@pytest.mark.slow
 def test_any_text_for_any_setting_is_taken_or_refused_in_words() -> None:
     """An error of any other type ends the test."""
     digits = data.load("digits")

@@ -347,6 +347,7 @@ def test_parts_are_the_batch_each_row_once_and_alike(name, parts):
         assert sum(offs) == objective.draw(Batch(x), 3, 0).num_jumps and max(offs) - min(offs) <= 1
 
 
+@pytest.mark.slow
 def test_a_part_brings_the_rows_that_its_velocity_averages_over():
     objective, dataset = methods.esc().for_run(10), data.load("digits")
     plan = Plan(steps=10, batch=60, seed=0, lr=1e-3)
@@ -386,6 +387,7 @@ def test_batches_that_cannot_be_split_are_refused(per_device, accumulate, words)
         micro_batches(imm, 96, per_device, accumulate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_device", [7, 16])
 def test_the_rows_per_device_do_not_change_the_numbers(per_device, alone):
     about = {"method": "meanflow", "data": "two-moons", "steps": 10}
@@ -620,6 +622,7 @@ def test_one_process_says_so():
     assert processes.from_first(lambda: 5) == 5
 
 
+@pytest.mark.slow
 def test_an_average_is_made_by_a_command_and_used_by_its_name(tmp_path):
     about = {
         "name": "x",

@@ -66,6 +66,7 @@ def everything(source, n=4):
     return torch.cat(list(source.x.blocks(torch.arange(len(source)), n)))
 
 
+@pytest.mark.slow
 def test_a_stream_gives_what_the_disk_gives(tmp_path):
     place = tmp_path / "p"
     parquet(place)
@@ -131,6 +132,7 @@ def test_small_images_are_enlarged_and_the_view_is_called_as_before(tmp_path):
         assert view.stamp == "View(square='crop', size=8)"  # part of the checksums of runs of version 0.1
 
 
+@pytest.mark.slow
 def test_encoding_a_stream_is_encoding_the_disk(tmp_path, vae):
     """Interrupted by a missing file it goes on; another stream under the same name is not mixed in."""
     place, words = tmp_path / "p", ("--vae", vae, "--size", SIDE, "--per-file", 8, "--per-device", 3)

@@ -300,6 +300,7 @@ def test_the_network_of_a_run_is_in_two_stages_at_the_boundary():
     assert runs.cost(config()) == pytest.approx(4.0), "one pass with a gradient, and one of either stage"
 
 
+@pytest.mark.slow
 def test_both_stages_in_one_run(quiet, tmp_path):
     """The first half is the first stage, from whose average both begin; samples need no teacher any more."""
     place = train(quiet, config(), tmp_path / "run").folder
@@ -326,6 +327,7 @@ def test_both_stages_in_one_run(quiet, tmp_path):
     assert found.error is not None
 
 
+@pytest.mark.slow
 def test_with_a_finished_first_stage_it_resumes_bit_for_bit(quiet, tmp_path):
     stage = train(quiet, config("ect", steps=10), tmp_path / "stage").folder
     settings = config(teacher=stage, steps=20)
@@ -358,6 +360,7 @@ def test_with_a_finished_first_stage_it_resumes_bit_for_bit(quiet, tmp_path):
         assert all(torch.equal(one[name], other[name]) for name in one), weights
 
 
+@pytest.mark.slow
 def test_teachers_that_are_no_first_stage_are_refused(quiet, tmp_path):
     flow = train(quiet, config("flow_matching", steps=4), tmp_path / "flow").folder
     with pytest.raises(ValueError, match=r"lives on VEPath.*but its teacher on LinearPath"):
@@ -375,6 +378,7 @@ def test_teachers_that_are_no_first_stage_are_refused(quiet, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_comparison_counts_the_first_stage_as_what_it_is(tmp_path):
     request = plan.Request(
         ("tcm", "flow-matching"), data="two-moons", budget="200 steps", settings=tuple(TINY[:2])

@@ -145,6 +145,7 @@ def test_interrupted_in_any_phase_and_resumed_is_the_uninterrupted_run(
         assert (whole / frozen).read_bytes() == (place / frozen).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_teacher_is_an_ordinary_flow_matching_run(tmp_path: Path, quiet: Console) -> None:
     place = train(quiet, config("reflow"), tmp_path / "run").folder
     alone = train(quiet, replace(config("flow_matching"), steps=14), tmp_path / "alone").folder
@@ -152,6 +153,7 @@ def test_the_teacher_is_an_ordinary_flow_matching_run(tmp_path: Path, quiet: Con
         assert (place / "teacher" / name).read_bytes() == (alone / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_steps_that_two_phases_share_cannot_change(tmp_path: Path, quiet: Console) -> None:
     place = train(quiet, config("consistency_distillation"), tmp_path / "run").folder
     with pytest.raises(ValueError, match="divides 28 steps between its teacher and itself"):
@@ -274,6 +276,7 @@ def test_a_teacher_that_is_missing_or_not_finished_is_refused(tmp_path: Path, qu
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_guided_teacher_is_one_that_knows_the_null_label(tmp_path: Path, quiet, teacher: Path) -> None:
     settings = config(
         "consistency_distillation", cloud(True), teacher=teacher, settings=[("velocity.guidance", "2.0")]
@@ -284,6 +287,7 @@ def test_a_guided_teacher_is_one_that_knows_the_null_label(tmp_path: Path, quiet
     assert runs.load_run(tmp_path / "own" / "teacher").objective.label_dropout == 0.1
 
 
+@pytest.mark.slow
 def test_resume_wants_the_same_teacher_wherever_it_is(
     tmp_path: Path, quiet, monkeypatch, teacher: Path
 ) -> None:
@@ -318,6 +322,7 @@ def test_resume_wants_the_same_teacher_wherever_it_is(
 # ---------------------------------------------------------------- refresh
 
 
+@pytest.mark.slow
 def test_the_frozen_map_is_the_average_of_the_very_step_in_which_the_level_changes(
     tmp_path: Path, quiet, monkeypatch
 ) -> None:
@@ -355,6 +360,7 @@ def test_the_frozen_map_is_the_average_of_the_very_step_in_which_the_level_chang
 # ---------------------------------------------------------------- pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [False, True])
 def test_every_pair_is_the_teachers_own_and_is_used(tmp_path: Path, quiet, monkeypatch, labels: bool) -> None:
     data, drawn = cloud(labels), []
@@ -399,6 +405,7 @@ def test_every_pair_is_the_teachers_own_and_is_used(tmp_path: Path, quiet, monke
     assert which[:160].sum(dim=0).tolist() == [1] * 160
 
 
+@pytest.mark.slow
 def test_pairs_go_on_where_they_were_interrupted(tmp_path: Path, quiet, monkeypatch) -> None:
     monkeypatch.setattr("flowleap.runs.pairs.Origin", lambda **given: Origin(**given, shard=30))
     whole = train(quiet, config("reflow"), tmp_path / "whole").folder
@@ -422,6 +429,7 @@ def test_pairs_go_on_where_they_were_interrupted(tmp_path: Path, quiet, monkeypa
     assert (whole / "ema.safetensors").read_bytes() == (end.folder / "ema.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_pairs_that_were_cut_short_are_refused(tmp_path: Path, quiet: Console) -> None:
     place = train(quiet, config("reflow"), tmp_path / "run").folder
     path = place / "pairs" / "pairs-00000.safetensors"
@@ -505,6 +513,7 @@ def test_counting_sees_what_the_network_does_in_training(
     assert sum(spent) / (14 * 16) == pytest.approx(runs.cost(settings), abs=0.06)
 
 
+@pytest.mark.slow
 def test_a_bill_names_every_phase_and_is_left_in_the_folder(tmp_path: Path, quiet: Console) -> None:
     place = train(quiet, config("reflow"), tmp_path / "run").folder
     kept = json.loads((place / "cost.json").read_text())
@@ -524,6 +533,7 @@ def flowleap(*arguments: str):
     return CliRunner().invoke(app, list(arguments))
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_from_a_teacher_and_in_two_phases(tmp_path: Path, quiet, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     short = ["--batch", "16", "--no-eval", "--sample-every", "0", "--set", "watch_share=0"]

@@ -144,6 +144,7 @@ def commands(group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_help_names_every_option_whole(width):
     import typer

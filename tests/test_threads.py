@@ -254,6 +254,7 @@ def train(place: Path, *, resume: bool = False, **options: object) -> dict[str, 
     return json.loads((place / "environment.json").read_text())["sittings"][-1]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_threads_when_it_is_resumed(monkeypatch, tmp_path: Path, cores) -> None:
     cores(4)
     monkeypatch.setattr(threads, "fastest", lambda step, limit: step() or 2)
@@ -277,6 +278,7 @@ class Restless(threads.Adaptive):
             yield self.taken
 
 
+@pytest.mark.slow
 def test_a_run_that_chose_its_threads_may_change_them_and_one_that_was_told_does_not(
     monkeypatch, tmp_path: Path, cores
 ) -> None:
@@ -297,6 +299,7 @@ def test_a_run_that_chose_its_threads_may_change_them_and_one_that_was_told_does
         assert runs.run.take_threads(config, tmp_path, lambda: 2) is None
 
 
+@pytest.mark.slow
 def test_a_run_that_trains_its_own_teacher_notes_its_threads_where_they_are_looked_for(
     monkeypatch, tmp_path: Path, cores
 ) -> None:
@@ -319,6 +322,7 @@ def test_threads_of_another_machine_are_not_taken(tmp_path: Path) -> None:
         assert folder.last_threads(tmp_path) == (count, False)
 
 
+@pytest.mark.slow
 def test_what_the_user_says_is_taken_unmeasured(monkeypatch, tmp_path: Path, cores) -> None:
     cores(4)
     monkeypatch.setattr(threads, "fastest", lambda step, limit: pytest.fail("measured"))
@@ -327,6 +331,7 @@ def test_what_the_user_says_is_taken_unmeasured(monkeypatch, tmp_path: Path, cor
     assert train(tmp_path / "environment")["threads"] == 4
 
 
+@pytest.mark.slow
 def test_trial_steps_leave_no_trace(monkeypatch, tmp_path: Path, cores) -> None:
     cores(2)
     told = train(tmp_path / "told", threads=1)

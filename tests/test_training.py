@@ -64,6 +64,7 @@ def plan(steps: int, **options: object) -> Plan:
     return Plan(**{"steps": steps, "batch": 16, "seed": 0, "lr": 1e-2, "log_every": 5} | options)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_raw_error() -> None:
     objective, rows = methods.flow_matching().for_run(200), []
     state = begin(networks.MLP(2, width=32, depth=2), objective)

@@ -171,6 +171,7 @@ def test_a_row_drops_the_same_alone_and_among_others() -> None:
         assert torch.equal(network(x, t, r, label), network(x, t, r, label))
 
 
+@pytest.mark.slow
 def test_the_derivative_and_the_prediction_drop_the_same() -> None:
     """In a step of MeanFlow: the value of the derivative pass is the prediction, on every row r < t."""
     network = awakened(dropout=0.5).train()

@@ -197,6 +197,7 @@ def test_a_class_is_the_same_on_the_same_data_or_by_its_name_but_not_by_its_numb
     assert warm.same_classes(other, named, known) == {0: 2, 1: 0}
 
 
+@pytest.mark.slow
 def test_config_json_says_where_it_began_and_resuming_does_not_need_it(flow: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(flow, source)
@@ -273,6 +274,7 @@ def test_what_makes_no_sense_is_refused(flow: Path, tmp_path: Path) -> None:
     assert any("path is LinearPath" in line and "first samples are others" in line for line in curved.remarks)
 
 
+@pytest.mark.slow
 def test_resuming_with_another_start_is_refused(flow: Path, tmp_path: Path) -> None:
     place = trained(tmp_path / "run", "meanflow", settings=[])
     with pytest.raises(ValueError, match="init is None, not"):
