@@ -64,12 +64,14 @@ def train(out: Path, method: str, seed: int, threads: int) -> None:
 
 def collect(out: Path, seeds: list[int]) -> tuple[Measured, dict[str, Any]]:
     """Return every number by (method, NFE, name), one per seed, and what all runs share."""
+    from flowleap.runs import read_config
+
     measured: Measured = {}
     shared: dict[str, Any] = {}
     for method in METHODS:
         for seed in seeds:
             place = folder(out, method, seed)
-            shared = json.loads((place / "config.json").read_text())["config"] | {"method": "", "seed": seeds}
+            shared = read_config(place).flat() | {"method": "", "seed": seeds}
             for row in json.loads((place / "table.json").read_text()):
                 shared["row"] = row
                 for name in ("distance", "agreement", "nearest_ratio", "seconds"):
@@ -95,9 +97,10 @@ def report(measured: Measured, shared: dict[str, Any], seeds: list[int], jobs: i
         f"Made by `uv run python benchmarks/digits.py --jobs {jobs}`; each run is `flowleap train METHOD --seed S` "
         "at its defaults.",
         "",
-        f"- data: the 1,797 real 8×8 digits of scikit-learn; network {network}; {shared['steps']} steps of "
-        f"{shared['batch']}, Adam, learning rate {shared['lr']:g} (cosine decay over the last {shared['decay']:g}), "
-        f"EMA {shared['ema'][0]}; no guidance anywhere",
+        f"- data: the 1,797 real 8×8 digits of scikit-learn; network {network}; {shared['schedule.steps']} steps of "
+        f"{shared['data.batch']}, Adam, learning rate {shared['optimizer.lr']:g} (cosine decay over the "
+        f"last {shared['schedule.decay']:g}), "
+        f"EMA {shared['optimizer.ema'][0]}; no guidance anywhere",
         f"- seeds {', '.join(map(str, seeds))}; mean ± standard deviation over seeds",
         f"- distance: Fréchet distance in pixel space, images in [−1, 1], {row['num']} samples against all real "
         f"images; two halves of the real set differ by {row['floor']:.2f}",

@@ -77,9 +77,9 @@ def stepper(row: Row, args: argparse.Namespace) -> Callable[[int], None]:
         runs.build_network(config).to(device),
         objective,
         lr=1e-4,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        decays=config.ema,
+        betas=config.optimizer.betas,
+        weight_decay=config.optimizer.weight_decay,
+        decays=config.optimizer.ema,
     )
     state, guard = State(trained), Guard(device)
     plan = Plan(steps=STEPS, batch=args.batch, seed=0, lr=1e-4)

@@ -82,6 +82,7 @@ def solvers(place: Path) -> dict[str, float]:
 
     plan = json.loads((place / "plan.json").read_text())
     run = runs.load_run(plan["request"]["teacher"])
+    features = runs.from_dict(plan["rows"][0]["config"]).evaluation.features
 
     @dataclass(frozen=True)
     class Heun(Sampling):
@@ -110,7 +111,7 @@ def solvers(place: Path) -> dict[str, float]:
             objective = replace(run.objective, sampling=sampling)
             rows = evaluation.evaluate(
                 run.flow, objective, run.dataset(), steps=(steps,), num=plan["request"]["num"],
-                evaluator=evaluation.held_out(run.dataset(), plan["rows"][0]["config"]["features"]),
+                evaluator=evaluation.held_out(run.dataset(), features),
             )  # fmt: skip
         found[name] = rows[0]["distance"]
     return found

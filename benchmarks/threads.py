@@ -64,7 +64,14 @@ class Training:
         variables, options = SETTINGS[self.setting]
         plain = {name: value for name, value in os.environ.items() if not name.startswith(FRESH)}
         words = "train --steps 100000 --log-every 5 --sample-every 0 --checkpoint-every 0 --no-eval"
-        words = [*words.split(), "--set", "watch_share=0", "--out", str(self.folder / "run"), *options]
+        words = [
+            *words.split(),
+            "--set",
+            "evaluation.online_share=0",
+            "--out",
+            str(self.folder / "run"),
+            *options,
+        ]
         self.folder.mkdir()
         self.log = (self.folder / "log").open("w")
         self.process = subprocess.Popen(
@@ -131,7 +138,7 @@ def measure(setting: str, situation: str, window: float) -> dict[str, Any]:
         before = [run.reached() for run in runs]
         time.sleep(max(window, LONG) if chooses and situation == "alone" else window)
         after = [run.reached() for run in runs]
-        batch = read_config(runs[0].folder / "run").batch
+        batch = read_config(runs[0].folder / "run").data.batch
         rates = [
             batch * (last[0] - first[0]) / max(1e-9, last[1] - first[1])
             for first, last in zip(before, after, strict=True)

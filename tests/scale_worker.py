@@ -67,7 +67,7 @@ def configured(scenario: dict[str, Any]) -> runs.TrainConfig:
 def trainer(place: Path, scenario: dict[str, Any], reporter: Reporter) -> Trainer:
     """Return the training of a scenario."""
     config = configured(scenario)
-    return Trainer(place, config, data.load(config.data), reporter)
+    return Trainer(place, config, data.load(config.data.name), reporter)
 
 
 def phases(scenario: dict[str, Any], root: Path) -> dict[str, Any]:

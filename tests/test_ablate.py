@@ -141,7 +141,7 @@ def test_fields_are_crossed_and_the_method_as_it_is_is_always_there() -> None:
     found, full = configs(drop=(), over=(("lr", ("0.1", "0.2")), ("network.width", ("8",))))
     assert list(found) == ["esc", "esc, lr=0.1, network.width=8", "esc, lr=0.2, network.width=8"]
     last = found["esc, lr=0.2, network.width=8"]
-    assert full == "esc" and (last.lr, last.network["width"]) == (0.2, 8)
+    assert full == "esc" and (last.optimizer.lr, last.network["width"]) == (0.2, 8)
 
 
 @pytest.mark.parametrize(

@@ -571,7 +571,15 @@ def test_what_a_stream_cannot_encode_is_escaped(encoded, encoding):
 def test_names_that_are_not_utf8_are_trained_sampled_and_shown(encoded, unspeakable):
     encoding = "ascii"
     run = unspeakable.parent / os.fsdecode(b"run\xfe-" + encoding.encode())
-    sizes = ["--set", "network.width=16", "--set", "network.depth=1", "--set", "watch_share=0", "--no-eval"]
+    sizes = [
+        "--set",
+        "network.width=16",
+        "--set",
+        "network.depth=1",
+        "--set",
+        "evaluation.online_share=0",
+        "--no-eval",
+    ]
     every = ["--steps", "1", "--batch", "8", "--sample-every", "0", "--device", "cpu"]
     train = ["train", "--data", unspeakable, "--network", "mlp", "--out", run, *sizes, *every]
     for words in (
@@ -676,8 +684,8 @@ def test_labels_are_read():
 
 def test_data_given_by_hand_is_drawn_without_the_real_points(moons, tmp_path):
     run = runs.load_run(moons)
-    foreign = replace(run, config=replace(run.config, data="my-points"))
-    assert foreign.config.data not in data.names
+    foreign = replace(run, config=run.config.replace(data="my-points"))
+    assert foreign.config.data.name not in data.names
     samples.write_picture(tmp_path / "a.png", torch.randn(50, 2), None, foreign)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width < 1.5 * picture.height

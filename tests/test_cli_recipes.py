@@ -13,7 +13,17 @@ from flowleap.runs import estimate, recipes
 from flowleap.runs.forecast import hours, size, within
 
 SMALL = ["--set", "network.width=16", "--set", "network.depth=1", "--set", "network.heads=2"]
-QUIET = ["--steps", "3", "--batch", "16", "--no-eval", "--sample-every", "0", "--set", "watch_share=0"]
+QUIET = [
+    "--steps",
+    "3",
+    "--batch",
+    "16",
+    "--no-eval",
+    "--sample-every",
+    "0",
+    "--set",
+    "evaluation.online_share=0",
+]
 
 
 def flowleap(*arguments: str):
@@ -47,7 +57,7 @@ def test_a_plan_needs_no_data_and_writes_nothing(tmp_path: Path, monkeypatch, qu
     monkeypatch.setenv("COLUMNS", "200")
     done = flowleap("train", "--recipe", "fashion-mnist", "--dry-run", "--batch", "32", *SMALL)
     assert done.exit_code == 0, done.output
-    assert "recipe fashion-mnist: batch is 32 instead of 128" in done.stderr
+    assert "recipe fashion-mnist: data.batch is 32 instead of 128" in done.stderr
     for part in (
         "parameters",
         "activations of 32 rows",
@@ -88,7 +98,7 @@ def test_training_by_a_recipe_and_from_another_run(tmp_path: Path, monkeypatch) 
     assert second.exit_code == 0, second.output
     said = " ".join(second.stdout.split())
     assert "begins with first, ema-0.999@3" in said and "left there: logvar_linear" in said
-    assert json.loads(Path("second/config.json").read_text())["config"]["init"] == "../first"
+    assert json.loads(Path("second/config.json").read_text())["config"]["init"]["path"] == "../first"
 
 
 @pytest.mark.slow

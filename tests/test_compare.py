@@ -171,7 +171,7 @@ def test_pairs_of_a_teacher_count_where_evaluations_are_equal() -> None:
     assert (row.steps, row.pairs, row.once) == (4000, 2000 * 16, 2000 * 16 * 128)
     assert row.total == 3.0 * 4000 * 16 + row.once
     flow, row = plan.resolve(replace(request, equal="flops"), dataset).rows
-    assert row.pairs == int(flow.total / 3 / 128) and row.configured(0).pairs == row.pairs
+    assert row.pairs == int(flow.total / 3 / 128) and row.configured(0).teacher.pairs == row.pairs
     assert 0 <= flow.total - row.total < 2 * 16 * 3.0
 
 
@@ -237,7 +237,7 @@ def test_a_setting_may_be_that_of_one_method() -> None:
     )
     request = replace(ASKED, settings=settings[:2])
     dataset = data.load("two-moons")
-    rates = [plan.configured(request, name, dataset).lr for name in request.names()]
+    rates = [plan.configured(request, name, dataset).optimizer.lr for name in request.names()]
     assert rates == [0.02, 0.01]
     request = replace(ASKED, settings=settings)
     assert request.settings_of("flow-matching") == [("lr", "0.02"), ("times.law", "Uniform"), ("lr", "0.03")]
@@ -541,7 +541,7 @@ def test_one_teacher_teaches_all_that_have_one_and_is_a_row_itself(tmp_path: Pat
             place = outcome.place_of(found.out, name, seed)
             run = runs.load_run(place)
             assert not (place / "teacher").exists() and run.length == 24
-            assert run.config.teacher == (None if name == "shortcut" else teacher)
+            assert run.config.teacher.path == (None if name == "shortcut" else teacher)
     run = runs.load_run(teacher)
     dataset = data.load("two-moons")
     evaluator = evaluation.held_out(dataset)
@@ -567,7 +567,7 @@ def test_a_method_that_is_made_to_start_from_a_teacher_is_given_it(tmp_path: Pat
     started = (*ASKED.settings, ("shortcut:starts_from_teacher", "true"))
     request = replace(ASKED, methods=("shortcut", "flow-matching"), settings=started, teacher=teacher)
     configs, _ = plan.variants(request, data.load("two-moons"))
-    assert [config.teacher for config in configs.values()] == [teacher, None]
+    assert [config.teacher.path for config in configs.values()] == [teacher, None]
 
 
 def test_a_teacher_that_nobody_has_or_that_does_not_fit_is_refused_at_once(tmp_path: Path) -> None:

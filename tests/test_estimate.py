@@ -70,8 +70,8 @@ def test_a_step_costs_its_forward_equivalents() -> None:
     config = runs.configure("meanflow", "digits", batch=32)
     found = estimate.estimate(config, 1797, speed=False)
     assert found.step == found.forward * cost(config) == found.forward * 3.5
-    assert found.total == found.step * config.steps * config.batch and found.speed is None
-    assert found.images == config.steps * config.batch
+    assert found.total == found.step * config.schedule.steps * config.data.batch and found.speed is None
+    assert found.images == config.schedule.steps * config.data.batch
 
 
 # --- memory
@@ -121,8 +121,8 @@ def test_weights_divided_among_devices() -> None:
     config = runs.configure("meanflow", "digits", batch=256)
     for settings, devices, rows in (({}, 1, 256), ({}, 8, 32), ({"per_device": 32}, 8, 32), ({"per_device": 20}, 8, 16),
                                     ({"accumulate": 4}, 8, 8), ({"accumulate": 4, "per_device": 5}, 8, 5)):  # fmt: skip
-        assert estimate.rows_at_once(replace(config, **settings), devices) == rows
-    shown = dict(forecast.divided(replace(config, shard=True), estimate.estimate(config, 1797, speed=False)))
+        assert estimate.rows_at_once(config.replace(**settings), devices) == rows
+    shown = dict(forecast.divided(config.replace(shard=True), estimate.estimate(config, 1797, speed=False)))
     assert "activations of 32 rows" in shown["with --shard on 8"]
 
 

@@ -15,7 +15,7 @@ from flowleap.cli import app
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 WORDS = ["--steps", "1", "--batch", "16", "--no-eval", "--sample-every", "0", "--device", "cpu"]
-SMALL = [*WORDS, "--set", "watch_share=0", "--set", "network.width=16"]
+SMALL = [*WORDS, "--set", "evaluation.online_share=0", "--set", "network.width=16"]
 
 
 def call(*words: object):

@@ -330,16 +330,16 @@ def test_a_run_inside_of_its_data_goes_on_and_is_measured_from_any_folder(tmp_pa
         "runs/a, a run" in said and "pictures that flowleap drew (sheet.png)" in said and "cat, dog" in said
     )
     config = json.loads((photos / "runs" / "a" / "config.json").read_text())
-    assert config["config"]["data"] == "." and config["dataset"]["place"] == str(photos)
+    assert config["config"]["data"]["name"] == "." and config["dataset"]["place"] == str(photos)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (photos / "runs" / "a").rename(tmp_path / "runs" / "b")
     run = runs.load_run("runs/b")
-    assert run.config.data == str(photos) and len(run.dataset()) == 200
-    assert runs.configure("flow-matching", init="runs/b").data == str(photos)
+    assert run.config.data.name == str(photos) and len(run.dataset()) == 200
+    assert runs.configure("flow-matching", init="runs/b").data.name == str(photos)
     photos.rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path / "moved")
-    assert runs.read_config("../runs/b").data == "." and len(runs.load_run("../runs/b").dataset()) == 200
+    assert runs.read_config("../runs/b").data.name == "." and len(runs.load_run("../runs/b").dataset()) == 200
     monkeypatch.chdir(tmp_path)
     evaluate = ["evaluate", "runs/b", "--steps", "1", "--num", "200", "--device", "cpu"]
     assert CliRunner().invoke(app, evaluate).exit_code != 0

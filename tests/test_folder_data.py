@@ -437,10 +437,10 @@ def test_a_run_goes_on_where_its_data_have_moved(tmp_path, memory: float):
         runs.train(runs.reconfigure(runs.read_config(out), data="digits"), out, resume=True)
     other = data.load(tmp_path / "others")
     with pytest.raises(ValueError, match="have changed"):
-        runs.train(replace(runs.read_config(out), data=other.address), out, resume=True, dataset=other)
+        runs.train(runs.read_config(out).replace(data=other.address), out, resume=True, dataset=other)
     done = CliRunner().invoke(app, [*resume, "--data", str(tmp_path / "there")])
     assert done.exit_code == 0, done.output
-    assert runs.load_run(out).step == 5 and runs.read_config(out).data == str(tmp_path / "there")
+    assert runs.load_run(out).step == 5 and runs.read_config(out).data.name == str(tmp_path / "there")
     assert len(runs.load_run(out).dataset()) == 24
 
 
@@ -628,7 +628,12 @@ def test_a_run_from_the_disk_is_the_run_from_memory_and_goes_on_bit_by_bit(tmp_p
             memory=memory,
             workers=workers,
         )
-        assert (config.size, config.square, config.flip, config.memory) == (16, "crop", True, memory)
+        assert (config.data.size, config.data.square, config.data.flip, config.data.memory) == (
+            16,
+            "crop",
+            True,
+            memory,
+        )
         result = runs.train(config, tmp_path / name)
         weights.append((result.folder / "network.safetensors").read_bytes())
     assert weights[0] == weights[1] == weights[2]
@@ -743,12 +748,12 @@ def test_training_on_a_folder_from_the_command_line(tmp_path):
     said = " ".join(done.output.split())
     assert "6 of 29 images are left out" in said and "squeezed into squares and resized to 16 × 16" in said
     assert "images are mirrored" in said and "only 23 images" in said
-    config = json.loads((out / "config.json").read_text())["config"]
+    config = json.loads((out / "config.json").read_text())["config"]["data"]
     assert (config["size"], config["square"], config["flip"]) == (16, "resize", True)
     run = runs.load_run(out)
     assert run.dataset().shape == (3, 16, 16) and run.dataset().preprocessing.square == "resize"
     again = CliRunner().invoke(app, ["train", "--resume", "--out", str(out), "--size", "8"])
-    assert again.exit_code != 0 and "size is 16, not 8" in " ".join(again.output.split())
+    assert again.exit_code != 0 and "data.size is 16, not 8" in " ".join(again.output.split())
 
 
 def test_points_are_not_mirrored(tmp_path):
@@ -766,7 +771,7 @@ def test_comparisons_see_the_images_as_their_settings_say(tmp_path):
     )
     assert request.dataset().shape == (3, 16, 16) and request.dataset().preprocessing.square == "resize"
     config = runs.configure("flow-matching", request.dataset(), settings=request.settings, steps=5)
-    assert (config.size, config.square) == (16, "resize")
+    assert (config.data.size, config.data.square) == (16, "resize")
 
 
 def test_statistics_and_references_of_a_folder_of_several_sizes(tmp_path):

@@ -255,7 +255,9 @@ def test_training_from_the_command_line(tmp_path):
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0 and (out / "ema.safetensors").exists()
     content = json.loads((out / "config.json").read_text())
-    assert content["config"]["data"] == f"hf:{tmp_path / 'faces'}" and content["dataset"]["classes"] == 3
+    assert (
+        content["config"]["data"]["name"] == f"hf:{tmp_path / 'faces'}" and content["dataset"]["classes"] == 3
+    )
     assert content["dataset"]["checksum"].startswith("part-")
     checked = CliRunner().invoke(
         app, ["data", "check", f"hf:{tmp_path / 'faces'}", "--json", "--workers", "0"]

@@ -122,7 +122,9 @@ def test_a_run_of_such_a_batch_is_refused_before_anything_is_trained(batch, near
     with pytest.raises(ValueError, match=f"use batch={nearest}"):
         request = plan.Request(("imm", "flow-matching"), data="two-moons", budget="200 steps", batch=batch)
         plan.resolve(request, runs.run.data_sets.load("two-moons"))
-    assert runs.configure("imm", "two-moons", batch=batch, settings=[("times.group", "1")]).batch == batch
+    assert (
+        runs.configure("imm", "two-moons", batch=batch, settings=[("times.group", "1")]).data.batch == batch
+    )
 
 
 def test_processes_hold_the_rows_and_groups_of_the_whole():

@@ -766,7 +766,7 @@ def test_an_imported_run_teaches(tmp_path: Path, pixels: Path) -> None:
     ok("import", pixels, "--out", run, "--heads", HEADS, "--layout", "sit", "--data", "digits")
     rows = json.loads(ok("evaluate", run, "--num", 100, "--steps", 1, "--json"))
     assert rows[0]["reference"] == "digits" and rows[0]["reference_seen"] is True
-    small = ["--steps", 2, "--batch", 8, "--no-eval", "--set", "watch_share=0", "--device", "cpu"]
+    small = ["--steps", 2, "--batch", 8, "--no-eval", "--set", "evaluation.online_share=0", "--device", "cpu"]
     ok("train", "consistency-distillation", "--teacher", run, "--out", tmp_path / "student", *small)
     student = runs.load_run(tmp_path / "student")
     assert isinstance(student.network, Reversed)

@@ -28,7 +28,7 @@ from flowleap.data.shards import ShardError
 from flowleap.lock import locked
 from flowleap.progress import shown_by
 from flowleap.randomness import generator
-from flowleap.training.config import PRESETS
+from flowleap.runs import PRESETS
 from forked import forked, needs_processes
 
 diffusers = pytest.importorskip("diffusers")
@@ -607,7 +607,7 @@ def test_a_transformer_of_latents_has_patches_of_two(tmp_path):
     dataset = made_up(tmp_path / "cache", contents(4, shape=(4, 32, 32), image=(3, 256, 256)))
     config = runs.configure("meanflow", dataset, settings=[("network.width", "96"), ("network.depth", "1")])
     assert (config.network["image"], config.network["patch"]) == ([4, 32, 32], 2)
-    assert config.batch == PRESETS["latents"]["batch"] and config.lr == 1e-4
+    assert config.data.batch == PRESETS["latents"]["batch"] and config.optimizer.lr == 1e-4
     assert config.network["heads"] == 6  # dit-small
 
 

@@ -21,7 +21,7 @@ from flowleap import networks
 from flowleap.networks import MLP, DiT, NoiseTime, Reversed, StepToken, UNet, WithLogVariance
 from flowleap.networks.dit import PatchEmbedding
 from flowleap.networks.embeddings import modulate_normalized, sincos_positions, sinusoid
-from flowleap.training.config import NETWORKS
+from flowleap.networks.options import NETWORKS
 
 IMAGE = (2, 4, 6)
 SMALL = {"patch": 2, "width": 16, "depth": 2, "heads": 2}

@@ -98,5 +98,9 @@ def test_a_config_of_every_method_is_read_to_the_same_objective(method, tmp_path
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     config, written = runs.read_config(tmp_path), json.loads(text)["config"]
     assert objective_of(config) == replace(methods.get(method), label_dropout=0.0)
-    assert (config.method, config.network, config.steps) == (method, written["network"], written["steps"])
+    assert (config.method, config.network, config.schedule.steps) == (
+        method,
+        written["network"],
+        written["steps"],
+    )
     assert (tmp_path / "config.json").read_text(encoding="utf-8") == text

@@ -122,7 +122,13 @@ def test_options_of_a_study_are_settings_of_all_its_runs(monkeypatch, tmp_path):
         result = CliRunner().invoke(app, [*start, "--show", "2,1", "--out", str(tmp_path / "s")])
         assert result.exit_code == 0, result.output
     first, second = asked
-    settings = {("size", "16"), ("flip", "true"), ("lr", "0.01"), ("precision", "bf16"), ("warmup", "0.1")}
+    settings = {
+        ("data.size", "16"),
+        ("data.flip", "true"),
+        ("optimizer.lr", "0.01"),
+        ("parallel.precision", "bf16"),
+        ("schedule.warmup", "0.1"),
+    }
     assert set(first.settings) == set(second.settings) == settings
     assert first.steps == second.steps == (2, 1)
     assert as_settings(None, size=None) == ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from rich.console import Console
 from flowleap import methods, runs
 from flowleap.data import Dataset
 from flowleap.guidance import FinestLevel, Guidance
-from flowleap.runs import load_data, published, recipes
+from flowleap.runs import published, recipes
 from flowleap.velocities import PlugIn
 
 every = pytest.mark.parametrize("name", recipes.names())
@@ -29,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_it_can_be_planned_without_data(name: str) -> None:
     recipe = recipes.get(name)
     config, changed = recipes.configure(name)
-    assert changed == [] and config.recipe == name and config.data == ""
-    assert (config.steps, config.batch, config.lr, config.ema) == (
+    assert changed == [] and config.recipe == name and config.data.name == ""
+    assert (config.schedule.steps, config.data.batch, config.optimizer.lr, config.optimizer.ema) == (
         recipe.steps,
         recipe.batch,
         recipe.lr,
@@ -83,7 +82,11 @@ def test_published_settings_of_esc() -> None:
     for objective, steps in ((small, 600_000), (large, 1_200_000)):
         assert Fraction(objective.times.horizon).limit_denominator(1000) * steps == 20_000
     config = recipes.configure("esc-xl2")[0]
-    assert config.betas == (0.9, 0.95) and config.weight_decay == 0 and config.clip == 1.0
+    assert (
+        config.optimizer.betas == (0.9, 0.95)
+        and config.optimizer.weight_decay == 0
+        and config.optimizer.clip == 1.0
+    )
     assert config.network["patch"] == 2 and config.network["log_variance"] and config.network["depth"] == 28
 
 
@@ -119,11 +122,13 @@ def test_rows_of_the_table_of_shortcut_models() -> None:
         "flow-matching": 324.8, "consistency-training": 69.7, "live-reflow": 58.1, "shortcut": 40.3,
     }  # fmt: skip
     faces, objects = (recipes.configure(f"{name}-shortcut")[0] for name in ("celebahq256", "imagenet256"))
-    assert (faces.batch, faces.steps, objects.batch, objects.steps) == (64, 400_000, 256, 800_000)
+    assert [(c.data.batch, c.schedule.steps) for c in (faces, objects)] == [(64, 400_000), (256, 800_000)]
     assert faces.objective.guidance is None
     assert objects.objective.guidance == FinestLevel(1.5)
     assert faces.network["kind"] == "StepToken" and faces.network["network"]["classes"] is None
-    assert (faces.weight_decay, faces.betas, faces.ema, faces.clip) == (0.1, (0.9, 0.999), (0.999,), None)
+    optimizer = faces.optimizer
+    assert (optimizer.weight_decay, optimizer.betas, optimizer.clip) == (0.1, (0.9, 0.999), None)
+    assert optimizer.ema == (0.999,)
     for name in ("progressive-distillation", "reflow"):
         config = recipes.configure(f"imagenet256-{name}")[0]
         assert runs.own_teacher(config) and runs.length(config) == 800_000
@@ -133,10 +138,10 @@ def test_what_is_changed_is_said() -> None:
     config, changed = recipes.configure(
         "esc-b2", batch=64, settings=[("velocity", "Conditional"), ("network.depth", "2"), ("lr", "3e-4")]
     )
-    assert config.batch == 64 and config.lr == 3e-4 and config.network["depth"] == 2
+    assert config.data.batch == 64 and config.optimizer.lr == 3e-4 and config.network["depth"] == 2
     assert sorted(changed) == [
-        "recipe esc-b2: batch is 64 instead of 512",
-        "recipe esc-b2: lr is 0.0003 instead of 0.0001",
+        "recipe esc-b2: data.batch is 64 instead of 512",
+        "recipe esc-b2: optimizer.lr is 0.0003 instead of 0.0001",
         "recipe esc-b2: the network is another, depth 2 (there 12)",
         "recipe esc-b2: velocity is Conditional instead of PlugIn",
     ]
@@ -165,7 +170,9 @@ def test_guided_recipes_train_without_labels_unguided(name: str) -> None:
     own = Dataset("mine", torch.zeros(20, 4, 16, 16), kind="latents")
     config, changed = recipes.configure(name, own)
     objective = config.objective
-    assert objective.guidance is None and objective.label_dropout == 0 and config.pair_guidance is None
+    assert (
+        objective.guidance is None and objective.label_dropout == 0 and config.teacher.pair_guidance is None
+    )
     assert any("without guidance, which needs labels, and mine has none" in line for line in changed)
     assert not any("without guidance" in line for line in recipes.configure("celebahq256-shortcut", own)[1])
 
@@ -182,12 +189,12 @@ def test_larger_images_of_a_folder_are_shrunk_to_those_of_a_recipe(tmp_path) -> 
     """Unless another size is asked for: a recipe is sized for one. Smaller ones are taken, and said."""
     large = pictures(tmp_path / "large", 300)
     config, changed = recipes.configure("cifar10", large, flip=True)
-    assert config.network["image"] == [3, 32, 32] and (config.size, config.square) == (32, "crop")
-    assert changed == [] and config.flip
+    assert config.network["image"] == [3, 32, 32] and (config.data.size, config.data.square) == (32, "crop")
+    assert changed == [] and config.data.flip
     config, changed = recipes.configure("folder-64", large, size=32, square="resize")
-    assert config.network["image"] == [3, 32, 32] and (config.size, config.square) == (32, "resize")
+    assert config.network["image"] == [3, 32, 32] and (config.data.size, config.data.square) == (32, "resize")
     assert changed[0] == "recipe folder-64: made for image of shape (3, 64, 64), here (3, 32, 32)"
-    assert len(load_data(config)) == 6
+    assert len(config.data.load()) == 6
     small, changed = recipes.configure("folder-64", pictures(tmp_path / "small", 40))
     assert small.network["image"] == [3, 32, 32] and "made for image of shape" in changed[0]
     with pytest.raises(ValueError, match="smaller --size"):
@@ -225,7 +232,7 @@ def test_a_recipe_is_trained(tmp_path) -> None:
     own = Dataset("mine", torch.rand(800, 1, 28, 28, generator=source) * 2 - 1, torch.arange(800) % 10, 10)
     settings = [("network.width", "24"), ("network.depth", "1"), ("network.heads", "2")]
     config, _ = recipes.configure("fashion-mnist", own, settings=settings, steps=4, batch=16, eval_num=0)
-    config = replace(config, watch_share=0.0, sample_every=0)
+    config = config.replace(watch_share=0.0, sample_every=0)
     result = runs.train(config, tmp_path / "run", dataset=own, console=Console(file=io.StringIO()))
     assert result.step == 4
     assert json.loads((result.folder / "config.json").read_text())["config"]["recipe"] == "fashion-mnist"

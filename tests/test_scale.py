@@ -312,7 +312,7 @@ def test_accelerate_launches_the_command(tmp_path):
     assert done.stdout.count("checked: 2 processes") == 1 and done.stdout.count("\ndone in ") == 1
     assert (
         runs.load_run(place).step == 4
-        and json.loads((place / "config.json").read_text())["config"]["precision"] == "bf16"
+        and json.loads((place / "config.json").read_text())["config"]["parallel"]["precision"] == "bf16"
     )
 
 

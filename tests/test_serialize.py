@@ -76,7 +76,7 @@ def test_numbers_survive_exactly(share, mean):
 
 
 def test_a_config_of_a_version_that_drew_classes_uniformly_still_does():
-    from flowleap.training.config import configure, from_dict, to_dict
+    from flowleap.runs import configure, from_dict, to_dict
 
     content = to_dict(configure("esc"))
     assert content["objective"]["batching"] == {

@@ -571,7 +571,7 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run(
         [json.loads(line) for line in (each / "metrics.jsonl").read_text().splitlines()]
         for each in (whole, place)
     ]
-    assert rows[0][-1]["rival_error"] > 0 and rows[0][-1]["lr"] < 0.1 * settings.lr
+    assert rows[0][-1]["rival_error"] > 0 and rows[0][-1]["lr"] < 0.1 * settings.optimizer.lr
     assert (
         "two networks are trained, fake score and score identity distillation; both at 0.1"
         in quiet.file.getvalue()
@@ -617,7 +617,7 @@ def test_forward_equivalents_count_both_networks_and_gradients_through_scores(
 
 
 def test_counting_sees_what_the_networks_do_in_training(monkeypatch) -> None:
-    settings = replace(config(), steps=4)
+    settings = config().replace(steps=4)
     objective, data = runs.practice(settings, cloud())
     spent: list[int] = []
 

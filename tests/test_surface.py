@@ -12,10 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 import flowleap
-from flowleap import methods, serialize
+from flowleap import methods, runs, serialize
 from flowleap.cli import app
+from flowleap.networks import options
 from flowleap.runs import recipes
-from flowleap.training import config
+from flowleap.training.config import FLAT
 from golden import surface
 
 BEFORE: dict[str, Any] = json.loads(surface.SURFACE.read_text(encoding="utf-8"))
@@ -26,7 +27,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "recipes": {},
     "networks": {},
     "flowleap": {"values": "serialize"},
-    "settings": {},
+    "settings": {old: new for old, new in FLAT.items() if old in BEFORE["settings"]},
     "parts": {
         "Objective.told": "Objective.conditioning",
         "LinearPath.floor": "LinearPath.sigma_min",
@@ -44,7 +45,7 @@ FILLED: dict[str, dict[str, Any]] = {
 STILL = {
     "methods": methods.get,
     "recipes": recipes.get,
-    "networks": config.network_options,
+    "networks": options.named,
     "flowleap": lambda name: getattr(flowleap, name),
 }
 """How a name is looked up."""
@@ -93,9 +94,9 @@ def test_no_name_is_gone(kind):
 
 def test_no_setting_is_gone():
     assert gone("settings", BEFORE["settings"], NOW["settings"]) == [], NAMED
-    usual = config.configure("esc", "digits")
+    usual = runs.configure("esc", "digits")
     for name, value in BEFORE["settings"].items():
-        assert config.change(usual, [(name, value)]) == usual, f"{name} is not {value!r} any more"
+        assert runs.change(usual, [(name, value)]) == usual, f"{name} is not {value!r} any more"
 
 
 def test_no_part_and_no_field_is_gone():

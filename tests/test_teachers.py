@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,11 +102,16 @@ def test_phases_are_printed_before_the_start_and_share_the_steps(tmp_path: Path,
     )
     assert "student: " in text and "15 of 29 steps" in text
     teacher, student = runs.load_run(tmp_path / "run" / "teacher"), runs.load_run(tmp_path / "run")
-    assert (teacher.config.method, teacher.step, teacher.config.steps) == ("flow_matching", 14, 14)
-    assert (student.config.method, student.step, student.config.steps, student.length) == (method, 15, 29, 15)
-    assert student.config.teacher is None
+    assert (teacher.config.method, teacher.step, teacher.config.schedule.steps) == ("flow_matching", 14, 14)
+    assert (student.config.method, student.step, student.config.schedule.steps, student.length) == (
+        method,
+        15,
+        29,
+        15,
+    )
+    assert student.config.teacher.path is None
     found = checksum(tmp_path / "run" / "teacher" / "ema.safetensors")
-    assert (student.config.teacher_weights, student.config.teacher_checksum) == ("ema-0.999@14", found)
+    assert (student.config.teacher.weights, student.config.teacher.checksum) == ("ema-0.999@14", found)
     for place, last in ((tmp_path / "run", 15), (tmp_path / "run" / "teacher", 14)):
         rows = [json.loads(line)["step"] for line in (place / "metrics.jsonl").read_text().splitlines()]
         assert rows[-1] == last and (place / "environment.json").exists()
@@ -148,7 +152,7 @@ def test_interrupted_in_any_phase_and_resumed_is_the_uninterrupted_run(
 @pytest.mark.slow
 def test_the_teacher_is_an_ordinary_flow_matching_run(tmp_path: Path, quiet: Console) -> None:
     place = train(quiet, config("reflow"), tmp_path / "run").folder
-    alone = train(quiet, replace(config("flow_matching"), steps=14), tmp_path / "alone").folder
+    alone = train(quiet, config("flow_matching").replace(steps=14), tmp_path / "alone").folder
     for name in FILES:
         assert (place / "teacher" / name).read_bytes() == (alone / name).read_bytes()
 
@@ -207,7 +211,11 @@ def test_data_and_network_are_those_of_the_teacher_where_none_are_given(tmp_path
     settings = runs.configure("flow-matching", "two-moons", settings=TINY, steps=2, batch=16, eval_num=0)
     runs.train(settings, place, console=quiet)
     taught = runs.configure("consistency-distillation", teacher=place)
-    assert taught.data == "two-moons" and taught.network == settings.network and taught.network["width"] == 16
+    assert (
+        taught.data.name == "two-moons"
+        and taught.network == settings.network
+        and taught.network["width"] == 16
+    )
 
 
 def other(tmp_path: Path, quiet: Console, method: str, data: Dataset, **options: object) -> Path:
@@ -254,7 +262,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_anything_is_written(
 ) -> None:
     place, settings = make(tmp_path, quiet), config("consistency_distillation", cloud(True), **options)
     with pytest.raises(ValueError, match=message):
-        train(quiet, replace(settings, teacher=str(place)), tmp_path / "run", cloud(True))
+        train(quiet, settings.replace(teacher=str(place)), tmp_path / "run", cloud(True))
     assert not (tmp_path / "run").exists()
 
 
@@ -265,12 +273,12 @@ def test_a_teacher_that_is_missing_or_not_finished_is_refused(tmp_path: Path, qu
     (tmp_path / "empty").mkdir()
     for name in ("nowhere", "empty"):
         with pytest.raises(FileNotFoundError, match=f"{name} holds no run"):
-            train(quiet, replace(settings, teacher=str(tmp_path / name)), tmp_path / "run")
+            train(quiet, settings.replace(teacher=str(tmp_path / name)), tmp_path / "run")
     with monkeypatch.context() as patch:
         press_at(patch, 9)
         train(quiet, config("flow_matching"), tmp_path / "begun")
     with pytest.raises(ValueError, match=r"has done 9 of 28 steps: it is still training.*--resume --out"):
-        train(quiet, replace(settings, teacher=str(tmp_path / "begun")), tmp_path / "run")
+        train(quiet, settings.replace(teacher=str(tmp_path / "begun")), tmp_path / "run")
     with pytest.raises(ValueError, match="flow_matching has no teacher"):
         train(quiet, config("flow_matching", teacher=tmp_path / "begun"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -299,8 +307,8 @@ def test_resume_wants_the_same_teacher_wherever_it_is(
         press_at(patch, 9)
         train(quiet, settings, tmp_path / "here" / "run", cloud(True))
     stored = json.loads((tmp_path / "here" / "run" / "config.json").read_text())["config"]
-    assert (stored["teacher"], stored["teacher_weights"]) == ("../fm", "ema-0.999@6")
-    apart = json.loads((whole / "config.json").read_text())["config"]["teacher"]
+    assert (stored["teacher"]["path"], stored["teacher"]["weights"]) == ("../fm", "ema-0.999@6")
+    apart = json.loads((whole / "config.json").read_text())["config"]["teacher"]["path"]
     assert apart == "../here/fm"
 
     (tmp_path / "here").rename(tmp_path / "there")
@@ -310,13 +318,13 @@ def test_resume_wants_the_same_teacher_wherever_it_is(
     with pytest.raises(ValueError, match="is not the one that this run began with"):
         train(quiet, None, tmp_path / "there" / "run", cloud(True), resume=True)
     weights.write_bytes(kept)
-    moved = replace(settings, teacher=str(tmp_path / "there" / "fm"))
+    moved = settings.replace(teacher=str(tmp_path / "there" / "fm"))
     end = train(quiet, moved, tmp_path / "there" / "run", cloud(True), resume=True)
     assert end.step == 28
     for name in ("network.safetensors", "ema.safetensors"):
         assert (whole / name).read_bytes() == (end.folder / name).read_bytes()
     with pytest.raises(ValueError, match=r"cannot be resumed as another run: .*teacher"):
-        train(quiet, replace(settings, teacher=None), whole, cloud(True), resume=True)
+        train(quiet, settings.replace(teacher=None), whole, cloud(True), resume=True)
 
 
 # ---------------------------------------------------------------- refresh
@@ -378,7 +386,7 @@ def test_every_pair_is_the_teachers_own_and_is_used(tmp_path: Path, quiet, monke
     assert "160 samples of the teacher in 3 steps (4 for each of 40 rows), into pairs/" in said(quiet)
     assert "pairs 160/160" in said(quiet)
     known = runs.read_config(place)
-    assert known.pairs == 160
+    assert known.teacher.pairs == 160
     seed = seed_of(known)
     assert seed not in (0, 1_000_003)  # the noise of tables, pictures and the watch
     index = json.loads((place / "pairs" / "index.json").read_text())
@@ -487,7 +495,7 @@ def test_forward_equivalents_are_those_one_counts_by_hand(method: str, expected:
 def test_counting_sees_what_the_network_does_in_training(
     tmp_path: Path, quiet, monkeypatch, method: str
 ) -> None:
-    settings = replace(config(method, batch=16), steps=14)
+    settings = config(method, batch=16).replace(steps=14)
     objective, data = runs.practice(settings, cloud())
     objective = objective.for_run(14)
     network = networks.build(settings.network)
@@ -536,7 +544,7 @@ def flowleap(*arguments: str):
 @pytest.mark.slow
 def test_the_command_line_trains_from_a_teacher_and_in_two_phases(tmp_path: Path, quiet, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    short = ["--batch", "16", "--no-eval", "--sample-every", "0", "--set", "watch_share=0"]
+    short = ["--batch", "16", "--no-eval", "--sample-every", "0", "--set", "evaluation.online_share=0"]
     small = ["--set", "network.width=16", "--set", "network.depth=1"]
     first = flowleap(
         "train", "flow-matching", "--data", "two-moons", "--steps", "3", "--out", "fm", *short, *small
@@ -547,7 +555,7 @@ def test_the_command_line_trains_from_a_teacher_and_in_two_phases(tmp_path: Path
     )
     assert done.exit_code == 0 and "teacher: fm, ema-0.999@3" in done.stdout, done.output
     stored = json.loads(Path("cd/config.json").read_text())["config"]
-    assert (stored["teacher"], stored["data"]) == ("../fm", "two-moons")
+    assert (stored["teacher"]["path"], stored["data"]["name"]) == ("../fm", "two-moons")
     again = flowleap("train", "--resume", "--out", "cd", "--steps", "5")
     assert again.exit_code == 0 and "continued from step 3" in again.stdout, again.output
     both = flowleap(

@@ -366,7 +366,7 @@ def test_all_runs_of_a_study_have_the_same_threads(monkeypatch, tmp_path: Path, 
     taken = []
 
     def trained(config: runs.TrainConfig, *_: object, **__: object) -> runs.RunResult:
-        taken.append(config.threads)
+        taken.append(config.parallel.threads)
         return runs.RunResult(tmp_path, 0, signal=2)
 
     monkeypatch.setattr(outcome.runs, "train", trained)

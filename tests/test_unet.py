@@ -13,8 +13,8 @@ from flowleap.derivatives import TwoPass
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.networks import UNet
 from flowleap.networks.dropout import Dropout, keyed, mixed, row_keys
+from flowleap.networks.options import NETWORKS
 from flowleap.networks.unet import GroupNorm, PixelAttention
-from flowleap.training.config import NETWORKS
 
 SMALL = {"width": 8, "multipliers": [1, 2, 2], "depth": 1, "attention": [1], "heads": 2}
 D = torch.float64

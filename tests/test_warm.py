@@ -56,7 +56,7 @@ def flow(tmp_path_factory) -> Path:
 def begun(config: runs.TrainConfig, place: Path) -> tuple[runs.Trainer, str]:
     """A trainer before its first step, and what it says."""
     text = io.StringIO()
-    dataset = data.load(config.data)
+    dataset = data.load(config.data.name)
     config, start = warm.resolve(config, place, False, dataset)
     trainer = runs.Trainer(place, config, dataset, Reporter(Console(file=text, width=200)), start=start)
     trainer.describe()
@@ -166,7 +166,7 @@ def test_a_run_begins_with_the_velocity_and_the_samples_of_the_other(
 ) -> None:
     source = runs.load_run(flow)
     trainer, said = begun(runs.configure(method, init=flow, **QUIET), tmp_path / "run")
-    assert trainer.config.data == "digits" and trainer.config.network["width"] == 16
+    assert trainer.config.data.name == "digits" and trainer.config.network["width"] == 16
     x, label = torch.randn(6, *IMAGE), torch.arange(6)
     for t in (1.0, 0.4):
         ours, theirs = (one.velocity(x, t, label=label) for one in (trainer.averaged, source.flow))
@@ -189,7 +189,7 @@ def test_a_class_is_the_same_on_the_same_data_or_by_its_name_but_not_by_its_numb
     assert warm.same_classes(config, digits, run) == each
     assert warm.same_classes(config, digits, replace(run, named=False)) == each
     bags = replace(digits, path="bags.npz", x=-digits.x)
-    other = replace(config, data="bags.npz")
+    other = config.replace(data="bags.npz")
     assert warm.same_classes(other, bags, run) == {}
     assert warm.same_classes(other, bags, replace(run, checksum=bags.checksum)) == each
     named = replace(bags, classes=("bag", "shoe", *(f"new{i}" for i in range(8))))
@@ -204,9 +204,9 @@ def test_config_json_says_where_it_began_and_resuming_does_not_need_it(flow: Pat
     config = runs.configure("meanflow", init=source, steps=6, batch=32, checkpoint_every=3, **QUIET)
     console = Console(file=io.StringIO())
     place = runs.train(config, tmp_path / "run", console=console).folder
-    stored = json.loads((place / "config.json").read_text())["config"]
-    assert stored["init"] == "../source" and stored["init_weights"] == "ema-0.999@8"
-    assert len(stored["init_checksum"]) == 64
+    stored = json.loads((place / "config.json").read_text())["config"]["init"]
+    assert stored["path"] == "../source" and stored["weights"] == "ema-0.999@8"
+    assert len(stored["checksum"]) == 64
     whole = runs.load_run(place, "raw").network.state_dict()
     shutil.rmtree(source)
     (place / "checkpoints" / "latest").write_text("step-00000003\n")
@@ -252,7 +252,7 @@ def test_imported_weights_are_begun_with(layout: str, tmp_path: Path) -> None:
     theirs = runs.load_run(place).flow.velocity(x, 0.7, label=label)
     torch.testing.assert_close(trainer.averaged.velocity(x, 0.7, label=label), theirs, rtol=1e-5, atol=1e-6)
     assert trainer.config.network["kind"] == ("Reversed" if layout == "sit" else "DiT")
-    assert "weights.pt" in trainer.config.init_weights and "begins with" in said
+    assert "weights.pt" in trainer.config.init.weights and "begins with" in said
 
 
 def test_what_makes_no_sense_is_refused(flow: Path, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_what_makes_no_sense_is_refused(flow: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_resuming_with_another_start_is_refused(flow: Path, tmp_path: Path) -> None:
     place = trained(tmp_path / "run", "meanflow", settings=[])
-    with pytest.raises(ValueError, match="init is None, not"):
+    with pytest.raises(ValueError, match=r"init\.path is None, not"):
         runs.train(runs.reconfigure(runs.read_config(place), init=flow), place, resume=True)
     config = runs.read_config(place)
-    assert replace(config, init=None) == config
+    assert config.replace(init=None) == config

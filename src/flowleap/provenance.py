@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+
+class NewerFormat(ValueError):
+    """A file is of a format that this version of flowleap does not know."""
 
 
 def version(package: str) -> str | None:
@@ -15,6 +20,21 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def format_of(path: Path, content: Mapping[str, Any], newest: int) -> int:
+    """Return the format of a file, its "format"; its "version" is that of flowleap that wrote it.
+
+    Raises: NewerFormat for a format above `newest`, naming the version that reads it; KeyError without one.
+    """
+    found = content["format"]
+    if found not in range(1, newest + 1):
+        writer = content.get("version")
+        cure = f"flowleap {writer} wrote it: install that or a later one" if writer else "install a newer one"
+        raise NewerFormat(
+            f"{path} has format {found}, and flowleap {version('flowleap')} reads formats up to {newest}; {cure}"
+        )
+    return int(found)
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

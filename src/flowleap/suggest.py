@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 __all__ = ["suggest"]
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, known: Iterable[str], short: Mapping[str, str] | None = None) -> str:
     """Return "; did you mean a or b? Known: a, b, c", or "; known: a, b, c" where no name is near.
+
+    Args:
+        short: other names of some of them.
 
     >>> suggest("meanflo", ["esc", "meanflow"])
     '; did you mean meanflow? Known: esc, meanflow'
+    >>> suggest("lrr", ["optimizer.lr", "seed"], {"lr": "optimizer.lr"})
+    '; did you mean optimizer.lr? Known: optimizer.lr, seed'
     """
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    every = ", ".join(names)
+    names = {one: one for one in known}
+    every, spellings = ", ".join(names), names | dict(short or {})
+    found = difflib.get_close_matches(name, spellings, n=3, cutoff=0.5)
+    near = dict.fromkeys(spellings[one] for one in found)
     return f"; did you mean {' or '.join(near)}? Known: {every}" if near else f"; known: {every}"

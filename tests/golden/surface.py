@@ -11,10 +11,10 @@ from typing import Any
 import typer
 
 import flowleap
-from flowleap import methods, serialize
+from flowleap import methods, runs, serialize
 from flowleap.cli import app
-from flowleap.runs import recipes
-from flowleap.training import config
+from flowleap.runs import configuring, recipes
+from flowleap.training.config import flattened
 
 SURFACE = Path(__file__).resolve().parent / "surface.json"
 ROOMS = (
@@ -42,7 +42,7 @@ def today() -> dict[str, Any]:
         "names": {
             "methods": sorted({*methods.names(), *methods.aliases()}),
             "recipes": sorted(recipes.names()),
-            "networks": sorted(config.NETWORKS),
+            "networks": sorted(runs.NETWORKS),
             "flowleap": sorted(flowleap.__all__),
         },
         "settings": settings(),
@@ -65,8 +65,8 @@ def commands(command: Any, name: str = "") -> dict[str, list[str]]:
 
 def settings() -> dict[str, Any]:
     """Return the fields of the config of a run that `--set` takes, with their values on digits."""
-    every = config.to_dict(config.configure("esc", "digits"))
-    return {name: value for name, value in every.items() if name not in config.WHOLE}
+    every = flattened(runs.to_dict(runs.configure("esc", "digits")))
+    return {name: value for name, value in every.items() if name not in configuring.WHOLE}
 
 
 def parts() -> dict[str, dict[str, Any]]:

@@ -117,7 +117,7 @@ class Study(options.Training):
             return self.data or "digits"
         from flowleap import runs
 
-        return runs.read_config(self.teacher).data or "digits"
+        return runs.read_config(self.teacher).data.name or "digits"
 
 
 @options.grouped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
@@ -88,7 +89,8 @@ Settings = Annotated[
         "--set",
         metavar="FIELD=VALUE",
         help="Any other setting; repeatable: label_dropout=0.2, times.pair.diagonal=0.5 (the objective), "
-        "network.width=96, network.classes=none (train without labels), warmup=0.05, ema=0.999,0.99.",
+        "network.width=96, network.classes=none (train without labels), schedule.warmup=0.05, "
+        "optimizer.ema=0.999,0.99.",
     ),
 ]
 Weights = Annotated[
@@ -329,14 +331,30 @@ def pairs(settings: list[str], option: str = "--set") -> list[tuple[str, str]]:
     ]
 
 
+def renamed(settings: list[str] | None) -> list[tuple[str, str]]:
+    """Split the FIELD=VALUE of --set; a field by the name of an earlier version becomes the present one, and is said.
+
+    Raises: typer.BadParameter where the = is missing.
+    """
+    from flowleap.training.config import present
+
+    found = [(name, present(name), value) for name, value in pairs(settings or [])]
+    for old, new, _ in found:
+        if old != new:
+            warnings.warn(f"--set {old} is now called {new}", UserWarning, stacklevel=2)
+    return [(new, value) for _, new, value in found]
+
+
 def as_settings(settings: list[str] | None, **given: Any) -> tuple[tuple[str, str], ...]:
     """Return options as the settings that they are short for, followed by those of --set.
 
-    >>> as_settings(["warmup=0.1"], size=64, flip=True, lr=None)
-    (('size', '64'), ('flip', 'true'), ('warmup', '0.1'))
+    >>> as_settings(["schedule.warmup=0.1"], size=64, flip=True, lr=None)
+    (('data.size', '64'), ('data.flip', 'true'), ('schedule.warmup', '0.1'))
     """
-    own = [(name, str(value).lower()) for name, value in given.items() if value is not None]
-    return (*own, *pairs(settings or []))
+    from flowleap.training.config import FLAT
+
+    own = [(FLAT[name], str(value).lower()) for name, value in given.items() if value is not None]
+    return (*own, *renamed(settings))
 
 
 def import_all(sources: list[str] | None) -> None:

@@ -180,7 +180,7 @@ def train(
         **run.given(),
         "method": method,
         "eval_num": 0 if no_eval else num,
-        "settings": options.pairs(settings or []),
+        "settings": options.renamed(settings),
     }
     config, out, dataset = settled(about, out, recipe, resume=resume, dry_run=dry_run)
     if dry_run:

@@ -32,7 +32,13 @@ from flowleap.networks.adapters import Border
 from flowleap.networks.embeddings import sincos_positions
 from flowleap.objectives import Objective
 from flowleap.training import checkpoint, folder
-from flowleap.training.config import TrainConfig, to_dict
+from flowleap.training.config import (
+    DataConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 
 FILES = {"ema": "ema.safetensors", "raw": "network.safetensors"}
 
@@ -294,15 +300,13 @@ def _config(contents: Contents, network: Network, layout: Layout, dataset: Datas
     return TrainConfig(
         method=network.method,
         objective=network.objective,
-        data="" if dataset is None else dataset.address,
-        square=None if dataset is None else dataset.preprocessing.square,
-        size=None if dataset is None else dataset.preprocessing.size,
         network=json.loads(json.dumps(network.config)),
-        steps=_step(contents) or 1,
-        batch=1,
-        lr=1e-4,
-        ema=(PUBLISHED[layout].decay,),
-        watch_share=0.0,
+        data=DataConfig(name="", batch=1)
+        if dataset is None
+        else DataConfig(dataset.address, 1, dataset.preprocessing.square, dataset.preprocessing.size),
+        optimizer=OptimizerConfig(lr=1e-4, ema=(PUBLISHED[layout].decay,)),
+        schedule=ScheduleConfig(steps=_step(contents) or 1),
+        evaluation=EvaluationConfig(online_share=0.0),
     )
 
 
@@ -316,12 +320,11 @@ def _write(
     overwrite: bool,
 ) -> None:
     """Write a run folder; config.json, which makes it one, comes last."""
-    write = partial(checkpoint.write_tensors, tensors=network.parameters, step=config.steps)
-    content = {"format": folder.FORMAT, "config": to_dict(config), "dataset": dataset, "imported": about}
+    write = partial(checkpoint.write_tensors, tensors=network.parameters, step=config.schedule.steps)
     with folder.held(place, new=True, overwrite=overwrite):
         replace_file(place / FILES[about["weights"]], write)
         folder.note_environment(place / "environment.json")
-        replace_file(place / "config.json", json.dumps(content, indent=2) + "\n")
+        folder.write(place, config, dataset, imported=about)
 
 
 def _line(

@@ -20,6 +20,7 @@ from flowleap.reports import figures, images, samples, tables
 from flowleap.reports.charts import LOOKS, MARKERS, Chart, draw
 from flowleap.reports.entry import Entry, Group, finite, groups, unique
 from flowleap.tables import Table
+from flowleap.training.config import flattened
 
 if TYPE_CHECKING:
     import jinja2
@@ -213,17 +214,17 @@ def _card(group: Group) -> Card:
 
 def _facts(group: Group) -> list[tuple[str, str]]:
     entry, facts = group.entries[0], []
-    config = entry.config
+    config = flattened(entry.config)
     if method := config.get("method"):
         facts.append(("method", str(method).replace("_", "-")))
-    if data := config.get("data"):
+    if data := config.get("data.name"):
         facts.append(("data", str(data)))
     if entry.parameters:
         facts.append(("parameters", f"{entry.parameters:,}"))
-    if steps := finite(config.get("steps")):
+    if steps := finite(config.get("schedule.steps")):
         done = max((step for row in entry.metrics if (step := finite(row.get("step")))), default=None)
         short = f"{done:,.0f} of " if done is not None and done < steps else ""
-        facts.append(("steps", f"{short}{steps:,.0f} × {config.get('batch', '?')}"))
+        facts.append(("steps", f"{short}{steps:,.0f} × {config.get('data.batch', '?')}"))
     seconds = [time for row in entry.metrics if (time := finite(row.get("seconds"))) is not None]
     if seconds:
         facts.append(("training", roughly(max(seconds))))

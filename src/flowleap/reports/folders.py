@@ -24,6 +24,7 @@ from flowleap.randomness import generator
 from flowleap.reports.document import GENERATOR, page, same_protocol
 from flowleap.reports.entry import Entry, Neighbors, finite, unique
 from flowleap.runs import samples
+from flowleap.training.config import flattened
 from flowleap.training.log import lines_of
 
 __all__ = ["NUM", "STEPS", "default_place", "gather", "write"]
@@ -164,7 +165,9 @@ def title_of(entries: Sequence[Entry]) -> str:
 
 def data_of(entries: Sequence[Entry]) -> list[str]:
     """Return the names of the data sets, each once."""
-    return list(dict.fromkeys(str(entry.config.get("data", "unknown data")) for entry in entries))
+    return list(
+        dict.fromkeys(str(flattened(entry.config).get("data.name", "unknown data")) for entry in entries)
+    )
 
 
 # ---------------------------------------------------------------- reading
@@ -200,8 +203,10 @@ def read(place: Path, label: str) -> Entry:
     found = Files(place, [])
     rows = found.json("table.json", list)
     if not rows and not (place / "table.json").is_file():
-        off = " (it was trained without one)" if not config.eval_num else ""
-        command = f"flowleap evaluate {shlex.quote(str(place))}{'' if config.data else ' --reference DATA'}"
+        off = " (it was trained without one)" if not config.evaluation.num else ""
+        command = (
+            f"flowleap evaluate {shlex.quote(str(place))}{'' if config.data.name else ' --reference DATA'}"
+        )
         found.missing.append(f"no table of quality{off}; measure it with: {command}")
     origin = runs.origin(place)
     metrics = found.lines("metrics.jsonl", needed=origin is None)
@@ -352,7 +357,7 @@ def data_of_run(run: runs.Run, missing: list[str]) -> Dataset | None:
             return None
     if data is None or data.shape != run.shape:
         missing.append(
-            f"no real data and no nearest neighbors: the data {run.config.data!r} was given from Python, and has "
+            f"no real data and no nearest neighbors: the data {run.config.data.name!r} was given from Python, and has "
             "no name to load it by"
         )
         return None

@@ -17,6 +17,16 @@ The folder of a run:
     pairs/                                            noise and samples that a teacher made of it (reflow)
 """
 
+from flowleap.networks.options import NETWORKS
+from flowleap.runs.configuring import (
+    PRESETS,
+    change,
+    configure,
+    data_for,
+    method_name,
+    preprocessing_of,
+    reconfigure,
+)
 from flowleap.runs.cost import Bill, bill, cost
 from flowleap.runs.phases import PAIRS, STUDENT, TEACHER, Phase, length, own_teacher, phases
 from flowleap.runs.reading import (
@@ -31,20 +41,7 @@ from flowleap.runs.reading import (
 from flowleap.runs.run import RunResult, choose, compatible, default_folder, resumed_folder, train
 from flowleap.runs.teachers import practice, resolve
 from flowleap.runs.trainer import Trainer, build_network, changes, device_of
-from flowleap.training.config import (
-    NETWORKS,
-    PRESETS,
-    TrainConfig,
-    change,
-    configure,
-    data_for,
-    from_dict,
-    load_data,
-    method_name,
-    preprocessing_of,
-    reconfigure,
-    to_dict,
-)
+from flowleap.training.config import TrainConfig, from_dict, to_dict
 from flowleap.training.guard import Diverged
 
 __all__ = [
@@ -73,7 +70,6 @@ __all__ = [
     "device_of",
     "from_dict",
     "length",
-    "load_data",
     "load_run",
     "method_name",
     "origin",

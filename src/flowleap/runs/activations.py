@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from flowleap import networks
-from flowleap.training.config import core, with_core
+from flowleap.networks.options import core, with_core
 from flowleap.training.loss_module import autocast
 
 __all__ = ["Kept", "kept", "shortened"]

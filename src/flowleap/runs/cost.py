@@ -74,11 +74,11 @@ def cost(config: TrainConfig) -> float:
         step = int((index + 0.5) * length / POSITIONS)
         with meter.counting() as rows:
             practise(objective, meter, config, step)
-        spent += sum(rows) / config.batch
+        spent += sum(rows) / config.data.batch
         if objective.auxiliary is not None:
             with meter.counting() as rows:
                 practise(objective.auxiliary, meter, config, step, objective.flow_map(meter))
-            spent += sum(rows) / config.batch
+            spent += sum(rows) / config.data.batch
     return spent / POSITIONS
 
 
@@ -86,7 +86,7 @@ def practise(
     objective: Objective, meter: Meter, config: TrainConfig, step: int, main: FlowMap | None = None
 ) -> None:
     """Compute the loss of a step with a network that only counts; `main` is the frozen map of an auxiliary network."""
-    batch, classes = config.batch, meter.num_classes
+    batch, classes = config.data.batch, meter.num_classes
     x = torch.linspace(-1.0, 1.0, batch * SAMPLE[0]).reshape(batch, *SAMPLE)
     label = None if classes is None else torch.arange(batch) % classes
     noise = x.flip(0) if needs_pairs(objective) else None
@@ -138,8 +138,8 @@ def bill(config: TrainConfig, rows: int) -> tuple[Bill, ...]:
     found = []
     for phase in phases(config, rows):
         if phase.name == PAIRS:
-            guided = config.pair_guidance not in (None, 1.0)
-            each = float(config.pair_steps * (2 if guided else 1))
+            guided = config.teacher.pair_guidance not in (None, 1.0)
+            each = float(config.teacher.pair_steps * (2 if guided else 1))
         else:
             each = cost(teacher_config(config) if phase.name == TEACHER else config)
         found.append(Bill(phase.name, phase.steps, phase.images, each, each * phase.images))

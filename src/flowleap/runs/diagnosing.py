@@ -22,7 +22,7 @@ def diagnose(run: Run, dataset: Dataset, *, num: int, seed: int = 0) -> Diagnosi
         dataset,
         seed=seed,
         num=num,
-        batch=run.config.batch,
+        batch=run.config.data.batch,
         metrics=metrics,
         run=facts(run, dataset),
     )
@@ -34,7 +34,7 @@ def facts(run: Run, dataset: Dataset) -> RunFacts:
     return diagnosis.run_facts(
         run.objective,
         dataset,
-        batch=run.config.batch,
+        batch=run.config.data.batch,
         steps=run.step if trained else None,
         planned=run.length if trained else None,
         classes=run.num_classes,
@@ -48,7 +48,10 @@ def data_of(run: Run) -> Dataset:
 
     Raises: ValueError where the data was given as tensors, and cannot be loaded by its name.
     """
-    name, python = run.config.data, "flowleap.evaluation.diagnosis.diagnose(run.flow, run.objective, dataset)"
+    name, python = (
+        run.config.data.name,
+        "flowleap.evaluation.diagnosis.diagnose(run.flow, run.objective, dataset)",
+    )
     try:
         dataset = run.dataset()
     except ValueError as error:

@@ -22,7 +22,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flowleap import clock, networks, processes, threads
 from flowleap.flow_map import FlowMap
+from flowleap.networks.options import core
 from flowleap.objectives import Objective
 from flowleap.point import Batch
 from flowleap.randomness import generator
@@ -40,7 +41,7 @@ from flowleap.runs.cost import bill, cost
 from flowleap.runs.phases import PAIRS, needs_pairs
 from flowleap.runs.reading import device_of
 from flowleap.runs.teachers import untrained
-from flowleap.training.config import TrainConfig, core
+from flowleap.training.config import TrainConfig
 from flowleap.training.distributed import micro_batches
 from flowleap.training.loss_module import autocast
 
@@ -165,11 +166,11 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
     network = networks.build_on_meta(config.network)
     every = sum(weight.numel() for weight in network.parameters())
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
-    device, precision = device_of(config.device), config.precision
+    device, precision = device_of(config.parallel.device), config.parallel.precision
     activations = kept(config.network, precision, device)
     copies, others = _copies(config)
     micro_batches(
-        config.objective, config.batch, config.per_device, config.accumulate
+        config.objective, config.data.batch, config.parallel.per_device, config.parallel.accumulate
     )  # refuses what cannot be split
     at_once = rows_at_once(config, processes.count())
     memory = Memory(
@@ -202,8 +203,8 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
 
 def rows_at_once(config: TrainConfig, devices: int) -> int:
     """Return the rows that each of so many devices computes at a time: its share, or what of it the settings allow."""
-    share = -(-config.batch // devices)
-    parts = max(config.accumulate, -(-share // (config.per_device or share)))
+    share = -(-config.data.batch // devices)
+    parts = max(config.parallel.accumulate, -(-share // (config.parallel.per_device or share)))
     return -(-share // parts)
 
 
@@ -226,7 +227,7 @@ def forward_flops(options: Mapping[str, Any]) -> float:
 def _copies(config: TrainConfig) -> tuple[int, int]:
     """Return how many copies of the weights a run holds that are not trained, and how many auxiliary networks."""
     objective = config.objective
-    held = len(config.ema) + len(config.widths) + (objective.frozen.copy is not None)
+    held = len(config.optimizer.ema) + len(config.optimizer.widths) + (objective.frozen.copy is not None)
     return held + objective.needs_teacher, int(objective.auxiliary is not None)
 
 
@@ -239,13 +240,15 @@ def measure(config: TrainConfig, seconds: float = SECONDS, activations: Kept | N
     Args:
         activations: what the network keeps, which bounds the rows; None for no bound.
     """
-    device = device_of(config.device)
-    sizes = [rows for rows in REDUCED if rows < config.batch and _takes(config, rows)] + [config.batch]
-    bench = _Bench(replace(config, batch=sizes[0], network=shortened(config.network, 2)), device)
+    device = device_of(config.parallel.device)
+    sizes = [rows for rows in REDUCED if rows < config.data.batch and _takes(config, rows)] + [
+        config.data.batch
+    ]
+    bench = _Bench(config.replace(batch=sizes[0], network=shortened(config.network, 2)), device)
     whole = forward_flops(config.network) * cost(config)
     taken = bench.tried()
     if _fits(config, device) and taken * whole * bench.rows / bench.flops <= 0.2 * seconds:
-        bench = _Bench(replace(config, batch=sizes[0]), device)
+        bench = _Bench(config.replace(batch=sizes[0]), device)
         taken = bench.tried()
         most = _most(activations, device)
         while larger := [
@@ -253,10 +256,10 @@ def measure(config: TrainConfig, seconds: float = SECONDS, activations: Kept | N
             for n in sizes
             if bench.rows < n <= 8 * bench.rows and n <= most and taken * n <= 0.1 * seconds * bench.rows
         ]:
-            bench = _Bench(replace(config, batch=larger[-1]), device)
+            bench = _Bench(config.replace(batch=larger[-1]), device)
             taken = bench.tried()
     limit = threads.most()
-    count = threads.known(config.threads, limit)
+    count = threads.known(config.parallel.threads, limit)
     if count is None:
         count = threads.fastest(bench.step, limit) if device.type == "cpu" else limit
     with threads.limited(count):
@@ -318,10 +321,10 @@ class _Bench:
     """Steps of a training as it will be, on data drawn at random: loss, gradient, Adam, averages."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self.config, self.device, self.rows = config, device, config.batch
+        self.config, self.device, self.rows = config, device, config.data.batch
         self.spent: list[clock.Moment] = []
-        self.flops = forward_flops(config.network) * cost(config) * config.batch
-        objective = config.objective.for_run(config.steps)
+        self.flops = forward_flops(config.network) * cost(config) * config.data.batch
+        objective = config.objective.for_run(config.schedule.steps)
         with torch.random.fork_rng(devices=[]):
             self.network = networks.build(config.network).to(device).train()
             self.other = deepcopy(self.network) if _copies(config)[1] else None
@@ -330,7 +333,7 @@ class _Bench:
             objective = objective.with_teacher(untrained(config))
         self.objective = objective
         self.optimizers = [
-            torch.optim.AdamW(network.parameters(), lr=config.lr, fused=True)
+            torch.optim.AdamW(network.parameters(), lr=config.optimizer.lr, fused=True)
             for network in (self.network, self.other)
             if network is not None
         ]
@@ -344,7 +347,7 @@ class _Bench:
 
     def step(self) -> None:
         """Do one step."""
-        middle = self.config.steps // 2  # past the horizons of most schedules
+        middle = self.config.schedule.steps // 2  # past the horizons of most schedules
         if self.other is not None and self.objective.auxiliary is not None:
             auxiliary = self.objective.flow_map(self.other)
             self._learn(self.objective.auxiliary, auxiliary, self.objective.flow_map(self.network), middle, 1)
@@ -359,13 +362,13 @@ class _Bench:
             0,
         )
         with torch.no_grad():
-            for _ in self.config.ema:
+            for _ in self.config.optimizer.ema:
                 torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1e-3)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def _learn(self, objective: Objective, flow: FlowMap, frozen: FlowMap, step: int, optimizer: int) -> None:
-        with autocast(self.config.precision, self.device):
+        with autocast(self.config.parallel.precision, self.device):
             loss = objective(flow, frozen, self.batch, step, 0).mean()
         self.optimizers[optimizer].zero_grad()
         loss.backward()

@@ -10,7 +10,7 @@ from flowleap.formatting import roughly, scaled
 from flowleap.runs import estimate, recipes
 from flowleap.runs.estimate import PEAKS, UTILIZATION, Estimate, rows_at_once
 from flowleap.tables import Table
-from flowleap.training.config import TrainConfig, load_data
+from flowleap.training.config import TrainConfig
 
 __all__ = ["forecast", "table", "within"]
 
@@ -30,8 +30,8 @@ def forecast(config: TrainConfig, dataset: Dataset | None = None) -> Estimate:
     Args:
         dataset: the data, where they are loaded already.
     """
-    if config.data:
-        return estimate.estimate(config, len(load_data(config) if dataset is None else dataset))
+    if config.data.name:
+        return estimate.estimate(config, len(config.data.load() if dataset is None else dataset))
     return estimate.estimate(config, 0 if config.recipe is None else recipes.get(config.recipe).rows)
 
 
@@ -49,7 +49,7 @@ def described(config: TrainConfig, found: Estimate) -> Lines:
     m = found.memory
     copies = f" + {size(m.copies)} averages and other copies" if m.copies else ""
     return [
-        ("run", f"{config.method.replace('_', '-')}, {config.steps:,} steps of {config.batch}"),
+        ("run", f"{config.method.replace('_', '-')}, {config.schedule.steps:,} steps of {config.data.batch}"),
         ("network", network),
         ("parameters", f"{found.parameters:,}, {found.trained:,} of them trained"),
         (
@@ -71,7 +71,7 @@ def described(config: TrainConfig, found: Estimate) -> Lines:
 
 def divided(config: TrainConfig, found: Estimate) -> Lines:
     """Return the row about weights divided among devices, where it is asked for or the state is large."""
-    if not (config.shard or found.memory.state > LARGE):
+    if not (config.parallel.shard or found.memory.state > LARGE):
         return []
     devices = processes.count() if processes.count() > 1 else NODE
     rows = rows_at_once(config, devices)
@@ -87,9 +87,9 @@ def within(config: TrainConfig, found: Estimate, memory: float) -> str:
     most = found.rows_within(LEFT * memory)
     if not most:
         return "not even weights and optimizer"
-    if most >= config.batch:
+    if most >= config.data.batch:
         return "the whole batch"
-    return f"{most} rows, {-(-config.batch // most)} devices at once"
+    return f"{most} rows, {-(-config.data.batch // most)} devices at once"
 
 
 def hours(count: float) -> str:

@@ -49,8 +49,10 @@ def measure(
     """
     planned = evaluation.samplings(run.flow, steps, times)
     dataset = trained_on(run, reference, say)
-    preprocessing = preprocessing_like(run.shape if run.kind == "image" else (), reference, run.config.square)
-    asked, decoder = features or run.config.features, run.decoder(vae)
+    preprocessing = preprocessing_like(
+        run.shape if run.kind == "image" else (), reference, run.config.data.square
+    )
+    asked, decoder = features or run.config.evaluation.features, run.decoder(vae)
     if run.kind == "latents":
         asked = latent_features(run, dataset, asked, reference, decoder, say)
     evaluator = chosen(standard, asked, reference, dataset, evaluation.device_of(run.flow), preprocessing)
@@ -80,7 +82,7 @@ def trained_on(run: Run, reference: str | None, say: Say) -> Dataset:
 
     Raises: ValueError, OSError where it is needed and not to be had, or there is nothing to compare with.
     """
-    if run.config.data:
+    if run.config.data.name:
         try:
             return run.dataset()
         except (OSError, ValueError) as error:

@@ -38,15 +38,15 @@ def store(folder: Path, config: TrainConfig, dataset: Dataset, teacher: Run) -> 
 
     Raises: ShardError for pairs of another teacher or setting, or that are cut short.
     """
-    assert config.pairs is not None and config.teacher_checksum is not None
+    assert config.teacher.pairs is not None and config.teacher.checksum is not None
     origin = Origin(
-        count=config.pairs,
+        count=config.teacher.pairs,
         shape=dataset.shape,
         classes=teacher.num_classes,
         teacher=teacher.weights,
-        checksum=config.teacher_checksum,
-        steps=config.pair_steps,
-        guidance=config.pair_guidance,
+        checksum=config.teacher.checksum,
+        steps=config.teacher.pair_steps,
+        guidance=config.teacher.pair_guidance,
         seed=seed_of(config),
     )
     return PairStore(folder, origin)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flowleap import methods
+from flowleap.networks.options import inside
 from flowleap.objectives import Objective
 from flowleap.times import LogNormal, OneTime
-from flowleap.training.config import PAIRS_PER_ROW, TrainConfig, frozen_network
+from flowleap.training.config import TrainConfig
 
 __all__ = [
     "PAIRS",
@@ -23,6 +24,8 @@ __all__ = [
     "teacher_config",
 ]
 
+PAIRS_PER_ROW = 4
+"""Pairs that a teacher makes for each row of the data, where their number is not given."""
 TEACHER, PAIRS, STUDENT = "teacher", "pairs", "student"
 """The names of the phases; the first two are also those of the folders that they fill."""
 
@@ -46,7 +49,7 @@ class Phase:
 
 def own_teacher(config: TrainConfig) -> bool:
     """Whether a run trains a teacher of its own first."""
-    return config.teacher is None and config.objective.needs_run
+    return config.teacher.path is None and config.objective.needs_run
 
 
 def needs_pairs(objective: Objective) -> bool:
@@ -56,7 +59,9 @@ def needs_pairs(objective: Objective) -> bool:
 
 def length(config: TrainConfig) -> int:
     """Return the steps of the training itself: all steps, or those that its own teacher leaves."""
-    return config.steps - config.steps // 2 if own_teacher(config) else config.steps
+    return (
+        config.schedule.steps - config.schedule.steps // 2 if own_teacher(config) else config.schedule.steps
+    )
 
 
 def number_of_pairs(config: TrainConfig, rows: int) -> int:
@@ -65,20 +70,20 @@ def number_of_pairs(config: TrainConfig, rows: int) -> int:
 
     Raises: ValueError where more are asked for than training uses.
     """
-    most = length(config) * config.batch
-    if config.pairs is not None and config.pairs > most:
+    most, asked = length(config) * config.data.batch, config.teacher.pairs
+    if asked is not None and asked > most:
         raise ValueError(
-            f"pairs={config.pairs}: {length(config)} steps of {config.batch} use {most} of them, the others would be "
+            f"pairs={asked}: {length(config)} steps of {config.data.batch} use {most} of them, the others would be "
             f"made for nothing: give at most {most} pairs, or more steps"
         )
-    return min(PAIRS_PER_ROW * rows, most) if config.pairs is None else config.pairs
+    return min(PAIRS_PER_ROW * rows, most) if asked is None else asked
 
 
 def asks_null(config: TrainConfig) -> bool:
     """Whether the teacher of a run is asked without its label."""
     objective = config.objective
     scales = [part.teacher_scale for part in objective.asked()]
-    scales += [config.pair_guidance] if needs_pairs(objective) else []
+    scales += [config.teacher.pair_guidance] if needs_pairs(objective) else []
     return any(scale not in (None, 1.0) for scale in scales)
 
 
@@ -87,10 +92,10 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
 
     Raises: ValueError for a run of one step.
     """
-    if config.steps < 2:
+    if config.schedule.steps < 2:
         raise ValueError(
-            f"steps={config.steps}: {config.method} trains a teacher with the first half of its steps, so at least 2 "
-            "are expected; or give the folder of a trained one (--teacher)"
+            f"steps={config.schedule.steps}: {config.method} trains a teacher with the first half of its steps, so at "
+            "least 2 are expected; or give the folder of a trained one (--teacher)"
         )
     student = config.objective
     teaching = methods.get(student.taught_by)
@@ -107,12 +112,11 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
         times=times,
         label_dropout=dropout,
     )
-    return replace(
-        config,
+    return config.replace(
         method=student.taught_by,
         objective=objective,
-        network=frozen_network(config),
-        steps=config.steps // 2,
+        network=inside(config.network),
+        steps=config.schedule.steps // 2,
         teacher_weights=None,
         teacher_checksum=None,
         init=None,
@@ -127,15 +131,17 @@ def phases(config: TrainConfig, rows: int) -> tuple[Phase, ...]:
     """Return the phases of a run on a data set of so many rows, in their order."""
     objective, own, found = config.objective, own_teacher(config), []
     if own:
-        steps = config.steps // 2
-        text = f"{objective.taught_by.replace('_', ' ')}, {steps} of {config.steps} steps, into {TEACHER}/"
-        found.append(Phase(TEACHER, steps, steps * config.batch, text))
+        steps = config.schedule.steps // 2
+        text = f"{objective.taught_by.replace('_', ' ')}, {steps} of {config.schedule.steps} steps, into {TEACHER}/"
+        found.append(Phase(TEACHER, steps, steps * config.data.batch, text))
     if needs_pairs(objective):
         count = number_of_pairs(config, rows)
-        guided = "" if config.pair_guidance is None else f", guidance {config.pair_guidance:g}"
+        guided = (
+            "" if config.teacher.pair_guidance is None else f", guidance {config.teacher.pair_guidance:g}"
+        )
         share = f"{count / rows:.3g} for each of {rows} rows"
-        text = f"{count} samples of the teacher in {config.pair_steps} steps{guided} ({share}), into {PAIRS}/"
+        text = f"{count} samples of the teacher in {config.teacher.pair_steps} steps{guided} ({share}), into {PAIRS}/"
         found.append(Phase(PAIRS, 0, count, text))
     steps = length(config)
-    text = f"{objective.name}, {steps}{f' of {config.steps}' if own else ''} steps"
-    return (*found, Phase(STUDENT, steps, steps * config.batch, text))
+    text = f"{objective.name}, {steps}{f' of {config.schedule.steps}' if own else ''} steps"
+    return (*found, Phase(STUDENT, steps, steps * config.data.batch, text))

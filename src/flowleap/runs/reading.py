@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,12 @@ from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.runs.phases import TEACHER, length, own_teacher
 from flowleap.training import checkpoint, folder
-from flowleap.training.config import TrainConfig, from_dict, load_data, to_dict
+from flowleap.training.config import TrainConfig, from_dict
 from flowleap.training.online_evaluation import BEST
 from flowleap.training.posthoc import name_of, synthesized, width_in
 
 __all__ = [
     "Run",
-    "config_text",
     "device_of",
     "load_run",
     "origin",
@@ -40,6 +38,7 @@ __all__ = [
     "weights_file",
     "weights_name",
     "write_average",
+    "write_config",
 ]
 
 WEIGHTS = ("ema", "raw", BEST)
@@ -101,17 +100,17 @@ class Run:
 
         Raises: ValueError where it was given as tensors rather than by name, or the run was imported without it.
         """
-        if not self.config.data:
+        if not self.config.data.name:
             raise ValueError(
                 f"{self.folder} was imported, and does not say what it was trained on: import it with --data, where "
                 "that is at hand"
             )
-        if self.imported is not None and not data_sets.present(self.config.data):
+        if self.imported is not None and not data_sets.present(self.config.data.name):
             raise ValueError(
-                f"{self.folder} was imported with --data {self.config.data}, and nothing is there: put it back, or "
-                "import it again with the place where the data are now"
+                f"{self.folder} was imported with --data {self.config.data.name}, and nothing is there: put it back, "
+                "or import it again with the place where the data are now"
             )
-        return load_data(self.config, checksum=self.checksum)
+        return self.config.data.load(self.checksum)
 
 
 def device_of(name: str | torch.device) -> torch.device:
@@ -129,7 +128,7 @@ def device_of(name: str | torch.device) -> torch.device:
 
 def weights_name(config: TrainConfig, weights: str, step: int) -> str:
     """Return what weights are called in a protocol: "ema-0.999@2200", "raw@2200" or "best@2200"."""
-    return f"ema-{config.ema[0]}@{step}" if weights == "ema" else f"{weights}@{step}"
+    return f"ema-{config.optimizer.ema[0]}@{step}" if weights == "ema" else f"{weights}@{step}"
 
 
 def origin(place: Path) -> str | None:
@@ -149,8 +148,8 @@ def imported_name(imported: Mapping[str, Any]) -> str:
     return f"{imported['weights']}-{file}@{imported['checksum'][:12]}"
 
 
-def config_text(config: TrainConfig, dataset: Dataset, place: Path) -> str:
-    """Return the text of the config.json in `place`: the config, and what of the data set sampling needs to know."""
+def write_config(place: Path, config: TrainConfig, dataset: Dataset) -> None:
+    """Write the config.json in `place`: the config, and what of the data set sampling needs to know."""
     known = {
         "kind": dataset.kind,
         "shape": list(dataset.shape),
@@ -161,11 +160,7 @@ def config_text(config: TrainConfig, dataset: Dataset, place: Path) -> str:
         "checksum": dataset.checksum if dataset.path else None,
         "place": data_sets.place(dataset.path) if dataset.path else None,
     } | ({} if dataset.codec is None else {"codec": asdict(dataset.codec)})
-    return _text({"format": folder.FORMAT, "config": to_dict(stored(config, place)), "dataset": known})
-
-
-def _text(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=2) + "\n"
+    folder.write(place, stored(config, place), known)
 
 
 def stored(config: TrainConfig, place: Path) -> TrainConfig:
@@ -178,7 +173,7 @@ def stored(config: TrainConfig, place: Path) -> TrainConfig:
         near = path.is_relative_to(place.resolve().parent)
         return (Path(os.path.relpath(path, place.resolve())) if near else path).as_posix()
 
-    return replace(config, teacher=seen(config.teacher), init=seen(config.init))
+    return config.replace(teacher=seen(config.teacher.path), init=seen(config.init.path))
 
 
 def read_config(place: str | Path) -> TrainConfig:
@@ -207,7 +202,7 @@ def _config(content: dict[str, Any], place: Path) -> TrainConfig:
     def found(other: str | None) -> str | None:
         return other if other is None or Path(other).is_absolute() else os.path.normpath(place / other)
 
-    return replace(config, teacher=found(config.teacher), init=found(config.init))
+    return config.replace(teacher=found(config.teacher.path), init=found(config.init.path))
 
 
 def load_run(place: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> Run:
@@ -311,7 +306,7 @@ def weights_file(place: Path, config: TrainConfig, weights: str) -> tuple[Path, 
     path = checkpoint.latest(place / "checkpoints") if ended < length(config) else None
     if path is not None:
         step = checkpoint.read_progress(path / "state.json").step
-        name = checkpoint.average_name(config.ema[0]) if weights == "ema" else "network.safetensors"
+        name = checkpoint.average_name(config.optimizer.ema[0]) if weights == "ema" else "network.safetensors"
         return path / name, step
     if ended < 0:
         imported = folder.read(place)["imported"]

@@ -8,15 +8,15 @@ the user's. Everything in it can be changed, and `configure` says what was.
 >>> recipe.network, recipe.steps, recipe.batch, recipe.numbers[0].value
 ('dit-base-2', 600000, 512, 5.78)
 >>> config, changed = recipes.configure("esc-b2", batch=256)
->>> config.batch, changed
-(256, ['recipe esc-b2: batch is 256 instead of 512'])
+>>> config.data.batch, changed
+(256, ['recipe esc-b2: data.batch is 256 instead of 512'])
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,20 +25,12 @@ import torch
 from flowleap import data as data_sets
 from flowleap import serialize
 from flowleap.data import Dataset, latent_cache
+from flowleap.networks import options as network_options
 from flowleap.objectives import Objective
+from flowleap.runs.configuring import change, method_name, preprocessing_of, settle, solved
 from flowleap.runs.published import ALL, PIXELS, Kind, Published, Recipe
 from flowleap.suggest import suggest
-from flowleap.training.config import (
-    FIELDS,
-    TrainConfig,
-    change,
-    from_fields,
-    method_name,
-    network_options,
-    preprocessing_of,
-    settle,
-    solved,
-)
+from flowleap.training.config import TrainConfig, dotted, from_fields
 
 __all__ = ["PIXELS", "Kind", "Published", "Recipe", "blank", "configure", "data_for", "get", "names"]
 
@@ -104,14 +96,15 @@ def configure(
         "recipe": recipe.name,
         "method": recipe.method,
         "objective": objective,
-        "data": "" if data is None else dataset.address,
-        **{name: getattr(dataset.preprocessing, name) for name in ("square", "size")},
-        **{field: getattr(recipe, field) for field in SET if field in FIELDS},
-        **({"pair_guidance": None} if dataset.num_classes is None else {}),
+        "data.name": "" if data is None else dataset.address,
+        "data.square": dataset.preprocessing.square,
+        "data.size": dataset.preprocessing.size,
+        **{dotted(field): getattr(recipe, field) for field in SET},
+        **({"teacher.pair_guidance": None} if dataset.num_classes is None else {}),
     }
-    own = network_options(recipe.network) | dict(recipe.options)
-    asked = network_options(network) if network else own
-    given = {f: str(v) if isinstance(v, Path) else v for f, v in options.items() if v is not None}
+    own = network_options.named(recipe.network) | dict(recipe.options)
+    asked = network_options.named(network) if network else own
+    given = {dotted(f): str(v) if isinstance(v, Path) else v for f, v in options.items() if v is not None}
     plain, other = (
         solved(from_fields({**stated, **changes, "network": _behind(recipe, wanted)}))
         for changes, wanted in (({}, own), (given, asked))
@@ -204,18 +197,19 @@ def _fit(recipe: Recipe, dataset: Dataset) -> list[str]:
 def _changed(recipe: Recipe, plain: TrainConfig, config: TrainConfig) -> list[str]:
     """Say, in sentences, what differs between two configs of a recipe, as it is and as it was changed."""
     found = []
-    for field in fields(TrainConfig):
-        before, after = getattr(plain, field.name), getattr(config, field.name)
-        if before == after or field.name not in (*SET, "network", "objective"):
+    before_all, after_all = plain.flat(), config.flat()
+    for field in ("objective", "network", *map(dotted, SET)):
+        before, after = before_all[field], after_all[field]
+        if before == after:
             continue
-        if field.name == "objective":
+        if field == "objective":
             for part, old, new in serialize.differences(serialize.to_dict(before), serialize.to_dict(after)):
                 found.append(f"recipe {recipe.name}: {part} is {_brief(new)} instead of {_brief(old)}")
-        elif field.name == "network":
+        elif field == "network":
             found.append(f"recipe {recipe.name}: the network is another, {_unlike(before, after)}")
         else:
-            found.append(f"recipe {recipe.name}: {field.name} is {after} instead of {before}")
-    if config.steps != plain.steps and config.objective.horizons():
+            found.append(f"recipe {recipe.name}: {field} is {after} instead of {before}")
+    if config.schedule.steps != plain.schedule.steps and config.objective.horizons():
         found.append(
             f"recipe {recipe.name}: its curriculum and warm-up are fractions of the run and scale with --steps"
         )

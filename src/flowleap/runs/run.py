@@ -6,7 +6,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from flowleap import data as data_sets
 from flowleap import processes, threads
 from flowleap.data import Dataset
 from flowleap.runs import pairs, teachers, warm
+from flowleap.runs.configuring import DATA, METHOD, method_name
 from flowleap.runs.cost import report as report_cost
 from flowleap.runs.phases import (
     PAIRS,
@@ -30,12 +31,12 @@ from flowleap.runs.phases import (
 from flowleap.runs.reading import device_of, read_config
 from flowleap.runs.trainer import Trainer, note, note_config
 from flowleap.training import checkpoint, folder
-from flowleap.training.config import DATA, FREE, METHOD, TrainConfig, load_data, method_name
+from flowleap.training.config import FREE, TrainConfig
 from flowleap.training.log import Reporter, lines_of
 
 __all__ = ["RunResult", "choose", "compatible", "default_folder", "resumed_folder", "train"]
 
-FOUND = ("teacher_weights", "teacher_checksum", "pairs", "init_weights", "init_checksum")
+FOUND = ("teacher.weights", "teacher.checksum", "teacher.pairs", "init.weights", "init.checksum")
 """Fields that are found at the start of a run where they are not given."""
 
 
@@ -117,10 +118,10 @@ def carry_out(
         processes.from_first(lambda: resumable(place))
     began = folder.read(place)["dataset"].get("checksum") if resume else None
     if dataset is None:
-        dataset = load_data(config, checksum=began)
+        dataset = config.data.load(began)
     else:
         dataset = data_sets.unchanged(data_sets.check(dataset), began)
-        dataset.turned(config.flip)  # refused here where it cannot be
+        dataset.turned(config.data.flip)  # refused here where it cannot be
     config, start = warm.resolve(teachers.resolve(config, dataset), place, resume, dataset)
     if resume:
         not_shorter(place, config)
@@ -170,7 +171,7 @@ def take_threads(
     """
     limit = threads.most()
     last, adapted = folder.last_threads(place) if measure is None else (None, True)
-    known = threads.known(config.threads, limit)
+    known = threads.known(config.parallel.threads, limit)
     count = known or last or (limit if measure is None else measure())
     if last not in (None, count):
         warnings.warn(
@@ -180,8 +181,8 @@ def take_threads(
             stacklevel=3,
         )
     threads.use(count)
-    fixed = known or not adapted or processes.count() > 1 or config.compiled
-    return None if fixed or device_of(config.device).type != "cpu" else threads.Adaptive(limit)
+    fixed = known or not adapted or processes.count() > 1 or config.parallel.compiled
+    return None if fixed or device_of(config.parallel.device).type != "cpu" else threads.Adaptive(limit)
 
 
 def hold(
@@ -260,8 +261,8 @@ class Taught:
     def describe(self) -> None:
         """Say which phases there are."""
         every = phases(self.config, len(self.dataset))
-        if self.config.teacher is not None:
-            self.reporter.say(f"teacher: {self.config.teacher}, {self.config.teacher_weights}")
+        if self.config.teacher.path is not None:
+            self.reporter.say(f"teacher: {self.config.teacher.path}, {self.config.teacher.weights}")
         for number, phase in enumerate(every, 1):
             self.reporter.say(f"phase {number} of {len(every)}, {phase.name}: {phase.text}")
 
@@ -274,7 +275,7 @@ class Taught:
         """Train its own teacher, or what is left of that; None where it is done."""
         place, config = self.place / TEACHER, teacher_config(self.config)
         begun = processes.from_first(lambda: folder.is_run(place))
-        if teachers.finished(place) and (not config.eval_num or (place / "table.json").exists()):
+        if teachers.finished(place) and (not config.evaluation.num or (place / "table.json").exists()):
             return None
         trainer = self.trainer_of_teacher()
         if begun:
@@ -311,13 +312,13 @@ def choose(
         assert config is not None
         if out is not None:
             return Path(out), config
-        base = default_folder(config.method, config.data, config.seed)
+        base = default_folder(config.method, config.data.name, config.seed)
         return (base if overwrite else folder.unused(base)), config
     if out is not None:
         place = Path(out)
     else:
         assert config is not None
-        place = resumed_folder(config.method, config.data, config.seed)
+        place = resumed_folder(config.method, config.data.name, config.seed)
     stored = read_config(place)
     if folder.read(place)["imported"] is not None:
         raise ValueError(
@@ -328,8 +329,8 @@ def choose(
 
 def completed(stored: TrainConfig, wanted: TrainConfig) -> TrainConfig:
     """Return a config with what was found at the start of the run that it is to continue."""
-    found: dict[str, Any] = {name: getattr(stored, name) for name in FOUND if getattr(wanted, name) is None}
-    return replace(wanted, **found)
+    before, now = stored.flat(), wanted.flat()
+    return wanted.replace(**{name: before[name] for name in FOUND if now[name] is None})
 
 
 def compatible(stored: TrainConfig, wanted: TrainConfig, place: Path) -> TrainConfig:
@@ -337,25 +338,28 @@ def compatible(stored: TrainConfig, wanted: TrainConfig, place: Path) -> TrainCo
 
     Raises: ValueError where a field changes that would make it another run.
     """
-    changed = [f.name for f in fields(TrainConfig) if getattr(stored, f.name) != getattr(wanted, f.name)]
+    before, after = stored.flat(), wanted.flat()
+    changed = [name for name in before if before[name] != after[name]]
     fixed = [name for name in changed if name not in FREE]
-    if "teacher" in changed and None in (stored.teacher, wanted.teacher):
-        fixed.append("teacher")
-    if "data" in changed and folder.read(place)["dataset"].get("checksum") is None:
-        fixed.append("data")
-    if "steps" in changed and own_teacher(stored):
+    if "teacher.path" in changed and None in (stored.teacher.path, wanted.teacher.path):
+        fixed.append("teacher.path")
+    if "data.name" in changed and folder.read(place)["dataset"].get("checksum") is None:
+        fixed.append("data.name")
+    if "schedule.steps" in changed and own_teacher(stored):
         raise ValueError(
-            f"{place} divides {stored.steps} steps between its teacher and itself, so they cannot become "
-            f"{wanted.steps}: leave --steps out, or start a new run"
+            f"{place} divides {stored.schedule.steps} steps between its teacher and itself, so they cannot become "
+            f"{wanted.schedule.steps}: leave --steps out, or start a new run"
         )
-    if wanted.steps != stored.steps and not fixed:
+    if wanted.schedule.steps != stored.schedule.steps and not fixed:
         horizons = "; its horizons and learning rates are fractions of the new length"
         warnings.warn(
-            f"{place}: {stored.steps} steps become {wanted.steps}{horizons}", UserWarning, stacklevel=4
+            f"{place}: {stored.schedule.steps} steps become {wanted.schedule.steps}{horizons}",
+            UserWarning,
+            stacklevel=4,
         )
     if fixed:
         differences = "; ".join(
-            f"{name} is {getattr(stored, name)!r}, not {getattr(wanted, name)!r}"
+            f"{name} is {before[name]!r}, not {after[name]!r}"
             if name not in ("objective", "network")
             else f"its {name} is another"
             for name in fixed
@@ -382,7 +386,7 @@ def resumable(place: Path) -> None:
         if phase != place and max(weights, default=0) >= length(config):
             continue  # a teacher that is done needs no checkpoint
         done = max([*weights, *(row["step"] for row in lines_of(phase / "metrics.jsonl"))], default=0)
-        if weights or 0 < config.checkpoint_every < done:  # a step is logged before it is saved
+        if weights or 0 < config.schedule.checkpoint_every < done:  # a step is logged before it is saved
             name = shlex.quote(str(phase))
             cure = f"begin a new run with its weights: flowleap train {config.method.replace('_', '-')} --init {name}"
             raise ValueError(
@@ -401,5 +405,6 @@ def not_shorter(place: Path, config: TrainConfig) -> None:
     done = 0 if path is None else checkpoint.read_progress(path / "state.json").step
     if done > length(config):
         raise ValueError(
-            f"{place} has done {done} steps already: --steps {config.steps} would end before them, give at least {done}"
+            f"{place} has done {done} steps already: --steps {config.schedule.steps} would end before them, give at "
+            f"least {done}"
         )

@@ -131,7 +131,9 @@ def place(run: Run, out: Path | None, decoder: Decoder | None) -> tuple[Path, Wr
 def write_picture(path: Path, samples: Tensor, label: Tensor | None, run: Run) -> None:
     """A grid of images with a row for each class where several are shown, or points beside the real data."""
     if samples.ndim == 2:
-        behind = data_sets.load(run.config.data).x[:] if run.config.data in data_sets.names else None
+        behind = (
+            data_sets.load(run.config.data.name).x[:] if run.config.data.name in data_sets.names else None
+        )
         pictures.scatter({f"{len(samples)} samples": samples}, path, real=behind)
         return
     pictures.save(pictures.grid(samples, label=label, names=run.classes), path)

@@ -16,12 +16,13 @@ from flowleap.data import Dataset
 from flowleap.data.classes import listed
 from flowleap.data.shards import checksum
 from flowleap.flow_map import FlowMap
+from flowleap.networks.options import core, inside, with_core
 from flowleap.objectives import Objective
 from flowleap.randomness import generator
 from flowleap.runs.phases import TEACHER, asks_null, length, needs_pairs, number_of_pairs, own_teacher
 from flowleap.runs.reading import Run, device_of, load_run, read_config, weights_file
 from flowleap.training import folder
-from flowleap.training.config import TrainConfig, core, frozen_network, with_core
+from flowleap.training.config import TrainConfig
 
 __all__ = ["finished", "load", "place_of", "practice", "resolve", "untrained"]
 
@@ -30,7 +31,7 @@ PROGRESS = (0.0, 0.5, 1.0)
 
 def place_of(config: TrainConfig, place: Path) -> Path:
     """Return the folder of the teacher of the run in `place`."""
-    return place / TEACHER if config.teacher is None else Path(config.teacher)
+    return place / TEACHER if config.teacher.path is None else Path(config.teacher.path)
 
 
 def resolve(config: TrainConfig, dataset: Dataset) -> TrainConfig:
@@ -40,14 +41,14 @@ def resolve(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         for settings that the method has no use for; FileNotFoundError for a teacher that is no run.
     """
     objective = config.objective
-    if not objective.needs_run and config.teacher is not None:
+    if not objective.needs_run and config.teacher.path is not None:
         raise ValueError(
-            f"{config.method} has no teacher, but {config.teacher} was given: leave it out, or choose a method that "
-            "has one, such as consistency-distillation"
+            f"{config.method} has no teacher, but {config.teacher.path} was given: leave it out, or choose a method "
+            "that has one, such as consistency-distillation"
         )
     if needs_pairs(objective):
-        config = replace(config, pairs=number_of_pairs(config, len(dataset)))
-    elif config.pairs is not None or config.pair_guidance is not None:
+        config = config.replace(pairs=number_of_pairs(config, len(dataset)))
+    elif config.teacher.pairs is not None or config.teacher.pair_guidance is not None:
         raise ValueError(
             f"{config.method} is not trained on pairs of a teacher: leave out pairs and pair_guidance"
         )
@@ -55,9 +56,9 @@ def resolve(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     try:
         objective.for_run(length(config))
     except ValueError as error:
-        half = f" (the first half of {config.steps} steps trains its teacher)" if own else ""
+        half = f" (the first half of {config.schedule.steps} steps trains its teacher)" if own else ""
         raise ValueError(f"{error}{half}") from error
-    return config if config.teacher is None else _found(config, Path(config.teacher), dataset)
+    return config if config.teacher.path is None else _found(config, Path(config.teacher.path), dataset)
 
 
 def _found(config: TrainConfig, place: Path, dataset: Dataset) -> TrainConfig:
@@ -135,7 +136,7 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
             f"{name} is {run.objective.name}, which is not trained for the instantaneous velocity (r = t) that a "
             "teacher is asked for: give a run of flow-matching, or of another method with rows r = t"
         )
-    if student.starts_from_teacher and body(run.config.network) != body(frozen_network(config)):
+    if student.starts_from_teacher and body(run.config.network) != body(inside(config.network)):
         raise ValueError(
             f"{config.method} goes on from the weights of its teacher, but the network of {run.folder} is "
             f"{networks.describe(run.network)}, another than asked for: leave out --network and --set network.…"
@@ -173,24 +174,24 @@ def identified(config: TrainConfig, run: Run) -> TrainConfig:
     Raises: ValueError where the config names others.
     """
     found = checksum(run.folder / "ema.safetensors")
-    if config.teacher_checksum not in (None, found):
+    if config.teacher.checksum not in (None, found):
         raise ValueError(
             f"the teacher {run.folder} is not the one that this run began with: the checksum of its weights "
-            f"({run.weights}) is {found[:12]}…, not {str(config.teacher_checksum)[:12]}… ({config.teacher_weights}). "
+            f"({run.weights}) is {found[:12]}…, not {str(config.teacher.checksum)[:12]}… ({config.teacher.weights}). "
             "Put the former weights back, or start a new run"
         )
-    return replace(config, teacher_weights=run.weights, teacher_checksum=found)
+    return config.replace(teacher_weights=run.weights, teacher_checksum=found)
 
 
 def load(config: TrainConfig, place: Path) -> Run:
     """Return the teacher of the run in `place`, on the device of the run."""
-    return load_run(place_of(config, place), device=device_of(config.device))
+    return load_run(place_of(config, place), device=device_of(config.parallel.device))
 
 
 def untrained(config: TrainConfig) -> FlowMap:
     """Return a stand-in for a teacher that has learned nothing, of the same network."""
     with torch.random.fork_rng(devices=[]):
-        network: nn.Module = networks.build(frozen_network(config)).to(device_of(config.device))
+        network: nn.Module = networks.build(inside(config.network)).to(device_of(config.parallel.device))
     return config.objective.flow_map(network.eval().requires_grad_(False))
 
 

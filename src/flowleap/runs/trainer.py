@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
 from flowleap.formatting import roughly
 from flowleap.runs.phases import length
-from flowleap.runs.reading import config_text, device_of, weights_name
+from flowleap.runs.reading import device_of, weights_name, write_config
 from flowleap.runs.warm import Start
 from flowleap.training import checkpoint, folder, posthoc, report
 from flowleap.training.config import TrainConfig
@@ -78,7 +78,7 @@ class Trainer:
             False,
         )  # seconds of pictures in this sitting, and whether one was too much
         self.objective = config.objective.for_run(self.steps)
-        network = build_network(config).to(device_of(config.device))
+        network = build_network(config).to(device_of(config.parallel.device))
         self.begun = [] if start is None else start.into(network)
         if teacher is not None:
             self.objective = self.objective.with_teacher(teacher)
@@ -88,30 +88,39 @@ class Trainer:
         trained = new_trained_network(
             network,
             self.objective,
-            lr=config.lr,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            decays=config.ema,
-            widths=config.widths,
+            lr=config.optimizer.lr,
+            betas=config.optimizer.betas,
+            weight_decay=config.optimizer.weight_decay,
+            decays=config.optimizer.ema,
+            widths=config.optimizer.widths,
         )
         self.state = State(trained)
-        micro = micro_batches(self.objective, config.batch, config.per_device, config.accumulate)
+        micro = micro_batches(
+            self.objective, config.data.batch, config.parallel.per_device, config.parallel.accumulate
+        )
         alone = processes.count() == 1
         self.engine = Engine(
             device=next(network.parameters()).device,
-            precision=config.precision,
+            precision=config.parallel.precision,
             micro=micro,
-            shard=config.shard and not alone,
-            compiled=config.compiled,
-            check=config.check,
+            shard=config.parallel.shard and not alone,
+            compiled=config.parallel.compiled,
+            check=config.parallel.check,
             say=reporter.say,
         )
-        plan = Plan(**{f.name: getattr(config, f.name) for f in fields(Plan)})
+        plan = Plan(
+            batch=config.data.batch,
+            seed=config.seed,
+            lr=config.optimizer.lr,
+            clip=config.optimizer.clip,
+            patience=config.optimizer.patience,
+            **asdict(config.schedule),
+        )
         self.plan = replace(plan, steps=self.steps)
-        learned = dataset.turned(config.flip) if rows is None else rows
+        learned = dataset.turned(config.data.flip) if rows is None else rows
         unlabeled = replace(learned, label=None, num_classes=None)
         self.usable = unlabeled if trained.flow.num_classes is None else learned
-        self.averaged = self.objective.flow_map(trained.averages[config.ema[0]].module)
+        self.averaged = self.objective.flow_map(trained.averages[config.optimizer.ema[0]].module)
 
     def restore(self) -> None:
         """Go to the last checkpoint of the folder; a run without one begins again."""
@@ -121,8 +130,8 @@ class Trainer:
 
     def trial_step(self) -> None:
         """Compute the first step without learning from it: what does not fit fails before a file is made."""
-        if self.config.eval_num and self.evaluator is not None:
-            evaluation.enough(self.config.eval_num, self.evaluator)
+        if self.config.evaluation.num and self.evaluator is not None:
+            evaluation.enough(self.config.evaluation.num, self.evaluator)
         device = next(self.state.trained.network.parameters()).device
         part, parts = self.engine.own[0], self.engine.parts
         with self.enough_memory(), torch.no_grad():
@@ -147,11 +156,11 @@ class Trainer:
         """Open what is measured on the way: metrics.jsonl and quality.jsonl, up to the present step."""
         self.metrics = Lines(self.place / "metrics.jsonl", self.state.step)
         Lines(self.place / "quality.jsonl", self.state.step)
-        evaluator = self.own_evaluator if self.config.watch_share else None
+        evaluator = self.own_evaluator if self.config.evaluation.online_share else None
         if evaluator is None:
             return
         try:
-            evaluation.enough(self.config.watch_num, evaluator)
+            evaluation.enough(self.config.evaluation.online_num, evaluator)
         except ValueError as error:
             self.reporter.warn(f"quality is not measured while training: {error}")
             return
@@ -161,11 +170,11 @@ class Trainer:
             self.objective,
             self.dataset if conditional else replace(self.dataset, label=None, num_classes=None),
             evaluator,
-            share=self.config.watch_share,
+            share=self.config.evaluation.online_share,
             last=self.steps,
             step=self.state.step,
-            num=self.config.watch_num,
-            steps=self.config.watch_steps,
+            num=self.config.evaluation.online_num,
+            steps=self.config.evaluation.online_steps,
             say=self.reporter.say,
         )
 
@@ -187,7 +196,9 @@ class Trainer:
         where the data are too few.
         """
         try:
-            return evaluation.evaluator_for(dataset, evaluation.named(self.config.features, dataset))
+            return evaluation.evaluator_for(
+                dataset, evaluation.named(self.config.evaluation.features, dataset)
+            )
         except evaluation.TooFew as error:
             self.unmeasured[str(error)] = None
             return None
@@ -196,15 +207,15 @@ class Trainer:
         """Say what is trained, where, and how long its horizons are."""
         config, say = self.config, self.reporter.say
         begun = f", continued from step {self.state.step}" if self.state.step else ""
-        extent = f"{self.steps} steps of {config.batch}"
-        say(f"{config.method} on {config.data}, {extent}, seed {config.seed}{begun}")
+        extent = f"{self.steps} steps of {config.data.batch}"
+        say(f"{config.method} on {config.data.name}, {extent}, seed {config.seed}{begun}")
         for line in (*changes(config), *self.begun):
             say(line)
         for line in self.dataset.notes:
             say(line)
         if self.objective.averages_rows:
             for line in self.objective.batching.notes(
-                self.usable.label, self.usable.class_names, config.batch
+                self.usable.label, self.usable.class_names, config.data.batch
             ):
                 self.reporter.warn(line)
         if self.usable.mirrors:
@@ -215,16 +226,16 @@ class Trainer:
         if self.engine.device.type == "cpu":
             count, cores = torch.get_num_threads(), threads.share()
             say(f"{count} CPU thread{'s' * (count > 1)} on {cores} core{'s' * (cores > 1)}")
-        if self.engine.parts > 1 or config.precision != "fp32":
+        if self.engine.parts > 1 or config.parallel.precision != "fp32":
             say(self.spread())
-        if config.eval_num and self.evaluator is None:
+        if config.evaluation.num and self.evaluator is None:
             self.reporter.warn(f"the finished run is not measured: {list(self.unmeasured)[-1]}")
         elif self.unmeasured:
             self.reporter.warn(f"quality is not measured while training: {list(self.unmeasured)[-1]}")
-        if config.batch > len(self.usable):
+        if config.data.batch > len(self.usable):
             say(
-                f"a batch of {config.batch:,} from {len(self.usable):,} rows of data: each is used "
-                f"{config.batch / len(self.usable):.2g} times in every step"
+                f"a batch of {config.data.batch:,} from {len(self.usable):,} rows of data: each is used "
+                f"{config.data.batch / len(self.usable):.2g} times in every step"
             )
         say(f"run folder: {self.place}")
         if self.objective.auxiliary is not None:
@@ -245,12 +256,12 @@ class Trainer:
 
     def spread(self) -> str:
         """Say how a batch is split, and in which precision its loss is computed."""
-        count, micro, batch = processes.count(), self.engine.micro, self.config.batch
+        count, micro, batch = processes.count(), self.engine.micro, self.config.data.batch
         parts = self.engine.parts
         each = f"{batch // parts}" if batch % parts == 0 else f"{batch // parts} or {batch // parts + 1}"
         places = f"{count} process{'es' * (count > 1)} × {micro} micro-batch{'es' * (micro > 1)} of {each}"
         shared = ", weights divided among the processes" if self.engine.shard else ""
-        return f"batch {batch} = {places}, {self.config.precision}{shared}"
+        return f"batch {batch} = {places}, {self.config.parallel.precision}{shared}"
 
     def reads(self) -> Reads:
         """Return which rows this process asks for; without the teacher, which other processes need not hold."""
@@ -275,7 +286,7 @@ class Trainer:
         if adaptive is not None:
             adaptive.told = partial(self.note_threads, adaptive)
             events = replace(events, step=adaptive.step)
-        ahead = data_sets.reading_ahead(self.usable, self.reads(), self.plan.steps, self.config.workers)
+        ahead = data_sets.reading_ahead(self.usable, self.reads(), self.plan.steps, self.config.data.workers)
         with (
             self.enough_memory(),
             ahead as usable,
@@ -315,12 +326,12 @@ class Trainer:
 
     def exhausted(self, error: Exception) -> str:
         """Say what to do where memory is exhausted."""
-        rows = -(-self.config.batch // self.engine.parts)
+        rows = -(-self.config.data.batch // self.engine.parts)
         levers = [
             f"compute fewer rows at a time, --per-device {max(self.objective.group, rows // 2)} (now {rows}; the batch "
-            f"stays {self.config.batch})",
-            "--precision bf16 in a new run" if self.config.precision == "fp32" else "",
-            "--shard" if processes.count() > 1 and not self.config.shard else "",
+            f"stays {self.config.data.batch})",
+            "--precision bf16 in a new run" if self.config.parallel.precision == "fp32" else "",
+            "--shard" if processes.count() > 1 and not self.config.parallel.shard else "",
             "recompute activations in a new run, --set network.checkpointing=true, where the network knows it",
         ]
         told = str(error).splitlines()[0]
@@ -328,7 +339,9 @@ class Trainer:
 
     def keep(self, state: State) -> None:
         """Store the power-function averages, where it is time for it."""
-        if state.trained.powers and (state.step == self.steps or state.step % self.config.width_every == 0):
+        if state.trained.powers and (
+            state.step == self.steps or state.step % self.config.optimizer.width_every == 0
+        ):
             posthoc.store(self.place, state.trained, state.step)
 
     def note_threads(self, adaptive: threads.Adaptive) -> None:
@@ -401,7 +414,7 @@ class Trainer:
             report.draw_curves(self.metrics.rows(), place / "plots")
             about = (self.averaged, self.objective, self.dataset, place / "grid.png", self.reporter)
             report.draw_budgets(*about, drawn, shown)
-        evaluator = self.evaluator if self.config.eval_num else None
+        evaluator = self.evaluator if self.config.evaluation.num else None
         table = [] if evaluator is None else self.tabulate(evaluator, measured)
         self.conclude()
         return table
@@ -409,12 +422,12 @@ class Trainer:
     def looks(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
         """Return how many samples the final picture shows, at which numbers of steps, and those of the table."""
         counts, num = report.budgets(self.objective), report.SHOWN[self.dataset.kind]
-        if self.config.show is not None:
-            counts = tuple(sorted(set(self.config.show)))
+        if self.config.evaluation.show is not None:
+            counts = tuple(sorted(set(self.config.evaluation.show)))
             return num, counts, counts
         costs, trained = {steps: self.objective.nfe(steps) for steps in counts}, self.state.seconds
         shown, drawn = report.affordable(costs, num, self.pace, self.drawing_time() - self.drawn)
-        several, size = processes.count(), self.config.eval_num
+        several, size = processes.count(), self.config.evaluation.num
         time_of_table = several * max(report.MEASURED, trained)
         _, measured = report.affordable(costs, size, self.pace, time_of_table, fewest=size)
         return shown, drawn, measured
@@ -424,16 +437,16 @@ class Trainer:
         listed, name = report.listed, shlex.quote(str(self.place))
         evaluations = shown * sum(map(self.objective.nfe, drawn))
         table_of = ""
-        if self.config.eval_num and self.evaluator is not None:
-            table_of = f", and a table of {self.config.eval_num:,} samples at {listed(measured)} steps"
-            evaluations += self.config.eval_num * sum(map(self.objective.nfe, measured))
+        if self.config.evaluation.num and self.evaluator is not None:
+            table_of = f", and a table of {self.config.evaluation.num:,} samples at {listed(measured)} steps"
+            evaluations += self.config.evaluation.num * sum(map(self.objective.nfe, measured))
         self.reporter.say(
             f"trained; weights and pictures follow, at {listed(drawn)} steps{table_of}: about "
             f"{roughly(self.pace * evaluations)}"
         )
         usual, num = report.budgets(self.objective), report.SHOWN[self.dataset.kind]
         absent = [steps for steps in usual if steps not in drawn]
-        if self.config.show is None and (absent or shown < num):
+        if self.config.evaluation.show is None and (absent or shown < num):
             what = f"{listed(absent)} steps are" if absent else f"the other {num - shown} samples are"
             steps = absent[-1] if absent else usual[-1]
             self.reporter.say(
@@ -441,7 +454,7 @@ class Trainer:
                 f"flowleap sample {name} --steps {steps} --num {num}"
             )
         absent = [steps for steps in usual if steps not in measured]
-        if self.config.show is None and table_of and absent:
+        if self.config.evaluation.show is None and table_of and absent:
             self.reporter.say(
                 f"{listed(absent)} steps are not in the table, which would take longer than training; to measure them: "
                 f"flowleap evaluate {name} --steps {listed(usual).replace(' ', '')} --save"
@@ -454,7 +467,7 @@ class Trainer:
             self.reporter.warn(
                 f"{skipped} of {self.steps} steps were skipped because the loss or its gradient was not finite: the "
                 f"weights learned from the other {self.steps - skipped}; train with a lower --lr (now "
-                f"{self.config.lr:g}), and see `skipped` in metrics.jsonl"
+                f"{self.config.optimizer.lr:g}), and see `skipped` in metrics.jsonl"
             )
         picture = self.place / "grid.png"
         look = f"; picture: {picture}" if picture.exists() else ""
@@ -465,7 +478,7 @@ class Trainer:
 
     def tabulate(self, evaluator: evaluation.Evaluator, steps: tuple[int, ...]) -> list[dict[str, Any]]:
         """Measure the finished run, on all processes; the first writes and prints its table."""
-        name, num = weights_name(self.config, "ema", self.state.step), self.config.eval_num
+        name, num = weights_name(self.config, "ema", self.state.step), self.config.evaluation.num
         about = (self.averaged, self.objective, self.dataset)
         if processes.first():
             remarks = changes(self.config)
@@ -497,7 +510,7 @@ def build_network(config: TrainConfig) -> nn.Module:
 def note_config(place: Path, config: TrainConfig, dataset: Dataset) -> None:
     """Write the config.json of a run, and copies of the files that it imported."""
     extensions.copy_into(place, config.imports)
-    replace_file(place / "config.json", config_text(config, dataset, place))
+    write_config(place, config, dataset)
 
 
 def note(

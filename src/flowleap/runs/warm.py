@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from torch import nn
 from flowleap import networks
 from flowleap.data import Dataset
 from flowleap.data.shards import checksum
+from flowleap.networks.options import kinds
 from flowleap.networks.warm import begin_with
 from flowleap.objectives import Objective
 from flowleap.runs.phases import own_teacher
 from flowleap.runs.reading import Run, load_run, weights_file
 from flowleap.training import checkpoint
-from flowleap.training.config import TrainConfig, kinds
+from flowleap.training.config import TrainConfig
 
 __all__ = ["Start", "resolve"]
 
@@ -59,15 +60,15 @@ def resolve(
     Raises: ValueError for a method that begins with its teacher, a network seen through other adapters, or a run that
         is not the one it began with; FileNotFoundError where there is no run.
     """
-    if config.init is None or (resume and checkpoint.latest(place / "checkpoints") is not None):
+    if config.init.path is None or (resume and checkpoint.latest(place / "checkpoints") is not None):
         return config, None
     objective = config.objective
     if objective.starts_from_teacher:
         hint = "give that run as --teacher" if own_teacher(config) else "leave it out"
         raise ValueError(
-            f"--init {config.init}: {config.method} begins with the weights of its teacher: {hint}"
+            f"--init {config.init.path}: {config.method} begins with the weights of its teacher: {hint}"
         )
-    run = _loaded(Path(config.init))
+    run = _loaded(Path(config.init.path))
     ours, theirs = (_adapters(options) for options in (config.network, run.config.network))
     if ours != theirs:
         raise ValueError(
@@ -76,7 +77,7 @@ def resolve(
         )
     kind = "raw" if run.weights.startswith("raw") else "ema"
     found = checksum(weights_file(run.folder, run.config, kind)[0])
-    if config.init_checksum not in (None, found):
+    if config.init.checksum not in (None, found):
         raise ValueError(
             f"--init {run.folder}: its weights ({run.weights}) are not those that this run began with; put the former "
             "ones back, or start a new run"
@@ -88,7 +89,7 @@ def resolve(
             "its data are others, and none of its classes is known to be one of these: classes are the same that have "
             "the same name, and numbers are no names"
         )
-    return replace(config, init_weights=run.weights, init_checksum=found), Start(run, tuple(remarks), same)
+    return config.replace(init_weights=run.weights, init_checksum=found), Start(run, tuple(remarks), same)
 
 
 def same_classes(config: TrainConfig, dataset: Dataset, run: Run) -> dict[int, int]:
@@ -97,7 +98,7 @@ def same_classes(config: TrainConfig, dataset: Dataset, run: Run) -> dict[int, i
     """
     checksum = dataset.checksum if dataset.path else None
     alike = run.num_classes == dataset.num_classes and run.checksum == checksum
-    if alike and (checksum is not None or run.config.data == config.data):
+    if alike and (checksum is not None or run.config.data.name == config.data.name):
         return {number: number for number in range(dataset.num_classes or 0)}
     return {
         number: run.classes.index(name)

@@ -116,21 +116,28 @@ class Trial:
 
     def __init__(self, config: runs.TrainConfig, dataset: Dataset) -> None:
         objective, dataset = runs.practice(config, dataset)
-        objective, device = objective.for_run(LENGTH), runs.device_of(config.device)
+        objective, device = objective.for_run(LENGTH), runs.device_of(config.parallel.device)
         self.network = runs.build_network(config).to(device)
         self.objective, self.device = objective, device
         trained = new_trained_network(
             self.network,
             objective,
-            lr=config.lr,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            decays=config.ema,
+            lr=config.optimizer.lr,
+            betas=config.optimizer.betas,
+            weight_decay=config.optimizer.weight_decay,
+            decays=config.optimizer.ema,
         )
         self.state = State(trained)
         labeled = trained.flow.num_classes is not None
         self.data = dataset if labeled else replace(dataset, label=None, num_classes=None)
-        self.plan = Plan(LENGTH, config.batch, config.seed, config.lr, clip=config.clip, patience=LENGTH)
+        self.plan = Plan(
+            LENGTH,
+            config.data.batch,
+            config.seed,
+            config.optimizer.lr,
+            clip=config.optimizer.clip,
+            patience=LENGTH,
+        )
         self.plan = replace(self.plan, log_every=LENGTH, sample_every=0, checkpoint_every=0)
 
     def run(self, place: int, enough: Callable[[list[clock.Moment]], bool]) -> list[clock.Moment]:

@@ -7,7 +7,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class Study:
     @cached_property
     def evaluator(self) -> evaluation.Evaluator:
         """What all samples are held against."""
-        return evaluation.held_out(self.dataset, self.plan.rows[0].configured(0).features)
+        return evaluation.held_out(self.dataset, self.plan.rows[0].configured(0).evaluation.features)
 
     def jobs(self) -> list[Job]:
         """Return all runs, in the order in which they are made."""
@@ -191,8 +191,8 @@ class Job:
         """Train the run to its end, from its last checkpoint where there is one; return the signal that ended it."""
         begun = (self.place / "config.json").is_file()
         self.place.parent.mkdir(parents=True, exist_ok=True)
-        config = replace(
-            self.row.configured(self.seed), threads=torch.get_num_threads()
+        config = self.row.configured(self.seed).replace(
+            threads=torch.get_num_threads()
         )  # the same for all runs
         result = runs.train(config, self.place, resume=begun, dataset=self.study.dataset, console=console)
         return result.signal
@@ -222,7 +222,7 @@ def measured_teacher(study: Study) -> Outcome | None:
     """Return the outcome of the teacher that was given, measured once; None where there is none."""
     if (row := study.plan.teacher) is None:
         return None
-    job, given = Job(study, row, row.config["seed"]), Path(str(study.plan.request.teacher))
+    job, given = Job(study, row, row.config.seed), Path(str(study.plan.request.teacher))
     found = job.outcome()
     if found is None:
         rows, seconds = quality(study, given), progress(given).seconds

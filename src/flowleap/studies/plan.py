@@ -14,9 +14,11 @@ from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.lock import vacant
 from flowleap.objectives import Objective
+from flowleap.provenance import NewerFormat, format_of, version
 from flowleap.studies import ablation
 from flowleap.studies.budget import Budget, Pace, Trial, parse, rehearse
 from flowleap.suggest import suggest
+from flowleap.training.config import present
 
 __all__ = ["EQUAL", "TABLE", "Plan", "Request", "Row", "check_place", "prepare", "read", "resolve"]
 
@@ -50,7 +52,8 @@ LEAST = 7
 """Steps that a phase needs at least: level schedules have seven stages."""
 MOST_FOR_PAIRS = 1 / 3
 """The share of equal forward-equivalents that making pairs may take."""
-FORMAT = 1
+FORMAT = 2
+"""Of plan.json. The configs of format 1 have no groups."""
 Say = Callable[[str], None]
 
 
@@ -193,7 +196,7 @@ class Row:
 
     method: str
     variant: str
-    config: dict[str, Any]
+    config: runs.TrainConfig
     steps: int
     phases: int
     images: int
@@ -204,7 +207,7 @@ class Row:
 
     def configured(self, seed: int) -> runs.TrainConfig:
         """Return the config of the run with a seed."""
-        return replace(runs.from_dict(self.config), seed=seed)
+        return replace(self.config, seed=seed)
 
     @property
     def total(self) -> float:
@@ -269,7 +272,9 @@ def resolve(
     configs, full = variants(request, dataset)
     distinct(configs)
     teacher = None if request.teacher is None else taught(Path(request.teacher), configs, dataset)
-    evaluation.enough(request.num, evaluation.held_out(dataset, next(iter(configs.values())).features))
+    evaluation.enough(
+        request.num, evaluation.held_out(dataset, next(iter(configs.values())).evaluation.features)
+    )
     timed = equal == "time" or budget.unit == "seconds"
     timing = configs
     if full is None or any(runs.own_teacher(config) for config in configs.values()):
@@ -289,7 +294,7 @@ def resolve(
             "have the steps that fit the budget on an idle machine, and take longer beside this load"
         )
     coin = full or REFERENCE
-    allowed = spend(budget, equal, paces[coin], timing[coin].batch)
+    allowed = spend(budget, equal, paces[coin], timing[coin].data.batch)
     size = len(dataset)
     rows = [row_of(request, equal, allowed, name, config, paces, size) for name, config in configs.items()]
     return Plan(request, equal, tuple(rows), teacher, full, count)
@@ -299,7 +304,7 @@ def thread_count(config: runs.TrainConfig, dataset: Dataset, jobs: int, given: i
     """Return the CPU threads of every run of a study: the number given, or with which a step of one is fastest."""
     limit = threads.most(jobs)
     known = threads.known(given, limit)
-    if known is not None or runs.device_of(config.device).type != "cpu":
+    if known is not None or runs.device_of(config.parallel.device).type != "cpu":
         return known or limit
     trial = Trial(config, dataset)
     return threads.fastest(lambda: trial.run(0, lambda times: len(times) > 1), limit)
@@ -364,7 +369,7 @@ def taught(place: Path, configs: Mapping[str, runs.TrainConfig], dataset: Datase
 
     Raises: ValueError where no method has a teacher, or it does not fit one; FileNotFoundError where it is no run.
     """
-    students = [config for config in configs.values() if config.teacher is not None]
+    students = [config for config in configs.values() if config.teacher.path is not None]
     if not students:
         raise ValueError(
             f"the teacher {place} was given, but none of {', '.join(configs)} has one: leave out --teacher, or name "
@@ -424,23 +429,23 @@ def row_of(
     parts = [paces[taught_by(config)], paces[name]] if own else [paces[name]]
     timed = [pace.seconds for pace in parts if pace.seconds is not None]
     seconds = sum(timed) / len(parts) if timed else None
-    counted = sum(pace.forward_equivalents for pace in parts) / len(parts) * config.batch
+    counted = sum(pace.forward_equivalents for pace in parts) / len(parts) * config.data.batch
     price = {"steps": 1.0, "flops": counted, "time": seconds or 0.0}[equal]
-    config = replace(config, steps=whole(allowed / price, len(parts)))
+    config = config.replace(steps=whole(allowed / price, len(parts)))
     if equal == "flops" and (pairs := bill_of(config, rows, runs.PAIRS)) is not None:
         most = max(1, int(min(pairs.forward_equivalents, allowed * MOST_FOR_PAIRS) / pairs.per_image))
         steps = whole((allowed - most * pairs.per_image) / price, len(parts))
-        config = replace(
-            config, steps=steps, pairs=min(most, runs.length(replace(config, steps=steps)) * config.batch)
+        config = config.replace(
+            steps=steps, pairs=min(most, runs.length(config.replace(steps=steps)) * config.data.batch)
         )
-    if config.steps < LEAST * len(parts) or allowed < price * LEAST * len(parts):
+    if config.schedule.steps < LEAST * len(parts) or allowed < price * LEAST * len(parts):
         phases = f" in {len(parts)} phases" if own else ""
         raise ValueError(
             f"a budget of {request.budget} is {int(allowed / price + 1e-9)} steps of {name}{phases}, too few to "
             f"evaluate: at least {LEAST * len(parts)} are needed, give a larger --budget"
         )
-    every = max(1, min(config.checkpoint_every, -(-config.steps // 8)))
-    config = replace(config, checkpoint_every=every, log_every=min(config.log_every, every))
+    every = max(1, min(config.schedule.checkpoint_every, -(-config.schedule.steps // 8)))
+    config = config.replace(checkpoint_every=every, log_every=min(config.schedule.log_every, every))
     return billed(name, config, rows, seconds)
 
 
@@ -463,8 +468,8 @@ def billed(name: str, config: runs.TrainConfig, rows: int, seconds: float | None
     return Row(
         method=name,
         variant=variant(config.method),
-        config=runs.to_dict(config),
-        steps=config.steps,
+        config=config,
+        steps=config.schedule.steps,
         phases=len(training),
         images=images,
         forward_equivalents=sum(bill.forward_equivalents for bill in training) / images,
@@ -514,7 +519,18 @@ def prepare(
 
 def write(out: Path, plan: Plan) -> None:
     """Keep a plan in a folder."""
-    replace_file(out / PLAN, json.dumps({"format": FORMAT, **asdict(plan)}, indent=2) + "\n")
+
+    def row(one: Row) -> dict[str, Any]:
+        return {**vars(one), "config": runs.to_dict(one.config)}
+
+    content = {
+        "format": FORMAT,
+        "version": version("flowleap"),
+        **vars(plan),
+        "request": asdict(plan.request),
+    }
+    content |= {"rows": [row(one) for one in plan.rows], "teacher": plan.teacher and row(plan.teacher)}
+    replace_file(out / PLAN, json.dumps(content, indent=2) + "\n")
 
 
 PLAN = "plan.json"
@@ -541,13 +557,15 @@ def read(out: Path) -> Plan:
     path = out / PLAN
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']} of another version of flowleap, expected {FORMAT}")
+        format_of(path, content, FORMAT)
         request = Request(**{name: _frozen(value) for name, value in content["request"].items()})
-        given = content.get("teacher")
-        teacher = None if given is None else Row(**given)
-        rows = tuple(Row(**row) for row in content["rows"])
-        return Plan(request, content["equal"], rows, teacher, content.get("full"), content.get("threads"))
+        given = [content.get("teacher"), *content["rows"]]
+        teacher, *rows = (row and Row(**{**row, "config": runs.from_dict(row["config"])}) for row in given)
+        return Plan(
+            request, content["equal"], tuple(rows), teacher, content.get("full"), content.get("threads")
+        )
+    except NewerFormat:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: truncated, or not the plan of a comparison ({error})") from error
 
@@ -563,7 +581,9 @@ def compatible(stored: Request, asked: Request, out: Path) -> None:
     """
     names, parts = stored.names() == asked.names(), stored.components() == asked.components()
     changed = [f.name for f in fields(Request) if getattr(stored, f.name) != getattr(asked, f.name)]
+    settings = [[(present(name), value) for name, value in one.settings] for one in (stored, asked)]
     alike = {"device": True, "methods": names, "drop": parts, "seeds": asked.seeds > stored.seeds}
+    alike["settings"] = settings[0] == settings[1]
     changed = [name for name in changed if not alike.get(name)]
     if changed:
         told = "; ".join(f"{name} is {_told(stored, name)}, not {_told(asked, name)}" for name in changed)

@@ -12,18 +12,17 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from flowleap import serialize
 from flowleap.evaluation.protocol import MEASURED, same
 from flowleap.evaluation.quality_table import closer
 from flowleap.files import replace_file
 from flowleap.formatting import BLANK, number, scaled
+from flowleap.networks.options import core
 from flowleap.reports.entry import finite
 from flowleap.studies import ablation
 from flowleap.studies.budget import parse
 from flowleap.studies.outcome import Outcome
 from flowleap.studies.plan import REFERENCE, Plan, Row
 from flowleap.tables import Table
-from flowleap.training.config import core
 
 
 def aggregate(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -225,8 +224,8 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
     config = plan.rows[0].configured(0)
     inner = core(config.network)
     network = {key: inner.get(key) for key in ("kind", "patch", "width", "depth", "heads")}
-    batches = " or ".join(dict.fromkeys(str(row.config["batch"]) for row in plan.rows))
-    decays = " or ".join(dict.fromkeys(str(row.config["ema"][0]) for row in plan.rows))
+    batches = " or ".join(dict.fromkeys(str(row.config.data.batch) for row in plan.rows))
+    decays = " or ".join(dict.fromkeys(str(row.config.optimizer.ema[0]) for row in plan.rows))
     shape = ", ".join(f"{key} {value}" for key, value in network.items() if value is not None)
     over = f"mean ± standard deviation over seeds 0 to {seeds - 1}" if seeds > 1 else "a single seed, 0"
     found = [
@@ -273,7 +272,7 @@ def _ablated(plan: Plan) -> list[str]:
     row = plan.row(plan.full)
     error = " ± its standard error over seeds" if plan.request.seeds > 1 else ", of a single seed"
     found = [f"Δ: difference to plain {plan.full} ({row.variant}), per seed{error}; above zero is worse"]
-    key, objective = row.config["method"], serialize.from_dict(row.config["objective"])
+    key, objective = row.config.method, row.config.objective
     if not plan.request.drop:
         return found
     for part in ablation.named(key, objective, plan.request.drop):
@@ -295,10 +294,10 @@ def _teaching(plan: Plan) -> list[str]:
             "seconds are those of both"
         )
     if plan.teacher is not None:
-        given = plan.teacher.configured(plan.teacher.config["seed"])
-        taught = ", ".join(row.method for row in plan.rows if row.config["teacher"] is not None)
+        given = plan.teacher.config
+        taught = ", ".join(row.method for row in plan.rows if row.config.teacher.path is not None)
         found.append(
-            f"teacher: {plan.request.teacher}, {given.method.replace('_', '-')}, {given.steps} steps, "
+            f"teacher: {plan.request.teacher}, {given.method.replace('_', '-')}, {given.schedule.steps} steps, "
             f"seed {given.seed}; it teaches {taught} in all seeds, and its cost is not included in theirs"
         )
     for row in (row for row in plan.rows if row.pairs):
@@ -313,14 +312,12 @@ def _teaching(plan: Plan) -> list[str]:
 def _exceptions(plan: Plan) -> str:
     """Name the methods that have a network or batches of their own."""
     usual = plan.rows[0].config
-    bodies = [{**row.config["network"], "log_variance": None} for row in plan.rows]
-    headed = [row.method for row in plan.rows if row.config["network"].get("log_variance")]
+    bodies = [{**row.config.network, "log_variance": None} for row in plan.rows]
+    headed = [row.method for row in plan.rows if row.config.network.get("log_variance")]
     counted = [json.dumps(body, sort_keys=True) for body in bodies]
     most = max(counted, key=counted.count)
     other = [row.method for row, text in zip(plan.rows, counted, strict=True) if text != most]
-    grouped = [
-        r.method for r in plan.rows if r.config["objective"]["batching"] != usual["objective"]["batching"]
-    ]
+    grouped = [r.method for r in plan.rows if r.config.objective.batching != usual.objective.batching]
     said = [f", but {', '.join(other)}, whose network is another"] if other else []
     if 0 < len(headed) < len(plan.rows):
         said += [f"; the network of {', '.join(headed)} has one more head, for the learned weight"]

@@ -9,7 +9,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from flowleap import processes
 from flowleap.extensions import FOLDER
 from flowleap.files import free_name, replace_file
 from flowleap.lock import LOCK, locked, vacant
-from flowleap.provenance import git_state, version
+from flowleap.provenance import NewerFormat, format_of, git_state, version
 from flowleap.threads import Adaptive
+from flowleap.training.config import TrainConfig, nested, to_dict
 
 __all__ = [
     "FORMAT",
@@ -34,10 +35,11 @@ __all__ = [
     "note_threads",
     "read",
     "unused",
+    "write",
 ]
 
-FORMAT = 1
-"""Of config.json."""
+FORMAT = 2
+"""Of config.json. The config of format 1 has no groups."""
 
 NOTES = ("config.json", "environment.json", "metrics.jsonl", "quality.jsonl", LOCK)
 """What a run writes before its first step; the last two are empty then."""
@@ -62,15 +64,21 @@ def read(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} holds no run (no config.json){hint}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']} of another version of flowleap, expected {FORMAT}")
-        known = {
-            "config": found_from_here(content["config"], content["dataset"]),
-            "dataset": content["dataset"],
-        }
-        return {**known, "imported": content.get("imported")}
+        upgraded = format_of(path, content, FORMAT) < FORMAT
+        config, dataset = content["config"], content["dataset"]
+        config = found_from_here(nested(config) if upgraded else config, dataset)
+    except NewerFormat:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: truncated or not the config of a run ({error})") from error
+    return {"config": config, "dataset": dataset, "imported": content.get("imported")}
+
+
+def write(folder: Path, config: TrainConfig, dataset: Mapping[str, Any], **about: Any) -> None:
+    """Write the config.json of a run: its config, and what of the data set sampling needs to know."""
+    head = {"format": FORMAT, "version": version("flowleap")}
+    content = {**head, "config": to_dict(config), "dataset": dataset, **about}
+    replace_file(folder / "config.json", json.dumps(content, indent=2) + "\n")
 
 
 def found_from_here(config: dict[str, Any], dataset: dict[str, Any]) -> dict[str, Any]:
@@ -79,10 +87,10 @@ def found_from_here(config: dict[str, Any], dataset: dict[str, Any]) -> dict[str
     A relative path is kept where it leads to where the data were when the run began, or where nothing is there any
     more; otherwise that place is named.
     """
-    data, began = config.get("data"), dataset.get("place")
+    data, began = config["data"].get("name"), dataset.get("place")
     if not data or not began or data_sets.place(data) == began or not data_sets.present(began):
         return config
-    return {**config, "data": began}
+    return {**config, "data": {**config["data"], "name": began}}
 
 
 @contextmanager
