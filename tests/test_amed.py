@@ -23,6 +23,7 @@ from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
 from flowleap.networks import MeanDirection
 from flowleap.objectives import LearnedSolver, Objective
+from flowleap.objectives.solver import SolverMap
 from flowleap.oracles import Gaussian
 from flowleap.parameterization import AverageVelocity, Noise, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
@@ -46,7 +47,8 @@ def solver(oracle: Gaussian, direction: float = 0.9, time: float = 0.2) -> FlowM
     perfect = FlowMap.of(oracle, Velocity())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return perfect.with_network(MeanDirection(perfect.network, direction=direction, time=time).double())
+        network = MeanDirection(perfect.network, direction=direction, time=time).double()
+        return SolverMap(network, perfect.parameterization, perfect.path)
 
 
 def told(flow: FlowMap, fraction: float, direction: float, time: float) -> FlowMap:
@@ -170,7 +172,7 @@ def test_features_are_the_tokens_after_the_middle_block_averaged(depth):
     net.predictor.register_forward_hook(lambda module, given, output: asked.append(given))
     inner.blocks[depth // 2].register_forward_hook(lambda module, given, output: tokens.append(output))
     x, label = torch.randn(6, 1, 4, 4), torch.arange(6) % 3
-    FlowMap(net)(x, 0.8, 0.3, label)
+    SolverMap(net)(x, 0.8, 0.3, label)
     assert len(tokens) == 2, "two evaluations, and features of the first without another pass"
     ((features, t, r),) = asked
     torch.testing.assert_close(features, tokens[0].mean(1))
@@ -187,7 +189,7 @@ def test_features_of_points_are_the_activations_of_the_middle_block():
     net, asked, seen = MeanDirection(networks.MLP(2, 3, width=8, depth=3)), [], []
     net.predictor.register_forward_hook(lambda module, given, output: asked.append(given[0]))
     net.network.blocks[1].register_forward_hook(lambda module, given, output: seen.append(output))
-    FlowMap(net)(torch.randn(5, 2), 1.0, 0.5, torch.arange(5) % 3)
+    SolverMap(net)(torch.randn(5, 2), 1.0, 0.5, torch.arange(5) % 3)
     assert torch.equal(asked[0], seen[0])
 
 
@@ -196,8 +198,8 @@ def test_asked_directly_it_answers_as_the_frozen_network_does():
     nn.init.normal_(inner.final_layer.weight)
     net, x, t = MeanDirection(inner), torch.randn(4, 2), torch.rand(4)
     assert torch.equal(net(x, t, t, None), inner(x, t, t, None)) and net.num_classes == 3
-    flow = FlowMap(net)
-    assert flow.leaps and not FlowMap(inner).leaps
+    flow = SolverMap(net)
+
     assert torch.equal(flow.velocity(x, t), FlowMap(inner).velocity(x, t))
     mean = (flow(x, t, 0 * t) - x) / -t[:, None]
     torch.testing.assert_close(flow.velocity(x, t, 0 * t), mean)
@@ -249,14 +251,14 @@ def test_guided_steps_ask_both_ways_and_look_at_the_labeled_half():
     nn.init.normal_(net.predictor.head.weight, std=0.3)
     x, label, asked = images(4, dims=2), torch.arange(4) % 3, []
     net.predictor.register_forward_hook(lambda module, given, output: asked.append((given[0], output)))
-    found = guide(FlowMap(net), 1.7)(x, 0.9, 0.3, label)
+    found = guide(SolverMap(net), 1.7)(x, 0.9, 0.3, label)
     plain = guide(FlowMap(inner), 1.7)
     fraction, scale, time = asked[0][1]
     s = 0.9 + fraction * (0.3 - 0.9)
     x_s = x + like(s - 0.9, x) * plain.velocity(x, 0.9, label=label)
     by_hand = x + like(scale * (0.3 - 0.9), x) * plain.velocity(x_s, (time * s).clamp(max=1.0), label=label)
     torch.testing.assert_close(found, by_hand)
-    FlowMap(net)(x, 0.9, 0.3, label)
+    SolverMap(net)(x, 0.9, 0.3, label)
     torch.testing.assert_close(asked[0][0], asked[1][0])
 
 

@@ -448,7 +448,7 @@ def perfect(name: str) -> FlowMap:
 
     network = Network()
     if objective.sampling.evaluations == 2:
-        network.leap = lambda flow, x, t, r, label: exact(x, t, r)
+        network.solver_step = lambda flow, x, t, r, label: exact(x, t, r)
     return objective.flow_map(network)
 
 

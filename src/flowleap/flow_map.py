@@ -14,7 +14,7 @@ from flowleap.parameterization import AverageVelocity, Parameterization
 from flowleap.paths import LinearPath, Path
 from flowleap.tensors import Image, Label, Time, like
 
-__all__ = ["Conditioning", "ExactMap", "FlowMap", "dtype_of"]
+__all__ = ["Conditioning", "ExactMap", "FlowMap", "dtype_of", "times_for"]
 
 Conditioning = Literal["t,r", "t", "t,end"]
 """The two times that a network is conditioned on, see `FlowMap`."""
@@ -85,19 +85,8 @@ class FlowMap:
 
     def __call__(self, x: Image, t: Time | float, r: Time | float, label: Label = None) -> Image:
         """Return X_{t→r}(x), like x."""
-        t, r = _times(t, x), _times(r, x)
-        if self.leaps:
-            network: Any = self.network
-            return network.leap(self, x, t, r, label)
+        t, r = times_for(t, x), times_for(r, x)
         return self.step(self.output(x, t, r, label), x, t, r)
-
-    @property
-    def leaps(self) -> bool:
-        """Whether the network brings jumps of its own, `network.leap(flow, x, t, r, label)`, such as a learned solver.
-
-        Its output on the diagonal is then the instantaneous one, and X_{t→r} is not a·x + b·F.
-        """
-        return getattr(self.network, "leap", None) is not None
 
     def output(self, x: Image, t: Time, r: Time, label: Label = None) -> Image:
         """Return the raw network output F(x, t, r), like x; the network sees `second_time(t, r)` for r.
@@ -127,10 +116,8 @@ class FlowMap:
 
         `r=None` means r = t.
         """
-        t = _times(t, x)
-        at_once, r = r is None, t if r is None else _times(r, x)
-        if self.leaps and not at_once:
-            return self._mean_velocity(x, t, r, label)
+        t = times_for(t, x)
+        r = t if r is None else times_for(r, x)
         output = self.output(x, t, r, label)
         a, b = self.parameterization.coefficients(self.path, t, r)
         a_rate, b_rate = self.parameterization.landing_rates(self.path, t)
@@ -140,15 +127,9 @@ class FlowMap:
         on_output = torch.where(diagonal, b_rate, b / span)
         return like(on_x, x) * x + like(on_output, x) * output
 
-    def _mean_velocity(self, x: Image, t: Time, r: Time, label: Label) -> Image:
-        """Return u of a network that brings jumps of its own."""
-        diagonal = (t - r).abs() <= 1e-7 * self.path.t_max
-        u = (self(x, t, r, label) - x) / like(torch.where(diagonal, torch.ones_like(t), r - t), x)
-        return torch.where(like(diagonal, x), self.velocity(x, t, label=label), u)
-
     def denoised(self, x: Image, t: Time | float, label: Label = None) -> Image:
         """Return what the instantaneous velocity at (x, t) says of the data: E[x_0 | x_t = x], like x."""
-        t = _times(t, x)
+        t = times_for(t, x)
         return self.path.mean_from_velocity(x, t, self.velocity(x, t, label=label))
 
     def prior(self, noise: Image) -> Image:
@@ -191,7 +172,11 @@ def dtype_of(network: Network) -> torch.dtype | None:
     return getattr(network, "dtype", None)
 
 
-def _times(t: Time | float, x: Image) -> Time:
+def times_for(t: Time | float, x: Image) -> Time:
+    """Return one time for each row of x, (batch,), from as many or from one number.
+
+    Raises: ValueError for another number of times than rows.
+    """
     if isinstance(t, Tensor) and t.ndim == 1:
         if len(t) != len(x):
             raise ValueError(f"times have {len(t)} rows, images {len(x)}: one time per row is expected")

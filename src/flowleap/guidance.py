@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -191,11 +191,6 @@ class _Guided:
     @property
     def dtype(self) -> torch.dtype | None:
         return dtype_of(self.network)
-
-    @property
-    def leap(self) -> Any:
-        """The jumps that the network brings, where it does: of a guided map, they ask this network."""
-        return getattr(self.network, "leap", None)
 
     def __call__(self, x: Image, t: Time, r: Time, label: Label) -> Image:
         if label is None:

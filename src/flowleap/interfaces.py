@@ -25,7 +25,7 @@ from torch import Tensor
 
 from flowleap.citations import Cited
 from flowleap.derivatives import Derivative
-from flowleap.flow_map import Conditioning, FlowMap
+from flowleap.flow_map import Conditioning, FlowMap, Network
 from flowleap.parameterization import Parameterization
 from flowleap.paths import Path
 from flowleap.point import Point, Regression, Target
@@ -343,6 +343,10 @@ class Identity(Part):
     @abstractmethod
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
         """Return the target of the rows of `point`, all of which have r < t and carry `point.v`."""
+
+    def flow_map(self, network: Network, *meaning: Any) -> FlowMap:
+        """Return the map of a network; `meaning`: parameterization, path, conditioning and start of a `FlowMap`."""
+        return FlowMap(network, *meaning)
 
     @property
     def template(self) -> Mapping[str, str]:

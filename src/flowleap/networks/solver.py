@@ -60,7 +60,7 @@ class MeanDirection(Border):
     interpolated by their seventh root, as on Karras' grid. (p, c, a) are predicted from the first evaluation: the
     activations of block depth // 2, averaged over tokens; for a network without blocks, from the times only.
 
-    `forward` is that of the frozen network, one evaluation; a `FlowMap` uses `leap` for its jumps.
+    `forward` is that of the frozen network, one evaluation; `solver_step` is the jump of an `objectives.solver.SolverMap`.
 
     Args:
         network: such as a DiT or an MLP; its weights are frozen in place, and part of the state dict.
@@ -89,7 +89,7 @@ class MeanDirection(Border):
         core = _core(network)
         self.predictor = Predictor(0 if core is None else _channels(core), hidden, direction, time)
 
-    def leap(self, flow: Any, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
+    def solver_step(self, flow: Any, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
         """Return X_{t→r}(x), like x, in two evaluations of `flow`, a map with this network, guided or not.
 
         The graph runs through the second evaluation into the predictor; the first has none.
@@ -100,7 +100,7 @@ class MeanDirection(Border):
         features = seen[0][: len(x)] if seen else None  # a guided map evaluates with the label first
         rho = 1.0 if path.t_max <= 1 else 7.0
         start, end = t ** (1 / rho), r ** (1 / rho)
-        fraction, direction, time = (told.to(t.dtype) for told in self.predictor(features, start, end))
+        fraction, direction, time = (value.to(t.dtype) for value in self.predictor(features, start, end))
         s = (start + fraction * (end - start)) ** rho
         asked = (time * s).clamp(path.t_min, path.t_max)
         move = second_step(path, x, velocity, t, s, r, lambda x_s: flow.velocity(x_s, asked, label=label))

@@ -100,7 +100,8 @@ class Objective(Cited):
 
     def flow_map(self, network: Network) -> FlowMap:
         """Return the flow map of a network with this objective's parameterization, path, conditioning and start."""
-        return FlowMap(network, self.parameterization, self.path, self.conditioning, self.start)
+        meaning = (self.parameterization, self.path, self.conditioning, self.start)
+        return self.target.flow_map(network, *meaning)
 
     @property
     def start(self) -> float | None:

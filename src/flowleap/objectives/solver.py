@@ -2,23 +2,74 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from flowleap.flow_map import FlowMap
+from flowleap.flow_map import FlowMap, Network, times_for
 from flowleap.guidance import guide
 from flowleap.interfaces import Composition, Identity
 from flowleap.networks.solver import second_step
 from flowleap.point import Point, Target
-from flowleap.tensors import Image, Label
+from flowleap.tensors import Image, Label, Time, like
 from flowleap.times import spaced
 from flowleap.velocities import Teacher
 
-__all__ = ["LearnedSolver"]
+__all__ = ["LearnedSolver", "SolverMap"]
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """A network with steps of its own, such as `networks.MeanDirection`; its output is an instantaneous one."""
+
+    def __call__(self, x: Image, t: Time, r: Time, label: Label) -> Image: ...
+
+    def solver_step(self, flow: FlowMap, x: Image, t: Time, r: Time, label: Label) -> Image: ...
+
+
+@dataclass(frozen=True)
+class SolverMap(FlowMap):
+    """The flow map of a learned solver: X_{t→r}(x) is a step of the solver, F(x, t, t) that of its network.
+
+    Args:
+        solver: whose steps are taken, by evaluations of `network`: of the guided network where the map is guided. None
+            for `network` itself.
+    """
+
+    solver: Solver | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.solver is None:
+            object.__setattr__(self, "solver", self.network)
+
+    def __call__(self, x: Image, t: Time | float, r: Time | float, label: Label = None) -> Image:
+        """Return X_{t→r}(x), like x."""
+        assert self.solver is not None
+        return self.solver.solver_step(self, x, times_for(t, x), times_for(r, x), label)
+
+    def velocity(
+        self, x: Image, t: Time | float, r: Time | float | None = None, label: Label = None
+    ) -> Image:
+        """Return u = (X_{t→r}(x) − x)/(r − t); where r = t or None, the velocity of the network."""
+        if r is None:
+            return super().velocity(x, t, label=label)
+        t, r = times_for(t, x), times_for(r, x)
+        diagonal = (t - r).abs() <= 1e-7 * self.path.t_max
+        u = (self(x, t, r, label) - x) / like(torch.where(diagonal, torch.ones_like(t), r - t), x)
+        return torch.where(like(diagonal, x), super().velocity(x, t, label=label), u)
+
+    def with_network(self, network: Network) -> FlowMap:
+        """Return the map of another solver."""
+        return _map_of(network, self.parameterization, self.path, self.conditioning, self.start)
+
+
+def _map_of(network: Network, *meaning: Any) -> FlowMap:
+    """Return a `SolverMap`; for a network that is no solver, such as the frozen one, a `FlowMap`."""
+    return SolverMap(network, *meaning) if isinstance(network, Solver) else FlowMap(network, *meaning)
 
 
 @dataclass(frozen=True)
@@ -62,6 +113,9 @@ class LearnedSolver(Identity):
                 f"LearnedSolver(substeps={self.substeps}): the teacher takes smaller steps than the solver, at least 2"
             )
 
+    def flow_map(self, network: Network, *meaning: Any) -> FlowMap:
+        return _map_of(network, *meaning)
+
     def sampling_advice(self, name: str, guidance: float | None) -> list[str]:
         trained, asked = self.teacher.guidance or 1.0, guidance or 1.0
         if trained == asked:
@@ -84,7 +138,7 @@ class LearnedSolver(Identity):
                 "LearnedSolver follows the trajectories of a trained map, and none is given: use "
                 "objective.with_teacher(flow), or LearnedSolver(Teacher(flow))"
             )
-        if not flow.leaps:
+        if not isinstance(flow, SolverMap):
             raise ValueError(
                 "LearnedSolver trains the steps of a solver, and the network has none: use "
                 "networks.MeanDirection(network) around the network of the teacher"
