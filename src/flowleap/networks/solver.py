@@ -60,7 +60,7 @@ class MeanDirection(Border):
     interpolated by their seventh root, as on Karras' grid. (p, c, a) are predicted from the first evaluation: the
     activations of block depth // 2, averaged over tokens; for a network without blocks, from the times only.
 
-    `forward` is that of the frozen network, one evaluation; `solver_step` is the jump of an `objectives.solver.SolverMap`.
+    `forward` is that of the frozen network, one evaluation; `solver_step` the jump of an `objectives.solver.SolverMap`.
 
     Args:
         network: such as a DiT or an MLP; its weights are frozen in place, and part of the state dict.
