@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-KEPT = ("table.md", "table.csv", "table.json", "samples.png", "report.html")
+KEPT = ("table.md", "table.csv", "table.json", "samples.png")
 Cells = dict[tuple[str, int], float]
 
 
@@ -130,7 +130,7 @@ def section(kept: Path, part: Part, extra: Cells | None = None, told: tuple[str,
         f"## {part.title}",
         "",
         f"`{about['command']}`: {about['hours']:.1f} hours of training in all, on {about['machine']}.",
-        f"[Report]({link}/report.html), table as [CSV]({link}/table.csv) and [JSON]({link}/table.json).",
+        f"Table as [CSV]({link}/table.csv) and [JSON]({link}/table.json).",
         *([about["remark"]] if "remark" in about else []),
         *(renewal(method, made) for method, made in about.get("renewed", {}).items()),
         "",
@@ -150,7 +150,7 @@ def renewal(method: str, made: dict[str, Any]) -> str:
     """Return how the rows of a method were made that are newer than those around them."""
     one, *more = made["seeds"]
     seeds = f"seeds {', '.join(map(str, made['seeds']))}" if more else f"seed {one} only"
-    made_by = f"`{method}` was made anew, {seeds}, by `{made['command']}` on {made['machine']}; the report is older."
+    made_by = f"`{method}` was made anew, {seeds}, by `{made['command']}` on {made['machine']}."
     return " ".join([made_by, *([made["remark"]] if "remark" in made else [])])
 
 

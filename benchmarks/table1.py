@@ -130,10 +130,10 @@ HEAD = [
     "# The comparison table, at small scale",
     "",
     "Made by [table1.py](table1.py). Why orders differ from the published ones: [docs/log.md](../docs/log.md). "
-    "Distances of different data or different evaluators are not comparable.",
+    "Distances on different data or with different features are not comparable.",
     "",
     "Between steps, maps of consistency distillation are chained, as in the code of the published table; a chain of "
-    "exact maps to the data has another distribution, so it is made for one step (docs/choosing.md, budgets).",
+    "exact maps to the data has another distribution, so it is made for one step (docs/choosing.md).",
     "",
 ]
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -119,6 +125,59 @@ def test_files_that_are_of_no_use_are_refused_and_leave_nothing_known(tmp_path, 
 def test_files_and_modules_that_are_not_there_are_named(source, said):
     result = call("methods", "list", "--import", source)
     assert result.exit_code == 2 and said in result.stderr
+
+
+IN_FLOWLEAP = f"""
+import pytest
+from typer.testing import CliRunner
+from flowleap.cli import app
+
+assert pytest.main(["-q", "-p", "no:cacheprovider", "-c", "none.ini", "test_conformance.py", "-k", "two_jumps"]) == 0
+for line in (
+    "methods show two-jumps", "cite two-jumps", "train two-jumps --out run {" ".join(SMALL)}", "sample run --num 2",
+    "compare --methods two-jumps,shortcut --budget 8steps --seeds 1 --num 80 --show 1 --batch 16 --device cpu",
+):
+    result = CliRunner().invoke(app, line.split())
+    assert result.exit_code == 0, (line, result.stderr, result.exception)
+    print(result.stdout)
+"""
+
+
+@pytest.mark.slow
+def test_a_method_is_added_to_flowleap_as_the_page_says(file, tmp_path):
+    """One file, one function, one line of the conformance suite: tested, shown, cited, trained, sampled, compared."""
+    room = tmp_path / "flowleap"
+    shutil.copytree(ROOT / "src" / "flowleap", room, ignore=shutil.ignore_patterns("__pycache__"))
+    blocks = re.findall(r"^   ```python\n(.*?)^   ```", PAGE, re.DOTALL | re.MULTILINE)
+    imports, export, function = map(textwrap.dedent, blocks)
+    lines = file.read_text().splitlines()
+    nodes = ast.parse(file.read_text()).body
+    usual = [ast.unparse(one) for one in nodes if isinstance(one, ast.Import | ast.ImportFrom)]
+    usual = [line for line in usual if "flowleap" not in line]
+    (found,) = [node for node in nodes if isinstance(node, ast.ClassDef) and node.name == "TwoJumps"]
+    body = lines[found.decorator_list[0].lineno - 1 : found.end_lineno]
+    (room / "objectives" / "two_jumps.py").write_text("\n".join([*usual, imports, *body]) + "\n")
+    for path, before, added in (
+        (room / "objectives" / "__init__.py", "\n__all__", f"\n{export}"),
+        (room / "methods.py", "\n_METHODS:", f"\n{function}\n"),
+        (room / "methods.py", '    "esc": esc,\n', '    "two_jumps": two_jumps,\n'),
+        (room / "methods.py", '    "about",\n', '    "two_jumps",\n'),
+    ):
+        text = path.read_text()
+        assert text.count(before) == 1, (path, before)
+        path.write_text(text.replace(before, added + before))
+    suite = (ROOT / "tests" / "test_conformance.py").read_text()
+    (line,) = re.findall(r"in `OBJECTIVES`: `(.*?)`", PAGE)
+    (tmp_path / "test_conformance.py").write_text(
+        suite.replace("OBJECTIVES = (\n", f"OBJECTIVES = (\n    {line}\n")
+    )
+    (tmp_path / "none.ini").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", IN_FLOWLEAP], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "TwoJumps" in done.stdout and "frans2024one" in done.stdout
 
 
 @pytest.mark.slow
