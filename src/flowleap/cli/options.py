@@ -341,7 +341,7 @@ def renamed(settings: list[str] | None) -> list[tuple[str, str]]:
     found = [(name, present(name), value) for name, value in pairs(settings or [])]
     for old, new, _ in found:
         if old != new:
-            warnings.warn(f"--set {old} is now called {new}", UserWarning, stacklevel=2)
+            warnings.warn(f"--set {old} is called {new} now", UserWarning, stacklevel=2)
     return [(new, value) for _, new, value in found]
 
 

@@ -94,7 +94,8 @@ def address(text: str | Path) -> str:
         return str(text)
     path = Path(text)
     if not path.suffix and len(path.parts) == 1:
-        raise ValueError(f"unknown data set {str(text)!r}{suggest(_key(text), names)}, or the path of images")
+        here = "or the path of images (there is no file or folder of this name here)"
+        raise ValueError(f"unknown data set {str(text)!r}{suggest(_key(text), names)}, {here}")
     try:
         beside = {entry.name: str(entry) for entry in path.parent.iterdir()}
     except OSError:
