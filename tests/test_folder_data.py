@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from flowleap import Batch, data, methods, runs
 from flowleap.cli import app
 from flowleap.data import Preprocessing, ahead, inspection, opening, prepare
-from flowleap.data.pixels import Faulty, decode, probe
-from flowleap.data.preprocessing import ResizeCrop, suggested
+from flowleap.data.pixels import Faulty, decode, read_header
+from flowleap.data.preprocessing import ResizeCrop, default_size
 from flowleap.data.rows import Rows, scaled
 from flowleap.data.store import files_below
 from flowleap.data.workers import in_order
@@ -95,7 +95,7 @@ def test_shrinking_does_not_alias(tmp_path):
     ("sides", "side"), [([40] * 20, 32), ([28] * 99 + [8], 16), ([500] * 9, 64), ([9, 200], 8), ([5], 8)]
 )
 def test_the_size_that_is_taken_where_none_is_named(sides, side):
-    assert suggested(np.array(sides)) == side
+    assert default_size(np.array(sides)) == side
 
 
 def test_images_of_one_size_stay_as_they_are_and_the_exception_is_made_like_them(tmp_path):
@@ -121,7 +121,7 @@ def test_a_photo_is_turned_as_its_camera_noted(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    assert probe(str(tmp_path / "a.jpg"), "a")[:2] == (20, 30)
+    assert read_header(str(tmp_path / "a.jpg"), "a")[:2] == (20, 30)
     turned = np.asarray(image.transpose(Image.Transpose.ROTATE_270)).astype(int)
     assert np.abs(decode(str(tmp_path / "a.jpg"), "a").astype(int) - turned).mean() < 6
 
@@ -207,7 +207,7 @@ def test_images_of_all_formats_are_turned_by_orientations_2_to_8_and_by_nothing_
     file = str(noted(image, tmp_path / name, value, how))
     turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # of Image.Transpose
     turned = image if value not in turns else image.transpose(Image.Transpose(turns[value]))
-    assert probe(file, "a")[:2] == turned.size
+    assert read_header(file, "a")[:2] == turned.size
     assert np.array_equal(decode(file, "a"), np.asarray(turned))
     assert np.array_equal(decode(Path(file).read_bytes(), "a"), np.asarray(turned))
 
@@ -216,7 +216,7 @@ def test_images_of_all_formats_are_turned_by_orientations_2_to_8_and_by_nothing_
 @pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.png"])
 def test_exif_that_cannot_be_read_turns_nothing(tmp_path, name, exif):
     draw(np.random.default_rng(0), 30, 20).save(tmp_path / name, exif=exif)
-    assert probe(str(tmp_path / name), "a")[:2] == (30, 20)
+    assert read_header(str(tmp_path / name), "a")[:2] == (30, 20)
     assert decode(str(tmp_path / name), "a").shape == (20, 30, 3)
 
 
@@ -301,7 +301,7 @@ def test_a_class_that_loses_all_its_images_is_no_class(tmp_path):
 
 def test_damage_that_only_decoding_shows_is_left_out_in_memory(tmp_path, monkeypatch):
     folder(tmp_path, 10, (16, 16), classes=0)
-    monkeypatch.setattr(prepare, "probe", lambda file, name: prepare_header(file))
+    monkeypatch.setattr(prepare, "read_header", lambda file, name: prepare_header(file))
     (tmp_path / "004.png").write_bytes((tmp_path / "004.png").read_bytes()[:90])
     found = data.load(tmp_path)
     assert len(found) == 9 and any("1 of 10 images is left out" in note for note in found.notes)
@@ -676,7 +676,7 @@ def _stopped_after(config, place, steps):
 @pytest.fixture
 def reads(monkeypatch):
     """How often each file is decoded, and how often its header is looked at."""
-    seen = {"probe": Counter(), "decode": Counter()}
+    seen = {"read_header": Counter(), "decode": Counter()}
 
     def watched(name, work):
         def counting(file, *given):
@@ -685,7 +685,7 @@ def reads(monkeypatch):
 
         monkeypatch.setattr(prepare, name, counting)
 
-    watched("probe", prepare.probe)
+    watched("read_header", prepare.read_header)
     watched("decode", prepare.decode)
     return seen
 

@@ -193,7 +193,7 @@ def test_a_missing_data_set_says_what_to_do(monkeypatch, error):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(
         ValueError,
-        match=r"hf:you/faces:train is neither in the cache .*save_to_disk\('faces'\); then give hf:faces",
+        match=r"hf:you/faces:train is not in the cache .*save_to_disk\('faces'\); then give hf:faces",
     ):
         data.load("hf:you/faces:train")
 

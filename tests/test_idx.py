@@ -196,7 +196,7 @@ def test_a_missing_partner_is_named(tmp_path):
 
 
 def test_the_labels_alone_are_no_data(tmp_path):
-    with pytest.raises(ValueError, match="holds labels: give the file of the images"):
+    with pytest.raises(ValueError, match="holds labels: give the file of their images"):
         data.load(written(tmp_path) / LABELS)
 
 

@@ -38,7 +38,7 @@ class Decoder:
         return torch.cat(made) if made else torch.empty(0, *self.shape(tuple(latents.shape[1:])))
 
     def _images(self, latents: Tensor) -> Tensor:
-        images = self.autoencoder.images(self.codec.unscaled(latents)).cpu()
+        images = self.autoencoder.decode(self.codec.unscaled(latents)).cpu()
         if self.codec.channels == 1:
             images = images.mean(dim=1, keepdim=True)
         sound = (latents.flatten(1).isfinite().all(dim=1).cpu())[:, None, None, None] & images.isfinite()

@@ -152,7 +152,7 @@ def _encoded(
             while done < len(shard.rows):
                 images = next(batches)
                 for name, mirrored in zip(contents.arrays, (False, True), strict=False):
-                    made = autoencoder.stored(images.flip(-1) if mirrored else images)
+                    made = autoencoder.encode(images.flip(-1) if mirrored else images)
                     arrays[name][done : done + len(images)] = made
                 done += len(images)
                 tick(len(images))

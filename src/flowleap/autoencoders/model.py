@@ -111,7 +111,7 @@ class Autoencoder:
             )
         return int(self.config["latent_channels"]), height // self.factor, width // self.factor
 
-    def stored(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """Encode images: return mean and clamped log-variance of the posterior, or latents if there is no posterior.
 
         Before shift and scaling. Grey images become RGB if the autoencoder needs that.
@@ -129,7 +129,7 @@ class Autoencoder:
             posterior = made.latent_dist
             return torch.cat([posterior.mean, posterior.logvar], dim=1).float()
 
-    def images(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """Decode latents of the autoencoder; images are not clamped.
 
         Shapes: (n, latent channels, h, w) -> float32 (n, channels, height, width), on its device.

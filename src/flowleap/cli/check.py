@@ -158,10 +158,10 @@ def sections(found: Findings) -> dict[str, list[tuple[str, Image]]]:
     import torch
 
     from flowleap.data.preprocessing import ResizeCrop
-    from flowleap.data.rows import chosen
+    from flowleap.data.rows import random_rows
 
     fine, width, height = found.fine, found.seen["width"], found.seen["height"]
-    some = fine[chosen(len(fine), SHOWN, "contact sheet").numpy()]
+    some = fine[random_rows(len(fine), SHOWN, "contact sheet").numpy()]
     order = torch.randperm(len(some), generator=torch.Generator().manual_seed(0)).numpy()
     view = ResizeCrop("crop", max(1, found.size))
     shown: dict[str, list[tuple[str, Image]]] = {}

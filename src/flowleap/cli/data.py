@@ -165,7 +165,7 @@ def open_source(text: str, split: str | None, square: Any = None, size: int | No
         return data.load(text, split=split, preprocessing=taken)
     if opening.is_address(text) or opening.is_folder(text):
         images = opening.store_of(
-            text, split, store.files_of
+            text, split, store.split_files
         )  # all parts are meant, or the one that is named
         dataset = prepare(images, preprocessing(square, size, memory=0.0), text)
     elif taken is None:

@@ -116,7 +116,7 @@ def unchanged(dataset: Dataset, checksum: str | None) -> Dataset:
     if checksum in (None, dataset.checksum):
         return dataset
     if dataset.label is not None:
-        for label, named in classes.former(dataset.label, dataset.class_names):
+        for label, named in classes.former_labels(dataset.label, dataset.class_names):
             before = replace(dataset, label=label, num_classes=len(named), classes=named)
             if before.checksum == checksum:
                 return before
@@ -147,7 +147,7 @@ def _split_of(dataset: Dataset, split: str) -> Dataset:
         )
     if dataset.num_classes is None or part.label is None:
         return replace(part, label=None, num_classes=None)
-    label = classes.aligned(part.label, part.class_names, dataset.class_names, where, repr(dataset.split))
+    label = classes.renumbered(part.label, part.class_names, dataset.class_names, where, repr(dataset.split))
     return replace(part, label=label, num_classes=dataset.num_classes, classes=dataset.classes)
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from flowleap.data import idx, scans
-from flowleap.data.classes import numbered, occurring
+from flowleap.data.classes import numbered, without_empty
 from flowleap.data.dataset import Dataset
 from flowleap.data.npz import Archive
-from flowleap.data.parts import kept_apart
-from flowleap.data.rows import Rows, filled, kept, passing
+from flowleap.data.parts import held_out_split
+from flowleap.data.rows import Rows, as_floats, concatenated, sequential
 from flowleap.data.store import Arrays
 
 LABELS = {"images": ("label", "labels"), "arr_0": ("arr_1",), "train_x": ("train_y",), "test_x": ("test_y",)}
@@ -57,7 +57,7 @@ def levels_in(images: Dataset) -> Arrays:
             f"{images.name} holds floats: only images of 8 bits are resized; store them as uint8"
         )
     return Arrays(
-        filled(tuple(images.x.shape), torch.uint8, images.x.stored(images.chosen(), 1000)),
+        concatenated(tuple(images.x.shape), torch.uint8, images.x.stored(images.chosen(), 1000)),
         images.path,
         called=images.name,
         label=images.label,
@@ -75,9 +75,9 @@ def in_memory(images: Dataset, memory: float) -> Dataset:
     """
     assert isinstance(images.x, Rows)
     if images.x.floats:
-        values = filled(tuple(images.x.shape), torch.float32, images.batches(1000))
+        values = concatenated(tuple(images.x.shape), torch.float32, images.batches(1000))
         return replace(images, x=values.clamp_(-1, 1))
-    return replace(images, x=kept(levels_in(images).levels, memory))
+    return replace(images, x=as_floats(levels_in(images).levels, memory))
 
 
 def place_name(path: Path) -> str:
@@ -91,7 +91,7 @@ def place_name(path: Path) -> str:
 
 def _dataset(path: Path, x: Rows, labels: Labels, split: str, splits: Sequence[str]) -> Dataset:
     label, classes, notes = labels
-    name, held_out = place_name(path), kept_apart(split, splits)
+    name, held_out = place_name(path), held_out_split(split, splits)
     about: dict[str, Any] = {"source": name, "path": str(path), "split": split, "held_out": held_out}
     return Dataset(name, x, label, classes=classes, notes=notes, **about)
 
@@ -104,7 +104,7 @@ def _idx(path: Path, split: str | None) -> Dataset:
         return map(_channels_first, _picked(idx.blocks(pair.images, n), index, n))
 
     labels = _labels(pair.labels, "in it", idx.labels(pair.labels), count)
-    return _dataset(path, passing(read, count, (1, height, width)), labels, pair.split, pair.splits)
+    return _dataset(path, sequential(read, count, (1, height, width)), labels, pair.split, pair.splits)
 
 
 def _archive(path: Path, split: str | None) -> Dataset:
@@ -133,7 +133,7 @@ def _archive(path: Path, split: str | None) -> Dataset:
             warnings.warn(UNIT.format(path), stacklevel=2)
 
     part = key.removesuffix("_x") if key in ("train_x", "test_x") else "all"
-    return _dataset(path, passing(read, shape[0], one, floats=floats), labels, part, splits)
+    return _dataset(path, sequential(read, shape[0], one, floats=floats), labels, part, splits)
 
 
 def _known(path: Path, split: str, splits: Sequence[str]) -> str:
@@ -217,7 +217,7 @@ def _labels(path: Path, name: str, held: np.ndarray, rows: int, called: tuple[st
         raise ValueError(
             f"{where} reach {int(held.max())}, and its array 'classes' names {len(called)}: name each class"
         )
-    return occurring(torch.from_numpy(held.astype(np.int64)), called)
+    return without_empty(torch.from_numpy(held.astype(np.int64)), called)
 
 
 def _picked(blocks: Iterator[np.ndarray], index: Tensor, n: int) -> Iterator[np.ndarray]:

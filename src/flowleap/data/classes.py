@@ -53,7 +53,7 @@ def ordered(label: Tensor, names: Sequence[str]) -> tuple[Tensor, tuple[str, ...
     return torch.tensor(order).argsort()[label], tuple(names[index] for index in order)
 
 
-def occurring(label: Tensor, classes: Sequence[str]) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:
+def without_empty(label: Tensor, classes: Sequence[str]) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:
     """Drop classes without rows: return labels, the names of the classes that are left, and a message on the others.
 
     Shapes: (n,), int64, kept.
@@ -97,7 +97,7 @@ def places(names: Sequence[str], classes: Sequence[str]) -> Tensor:
     return torch.tensor([place(name) for name in names], dtype=torch.int64)
 
 
-def aligned(label: Tensor, names: Sequence[str], classes: Sequence[str], where: str, other: str) -> Tensor:
+def renumbered(label: Tensor, names: Sequence[str], classes: Sequence[str], where: str, other: str) -> Tensor:
     """Renumber labels of classes `names` as another data set numbers its `classes`, see `find`.
 
     Args:
@@ -114,7 +114,7 @@ def aligned(label: Tensor, names: Sequence[str], classes: Sequence[str], where: 
     return place[label]
 
 
-def former(label: Tensor, classes: Sequence[str]) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
+def former_labels(label: Tensor, classes: Sequence[str]) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
     """Yield labels and names as versions before 0.2 numbered them, so that their runs and caches still load.
 
     Folders were numbered in the order of their characters ("10" before "2"), and numbers were kept, with a class for

@@ -14,7 +14,7 @@ from torch import Tensor
 from flowleap.data.ahead import Ahead
 from flowleap.data.codec import Codec
 from flowleap.data.preprocessing import Preprocessing
-from flowleap.data.rows import Rows, Samples, blocks, chosen, not_finite, some
+from flowleap.data.rows import Rows, Samples, blocks, not_finite, random_rows, some
 from flowleap.randomness import generator
 
 LOOKED_AT = 1000
@@ -123,7 +123,7 @@ class Dataset:
         """
         if count is not None and count != len(self) and not 1 <= count <= len(self):
             raise ValueError(f"{self.name} holds {len(self)} images, and {count} were asked for")
-        return chosen(len(self), len(self) if count is None else count, "source")
+        return random_rows(len(self), len(self) if count is None else count, "source")
 
     def batches(self, n: int, count: int | None = None) -> Iterator[Tensor]:
         """Yield float32 images in [-1, 1], n at a time (the last batch may be smaller), exactly `count` in all.
@@ -153,7 +153,7 @@ class Dataset:
         """A fixed random part of at most `count` rows, named so by its split; nothing is read from the disk."""
         if len(self) <= count:
             return self
-        rows = chosen(len(self), count, "part")
+        rows = random_rows(len(self), count, "part")
         return replace(
             self,
             x=some(self.x, rows),
@@ -200,7 +200,7 @@ class Dataset:
             rows = torch.arange(len(self))
             if self.x.stamp is not None:
                 digest.update(self.x.stamp.encode())
-                rows, mark = chosen(len(self), LOOKED_AT, "checksum"), "part-"
+                rows, mark = random_rows(len(self), LOOKED_AT, "checksum"), "part-"
             for part in self.x.blocks(rows, 250):
                 digest.update(part.numpy().data)
         else:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flowleap.data.classes import numbered
-from flowleap.data.parts import HELD_OUT, kept_apart
+from flowleap.data.parts import HELD_OUT, held_out_split
 from flowleap.data.store import Table
 
 PREFIX = "hf:"
@@ -158,7 +158,7 @@ def _table(rows: Any, address: Address, text: str, split: str, splits: tuple[str
         label, classes, hidden = labels_of(held, named, classes, text)
         said = hidden or said
     rows = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    apart = kept_apart(split, splits)
+    apart = held_out_split(split, splits)
     return Table(
         rows,
         column,

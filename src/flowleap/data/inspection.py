@@ -35,8 +35,8 @@ from flowleap.data.pixels import (
     transparent,
     upright,
 )
-from flowleap.data.prepare import FEW_IMAGES, fault_number, first_frames, looked_through
-from flowleap.data.preprocessing import Preprocessing, suggested
+from flowleap.data.prepare import FEW_IMAGES, fault_number, first_frames, scan
+from flowleap.data.preprocessing import Preprocessing, default_size
 from flowleap.data.store import Store
 from flowleap.data.workers import default_workers
 
@@ -194,16 +194,14 @@ def examine(store: Store, preprocessing: Preprocessing | None = None, workers: i
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of Pillow
         workers = default_workers() + 1 if workers is None else workers
-        store, seen, messages, notes = looked_through(
-            store, partial(_record, store), "checking", RECORD, workers
-        )
+        store, seen, messages, notes = scan(store, partial(_record, store), "checking", RECORD, workers)
     fine, short = seen["fault"] == 0, np.minimum(seen["width"], seen["height"])
     size = preprocessing.size if preprocessing is not None else None
     if size is not None:
         for row in (fine & (short < size)).nonzero()[0].tolist():
             seen["fault"][row] = fault_number("small")
             messages[row] = f"{store.name(row)} has {seen['width'][row]} × {seen['height'][row]} pixels"
-    size = size or (suggested(short[fine]) if fine.any() else 0)
+    size = size or (default_size(short[fine]) if fine.any() else 0)
     usable = (seen["fault"] == 0).nonzero()[0]
     notes += first_frames(store, usable[seen["frames"][usable]])
     exact = _same(seen, usable)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from flowleap.data.codec import Codec
 from flowleap.data.rows import not_finite
-from flowleap.data.shards import Kinds, Shard, ShardError, ShardFolder, cut, differences
+from flowleap.data.shards import Kinds, Shard, ShardError, ShardFolder, differences, shards_of
 from flowleap.files import free_name
 from flowleap.lock import LOCK, locked, vacant
 
@@ -121,7 +121,7 @@ class Contents:
     def shards(self, part: str | None = None) -> list[Shard]:
         """Return the shards of a split, or of all."""
         chosen = self.parts.items() if part is None else [(part, self.parts[part])]
-        return [shard for name, count in chosen for shard in cut(name, count, self.shard)]
+        return [shard for name, count in chosen for shard in shards_of(name, count, self.shard)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
@@ -222,12 +222,12 @@ class Cache:
         made = {"made": self.contents.fingerprint, "start": shard.rows.start, "checksum": _digest(kept)}
         self.files.write(shard, kept, self.contents.kinds(len(shard.rows)), {ABOUT: made})
 
-    def look(self, shard: Shard) -> str:
+    def check(self, shard: Shard) -> str:
         """Return the checksum that a shard states, having checked its size and metadata but not its values.
 
         Raises: ShardError for a shard that is missing, truncated, or of other latents.
         """
-        said = self.files.look(shard, self.contents.kinds(len(shard.rows))).get(ABOUT, {})
+        said = self.files.check(shard, self.contents.kinds(len(shard.rows))).get(ABOUT, {})
         if (said.get("made"), said.get("start")) != (self.contents.fingerprint, shard.rows.start):
             raise self.files.broken(f"{shard.name} holds other latents than {INDEX} says")
         return str(said.get("checksum"))
@@ -237,7 +237,7 @@ class Cache:
 
         Raises: ShardError for a truncated or changed one.
         """
-        said = self.look(shard)
+        said = self.check(shard)
         if _digest(self.files.tensors(shard)) != said or self.checksums.get(shard.name, said) != said:
             raise self.files.broken(f"{shard.name} has changed, its checksum is another")
 
@@ -248,7 +248,7 @@ class Cache:
         """
         if self.missing():
             return False
-        self.checksums = {shard.name: self.look(shard) for shard in self.contents.shards()}
+        self.checksums = {shard.name: self.check(shard) for shard in self.contents.shards()}
         self._write_index(mark)
         return True
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowleap.data.dataset import Dataset
 from flowleap.data.latent_cache import INDEX, STREAMED, Cache
-from flowleap.data.parts import kept_apart
+from flowleap.data.parts import held_out_split
 from flowleap.data.preprocessing import Preprocessing
 from flowleap.data.rows import Rows
 from flowleap.data.shards import Shard, ShardError
@@ -182,7 +182,7 @@ def load(folder: Path, split: str | None = None, address: str = "") -> Latents:
     if part not in contents.parts:
         raise ValueError(f"{folder} has no split {split!r}: choose {' or '.join(contents.parts)}")
     for shard in contents.shards(part):
-        if cache.look(shard) != cache.checksums.get(shard.name):
+        if cache.check(shard) != cache.checksums.get(shard.name):
             raise ShardError(f"{folder}: {shard.name} is not the one that {INDEX} names: encode it again")
     draws = Draws(cache, part)
     square: Any = contents.square
@@ -198,7 +198,7 @@ def load(folder: Path, split: str | None = None, address: str = "") -> Latents:
         source=contents.source,
         split=part,
         path=address or str(folder),
-        held_out=kept_apart(part, contents.parts),
+        held_out=held_out_split(part, contents.parts),
         codec=contents.codec,
         preprocessing=preprocessing,
         classes=tuple(contents.classes or ()),

@@ -15,11 +15,11 @@ from flowleap.data import idx
 from flowleap.data.arrays import in_memory, levels_in, open_arrays
 from flowleap.data.dataset import Dataset
 from flowleap.data.huggingface import is_address, open_table
-from flowleap.data.pixels import decode, planes
-from flowleap.data.prepare import introduced, prepare
+from flowleap.data.pixels import channels_first, decode
+from flowleap.data.prepare import annotated, prepare
 from flowleap.data.preprocessing import Preprocessing
 from flowleap.data.rows import Rows
-from flowleap.data.store import Files, Store, files_of, looked_at, trained_on
+from flowleap.data.store import Files, Store, files_to_check, split_files, training_files
 
 
 def present(text: str | Path) -> bool:
@@ -50,21 +50,21 @@ def from_path(
         if images.shape[1:] == (preprocessing.size, preprocessing.size) or (
             preprocessing.size is None and preprocessing.square is None
         ):
-            return introduced(
+            return annotated(
                 replace(in_memory(images, preprocessing.memory), preprocessing=preprocessing, path=str(text))
             )
     return prepare(
-        store_of(text, split, partial(trained_on, strict=preprocessing.strict)), preprocessing, str(text)
+        store_of(text, split, partial(training_files, strict=preprocessing.strict)), preprocessing, str(text)
     )
 
 
 def store_of(
-    text: str | Path, split: str | None = None, files: Callable[[Path, str | None], Files] = looked_at
+    text: str | Path, split: str | None = None, files: Callable[[Path, str | None], Files] = files_to_check
 ) -> Store:
     """The encoded images at a path or an address.
 
     Args:
-        files: chooses the images of a folder: `store.looked_at`, `trained_on` or `files_of`.
+        files: chooses the images of a folder: `store.files_to_check`, `training_files` or `split_files`.
 
     Raises: ValueError without images, and for an unknown split.
     """
@@ -90,8 +90,8 @@ def open_images(path: Path | str, split: str | None = None) -> Dataset:
         raise ValueError(f"{path} does not exist: give a folder of images, an .npz, or IDX files")
     if not is_folder(path):
         return open_arrays(path, split)
-    files = files_of(path, split)
-    first = planes(decode(files.name(0), files.name(0)))
+    files = split_files(path, split)
+    first = channels_first(decode(files.name(0), files.name(0)))
     channels, height, width = first.shape
     x = Rows(_SameSize(files, (channels, height, width)), len(files), first.shape)
     return files.dataset(x, str(path), notes=files.notes)
@@ -113,7 +113,7 @@ class _SameSize:
     def image(self, row: int) -> np.ndarray:
         """Decode one image. Shapes: -> uint8 (*one)."""
         (channels, *sides), first, file = self.one, self.files.name(0), self.files.name(row)
-        image = planes(decode(file, file))
+        image = channels_first(decode(file, file))
         found = list(image.shape[1:])
         if found != sides:
             side = 1 << (min(*found, *sides).bit_length() - 1)

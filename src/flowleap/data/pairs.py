@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from flowleap.data.rows import not_finite
-from flowleap.data.shards import Kinds, Shard, ShardError, ShardFolder, checksum, cut, differences
+from flowleap.data.shards import Kinds, Shard, ShardError, ShardFolder, checksum, differences, shards_of
 
 INDEX = "index.json"
 
@@ -50,7 +50,7 @@ class Origin:
     @cached_property
     def shards(self) -> list[Shard]:
         """The shards of a finished store."""
-        return cut("pairs", self.count, self.shard)
+        return shards_of("pairs", self.count, self.shard)
 
     def arrays(self, shard: Shard) -> Kinds:
         """Return the arrays of a shard."""
@@ -83,10 +83,10 @@ class PairStore:
             named, expected = len(self.checksums), len(origin.shards)
             raise self.files.broken(f"{named} shards are named where {expected} are expected")
         for shard, known in zip(origin.shards, self.checksums, strict=False):
-            self.files.there(shard)
+            self.files.require(shard)
             if checksum(self.files.path(shard)) != known:
                 raise self.files.broken(f"{shard.name} is truncated or changed, its checksum is another")
-            self.files.look(shard, origin.arrays(shard))
+            self.files.check(shard, origin.arrays(shard))
 
     @property
     def done(self) -> int:

@@ -95,10 +95,10 @@ def parts_of(names: Sequence[str]) -> Parts:
     return Parts(folders, tuple(others), twice)
 
 
-def kept_apart(split: str, splits: Collection[str]) -> str | None:
+def held_out_split(split: str, splits: Collection[str]) -> str | None:
     """Return the held-out split of the training split; None for other splits.
 
-    >>> kept_apart("train", ("train", "val")), kept_apart("val", ("train", "val"))
+    >>> held_out_split("train", ("train", "val")), held_out_split("val", ("train", "val"))
     ('val', None)
     """
     return next((name for name in HELD_OUT if name in splits and split == TRAIN), None)

@@ -103,7 +103,7 @@ def opened(file: Encoded, name: str) -> Iterator[Image]:
         ) from None
 
 
-def probe(file: Encoded, name: str) -> Header:
+def read_header(file: Encoded, name: str) -> Header:
     """Read the header of an image; pixels are decoded only if the file seems truncated or transparent.
 
     Raises: Faulty for an image that cannot be trained on.
@@ -136,7 +136,7 @@ def decode(file: Encoded, name: str, view: ResizeCrop | None = None) -> np.ndarr
         return np.asarray(made if view is None else view(made))
 
 
-def planes(pixels: np.ndarray) -> np.ndarray:
+def channels_first(pixels: np.ndarray) -> np.ndarray:
     """Pixels with the channels first.
 
     Shapes: (height, width) or (height, width, 3) -> (1 or 3, height, width).
@@ -190,7 +190,7 @@ def drawn(image: Image) -> bool:
     return image.format == "PNG" and image.info.get(key) == text
 
 
-def drawn_here(file: str) -> bool:
+def is_own_file(file: str) -> bool:
     """Whether a file is a picture that flowleap drew."""
     if not file.lower().endswith(".png"):
         return False

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowleap.data.classes import described, occurring
+from flowleap.data.classes import described, without_empty
 from flowleap.data.dataset import Dataset, check
 from flowleap.data.known import recognized
-from flowleap.data.pixels import FAULTS, Faulty, decode, fault_of, planes, probe
-from flowleap.data.preprocessing import AS_THEY_ARE, GIB, Preprocessing, ResizeCrop, suggested
-from flowleap.data.rows import MANY, Rows, Samples, kept
+from flowleap.data.pixels import FAULTS, Faulty, channels_first, decode, fault_of, read_header
+from flowleap.data.preprocessing import AS_THEY_ARE, GIB, Preprocessing, ResizeCrop, default_size
+from flowleap.data.rows import MANY, Rows, Samples, as_floats
 from flowleap.data.skipped import drawn_by_flowleap
 from flowleap.data.store import Store, some_of
 from flowleap.data.workers import default_workers, in_order
@@ -100,7 +100,7 @@ def each(
     return made, faults
 
 
-def looked_through(
+def scan(
     store: Store,
     fill: Callable[[Any, int], None],
     words: str,
@@ -127,7 +127,7 @@ def looked_through(
 
 
 def _read_header(store: Store, record: Any, row: int) -> None:
-    header = probe(store.encoded(row), store.name(row))
+    header = read_header(store.encoded(row), store.name(row))
     for name in ("width", "height", "colored", "frames", "drawn"):
         record[name] = getattr(header, name)
 
@@ -169,7 +169,7 @@ class Images:
         """
         index = int(self.rows[row])
         name = self.store.name(index)
-        found = planes(decode(self.store.encoded(index), name, self.view))
+        found = channels_first(decode(self.store.encoded(index), name, self.view))
         if found.shape[1:] != self.one[1:] or len(found) > self.one[0]:
             raise Faulty("unreadable", f"{name} has changed since its header was read")
         return found
@@ -210,16 +210,14 @@ def prepare(store: Store, preprocessing: Preprocessing, address: str) -> Dataset
     """Make a data set of encoded images: leave out unusable ones, crop and resize the others to one size.
 
     Images of one size up to 256 pixels stay as they are unless `preprocessing` names a size or a policy. Others become
-    squares: of the size that nearly all have, else of the `suggested` size.
+    squares: of the size that nearly all have, else of the `default_size`.
 
     Args:
         address: by which `data.load` finds the data set.
 
     Raises: ValueError if no image is left, or if one is left out and `preprocessing` is strict.
     """
-    store, headers, messages, notes = looked_through(
-        store, partial(_read_header, store), "looking at", HEADER
-    )
+    store, headers, messages, notes = scan(store, partial(_read_header, store), "looking at", HEADER)
     if not len(store):
         raise ValueError(f"{address} holds no images but pictures that flowleap drew")
     if headers["fault"].all():
@@ -249,9 +247,9 @@ def prepare(store: Store, preprocessing: Preprocessing, address: str) -> Dataset
     x, images, said = _loaded(images, preprocessing.memory, address)
     label, classes, empty = images.label, store.classes, tuple[str, ...]()
     if label is not None:
-        label, classes, empty = occurring(label, classes)
+        label, classes, empty = without_empty(label, classes)
     notes += [*said, *empty]
-    return introduced(
+    return annotated(
         store.dataset(x, address, label=label, classes=classes, preprocessing=resolved, notes=tuple(notes))
     )
 
@@ -288,13 +286,13 @@ def _loaded(images: Images, memory: float, address: str) -> tuple[Samples, Image
             raise ValueError(words)
         fine = (broken == 0).nonzero()[0]
         levels, images, notes = levels[fine], images.only(fine), [words]
-    x = kept(torch.from_numpy(levels), memory)
+    x = as_floats(torch.from_numpy(levels), memory)
     if isinstance(x, Rows):
         notes.append(f"held in memory as 8 bits ({_gigabytes(levels.size)})")
     return x, images, notes
 
 
-def introduced(dataset: Dataset) -> Dataset:
+def annotated(dataset: Dataset) -> Dataset:
     """Check a data set, give it its published name, and add messages on its classes and its size.
 
     Raises: ValueError as `dataset.check`.
@@ -332,7 +330,7 @@ def _view(headers: np.ndarray, preprocessing: Preprocessing) -> ResizeCrop | Non
         return None
     if width == height <= AS_THEY_ARE and most >= MOSTLY * len(headers):
         return ResizeCrop(square, width)
-    return ResizeCrop(square, suggested(np.minimum(headers["width"], headers["height"])))
+    return ResizeCrop(square, default_size(np.minimum(headers["width"], headers["height"])))
 
 
 def _viewed(headers: np.ndarray, view: ResizeCrop) -> str:

@@ -97,7 +97,7 @@ class Preprocessing:
 
     Args:
         square: "crop" or "resize", see `ResizeCrop`; None: crop, but images of one size may stay as they are.
-        size: the side that they are resized to; None: `suggested`, or as they are.
+        size: the side that they are resized to; None: `default_size`, or as they are.
         strict: raise an error for unusable images, instead of leaving them out.
         memory: GiB that images may take: as float32, or else as uint8, or else they stay on the disk.
 
@@ -119,7 +119,7 @@ class Preprocessing:
             raise ValueError(f"memory={self.memory}: expected GiB, 0 to read everything when it is needed")
 
 
-def suggested(short: np.ndarray) -> int:
+def default_size(short: np.ndarray) -> int:
     """The default side that images are resized to: the largest power of two from 8 to 64 that at most a twentieth of
     the images are smaller than.
 

@@ -53,7 +53,7 @@ class Rows:
         count: the number of rows.
         one: the shape of one image.
         stamp: identifies images on the disk (names, sizes, preprocessing); None for images in memory, whose values do.
-        read: reads rows in one pass, for files that are stored so; see `passing`.
+        read: reads rows in one pass, for files that are stored so; see `sequential`.
         floats: whether the values are floats, not uint8.
 
     Shapes: as a tensor (count, *one), float32, images in [-1, 1].
@@ -111,7 +111,7 @@ class Rows:
         return map(torch.from_numpy, in_order(partial(_array, self.fetch), rows.split(n), workers))
 
     def only(self, rows: Tensor) -> Rows:
-        """Some of the rows, in the order of the given numbers (sorted ones for `passing`); nothing is read."""
+        """Some of the rows, in the order of the given numbers (sorted ones for `sequential`); nothing is read."""
         stamp, whole = None if self.stamp is None else f"{self.stamp}[{len(rows)}]", self.read
         read = None if whole is None else lambda index, n: whole(rows[index], n)
         fetch = partial(_fetch_some, self.fetch, rows)
@@ -126,7 +126,7 @@ def _array(fetch: Fetch, rows: Tensor) -> np.ndarray:
     return fetch(rows).numpy()
 
 
-def passing(read: Reader, count: int, one: tuple[int, ...], *, floats: bool = False) -> Rows:
+def sequential(read: Reader, count: int, one: tuple[int, ...], *, floats: bool = False) -> Rows:
     """Rows that are read from first to last, as those of an archive; reading single rows takes a pass each."""
 
     def fetch(rows: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ Samples = Tensor | Rows
 """The samples of a data set: a tensor, or `Rows`, which is indexed like one."""
 
 
-def chosen(size: int, count: int, stream: str) -> Tensor:
+def random_rows(size: int, count: int, stream: str) -> Tensor:
     """A fixed random part of `size` row numbers, sorted; all where there are not more than `count`.
 
     Random, since the first or every k-th row of sorted files would be of a few classes.
@@ -165,7 +165,7 @@ def blocks(x: Samples, rows: Tensor, n: int) -> Iterator[Tensor]:
     return (x[part] for part in rows.split(n)) if isinstance(x, Tensor) else x.blocks(rows, n)
 
 
-def filled(shape: tuple[int, ...], dtype: torch.dtype, parts: Iterable[Tensor]) -> Tensor:
+def concatenated(shape: tuple[int, ...], dtype: torch.dtype, parts: Iterable[Tensor]) -> Tensor:
     """Concatenate blocks of rows into a tensor of a known shape, with one block in memory beside it.
 
     Shapes: (≤ n, *shape[1:]) each -> shape.
@@ -177,7 +177,7 @@ def filled(shape: tuple[int, ...], dtype: torch.dtype, parts: Iterable[Tensor]) 
     return made
 
 
-def kept(levels: Tensor, memory: float) -> Samples:
+def as_floats(levels: Tensor, memory: float) -> Samples:
     """Convert uint8 images to float32, unless these take more than `memory` GiB.
 
     Shapes: uint8 (n, *one) -> as of float32 (n, *one).
@@ -185,4 +185,4 @@ def kept(levels: Tensor, memory: float) -> Samples:
     shape = tuple(levels.shape)
     if 4 * math.prod(shape) > memory * GIB:
         return Rows(levels.__getitem__, shape[0], shape[1:])
-    return filled(shape, torch.float32, map(scaled, levels.split(BLOCK)))
+    return concatenated(shape, torch.float32, map(scaled, levels.split(BLOCK)))

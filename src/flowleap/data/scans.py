@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flowleap.data.npz import Archive
-from flowleap.data.pixels import Faulty, decode, planes
+from flowleap.data.pixels import Faulty, channels_first, decode
 
 END = b"\xff\xd9"
 
@@ -60,7 +60,7 @@ class Scans:
         start = self.end[index - 1] if index else 0
         name = f"image {index} of the {self.split} split of {self.path}"
         try:
-            return planes(decode(self.header + self.scan[start : self.end[index]] + END, name))
+            return channels_first(decode(self.header + self.scan[start : self.end[index]] + END, name))
         except Faulty as error:
             raise ValueError(f"{name} cannot be decoded ({error}): download the file again") from None
 

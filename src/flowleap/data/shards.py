@@ -45,7 +45,7 @@ class Shard:
         return f"{self.part}-{self.number:05d}.safetensors"
 
 
-def cut(part: str, count: int, size: int) -> list[Shard]:
+def shards_of(part: str, count: int, size: int) -> list[Shard]:
     """Return the shards of `count` rows; the last one may be smaller."""
     starts = range(0, count, size)
     return [Shard(part, number, range(at, min(at + size, count))) for number, at in enumerate(starts)]
@@ -116,18 +116,20 @@ class ShardFolder:
 
         Raises: ShardError for arrays of other names, shapes or dtypes than `wanted`.
         """
-        self.fits(shard, {name: (tuple(t.shape), str(t.dtype)[6:]) for name, t in arrays.items()}, wanted)
+        self.check_arrays(
+            shard, {name: (tuple(t.shape), str(t.dtype)[6:]) for name, t in arrays.items()}, wanted
+        )
         kept = {name: tensor.contiguous() for name, tensor in arrays.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         noted = None if about is None else {name: json.dumps(value) for name, value in about.items()}
         replace_file(self.path(shard), lambda partial: save_file(kept, partial, metadata=noted))
 
-    def look(self, shard: Shard, wanted: Kinds) -> dict[str, Any]:
+    def check(self, shard: Shard, wanted: Kinds) -> dict[str, Any]:
         """Return the metadata of a shard, having checked its size, shapes and dtypes but not its values.
 
         Raises: ShardError for a shard that is missing, truncated, or of other arrays.
         """
-        self.there(shard)
+        self.require(shard)
         try:
             with open_tensors(self.path(shard)) as file:
                 about = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
@@ -135,10 +137,10 @@ class ShardFolder:
                 kinds = {n: (tuple(s.get_shape()), STORED.get(s.get_dtype(), "")) for n, s in found.items()}
         except (OSError, ValueError, SafetensorError) as error:
             raise self.broken(f"{shard.name}: {error}") from error
-        self.fits(shard, kinds, wanted)
+        self.check_arrays(shard, kinds, wanted)
         return about
 
-    def there(self, shard: Shard) -> None:
+    def require(self, shard: Shard) -> None:
         """Raise ShardError if a shard has no file."""
         if not self.path(shard).is_file():
             raise self.broken(f"{shard.name} is missing")
@@ -147,7 +149,7 @@ class ShardFolder:
         """Return the arrays of a shard, memory-mapped."""
         return read_tensors(self.path(shard))
 
-    def fits(self, shard: Shard, found: Kinds, wanted: Kinds) -> None:
+    def check_arrays(self, shard: Shard, found: Kinds, wanted: Kinds) -> None:
         """Raise ShardError for arrays of other names, shapes or dtypes than `wanted`."""
         if dict(found) != dict(wanted):
             raise self.broken(f"{shard.name} holds {_listed(found)}, expected {_listed(wanted)}")

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from flowleap.data.classes import listed, natural, ordered
 from flowleap.data.dataset import Dataset
-from flowleap.data.parts import TRAIN, Parts, kept_apart, parts_of
-from flowleap.data.pixels import Encoded, Faulty, drawn_here
+from flowleap.data.parts import TRAIN, Parts, held_out_split, parts_of
+from flowleap.data.pixels import Encoded, Faulty, is_own_file
 from flowleap.data.rows import Samples
 from flowleap.data.skipped import Skipped, hidden, kinds, made, suffix
 
@@ -132,7 +132,7 @@ class Files(_Described):
         loose = f"left out: {many:,} image{'s' * (many > 1)} beside the sub-folders ({listed(self.skipped.loose)})"
         return "; ".join(filter(None, [loose if many else "", self.doubt]))
 
-    def doubted(self, *reasons: str) -> Files:
+    def with_doubt(self, *reasons: str) -> Files:
         """The same files with these reasons for doubt, empty ones left out."""
         return replace(self, doubt="; ".join(filter(None, reasons)))
 
@@ -228,46 +228,46 @@ Store = Files | Table | Arrays
 # ---------------------------------------------------------------- folders
 
 
-def trained_on(path: Path, split: str | None = None, *, strict: bool = False) -> Files:
+def training_files(path: Path, split: str | None = None, *, strict: bool = False) -> Files:
     """The training images in a folder: of the split that is named, or of the training split where all sub-folders are
     splits, or else all.
 
-    Raises: ValueError as `files_of`; with `strict` also where it is not clear what the classes are.
+    Raises: ValueError as `split_files`; with `strict` also where it is not clear what the classes are.
     """
     files: Files | None = None
     if split is None and TRAIN in _parts_in(path).folders:
         whole = files_below(path)
         if parts_of(whole.folders).whole:
-            files = files_of(path, TRAIN)
-            files = files.doubted(whole.unclear, files.doubt)
-    files = files_of(path, split) if files is None else files
+            files = split_files(path, TRAIN)
+            files = files.with_doubt(whole.unclear, files.doubt)
+    files = split_files(path, split) if files is None else files
     if strict and files.unclear:
         raise ValueError(f"{files.unclear}; leave out --strict to go on")
     return files
 
 
-def looked_at(path: Path, split: str | None = None) -> Files:
+def files_to_check(path: Path, split: str | None = None) -> Files:
     """The images in a folder for `flowleap data check`: of the split that is named, or all, with splits as classes.
 
     Raises: ValueError without images, and for an unknown split.
     """
     if split is not None:
-        return files_of(path, split)
+        return split_files(path, split)
     files = files_below(path)
     if not len(files):
         raise ValueError(_no_images(files))
     found = parts_of(files.folders)
     doubt = found.doubt(files.names)
     if found.whole:
-        return files.doubted(
+        return files.with_doubt(
             files.doubt,
             f"{listed([*found.folders.values()])} are parts of the data, counted as classes here; --split looks at one "
             "of them",
         )
-    return files.doubted(files.doubt, f"{doubt}: training will refuse this" if doubt else "")
+    return files.with_doubt(files.doubt, f"{doubt}: training will refuse this" if doubt else "")
 
 
-def files_of(path: Path, split: str | None = None) -> Files:
+def split_files(path: Path, split: str | None = None) -> Files:
     """The images in a folder, or in one of its splits.
 
     Raises: ValueError without images, for splits of which none is chosen, for an unknown split, and for folders that
@@ -297,7 +297,7 @@ def files_of(path: Path, split: str | None = None) -> Files:
     if split is None:
         return files
     name = parts.name(split)
-    return replace(files, called=_called(path), split=name, held_out=kept_apart(name, parts.folders))
+    return replace(files, called=_called(path), split=name, held_out=held_out_split(name, parts.folders))
 
 
 def _parts_in(path: Path) -> Parts:
@@ -349,7 +349,7 @@ def files_below(root: Path) -> Files:
     inside, doubt = _inside(whole, held)
     whole = whole.only(inside) if len(inside) < len(held) else whole
     if doubt:
-        return whole.doubted(doubt)
+        return whole.with_doubt(doubt)
     label, classes = ordered(torch.from_numpy(held[inside]), list(number))
     return replace(whole, classes=classes, label=label)
 
@@ -360,7 +360,7 @@ def _inside(files: Files, held: np.ndarray) -> tuple[np.ndarray, str]:
     Shapes: held (n,), the number of the folder of each image, -1 for none.
     """
     loose = (held < 0).nonzero()[0]
-    drawn = [row for row in loose.tolist() if drawn_here(files.name(row))] if len(loose) <= LOOKED_AT else []
+    drawn = [row for row in loose.tolist() if is_own_file(files.name(row))] if len(loose) <= LOOKED_AT else []
     files.skipped.drawn += [files.names[row] for row in drawn]
     left, loose = np.setdiff1d(np.arange(len(held)), drawn), np.setdiff1d(loose, drawn)
     many, inside = len(loose), len(left) - len(loose)

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from flowleap.data import huggingface
-from flowleap.data.classes import aligned, described, occurring
+from flowleap.data.classes import described, renumbered, without_empty
 from flowleap.data.dataset import Dataset
 from flowleap.data.huggingface import PREFIX, Address, is_address
 from flowleap.data.latent_cache import STREAMED
-from flowleap.data.parts import kept_apart
-from flowleap.data.pixels import Faulty, decode, planes
+from flowleap.data.parts import held_out_split
+from flowleap.data.pixels import Faulty, channels_first, decode
 from flowleap.data.preprocessing import ResizeCrop
-from flowleap.data.rows import passing
+from flowleap.data.rows import sequential
 from flowleap.data.workers import default_workers
 from flowleap.progress import counted
 
@@ -108,7 +108,7 @@ class Stream:
 
     def _pixels(self, at: tuple[int, Any]) -> np.ndarray:
         try:
-            levels = planes(decode(self.file(*at), self.name(at[0]), self.view))
+            levels = channels_first(decode(self.file(*at), self.name(at[0]), self.view))
         except Faulty as error:
             raise ValueError(f"{error}; {WHOLE}") from None
         return np.broadcast_to(levels, (3, *levels.shape[1:]))
@@ -144,7 +144,7 @@ def open_streams(
     found = huggingface.loaded(address, text, streaming=True)
     splits = tuple(str(name) for name in found)
     chosen = huggingface.chosen_split(text, split or address.split, splits)
-    apart = kept_apart(chosen, splits) if split is None else None
+    apart = held_out_split(chosen, splits) if split is None else None
     view = replace(view, enlarge=True)
     sources, identities, notes = {}, {}, []
     for part in filter(None, (chosen, apart)):
@@ -152,7 +152,9 @@ def open_streams(
         notes += said
     first, other = sources[chosen], sources.get(apart or "")
     if other is not None and first.label is not None and other.label is not None:
-        label = aligned(other.label, other.classes, first.classes, f"split {apart!r} of {text}", repr(chosen))
+        label = renumbered(
+            other.label, other.classes, first.classes, f"split {apart!r} of {text}", repr(chosen)
+        )
         fitted = replace(other, label=label, num_classes=first.num_classes, classes=first.classes)
         sources[other.split] = fitted
     return sources, identities, list(dict.fromkeys(notes))
@@ -176,14 +178,14 @@ def _opened(
             label, classes, hidden = huggingface.labels_of(held, named, classes, text)
             said = hidden or said
         if label is not None:
-            label, classes, empty = occurring(label, classes)
+            label, classes, empty = without_empty(label, classes)
             said = [*said, *empty, described(label, classes)]
     notes = [*notes, *said]
     if not count:
         raise ValueError(f"{text}, split {split}, is empty")
     images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     stream = Stream(images, column, f"{address.short} ({split})", view)
-    x = passing(stream.read, count, (3, view.size, view.size))
+    x = sequential(stream.read, count, (3, view.size, view.size))
     opened = Dataset(address.short, x, label, split=split, path=text, classes=classes)
     return opened, stream.identity(count, label), notes
 

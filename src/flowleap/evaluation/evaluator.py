@@ -216,7 +216,7 @@ def originals(dataset: Dataset) -> Dataset:
         )
     if found.label is None or dataset.label is None:
         return found
-    label = classes.aligned(
+    label = classes.renumbered(
         found.label, found.class_names, dataset.class_names, dataset.source, dataset.address
     )
     return replace(found, label=label, num_classes=dataset.num_classes, classes=dataset.classes)

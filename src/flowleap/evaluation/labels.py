@@ -92,7 +92,7 @@ def given(label: Tensor | None, names: tuple[str, ...], evaluator: Evaluator) ->
     law = "cycle" if int(found.max() - found.min()) <= 1 else "given"
     if not known:
         return Asked(label, None, law)
-    there = classes.aligned(label, names, tuple(known), "one of these samples", evaluator.name)
+    there = classes.renumbered(label, names, tuple(known), "one of these samples", evaluator.name)
     place = classes.places(names, tuple(known))
     shares = generation.shares(len(label), list(known.values()))
     if len(set(known.values())) > 1 and there.bincount(minlength=len(known)).tolist() == shares:
