@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from flowleap import methods, runs
-from flowleap.data import Dataset
+from flowleap.data import Dataset, prepare
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.runs import published, recipes
 from flowleap.velocities import PlugIn
@@ -199,6 +200,15 @@ def test_larger_images_of_a_folder_are_shrunk_to_those_of_a_recipe(tmp_path) -> 
     assert small.network["image"] == [3, 32, 32] and "made for image of shape" in changed[0]
     with pytest.raises(ValueError, match="smaller --size"):
         recipes.configure("folder-64", large, size=400)
+
+
+def test_images_that_a_recipe_shrinks_are_decoded_once(tmp_path, monkeypatch) -> None:
+    decoded, decode = Counter(), prepare.decode
+    monkeypatch.setattr(
+        prepare, "decode", lambda file, *given: decoded.update([file]) or decode(file, *given)
+    )
+    assert recipes.data_for("cifar10", pictures(tmp_path / "large", 300)).shape == (3, 32, 32)
+    assert len(decoded) == 6 and set(decoded.values()) == {1}
 
 
 def test_images_are_refused_for_latents_before_they_are_looked_at(tmp_path, monkeypatch) -> None:

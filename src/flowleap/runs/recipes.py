@@ -24,7 +24,8 @@ import torch
 
 from flowleap import data as data_sets
 from flowleap import serialize
-from flowleap.data import Dataset, latent_cache
+from flowleap.data import Dataset, Preprocessing, latent_cache, opening
+from flowleap.data.huggingface import is_address
 from flowleap.networks import options as network_options
 from flowleap.objectives import Objective
 from flowleap.runs.configuring import change, method_name, preprocessing_of, settle, solved
@@ -151,13 +152,17 @@ def _unfit(recipe: Recipe, name: str, kind: str, path: str) -> str:
 
 
 def _loaded(recipe: Recipe, data: str, settings: Mapping[str, Any]) -> Dataset:
-    """Load data at an address, by the settings that say how images are taken; without a size, large ones are shrunk."""
-    dataset = data_sets.load(data, preprocessing=preprocessing_of(settings.items()))
-    side = recipe.shape[-1]
-    larger = dataset.kind == recipe.kind == PIXELS and max(dataset.shape[1:]) > side
-    if not larger or data_sets.is_name(data) or settings.get("size") is not None:
-        return dataset
-    return data_sets.load(data, preprocessing=preprocessing_of({**settings, "size": side}.items()))
+    """Load the data of a recipe; images that are larger than its own are resized to that size unless one is given."""
+    asked = preprocessing_of(settings.items()) or Preprocessing()
+    if asked.size is None and not data_sets.is_name(data):
+        lazy = opening.is_folder(data) or is_address(data)  # headers tell the size; nothing is decoded
+        found = data_sets.load(data, preprocessing=replace(asked, memory=0.0) if lazy else asked)
+        side = recipe.shape[-1]
+        if found.kind == recipe.kind == PIXELS and max(found.shape[1:]) > side:
+            asked = replace(asked, size=side)
+        elif not lazy:
+            return found
+    return data_sets.load(data, preprocessing=asked)
 
 
 def _labeled(recipe: Recipe, dataset: Dataset) -> tuple[Objective, list[str]]:
