@@ -16,6 +16,7 @@ from flowleap.data.codec import Codec
 BATCH = 32
 BOUNDS = (-1.0, 1.0)
 _LOST: set[Codec] = set()
+_loaded = lru_cache(maxsize=2)(load)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +98,3 @@ def decoder_or_none(codec: Codec | None, device: str | torch.device = "cpu") -> 
         _LOST.add(codec)  # the hub is not asked again for every picture
         warnings.warn(f"latents are not decoded: {error}", UserWarning, stacklevel=2)
         return None
-
-
-@lru_cache(maxsize=2)
-def _loaded(name: str, device: str, precision: str) -> Autoencoder:
-    return load(name, device, precision)

@@ -177,7 +177,7 @@ def fill(cache: Cache, parts: dict[str, Dataset], model: Autoencoder, batch: int
     from flowleap.lock import locked
     from flowleap.training.interrupt import Interruption
 
-    own, every = own_and_every()
+    own, every = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if own == 0:
         say(described(cache.contents))
     made, start = sum(len(shard.rows) for shard in cache.missing(own, every)), time.perf_counter()
@@ -198,11 +198,6 @@ def fill(cache: Cache, parts: dict[str, Dataset], model: Autoencoder, batch: int
         echo(f"{cache.folder}: {state(cache)}, {size / 1e6:,.1f} MB, {pace}; train with: {command}")
     elif own == 0:
         say(f"{cache.folder}: {state(cache)}; the last process to finish completes it")
-
-
-def own_and_every() -> tuple[int, int]:
-    """The number of this process and the number of processes, as torchrun says; they need not communicate."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def opened(text: str, split: str | None, preprocessing: Preprocessing) -> Parts:
