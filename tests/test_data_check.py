@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flowleap.cli import app, check
-from flowleap.data import Preprocessing, inspection
+from flowleap.data import inspection
 from flowleap.data.inspection import examine, signature
 from flowleap.data.opening import store_of
 from test_folder_data import draw, folder, noted, spoiled
@@ -98,7 +98,7 @@ def test_what_training_leaves_out_is_what_is_found(tmp_path):
     }  # fmt: skip
     assert len(found.fine) == 23 and found.names_of_modes["RGB"] == 21
     assert {"P", "L", "CMYK", "RGBA"} <= set(found.names_of_modes)
-    small = examine(store_of(tmp_path), preprocessing=Preprocessing(size=64), workers=0)
+    small = examine(store_of(tmp_path), size=64, workers=0)
     assert len(small.of_fault("small")) == 23 and len(small.fine) == 0
 
 

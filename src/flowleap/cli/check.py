@@ -68,11 +68,10 @@ def check(
             raise typer.BadParameter(f"{out}: expected a name that ends in .png", param_hint="--out")
         options.refuse_to_overwrite(out, overwrite)
 
-    from flowleap.data import Preprocessing, inspection
+    from flowleap.data import inspection
     from flowleap.data.opening import store_of
 
-    preprocessing = None if size is None else Preprocessing(size=size)
-    found = inspection.examine(store_of(source, split), preprocessing, workers)
+    found = inspection.examine(store_of(source, split), size, workers)
     if out is not None:
         from flowleap import pictures
 

@@ -35,8 +35,8 @@ from flowleap.data.pixels import (
     transparent,
     upright,
 )
-from flowleap.data.prepare import FEW_IMAGES, fault_number, first_frames, scan
-from flowleap.data.preprocessing import Preprocessing, default_size
+from flowleap.data.prepare import FEW_IMAGES, fault_number, first_frames, mark_small, scan
+from flowleap.data.preprocessing import default_size
 from flowleap.data.store import Store
 from flowleap.data.workers import default_workers
 
@@ -185,22 +185,15 @@ def _record(store: Store, record: Any, row: int) -> None:
         record["flat"] = contrast < FLAT
 
 
-def examine(store: Store, preprocessing: Preprocessing | None = None, workers: int | None = None) -> Findings:
-    """Decode every image of a store once and return the findings.
-
-    Args:
-        preprocessing: if it names a size, smaller images are faulty.
-    """
+def examine(store: Store, size: int | None = None, workers: int | None = None) -> Findings:
+    """Decode every image of a store once and return the findings; images smaller than `size` are faulty."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of Pillow
         workers = default_workers() + 1 if workers is None else workers
         store, seen, messages, notes = scan(store, partial(_record, store), "checking", RECORD, workers)
     fine, short = seen["fault"] == 0, np.minimum(seen["width"], seen["height"])
-    size = preprocessing.size if preprocessing is not None else None
     if size is not None:
-        for row in (fine & (short < size)).nonzero()[0].tolist():
-            seen["fault"][row] = fault_number("small")
-            messages[row] = f"{store.name(row)} has {seen['width'][row]} × {seen['height'][row]} pixels"
+        messages |= mark_small(seen, size, store)
     size = size or (default_size(short[fine]) if fine.any() else 0)
     usable = (seen["fault"] == 0).nonzero()[0]
     notes += first_frames(store, usable[seen["frames"][usable]])

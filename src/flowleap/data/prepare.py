@@ -71,7 +71,7 @@ def _chunk(
     return made, faults
 
 
-def each(
+def fill_records(
     fill: Callable[[Any, int], None],
     count: int,
     words: str,
@@ -110,11 +110,11 @@ def scan(
     """Fill a record for each image of a store, and leave out pictures that flowleap drew.
 
     Args:
-        fill, words, dtype, workers: as of `each`; a record has `fault` and `drawn`, as of `HEADER`.
+        fill, words, dtype, workers: as of `fill_records`; a record has `fault` and `drawn`, as of `HEADER`.
 
     Returns: the remaining store, its records, messages on unusable images by their numbers, messages on the rest.
     """
-    records, faults = each(fill, len(store), words, dtype, workers=workers)
+    records, faults = fill_records(fill, len(store), words, dtype, workers=workers)
     for row, kind, _ in faults:
         records["fault"][row] = fault_number(kind)
     messages, notes = {row: message for row, _, message in faults}, [*store.notes]
@@ -224,7 +224,7 @@ def prepare(store: Store, preprocessing: Preprocessing, address: str) -> Dataset
         raise ValueError(_left_out(headers["fault"], messages, False, address))
     view = _view(headers[headers["fault"] == 0], preprocessing)
     if view is not None:
-        messages |= _mark_small(headers, view, store)
+        messages |= mark_small(headers, view.size, store)
     fine = (headers["fault"] == 0).nonzero()[0]
     notes += first_frames(store, fine[headers["frames"][fine]])
     if len(fine) < len(headers):
@@ -254,16 +254,14 @@ def prepare(store: Store, preprocessing: Preprocessing, address: str) -> Dataset
     )
 
 
-def _mark_small(headers: np.ndarray, view: ResizeCrop, store: Store) -> dict[int, str]:
-    """Mark images that are too small as faulty, and return a message on the first."""
-    short = np.minimum(headers["width"], headers["height"])
-    small = ((headers["fault"] == 0) & (short < view.size)).nonzero()[0].tolist()
-    headers["fault"][small] = fault_number("small")
-    wanted = f"{view.size} × {view.size}"
-    return {
-        row: f"{store.name(row)} has {headers['width'][row]} × {headers['height'][row]} pixels and {wanted} are wanted"
-        for row in small[:1]
-    }
+def mark_small(records: np.ndarray, size: int, store: Store) -> dict[int, str]:
+    """Mark images with fewer pixels than `size` in one direction as faulty, and return a message on each."""
+    short = np.minimum(records["width"], records["height"])
+    small = ((records["fault"] == 0) & (short < size)).nonzero()[0].tolist()
+    records["fault"][small] = fault_number("small")
+    sides = {row: f"{records['width'][row]} × {records['height'][row]}" for row in small}
+    wanted = f"{size} × {size}"
+    return {row: f"{store.name(row)} has {found} pixels, fewer than {wanted}" for row, found in sides.items()}
 
 
 def _loaded(images: Images, memory: float, address: str) -> tuple[Samples, Images, list[str]]:
@@ -276,7 +274,7 @@ def _loaded(images: Images, memory: float, address: str) -> tuple[Samples, Image
     if size > bound:
         words = f"{_gigabytes(size)} as 8 bits exceed the memory bound: images are read from the disk in each step"
         return images.on_disk(), images, [words] if bound else []
-    levels, faults = each(images.fill, count, "reading", np.dtype(np.uint8), images.one)
+    levels, faults = fill_records(images.fill, count, "reading", np.dtype(np.uint8), images.one)
     notes = []
     if faults:
         broken = np.zeros(count, dtype=np.uint8)
