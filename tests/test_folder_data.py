@@ -152,7 +152,7 @@ def test_looks_that_mean_nothing_are_refused(tmp_path):
     for size in ("x", 0):
         with pytest.raises(ValueError, match="size"):
             Preprocessing(size=size)
-    with pytest.raises(ValueError, match="taken as it is"):
+    with pytest.raises(ValueError, match="has a fixed size"):
         data.load("digits", preprocessing=Preprocessing(size=16))
     with pytest.raises(ValueError, match=r"are too small.*smaller --size"):
         data.load(folder(tmp_path, 3, (30, 30)), preprocessing=Preprocessing(size=64))

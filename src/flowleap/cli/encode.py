@@ -45,7 +45,7 @@ Size = Annotated[
     typer.Option(
         min=8,
         help="The side that images are resized to first (Lanczos, antialiased).",
-        show_default="as they are if alike, else 256",
+        show_default="no resizing if all have one size, else 256",
     ),
 ]
 Strict = Annotated[

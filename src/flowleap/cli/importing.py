@@ -36,12 +36,12 @@ Classes = Annotated[
     str | None,
     typer.Option(
         metavar="N|none",
-        help="none: without labels, always the null class. A number is only checked.",
-        show_default="by the table of labels",
+        help="Number of classes, which is only checked; none: without labels, always the null class.",
+        show_default="that of the label embedding",
     ),
 ]
 Heads = Annotated[
-    int | None, typer.Option(min=1, help="Attention heads.", show_default="those published at its width")
+    int | None, typer.Option(min=1, help="Attention heads.", show_default="those published for its width")
 ]
 Size = Annotated[
     int | None,
@@ -51,7 +51,7 @@ Size = Annotated[
 ]
 Kind = Annotated[
     Literal["auto", "latents", "image"],
-    typer.Option(help="Kind of its samples; auto: latents if they have four channels, else images."),
+    typer.Option(help="Kind of the samples; auto: latents if they have four channels, else images."),
 ]
 Data = Annotated[
     str | None,

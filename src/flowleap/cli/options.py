@@ -40,7 +40,7 @@ Teacher = Annotated[
     Path | None,
     typer.Option(
         metavar="RUN",
-        help="A finished run, best of flow-matching, whose averaged weights are the teacher.",
+        help="A finished run, preferably of flow-matching, whose averaged weights are the teacher.",
         show_default="for a method that needs one: trained first, with half of the steps",
     ),
 ]
@@ -64,7 +64,7 @@ Split = Annotated[
     typer.Option(
         metavar="train|test",
         help="The part of the data to use.",
-        show_default="all of a folder, train of an .npz; encode: train and what is held out",
+        show_default="all of a folder, train of an .npz; encode: train and the held-out split",
     ),
 ]
 Show = Annotated[
@@ -186,7 +186,7 @@ Size = Annotated[
     typer.Option(
         min=4,
         help="The side that images are resized to (Lanczos, antialiased).",
-        show_default="as they are if alike, else a power of two up to 64",
+        show_default="no resizing if all have one size, else a power of two up to 64",
     ),
 ]
 Flip = Annotated[
@@ -214,9 +214,9 @@ Workers = Annotated[
     ),
 ]
 Batch = Annotated[
-    int | None, typer.Option(min=1, help="Images of a training step.", show_default="by the data")
+    int | None, typer.Option(min=1, help="Batch size, in images.", show_default="chosen by the data")
 ]
-Lr = Annotated[float | None, typer.Option(help="Learning rate of Adam.", show_default="by the data")]
+Lr = Annotated[float | None, typer.Option(help="Learning rate of Adam.", show_default="chosen by the data")]
 Network = Annotated[
     str | None,
     typer.Option(

@@ -66,7 +66,7 @@ class Run(options.Training):
     """Options that are settings of a run."""
 
     steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps of the run.", show_default="by the data")
+        int | None, typer.Option(help="Optimizer steps of the run.", show_default="chosen by the data")
     ] = None
     seed: Annotated[
         int | None,
@@ -86,7 +86,7 @@ class Run(options.Training):
         int | None,
         typer.Option(
             help="Reflow: samples of the teacher to train on.",
-            show_default="4 for each row of the data, at most all used",
+            show_default="4 for each row of the data, at most as many as training uses",
         ),
     ] = None
     pair_steps: Annotated[
