@@ -28,8 +28,8 @@ def ema(run: options.RunFolder, width: Width, step: Step = None, imports: option
     """Make a weight average (EMA) of any width after training.
 
     The run must have stored averages during training: `flowleap train … --set optimizer.widths=0.05,0.1`, every
-    `optimizer.width_every` steps. The average is written into the run folder; use it with --weights width-WIDTH in `flowleap sample` and
-    `flowleap evaluate`.
+    `optimizer.width_every` steps. The average is written into the run folder; use it with --weights width-WIDTH in
+    `flowleap sample` and `flowleap evaluate`.
 
     This is the post-hoc EMA of Karras et al. 2023 (arXiv 2312.02696).
     """

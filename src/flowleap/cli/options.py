@@ -222,7 +222,7 @@ Network = Annotated[
     typer.Option(
         help="The network: dit-nano, -tiny, -small, -base, -large, -xlarge (the last four also with a patch size, as "
         "in dit-base-2, -4, -8); unet-small, unet-base, unet-64 for pixels; or mlp.",
-        show_default="by the data",
+        show_default="chosen by the data",
     ),
 ]
 Precision = Annotated[
