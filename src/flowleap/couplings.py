@@ -1,4 +1,4 @@
-"""How noise meets data: which ε is paired with which x.
+"""Couplings of noise and data: which ε is paired with which x.
 
 | coupling    | noise                       | data                                            | used by       |
 |-------------|-----------------------------|-------------------------------------------------|---------------|

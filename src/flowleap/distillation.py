@@ -123,7 +123,7 @@ def progressive_distillation(guidance: float | None = None, base_steps: int = 12
 
 
 def reflow() -> Objective:
-    """Flow matching on pairs of noise and what a teacher made of it: straighter lines (Liu et al., 2022)."""
+    """Flow matching on pairs of noise and a teacher's sample from it: straighter lines (Liu et al., 2022)."""
     return Objective(
         name="reflow",
         times=OneTime(Uniform()),
@@ -155,7 +155,7 @@ def ctm(guidance: float | None = None, base_steps: int = 8, longest: int | None 
 
 
 def sid(alpha: float = 1.2, guidance: float | None = None) -> Objective:
-    """Samples of one step get the scores of the teacher; a second network learns which they have (Zhou et al., 2024).
+    """The score of one-step samples, learned by a second network, is to equal the teacher's (Zhou et al., 2024).
 
     Needs no images, only labels. Generation starts at noise of level 2.5, which is t = 2.5/3.5 on the linear path: at
     t = 1 the step of the teacher, which the generator begins as, is the mean of the data whatever the noise.
@@ -190,7 +190,7 @@ def sid(alpha: float = 1.2, guidance: float | None = None) -> Objective:
 
 
 def amed(steps: int = 4, guidance: float | None = None) -> Objective:
-    """The teacher itself, in few evaluations at learned times, by learned scales (Zhou et al., 2023).
+    """The teacher with a learned solver: few evaluations at learned times and scales (Zhou et al., 2023).
 
     Its weights stay as they are. Needs no images, only labels. What is trained is the predictor of a
     `networks.MeanDirection`, thousands of weights; the sampler is a learned midpoint rule on equal intervals of two

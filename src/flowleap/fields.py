@@ -1,4 +1,4 @@
-"""What the fields of a part may hold, by their annotations: checked where a part is set, in words."""
+"""Checks of the fields of a part against their annotations, with errors in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: baked in by training, or applied when sampling.
+"""Classifier-free guidance, in training or in sampling.
 
     in training   ṽ = ω v + κ u(x_t, t, t | y) + (1 − ω − κ) u(x_t, t, t | ∅)     effective scale ω/(1 − κ)
     in sampling   F = F(∅) + w (F(y) − F(∅))                                      two evaluations

@@ -1,4 +1,4 @@
-"""What an objective asks of its parts, and what a part answers unless it says otherwise.
+"""Base classes of the parts of an objective, with the default of every property.
 
 | base class      | the part                                                   | lives in       |
 |-----------------|------------------------------------------------------------|----------------|
@@ -50,7 +50,7 @@ Lands = Literal["nowhere", "data", "next", "anywhere"]
 
 
 class Composition(Protocol):
-    """What a part may ask of the objective that it is a part of; `objectives.Objective` is one."""
+    """An objective as its parts see it; `objectives.Objective` is one."""
 
     @property
     def name(self) -> str: ...
@@ -97,7 +97,7 @@ class Sampler(Protocol):
 
 
 class Part(Cited, ABC):
-    """What every part may be asked."""
+    """A part of an objective."""
 
     @property
     def horizon(self) -> float | None:
@@ -134,7 +134,7 @@ class Part(Cited, ABC):
         return False
 
     def refusal(self, o: Composition) -> str | None:
-        """Return why the part means nothing in this composition, and what does; None where it fits."""
+        """Return why the part does not fit this composition, and what would; None where it fits."""
         return None
 
 
@@ -257,7 +257,7 @@ class Coupling(Part):
         frozen: FlowMap | None,
         extra_noise: Image | None = None,
     ) -> Image:
-        """Return the data that meets this noise, like x; the leading `num_jumps` rows are those with r < t.
+        """Return the data that is paired with this noise, like x; the leading `num_jumps` rows are those with r < t.
 
         `extra_noise` is noise of its own where the coupling `makes_samples`.
         """
@@ -265,7 +265,7 @@ class Coupling(Part):
 
     @property
     def ties_noise(self) -> bool:
-        """Whether each noise belongs to one x, which a map took it to."""
+        """Whether each noise belongs to one x, the sample that a map makes of it."""
         return False
 
     @property
@@ -406,11 +406,11 @@ class Identity(Part):
 
 
 class TargetNetwork(Part):
-    """Which copy of the network, or which other network, targets are made with."""
+    """The network that targets are computed with: a copy of the trained network, or another one."""
 
     @property
     def copy(self) -> Literal["average", "snapshot"] | None:
-        """Which copy of the weights a run keeps for it: a moving average, or one taken as each stage begins."""
+        """The copy of the weights that a run keeps: a moving average, or a snapshot when each stage begins."""
         return None
 
     def decay_at(self, times: TimeLaw, updates: int, progress: float) -> float | None:
@@ -433,7 +433,7 @@ class TargetNetwork(Part):
 
     @property
     def holds_teacher(self) -> bool:
-        """Whether targets are made with the network of a teacher, in a part of the run or of the times."""
+        """Whether targets are computed with a teacher, during a part of the run or for a part of the times."""
         return False
 
     @property
@@ -453,7 +453,7 @@ class TargetNetwork(Part):
 
     @property
     def period(self) -> int:
-        """The network itself is trained in every period-th step."""
+        """The main network is updated in every period-th step."""
         return 1
 
     @property
@@ -466,7 +466,7 @@ class TargetNetwork(Part):
         return self
 
     def resolve(self, o: Composition, flow: FlowMap, given: FlowMap | None, progress: float) -> FlowMap:
-        """Return the map that targets are made with.
+        """Return the map that targets are computed with.
 
         Args:
             flow: the map in training. given: the copy, or the other network, that the run keeps; None for none.

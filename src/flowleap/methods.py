@@ -127,7 +127,7 @@ def diffusion() -> Objective:
 
 
 def live_reflow(guidance: float | None = None, base_steps: int = 128) -> Objective:
-    """Flow matching that also learns the lines which its own eight steps draw (Frans et al., 2024).
+    """Flow matching, and straight lines from noise to the samples of its own eight steps (Frans et al., 2024).
 
     As their baseline: an eighth of the rows are pairs of noise and what the network makes of it, given to the network
     as such. Fewer than `base_steps` steps sample with that second head. Without its path floor.
@@ -203,7 +203,7 @@ def consistency_training(variant: str = "table1", base_steps: int = 128) -> Obje
 
 
 def ict() -> Objective:
-    """Consistency training without an average, on grids that double: a robust metric, more weight on short steps.
+    """Consistency training without an average: grids that double, pseudo-Huber loss, more weight on short steps.
 
     Improved consistency training (Song and Dhariwal, 2023): 11 to 1281 noise levels, ln t ~ N(−1.1, 2²) on the grid,
     pseudo-Huber of the images with c = 0.00054 √D, weight 1/(t − s).
@@ -218,7 +218,7 @@ def ict() -> Objective:
 
 
 def ect() -> Objective:
-    """Denoising that turns into consistency training: neighbors whose ratio s/t closes (Geng et al., 2024).
+    """Diffusion training that becomes consistency training: s/t rises from 0 to 1 in stages (Geng et al., 2024).
 
     Easy consistency tuning, here from scratch: EDM's network on noise levels 0 … 80, ln t ~ N(−1.1, 2²), s/t closes in
     8 stages, ‖Δ‖/(t − s) of the images. From a run of flow matching: `ect_tuned`.
@@ -339,7 +339,7 @@ def sct(path: str = "trigonometric") -> Objective:
 
 
 def imm(group: int = 4) -> Objective:
-    """Particles that share their times match, as a set, those that came one small step nearer (Zhou et al., 2025).
+    """Samples at r from t have the distribution of those from s, one small step nearer (Zhou et al., 2025), by MMD.
 
     Inductive moment matching: noise of the scale of the data, σ_d = 0.5, jumps x − (t − r) σ_d F. Made for data of
     about that standard deviation, such as images in [−1, 1]; give other data its own by path.noise_scale,

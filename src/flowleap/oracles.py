@@ -1,4 +1,4 @@
-"""Exactly known flows: what every method here must find, and what the tests hold them to.
+"""Flows whose maps and velocities are known exactly: every method is tested against them.
 
 | oracle      | data                        | knows                                         |
 |-------------|-----------------------------|-----------------------------------------------|

@@ -1,4 +1,4 @@
-"""All that is known at a training point: the data, the draws made for it, and what was regressed there."""
+"""A training step as values: the batch, the point (a batch with all random draws), the regression."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Target:
-    """What an identity asks of the network on the rows r < t.
+    """The target of an identity on the rows r < t.
 
     Args:
         value: F*, (rows, *dims), without a graph but where `sample` is given.
@@ -173,7 +173,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Regression:
-    """A prediction and the target it is held to, rows in the order of the point.
+    """A prediction and its target, rows in the order of the point.
 
     Args:
         prediction: (batch, *dims), with a graph.

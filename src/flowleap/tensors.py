@@ -1,4 +1,4 @@
-"""Shapes: what images, times and labels are, and the one place where times meet images."""
+"""Types of images, times and labels, and the broadcasting of one number per row over an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which velocity drives a target at (x_t, t): of the pair, of the batch, of the network itself, of a teacher.
+"""Sources of the velocity v(x_t, t) in a target: the pair, the batch, the network itself, a teacher.
 
 | velocity    | v(x_t, t)                                                | mean given x_t    | variance      |
 |-------------|----------------------------------------------------------|-------------------|---------------|

@@ -1,4 +1,4 @@
-"""Images compared by the features of a network."""
+"""Distances of images in the features of a network (LPIPS)."""
 
 from __future__ import annotations
 

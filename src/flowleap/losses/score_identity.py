@@ -1,4 +1,4 @@
-"""A sample judged by two scores. SiD."""
+"""The loss of score identity distillation (SiD)."""
 
 from __future__ import annotations
 

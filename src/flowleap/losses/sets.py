@@ -1,4 +1,4 @@
-"""Groups of rows compared as sets. IMM."""
+"""Maximum mean discrepancy between groups of rows. IMM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["MomentMatching"]
 
 @dataclass(frozen=True)
 class MomentMatching(Loss):
-    """w_out MMD²: how far the points of a group of rows are, as a set, from the points that they are held to.
+    """w_out MMD²: the squared maximum mean discrepancy between the predictions of a group of rows and their targets.
 
     MMD² = mean_ij k(y_i, y_j) + mean_ij k(ŷ_i, ŷ_j) − 2 mean_ij k(y_i, ŷ_j),  k(a, b) = exp(−w ‖a − b‖ / D)
     w = 1/(σ_d |b(t, r)|),  w_out = ½ sigmoid(shift − λ) (−dλ/dt) α^power / (α² + σ²),  λ = 2 ln(α/σ), at t

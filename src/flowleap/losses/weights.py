@@ -1,4 +1,4 @@
-"""Weights around a loss: learned, known functions of time, by which rows lie on a boundary."""
+"""Weights of a loss: learned, functions of time, by rows on a boundary."""
 
 from __future__ import annotations
 

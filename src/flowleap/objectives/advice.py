@@ -1,4 +1,4 @@
-"""What about a way of sampling a method was not trained for, in sentences."""
+"""Advice: which step counts, times and guidance a method was not trained for, in sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parts of an objective mean nothing together: refused where it is made, with the nearest choice that does.
+"""Refusals of parts that do not fit one another, raised by `Objective.__post_init__`, with a choice that fits.
 
 Most is said by the parts themselves (`Part.refusal`). What concerns no single part is here: which jumps and velocities
 a target asks the network for, and which ones the rows of a time law train.
@@ -34,7 +34,7 @@ __all__ = ["check", "within"]
 def check(o: Composition) -> None:
     """Refuse an objective whose parts do not fit one another.
 
-    Raises: ValueError: what was given, why it means nothing, and what does.
+    Raises: ValueError: what was given, why it does not fit, and what does.
     """
     for part in within(o):
         fields_of_parts.check(part)

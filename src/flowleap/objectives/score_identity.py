@@ -18,7 +18,7 @@ __all__ = ["ScoreGap"]
 
 @dataclass(frozen=True)
 class ScoreGap(Identity):
-    """Two denoisers asked about one noised sample of the student: D_T of the teacher, D_ψ of the frozen map.
+    """Two denoisers evaluated at one noised sample of the student: D_T of the teacher, D_ψ of the frozen map.
 
     x_g = X_{start→t_min}(κ σ(start) z), one step of the student,  x_t = α(t) x_g + σ(t) κ ε,
     D(x_t) = E[x | x_t] of the instantaneous velocity at (x_t, t): x_t − t u(x_t, t, t) on the linear path.

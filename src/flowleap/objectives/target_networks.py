@@ -1,4 +1,4 @@
-"""Which network targets are made with: itself, an average of it, a teacher taken anew at each stage, two in one.
+"""Target networks: the network itself, an average of it, a teacher copied at each stage, two networks in one.
 
 | target network | targets of the rows r < t are made with                              | used by                   |
 |----------------|----------------------------------------------------------------------|---------------------------|
@@ -94,7 +94,7 @@ class GridEMA(TargetNetwork):
 
 @dataclass(frozen=True)
 class Refreshed(TargetNetwork):
-    """The frozen map of a target is a teacher's copy, taken anew from the student's average as each stage begins.
+    """The frozen map of a target is a copy of the student's average, taken as each stage begins (first: the teacher).
 
     The run is cut into `stages` equal parts; the first is taught by the teacher itself.
 

@@ -1,4 +1,4 @@
-"""Putting a trained map into the parts of an objective that wait for one."""
+"""The teacher of an objective: a trained map is put into every part that needs one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joint laws of the times (t, s, r), r ≤ s ≤ t: where departures, stops on the way and landings fall.
+"""Joint laws of the times (t, s, r), r ≤ s ≤ t: departure t, intermediate time s, landing r.
 
 | law        | t, r                                                        | s    | used by                    |
 |------------|-------------------------------------------------------------|------|----------------------------|

@@ -1,4 +1,4 @@
-"""Times anywhere on the way: on the diagonal, in sorted pairs, to the data."""
+"""Continuous laws: r = t, sorted pairs, jumps to the data."""
 
 from __future__ import annotations
 

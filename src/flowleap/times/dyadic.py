@@ -1,4 +1,4 @@
-"""Steps that halve: on the grid of a shortcut model, and level after level."""
+"""Dyadic steps d = 2^−b: all sizes at once (shortcut models), or level after level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of one grid: to its next point, to the data, along a trajectory, between the stops of a solver."""
+"""Steps of an equally spaced grid: to its next point, to the data, along a trajectory, the steps of a solver."""
 
 from __future__ import annotations
 

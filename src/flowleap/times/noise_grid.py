@@ -1,4 +1,4 @@
-"""Karras' grid of noise levels, ever finer: the times of consistency training, CT and iCT."""
+"""Karras' grid of noise levels, refined during training: the times of consistency training, CT and iCT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times shared by groups of rows, the particles that a set-level loss compares."""
+"""Times shared by groups of rows (particles), for a set-level loss. IMM."""
 
 from __future__ import annotations
 

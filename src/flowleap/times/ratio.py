@@ -1,4 +1,4 @@
-"""Neighbors at a ratio that closes: s = 0 at first, where training is denoising, then s → t. ECT."""
+"""Pairs s < t whose ratio s/t rises in stages: s = 0 at first, which is denoising, then s → t. ECT."""
 
 from __future__ import annotations
 

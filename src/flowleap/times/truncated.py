@@ -1,4 +1,4 @@
-"""Times from a boundary on: what lies below is learned already."""
+"""Times from a boundary on, for a second stage of training: the first stage learned those below."""
 
 from __future__ import annotations
 
