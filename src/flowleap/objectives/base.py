@@ -268,7 +268,7 @@ class Objective(Cited):
         return draws.context(self, label, here, total)
 
     def regress(self, flow: FlowMap, frozen: FlowMap | None, point: Point) -> Regression:
-        """Return the prediction on every row, in one pass, and the target: of the identity (r < t) or the velocity (r = t)."""
+        """Return the prediction on every row, in one pass, and its target: the identity's, or v where r = t."""
         with dropout.keyed(point.keys):
             return self._regress(flow, self.frozen.resolve(self, flow, frozen, point.progress), point)
 
