@@ -1,4 +1,4 @@
-"""The design space in words: what methods are made of, side by side, all of it read off their values."""
+"""The design table: the parts of methods side by side, in words that are read from the parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods with a teacher: a trained map comes first, the student after it. Named compositions, as in `methods.py`.
+"""Methods with a teacher, as named compositions like those of `methods.py`.
 
 | method                   | the teacher gives                          | and the student                            |
 |--------------------------|--------------------------------------------|--------------------------------------------|

@@ -1,4 +1,4 @@
-"""The pivot: X_{t→r}(x), the point at time r of the flow line through x at time t. Everything speaks it."""
+"""The flow map X_{t→r}(x): the point at time r on the flow line through x at time t."""
 
 from __future__ import annotations
 

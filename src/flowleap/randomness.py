@@ -1,4 +1,4 @@
-"""Random numbers by name: a generator for every (key, stream, step), so that every draw can be made again.
+"""Random generators keyed by (key, stream, step), so that every draw can be repeated.
 
 Draws are always made on the CPU for the *global* batch and then sliced, so one process and many, one device
 and another, an interrupted run and an uninterrupted one all see the same numbers.

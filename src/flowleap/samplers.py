@@ -1,4 +1,4 @@
-"""From noise to images with any budget: every sampler on one screen. N steps over times t_0 > t_1 > … > t_N.
+"""Samplers: from noise to images in N steps over times t_0 > t_1 > … > t_N.
 
 | sampler | one step t → r                                                       | network evaluations (NFE) |
 |---------|----------------------------------------------------------------------|---------------------------|

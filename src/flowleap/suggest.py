@@ -1,4 +1,4 @@
-"""What a wrong name may have meant: every error about an unknown name ends with its neighbors."""
+"""Suggestions for misspelled names: every error about an unknown name ends with similar ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is compared: features turn samples (n, ...) into rows (n, d); a distance is named after them."""
+"""Features turn samples (n, ...) into rows (n, d); a distance is named after them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The classifier score: samples of clear classes, and of many, score high."""
+"""The classifier score (inception score of any classifier): exp E KL(p(y|x) ‖ p(y))."""
 
 from __future__ import annotations
 

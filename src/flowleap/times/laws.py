@@ -1,4 +1,4 @@
-"""Laws of one time."""
+"""Distributions of a single time."""
 
 from __future__ import annotations
 

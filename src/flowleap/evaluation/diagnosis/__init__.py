@@ -1,4 +1,4 @@
-"""What is wrong with a run: errors per time, self-consistency, derivatives, sensitivities, spread.
+"""Diagnosis of a run: errors per time, self-consistency, derivatives, sensitivities, spread.
 
 `probes` measure, `measurements` says what is measured, `rules` put it into sentences. Everything is a pure function of
 the map, the data and the seed.

@@ -1,4 +1,4 @@
-"""What a diagnosis holds: the numbers of each probe, the course of training, the table of a run, and the findings.
+"""The values of a diagnosis: the numbers of each probe, the course of training, the table of a run, the findings.
 
 | probe       | what is measured                                                                                     |
 |-------------|------------------------------------------------------------------------------------------------------|
