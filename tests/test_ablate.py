@@ -182,6 +182,7 @@ def test_folders_are_safe_and_apart() -> None:
 # ---------------------------------------------------------------- fair beginnings
 
 
+@pytest.mark.slow
 def test_every_row_begins_with_the_same_weights_and_sees_the_same_batches() -> None:
     """But for the head of the learned weight, and for batches that are grouped by class."""
     dataset = data.load("digits")

@@ -103,6 +103,7 @@ def test_the_last_two_checkpoints_stay(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000004", "step-00000005"]
 
 
+@pytest.mark.slow
 def test_saving_the_same_step_again_replaces_it(folder: Path) -> None:
     state = begin()
     checkpoint.restore(folder / "step-00000005", state)
@@ -112,6 +113,7 @@ def test_saving_the_same_step_again_replaces_it(folder: Path) -> None:
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", ["first file", "later file", "sync", "rename", "pointer"])
 def test_the_earlier_checkpoints_survive_a_full_disk(folder: Path, monkeypatch, failing: str) -> None:
     before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -174,6 +176,7 @@ def test_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.rglob("*") if path.is_file()} == {"0o640"}
 
 
+@pytest.mark.slow
 def test_a_rename_that_fails_half_way_puts_the_old_folder_back(folder: Path, monkeypatch) -> None:
     state, rename = restored(folder), os.rename
 

@@ -78,6 +78,7 @@ def arrays(run, out, *words):
 # Sampling
 
 
+@pytest.mark.slow
 def test_an_npz_holds_images_and_cycling_labels(digits, tmp_path):
     found = arrays(digits, tmp_path / "a.npz", "--num", 23)
     assert found["images"].shape == (23, 1, 8, 8) and found["images"].dtype == numpy.float32
@@ -105,6 +106,7 @@ def test_samples_do_not_depend_on_number_or_batch(digits, tmp_path):
     assert numpy.array_equal(many["images"], again["images"])
 
 
+@pytest.mark.slow
 def test_weights_steps_and_times_matter(digits, tmp_path):
     words = [(), ("--weights", "raw"), ("--steps", 2), ("--times", "1,0.6,0"), ("--seed", 1)]
     found = [
@@ -140,6 +142,7 @@ def test_a_folder_holds_the_images_in_their_own_size(digits, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_many_samples_are_foretold_and_refused_where_they_do_not_fit(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(estimate, "free_memory", lambda device: 1e9)
     called = call("sample", digits, "--num", 10_000_000, "--out", tmp_path / "many.npz")
@@ -252,6 +255,7 @@ def test_the_same_command_twice_gives_the_same_numbers(digits):
     assert first == second
 
 
+@pytest.mark.slow
 def test_guidance_counts_twice_and_is_stated(digits):
     (row,) = json.loads(ok("evaluate", digits, "--steps", 2, "--num", 70, "--guidance", 2, "--json"))
     assert row["nfe"] == 4 and "guidance=2 sampled" in row["protocol"]
@@ -271,6 +275,7 @@ def test_fresh_noise_between_steps_is_stated_and_costs_nothing(digits, flow_matc
     assert "--renoise" in refused("sample", digits, "--renoise", 2)
 
 
+@pytest.mark.slow
 def test_samples_with_fresh_noise_do_not_depend_on_the_batch(digits, tmp_path):
     words = ("--num", 7, "--steps", 2, "--renoise", 1)
     whole, parts = (
@@ -280,6 +285,7 @@ def test_samples_with_fresh_noise_do_not_depend_on_the_batch(digits, tmp_path):
     assert not numpy.allclose(whole, arrays(digits, tmp_path / "c.npz", *words[:4])["images"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_times_make_one_row(digits):
     (row,) = json.loads(ok("evaluate", digits, "--times", "1,0.7,0.2,0", "--num", 70, "--json"))
     assert row["nfe"] == 3 and row["times"] == [1.0, 0.7, 0.2, 0.0]
@@ -420,6 +426,7 @@ def test_an_evaluator_that_does_not_fit_is_refused(digits, words, message):
     assert message in refused("evaluate", digits, *words)
 
 
+@pytest.mark.slow
 def test_images_need_a_reference_and_are_not_sampled(made, tmp_path):
     assert "say what to compare them with" in refused("evaluate", made)
     assert "only measured" in refused("evaluate", made, "--reference", "digits", "--steps", "2")
@@ -682,6 +689,7 @@ def test_labels_are_read():
         evaluation.labels.wanted("3", 2, numbers, ())
 
 
+@pytest.mark.slow
 def test_data_given_by_hand_is_drawn_without_the_real_points(moons, tmp_path):
     run = runs.load_run(moons)
     foreign = replace(run, config=run.config.replace(data="my-points"))

@@ -71,6 +71,7 @@ def test_a_plan_needs_no_data_and_writes_nothing(tmp_path: Path, monkeypatch, qu
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line() -> None:
     for arguments, message in (
         (["train", "--recipe", "esc-b4"], "did you mean esc-b2"),

@@ -134,6 +134,7 @@ def test_a_measured_time_is_near_the_time_that_training_takes() -> None:
     assert 0.3 < pace.seconds / (times[-1].since(times[0]).work / 60) < 3.0
 
 
+@pytest.mark.slow
 def test_other_work_on_the_machine_costs_a_budget_no_steps_and_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -149,6 +150,7 @@ def test_other_work_on_the_machine_costs_a_budget_no_steps_and_is_said(
 # ---------------------------------------------------------------- the plan
 
 
+@pytest.mark.slow
 def test_two_phases_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     paces = {"flow_matching": budget.Pace(3.0, 0.01), "progressive_distillation": budget.Pace(5.0, 0.03)}
     monkeypatch.setattr(plan, "rehearse", lambda config, dataset, timed: paces[config.method])
@@ -162,6 +164,7 @@ def test_two_phases_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
         plan.resolve(replace(request, budget="9steps"), dataset)
 
 
+@pytest.mark.slow
 def test_pairs_of_a_teacher_count_where_evaluations_are_equal() -> None:
     dataset, request = (
         data.load("two-moons"),

@@ -81,6 +81,7 @@ def optimum(objective: Objective, oracle: Gaussian, levels: Tensor) -> tuple[flo
     return high - low, low
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "clock"),
     [(VEPath(), "levels"), (TrigPath(), "trigonometric"), (TrigPath(noise_scale=0.5), "trigonometric"),

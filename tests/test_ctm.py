@@ -135,6 +135,7 @@ def test_straight_lines_are_a_fixed_point_and_nothing_else(path, meaning, own):
     assert residual(exact.with_network(wrong)).median() >= 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [LinearPath(), TrigPath(), VPPath()], ids=repr)
 @pytest.mark.parametrize("meaning", [AverageVelocity(), Velocity()], ids=repr)
 def test_what_remains_of_a_curved_flow_is_the_error_of_the_solver(path, meaning):
@@ -396,6 +397,7 @@ def test_no_fresh_noise_is_the_chain():
     assert torch.equal(chained(1.0).sample(flow, noise, 1), samplers.chain(flow, noise, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("renoise", [0.4, 1.0])
 def test_fresh_noise_keeps_the_law_of_the_data(renoise):
     """The exact map of a Gaussian: N(m, c²) at the end; with γ = 1 hardly anything is left of the initial noise."""

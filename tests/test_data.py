@@ -170,6 +170,7 @@ def test_shuffled_visits_every_row_once_per_epoch(size: int, batch: int, key: in
         assert epoch.sort().values.tolist() == list(range(size))
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(batch=st.sampled_from([2, 4, 6, 12]), step=st.integers(0, 10**6), key=keys, grouped=st.booleans())
 def test_batches_are_a_pure_function_of_key_and_step(batch: int, step: int, key: int, grouped: bool) -> None:

@@ -112,6 +112,7 @@ def test_classes_are_counted_and_uneven_ones_told(tmp_path):
     assert any("classes of 1 to 12 images" in problem for problem in found.problems())
 
 
+@pytest.mark.slow
 def test_processes_find_what_one_finds(photos):
     (photos / "004.png").write_bytes(b"no")
     one, many = (examine(store_of(photos), workers=workers) for workers in (0, 2))

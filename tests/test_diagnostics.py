@@ -93,6 +93,7 @@ def healthy() -> diagnosis.Diagnosis:
 # ---------------------------------------------------------------- exact flows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["meanflow", "flow_matching", "esc_unweighted", "shortcut"])
 def test_a_perfect_network_is_healthy(name):
     objective = method("esc", loss=methods.meanflow().loss) if name == "esc_unweighted" else method(name)
@@ -125,6 +126,7 @@ def test_exact_flows_of_other_paths_are_healthy_and_agree_with_themselves(path, 
     assert found.error.diagonal.edges[-1] == pytest.approx(path.t_max)
 
 
+@pytest.mark.slow
 def test_the_semigroup_residual_of_an_exact_flow_vanishes():
     found = diagnose(FlowMap.of(Gaussian(0.3, 0.6)), method(), cloud(), num=512).semigroup
     for curve in (found.by_time, found.by_span, found.to_data):
@@ -133,6 +135,7 @@ def test_the_semigroup_residual_of_an_exact_flow_vanishes():
     assert sum(found.by_time.count) == 512 and sum(found.by_span.count) == 1024
 
 
+@pytest.mark.slow
 def test_the_semigroup_residual_of_euler_steps_is_the_closed_form():
     """u(x, t, r) = x: X_{t→r} = (1 + r − t) x, two jumps leave (t − s)(s − r) x, the jump is (t − r) x long."""
     flow = FlowMap(lambda x, t, r, label: x)
@@ -325,6 +328,7 @@ def test_a_fault_of_a_method_without_jumps_has_its_finding_too(fault):
     assert title in titles(examine(Faulty(fault), method("flow_matching")))
 
 
+@pytest.mark.slow
 def test_one_step_of_flow_matching_is_not_accused():
     """One Euler step ends at the class mean, by right: its map is trained on its diagonal only."""
     found = examine(Perfect(), method("flow_matching"))
@@ -476,6 +480,7 @@ def test_a_bad_course_of_training_has_its_finding(healthy, changes, title):
     assert [f.title for f in judged if f.severity != "note"] == [title]
 
 
+@pytest.mark.slow
 def test_metrics_reach_the_findings():
     found = examine(Perfect(), num=64, metrics=course(grad_norm=lambda i: 30.0 if i == 20 else 1.0))
     assert found.trends.worst == 30.0 and found.trends.worst_step == 1050 and found.trends.spikes == 1
@@ -613,6 +618,7 @@ def test_the_network_and_the_random_state_are_left_alone():
     assert bool((network.final_layer.weight.grad == 7.0).all())
 
 
+@pytest.mark.slow
 def test_a_network_cut_off_from_its_weights_is_told_so():
     found = examine(Faulty(lambda network, x, t, r, label: network(x, t, r, label).detach()), num=64)
     assert found.gradient.mean == 0 and titles(found) == ["No gradient"]
@@ -623,6 +629,7 @@ def test_too_few_rows_are_refused():
         examine(Perfect(), num=10)
 
 
+@pytest.mark.slow
 def test_unlabeled_networks_and_points_are_diagnosed():
     network = networks.MLP(2, None, width=16, depth=1).double()
     nn.init.normal_(network.final_layer.weight, std=0.1, generator=torch.Generator().manual_seed(0))
@@ -703,6 +710,7 @@ def refused(*words: object) -> str:
     return result.stderr
 
 
+@pytest.mark.slow
 def test_the_command_refuses_what_cannot_be_diagnosed(run, tmp_path):
     assert "holds no run" in refused(tmp_path / "nothing")
     (tmp_path / "file").write_text("")

@@ -29,6 +29,7 @@ def transformer(tokens: int, width: int, depth: int, patch: int, channels: int, 
     return 2 * (times + n * c * w + depth * block + w * 2 * w + n * w * c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"depth": 1}, {"patch": 4}, {"width": 48, "heads": 3}, {"mlp_ratio": 2.0}]
 )
@@ -77,6 +78,7 @@ def test_a_step_costs_its_forward_equivalents() -> None:
 # --- memory
 
 
+@pytest.mark.slow
 def test_weights_gradients_moments_and_averages() -> None:
     config = runs.configure("esc", "digits", settings=[("ema", "0.99,0.999")])
     found, count = estimate.estimate(config, 1797, speed=False), None

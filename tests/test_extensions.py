@@ -48,6 +48,7 @@ def forget():
         extensions.forget(one.name)
 
 
+@pytest.mark.slow
 def test_the_file_of_the_page_is_shown_trained_sampled_and_never_run_unasked(file, tmp_path):
     run = tmp_path / "run"
     given = ["--import", file]

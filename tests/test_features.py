@@ -162,6 +162,7 @@ def test_fitting_is_deterministic_and_leaves_no_trace(monkeypatch):
     assert classifier.fit(part_of_digits(200), seed=2).packed() != first.packed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 8, 8), (1, 5, 4)])
 def test_images_of_other_sizes_are_fitted_too(monkeypatch, tmp_path, shape):
     monkeypatch.setattr(classifier, "MORE", 1)
@@ -364,6 +365,7 @@ def test_only_the_published_weights_are_called_fid(weights, monkeypatch):
         )  # so that numbers of two resizes are never mixed
 
 
+@pytest.mark.slow
 def test_weights_are_found_by_variable_and_in_the_cache(weights, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("FLOWLEAP_INCEPTION", str(weights))
@@ -421,6 +423,7 @@ class Trap:
         return (Path("trapped").touch, ())
 
 
+@pytest.mark.slow
 def test_nothing_in_a_file_of_weights_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for held, said in (({"a": Trap()}, "cannot be read"), ([1, 2], "no weights"), ({"a": 1}, "no weights")):

@@ -474,6 +474,7 @@ def test_an_image_that_is_damaged_meanwhile_is_replaced_by_one_of_its_class_with
         found.x[[8]]
 
 
+@pytest.mark.slow
 def test_other_processes_give_the_same_in_order_and_raise_here():
     assert list(in_order(_square, range(20), workers=2)) == [n * n for n in range(20)]
     with pytest.warns(UserWarning, match="three"), pytest.raises(Faulty, match="four is broken"):
@@ -500,6 +501,7 @@ def _spoilt(n: int) -> int:
 # ---------------------------------------------------------------- batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["meanflow", "esc"])
 @pytest.mark.parametrize(("own", "parts"), [(range(1), 1), (range(1, 2), 2), (range(2, 4), 4)])
 def test_batches_read_ahead_are_the_batches(three, name, own, parts):
@@ -561,6 +563,7 @@ def test_flips_are_drawn_for_the_global_batch(three):
 # ---------------------------------------------------------------- everything else that looks at rows
 
 
+@pytest.mark.slow
 def test_evaluators_judges_and_pictures_see_the_same_in_all_three_places(three, monkeypatch):
     from flowleap import evaluation
     from flowleap.evaluation import classifier, label_accuracy
@@ -726,6 +729,7 @@ def test_a_run_of_a_config_reads_its_data_once(tmp_path, reads):
     assert set(reads["decode"].values()) == {2}
 
 
+@pytest.mark.slow
 def test_training_on_a_folder_from_the_command_line(tmp_path):
     spoiled(tmp_path / "faces")
     out = tmp_path / "run"

@@ -264,6 +264,7 @@ def value(objective: Objective, flow: FlowMap, step: float | None) -> float:
     return float(objective.per_sample(objective.regress(flow, flow, point), point).mean())
 
 
+@pytest.mark.slow
 def test_it_pins_laws_and_not_points():
     """The exact map and its mirror image both leave only the floor of finite groups; a map of another law does not.
 

@@ -392,6 +392,7 @@ def test_shortcut_is_sampled_as_published(tmp_path: Path, steps: int, b: int) ->
     close(ours, x)
 
 
+@pytest.mark.slow
 def test_a_network_without_labels_is_given_its_null_class(tmp_path: Path) -> None:
     """One class, whose label is always dropped, is what CelebA is trained with; others can be asked for."""
     named = filled(flax_shapes(classes=1))
@@ -446,6 +447,7 @@ def test_flax_names_by_dots_or_under_a_prefix(tmp_path: Path) -> None:
     assert nested.step == 800_000
 
 
+@pytest.mark.slow
 def test_the_weights_that_are_asked_for(tmp_path: Path) -> None:
     ema, raw = filled(ESC), filled(ESC, 1)
     path = saved(tmp_path / "both.pt", ema, model=raw, model_tgt=filled(ESC, 2))
@@ -484,6 +486,7 @@ def test_the_head_of_the_loss_is_left_out_and_said(tmp_path: Path) -> None:
     assert (run.imported["layout"], run.imported["file"]) == ("esc", "a.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "depth", "heads", "millions"), [(768, 12, 12, 131), (1152, 28, 16, 676)])
 def test_published_sizes_match_name_by_name(width: int, depth: int, heads: int, millions: int) -> None:
     size = {"width": width, "depth": depth, "patch": 2, "classes": 1000}

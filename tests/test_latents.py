@@ -160,6 +160,7 @@ def test_moments_are_those_of_the_autoencoder(cache, vaes, images):
             )
 
 
+@pytest.mark.slow
 def test_an_autoencoder_without_a_posterior_keeps_its_latents(tmp_path, vaes, images):
     out = tmp_path / "cache"
     code, _, err = call("data", "encode", images, "--vae", vaes["tiny"], "--out", out, "--no-flip")
@@ -173,6 +174,7 @@ def test_an_autoencoder_without_a_posterior_keeps_its_latents(tmp_path, vaes, im
     assert set(json.loads((out / "latents.json").read_text())["arrays"]) == {"latents", "label"}
 
 
+@pytest.mark.slow
 def test_the_index_says_how_latents_were_made(cache, vaes, images):
     content = json.loads((cache / "latents.json").read_text())
     made = content["contents"]
@@ -268,6 +270,7 @@ def test_two_processes_give_the_cache_of_one(tmp_path, cache, vaes, images, capf
     assert bytes_of(out) == bytes_of(cache)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_looks_through_what_is_there(tmp_path, cache, vaes, images):
     place = shutil.copytree(cache, tmp_path / "cache")
     command = (
@@ -419,6 +422,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, values, reason):
     assert not made.path(shard).exists()
 
 
+@pytest.mark.slow
 def test_images_that_do_not_fit_the_autoencoder(tmp_path, vaes):
     odd, grey = tmp_path / "odd.npz", tmp_path / "grey.npz"
     numpy.savez(odd, images=numpy.zeros((4, 9, 9, 3), dtype=numpy.uint8))
@@ -434,6 +438,7 @@ def test_images_that_do_not_fit_the_autoencoder(tmp_path, vaes):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_what_is_no_autoencoder(tmp_path, monkeypatch, vaes):
     for text, reason in (
         (tmp_path, "holds no autoencoder"),
@@ -561,6 +566,7 @@ def test_rows_are_indexed_like_a_tensor(cache):
     assert abs(float(normal.mean())) < 0.1 and abs(float(normal.std()) - 1) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_a_cache_takes_the_memory_of_a_batch(tmp_path):
     """Going through 32 MB, batch after batch, adds less than 6 MB of memory of its own."""

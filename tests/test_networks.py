@@ -218,6 +218,7 @@ def test_a_config_is_made_without_the_compiler() -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["small", "base", "large", "xlarge"])
 def test_every_size_comes_with_three_patches(size: str) -> None:
     for patch in (2, 4, 8):

@@ -106,6 +106,7 @@ def test_it_is_lpips_written_out(files: Path, channels: int, size: int | None) -
     assert compare(Perceptual(file=str(files / "all.pth"), size=size), a, a).abs().max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["all.safetensors", "all.npz", "lpips.pth"])
 def test_every_form_of_the_file_is_the_same_network(files: Path, name: str) -> None:
     a, b = images(3, 16, 1), images(3, 16, 2)
@@ -115,6 +116,7 @@ def test_every_form_of_the_file_is_the_same_network(files: Path, name: str) -> N
     assert torch.equal(compare(two, a, b), expected)
 
 
+@pytest.mark.slow
 def test_a_gradient_reaches_the_prediction_and_stays_finite_where_images_agree(files: Path) -> None:
     loss = Perceptual(file=str(files / "all.pth"), size=32)
     a, b = images(1, 8, 1).requires_grad_(), images(1, 8, 2)
@@ -159,6 +161,7 @@ def test_the_value_is_plain_data_and_the_network_is_read_once(files: Path) -> No
 # what is refused
 
 
+@pytest.mark.slow
 def test_wrong_files_are_refused_with_what_is_expected(files: Path, tmp_path: Path) -> None:
     a = images(3, 16)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: no such file of weights"):

@@ -25,7 +25,13 @@ IMAGENET = 1_281_167
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@every
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if i % 4 == 0 else pytest.mark.slow)
+        for i, name in enumerate(recipes.names())
+    ],
+)
 def test_it_can_be_planned_without_data(name: str) -> None:
     recipe = recipes.get(name)
     config, changed = recipes.configure(name)
@@ -100,6 +106,7 @@ def test_published_settings_of_meanflow() -> None:
     assert "sd-vae-ft-ema" in recipes.get("esc-b2").data and "0.18125" in recipes.get("esc-b2").data
 
 
+@pytest.mark.slow
 def test_baselines_of_esc_say_where_the_published_losses_differ() -> None:
     """What was run there: the learned weight of t alone, the batch of IMM, and losses that are others."""
     for name in ("esc-b2", "esc-xl2", "sct-linear-b2"):
@@ -115,6 +122,7 @@ def test_baselines_of_esc_say_where_the_published_losses_differ() -> None:
     assert "no such weight" in sct and "units of the velocity" in sct
 
 
+@pytest.mark.slow
 def test_rows_of_the_table_of_shortcut_models() -> None:
     """One-step numbers, as published; parentheses are not ours to keep."""
     ones = {name: recipes.get(f"imagenet256-{name}").numbers[2].value for name in published.NUMBERS}
@@ -135,6 +143,7 @@ def test_rows_of_the_table_of_shortcut_models() -> None:
         assert runs.own_teacher(config) and runs.length(config) == 800_000
 
 
+@pytest.mark.slow
 def test_what_is_changed_is_said() -> None:
     config, changed = recipes.configure(
         "esc-b2", batch=64, settings=[("velocity", "Conditional"), ("network.depth", "2"), ("lr", "3e-4")]
@@ -152,6 +161,7 @@ def test_what_is_changed_is_said() -> None:
     assert recipes.configure("esc-b2", seed=3, eval_num=50_000)[1] == []
 
 
+@pytest.mark.slow
 def test_data_of_another_shape_or_other_classes_are_said() -> None:
     x = torch.zeros(20, 4, 16, 16)
     own = Dataset("mine", x, torch.arange(20) % 5, 5, kind="latents")

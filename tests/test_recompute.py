@@ -116,6 +116,7 @@ def test_held_weights_are_not_computed_again_with_others(kind: str) -> None:
     torch.testing.assert_close(x.grad, again.grad)
 
 
+@pytest.mark.slow
 @each_kind
 def test_a_derivative_that_keeps_its_graph_is_refused(kind: str) -> None:
     with pytest.raises(ValueError, match="use two passes"):
@@ -156,6 +157,7 @@ def test_it_keeps_less(kind: str) -> None:
     assert share < (0.2 if kind == "DiT" else 0.35)
 
 
+@pytest.mark.slow
 @each_kind
 def test_the_peak_of_a_step_falls(kind: str) -> None:
     """Counted where memory is taken: the allocations of a whole step, forward and backward, by the profiler."""

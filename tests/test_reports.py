@@ -186,6 +186,7 @@ def test_a_report_needs_nothing_but_itself(written):
     assert len(written) < 2_000_000
 
 
+@pytest.mark.slow
 def test_only_the_script_of_the_report_may_run(written):
     script = re.findall(r"<script>(.*?)</script>", written, re.DOTALL)
     assert len(script) == 1
@@ -297,6 +298,7 @@ def test_neighbors_are_the_nearest_training_images(trained):
 # ---------------------------------------------------------------- words of others
 
 
+@pytest.mark.slow
 def test_no_word_can_break_the_page():
     entries = [
         some(
@@ -345,6 +347,7 @@ def test_numbers_of_different_protocols_are_refused(trained, copied):
     assert not (copied / "out.html").exists()
 
 
+@pytest.mark.slow
 def test_repeated_runs_are_drawn_alike_and_averaged():
     entries = [some(f"esc seed {seed}", 0.5 + seed / 10, group="esc") for seed in range(3)] + [
         some("other", 2.0)
@@ -439,6 +442,7 @@ def test_quality_while_training_is_a_line_for_each_average(trained):
 # ---------------------------------------------------------------- pieces that are missing
 
 
+@pytest.mark.slow
 def test_points_given_as_tensors(trained):
     made = reports.gather(trained / "cloud", steps=(1, 2), num=200)
     assert {nfe: tuple(s.shape) for nfe, s in made.samples.items()} == {1: (200, 2), 2: (200, 2)}

@@ -253,6 +253,7 @@ def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(tmp_path: Path,
     assert torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])
 
 
+@pytest.mark.slow
 def test_a_second_interruption_aborts_at_once(tmp_path: Path, quiet: Console, monkeypatch) -> None:
     done = train(quiet, config(steps=2), tmp_path / "warm")
     assert done.signal is None
@@ -465,6 +466,7 @@ def test_errors_of_the_first_step_come_before_any_file(tmp_path: Path, quiet: Co
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 12])
 def test_a_few_images_are_trained_on_and_not_measured(tmp_path: Path, quiet: Console, rows: int) -> None:
     few = Dataset("few", torch.linspace(-1, 1, rows * 3 * 8 * 8).reshape(rows, 3, 8, 8))
@@ -539,6 +541,7 @@ def test_a_run_ends_with_its_time_its_picture_and_what_was_skipped(tmp_path: Pat
     )
 
 
+@pytest.mark.slow
 def test_a_batch_of_more_rows_than_there_are_is_explained(tmp_path: Path, quiet: Console) -> None:
     train(quiet, config(batch=240, steps=1), tmp_path / "run")
     assert "a batch of 240 from 96 rows of data: each is used 2.5 times in every step" in said(quiet)
@@ -625,6 +628,7 @@ def test_spoiled_files_of_a_run_are_named(tmp_path: Path, quiet: Console) -> Non
         runs.load_run(place)
 
 
+@pytest.mark.slow
 def test_a_run_without_weights_says_so(tmp_path: Path, quiet: Console) -> None:
     place = train(quiet, config(steps=2), tmp_path / "run").folder
     for path in [*place.glob("*.safetensors"), *(place / "checkpoints").rglob("*")]:
@@ -735,6 +739,7 @@ def test_a_run_says_what_it_changes_about_its_method() -> None:
     assert any(line.startswith("changed from esc: times.horizon 0.0333") for line in said)
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_to_an_end_before_its_last_step(tmp_path: Path) -> None:
     config = runs.configure("meanflow", "two-moons", steps=6, batch=16, eval_num=0, sample_every=0)
     runs.train(config, tmp_path / "run")

@@ -597,6 +597,7 @@ def test_averages_of_any_width_are_made_afterwards(tmp_path):
         assert gap(found, direct) < (1e-5 if width == 0.1 else 0.02) * gap(last, direct)
 
 
+@pytest.mark.slow
 def test_averages_that_are_not_there_are_not_made_up(tmp_path):
     with pytest.raises(ValueError, match=r"stored no averages.*widths=0.05,0.1"):
         posthoc.synthesized(tmp_path, 0.1)

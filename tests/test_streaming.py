@@ -97,6 +97,7 @@ def test_without_labels_the_images_are_counted(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_labels_that_are_hidden_or_missing_are_none_and_said(tmp_path):
     """As of the test split of ImageNet: the part that is held out is the one whose labels are shown."""
     place = tmp_path / "p"
@@ -159,6 +160,7 @@ def test_encoding_a_stream_is_encoding_the_disk(tmp_path, vae):
     assert code == 2 and "images is" in err
 
 
+@pytest.mark.slow
 def test_what_cannot_be_streamed_is_refused(tmp_path, vae):
     place = tmp_path / "p"
     parquet(place, spoil=5)

@@ -489,6 +489,7 @@ def test_forward_equivalents_are_those_one_counts_by_hand(method: str, expected:
     assert runs.cost(config(method, batch=64)) == pytest.approx(expected, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["meanflow", "live_reflow", "consistency_distillation", "progressive_distillation"]
 )

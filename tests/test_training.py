@@ -288,6 +288,7 @@ def test_on_a_terminal_there_is_a_bar_with_the_numbers() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_explanation_is_true_of_the_default_method() -> None:
     objective = replace(methods.meanflow(), label_dropout=0.0).for_run(10)
     rows = []

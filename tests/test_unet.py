@@ -152,6 +152,7 @@ def test_mixed_numbers_are_a_bijection() -> None:
     assert torch.equal(mixed(torch.arange(100)), mixed(torch.arange(100) + (1 << 32)))
 
 
+@pytest.mark.slow
 def test_a_row_drops_the_same_alone_and_among_others() -> None:
     network = awakened(dropout=0.3).train()
     x, t, r = inputs((1, 28, 28), rows=5)

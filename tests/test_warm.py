@@ -160,6 +160,7 @@ def test_networks_that_share_nothing_are_refused(here: nn.Module) -> None:
 # --- runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["esc", "meanflow", "shortcut", "sct-linear"])
 def test_a_run_begins_with_the_velocity_and_the_samples_of_the_other(
     flow: Path, method: str, tmp_path: Path
@@ -255,6 +256,7 @@ def test_imported_weights_are_begun_with(layout: str, tmp_path: Path) -> None:
     assert "weights.pt" in trainer.config.init.weights and "begins with" in said
 
 
+@pytest.mark.slow
 def test_what_makes_no_sense_is_refused(flow: Path, tmp_path: Path) -> None:
     def refused(message: str, method: str = "meanflow", **options) -> None:
         with pytest.raises((ValueError, FileNotFoundError), match=message):
