@@ -125,13 +125,10 @@ def test_several_sets_in_one_folder_are_told_apart_by_naming_a_file(tmp_path):
     assert data.load(tmp_path / "train-images-idx3-ubyte").held_out == "test"
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("packed", [False, True])
-def test_blocks(tmp_path, rows, packed):
+def test_items_are_read_in_their_order(tmp_path, packed):
     path = written(tmp_path, packed=packed) / f"train-images-idx3-ubyte{'.gz' * packed}"
-    blocks = list(idx.blocks(path, rows))
-    assert [len(block) for block in blocks[:-1]] == [rows] * (len(blocks) - 1)
-    assert np.array_equal(np.concatenate(blocks), TRAIN) and idx.header(path) == (7, 4, 5)
+    assert np.array_equal(idx.read(path), TRAIN) and idx.header(path) == (7, 4, 5)
 
 
 def test_a_part_of_the_images_is_read(tmp_path):

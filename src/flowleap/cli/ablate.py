@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from flowleap.cli import compare, options
 
-Method = Annotated[
-    str, typer.Argument(metavar="[METHOD]", help="See `flowleap methods list`.", show_default="esc")
-]
+Method = Annotated[str, Argument(metavar="[METHOD]", help="See `flowleap methods list`.", show_default="esc")]
 Drop = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="all|NAME,NAME,…",
         help="Components to remove: those of esc are plug-in, gradual-end, learned-weight and class-consistent.",
         show_default="all, without --over",
@@ -22,7 +20,7 @@ Drop = Annotated[
 ]
 Over = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         metavar="FIELD=VALUE,VALUE,…",
         help="A setting, as in --set, and the values to try; repeatable, for all combinations. A component may be "
         "named by its first word. Not with --drop.",
@@ -30,7 +28,7 @@ Over = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Where to write: the folder of the ablation.", show_default="runs/ablate-METHOD-DATA"),
+    Option(help="Where to write: the folder of the ablation.", show_default="runs/ablate-METHOD-DATA"),
 ]
 
 

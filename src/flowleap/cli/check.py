@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from flowleap.cli import options
 from flowleap.cli.group import echo, print_json
@@ -22,15 +23,15 @@ NAMED = 5
 
 Out = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         metavar="FILE.png",
         help="Where to write: a contact sheet of a random part as training uses it, of duplicates and odd images.",
     ),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 1 if something is wrong.")]
+Strict = Annotated[bool, Option("--strict", help="Exit with status 1 if something is wrong.")]
 Workers = Annotated[
     int | None,
-    typer.Option(
+    Option(
         min=0, help="Processes that read images ahead; 0 for none.", show_default="one for each core, up to 9"
     ),
 ]
@@ -39,7 +40,7 @@ Workers = Annotated[
 def check(
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="PATH|hf:NAME",
             help="A folder of images, an .npz, IDX files, or hf:NAME[:CONFIG][:SPLIT].",
         ),
@@ -49,7 +50,7 @@ def check(
     strict: Strict = False,
     size: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=4,
             help="The side that images are resized to in training: reports smaller images.",
             show_default="none",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer import Argument
 
 from flowleap.cli import options
 
 
 def cite(
-    names: Annotated[list[str], typer.Argument(metavar="METHOD", help="The methods to cite.")],
+    names: Annotated[list[str], Argument(metavar="METHOD", help="The methods to cite.")],
     imports: options.Imports = None,
 ) -> None:
     """Print the BibTeX of the papers behind methods: of exactly the components that they use."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer import Option
 
 from flowleap.cli import options
 from flowleap.cli.group import say
@@ -17,14 +18,14 @@ FAILED = 1
 
 Methods = Annotated[
     str,
-    typer.Option(
+    Option(
         metavar="all|NAME,NAME,…",
         help="Methods to compare, see `flowleap methods list`; all: the eight of the published table.",
     ),
 ]
 Budget = Annotated[
     str,
-    typer.Option(
+    Option(
         help="Training budget of each run, including that of its teacher (half of the steps each): 400steps, 50kimg "
         "(thousand images), 90s, 3m or 1h. A time is converted to steps by measuring the step time of each method "
         "first."
@@ -32,11 +33,11 @@ Budget = Annotated[
 ]
 Seeds = Annotated[
     int,
-    typer.Option(min=1, help="Runs of each method, with the seeds 0, 1, …. More can be added later."),
+    Option(min=1, help="Runs of each method, with the seeds 0, 1, …. More can be added later."),
 ]
 Alike = Annotated[
     Literal["steps", "flops", "time"] | None,
-    typer.Option(
+    Option(
         help="The quantity that is equal for all runs: steps, flops (counted network evaluations) or time. If the "
         "budget has another unit, it is the budget of flow matching, or of the complete method of an ablation.",
         show_default="time for a time, else steps",
@@ -44,21 +45,21 @@ Alike = Annotated[
 ]
 Jobs = Annotated[
     int,
-    typer.Option(
+    Option(
         min=1, help="Runs at the same time, each on its share of the cores; measured times are less exact."
     ),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Where to write: the folder of the comparison.", show_default="runs/compare-DATA"),
+    Option(help="Where to write: the folder of the comparison.", show_default="runs/compare-DATA"),
 ]
-Num = Annotated[int, typer.Option(min=1, help="How many samples are behind each number.")]
+Num = Annotated[int, Option(min=1, help="How many samples are behind each number.")]
 Show = Annotated[
-    str, typer.Option(metavar="N,N,…", help="Numbers of sampling steps of the final pictures and table.")
+    str, Option(metavar="N,N,…", help="Numbers of sampling steps of the final pictures and table.")
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set",
         metavar="[METHOD:]FIELD=VALUE",
         help="Any other setting of all runs, or of those of one method, as in `flowleap train`; repeatable.",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from flowleap.cli import check, encode, options
 from flowleap.cli.group import counting, echo, say, waiting
@@ -27,24 +28,22 @@ def common() -> None:
 def stats(
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="PATH|hf:NAME|NAME",
             help="A folder of images, an .npz of them, hf:NAME, or a data set by its name.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="Where to write: the file.")],
+    out: Annotated[Path, Option(metavar="FILE.npz", help="Where to write: the file.")],
     features: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Features that are compared: pixel, pixel16, digits, mnist, fashion-mnist, cifar10-jpeg75, inception, "
             "timm:MODEL, or the .npz of a classifier; auto chooses by the data.",
         ),
     ] = "auto",
     num: Annotated[
         int | None,
-        typer.Option(
-            min=2, help="How many samples are used, a fixed random part of all.", show_default="all"
-        ),
+        Option(min=2, help="How many samples are used, a fixed random part of all.", show_default="all"),
     ] = None,
     split: options.Split = None,
     square: options.SquarePolicy = None,
@@ -97,14 +96,14 @@ app.command("encode")(encode.encode)
 def classifier(
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="PATH|NAME",
             help="Labeled images: a folder with a sub-folder per class, an .npz with labels, or a data set by name.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="Where to write: the file.")],
+    out: Annotated[Path, Option(metavar="FILE.npz", help="Where to write: the file.")],
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of all random draws: initial weights and held-out part.")
+        int, Option(min=0, help="Seed of all random draws: initial weights and held-out part.")
     ] = 0,
     split: options.Split = None,
     square: options.SquarePolicy = None,

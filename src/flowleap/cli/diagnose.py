@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from flowleap.cli import options
 from flowleap.cli.group import say, show, waiting
@@ -20,19 +21,19 @@ STYLES = {"problem": "bold red", "warning": "yellow", "note": "dim"}
 
 Out = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         help="Where to write: the folder for diagnosis.json and diagnosis.png; existing ones are replaced.",
         show_default="the run folder",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all random draws: rows, noise and times.")]
+Seed = Annotated[int, Option(min=0, help="Seed of all random draws: rows, noise and times.")]
 
 
 def diagnose(
     run: options.RunFolder,
     num: Annotated[
         int,
-        typer.Option(
+        Option(
             min=64, help="How many samples are in each probe; more take longer and give less noisy numbers."
         ),
     ] = 1024,

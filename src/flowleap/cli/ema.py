@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from flowleap.cli import options
 from flowleap.cli.group import echo, waiting
 
 Width = Annotated[
     float,
-    typer.Option(
+    Option(
         "--width",
         help="Width of the average: the standard deviation of its weights over the steps, as a fraction of the run; "
         "0.05 and 0.1 are usual.",
@@ -20,7 +20,7 @@ Width = Annotated[
 ]
 Step = Annotated[
     int | None,
-    typer.Option(help="The step to end at, one at which averages were stored.", show_default="the last"),
+    Option(help="The step to end at, one at which averages were stored.", show_default="the last"),
 ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from flowleap.cli import options
 from flowleap.cli.group import echo, say, waiting
@@ -42,7 +43,7 @@ def computed_in(name: str) -> str:
 
 Size = Annotated[
     int | None,
-    typer.Option(
+    Option(
         min=8,
         help="The side that images are resized to first (Lanczos, antialiased).",
         show_default="no resizing if all have one size, else 256",
@@ -50,7 +51,7 @@ Size = Annotated[
 ]
 Strict = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--strict",
         help="Stop at the first unusable image. By default unusable images are left out; one whose header is intact "
         "but whose pixels are damaged is replaced by the next one of its class, with a warning.",
@@ -59,13 +60,11 @@ Strict = Annotated[
 
 Images = Annotated[
     str,
-    typer.Argument(
-        metavar="PATH|NAME", help="A folder of images, an .npz, IDX files, or a data set by name."
-    ),
+    Argument(metavar="PATH|NAME", help="A folder of images, an .npz, IDX files, or a data set by name."),
 ]
 Vae = Annotated[
     str,
-    typer.Option(
+    Option(
         "--vae",
         metavar="ID|FOLDER",
         help="The autoencoder of diffusers, AutoencoderKL or AutoencoderTiny: a folder that save_pretrained wrote, or "
@@ -74,31 +73,31 @@ Vae = Annotated[
 ]
 Out = Annotated[
     Path,
-    typer.Option(metavar="FOLDER", help="Where to write: the cache, which `flowleap train --data` takes."),
+    Option(metavar="FOLDER", help="Where to write: the cache, which `flowleap train --data` takes."),
 ]
 Scaling = Annotated[
     float | None,
-    typer.Option(
+    Option(
         help="Training uses (z − shift) · scaling. The published ESC runs used 0.18125. With --overwrite, another "
         "scaling is recorded in an existing cache without encoding again.",
         show_default="that of the autoencoder's config",
     ),
 ]
-Shift = Annotated[float | None, typer.Option(help="See --scaling.", show_default="that of the config, or 0")]
+Shift = Annotated[float | None, Option(help="See --scaling.", show_default="that of the config, or 0")]
 Flip = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--flip/--no-flip",
         help="Mirror images with probability ½ in training: encode mirrored images, too.",
     ),
 ]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"],
-    typer.Option(help="Dtype of the stored latents: float16 needs half the disk space."),
+    Option(help="Dtype of the stored latents: float16 needs half the disk space."),
 ]
 Precision = Annotated[
     str,
-    typer.Option(
+    Option(
         parser=computed_in,
         metavar="fp32|bf16|fp16",
         help="Precision of the network, here the autoencoder: bf16 is faster on a GPU, and less exact.",
@@ -106,11 +105,11 @@ Precision = Annotated[
     ),
 ]
 PerFile = Annotated[
-    int, typer.Option(min=1, help="Images per file; an interruption loses at most the file in progress.")
+    int, Option(min=1, help="Images per file; an interruption loses at most the file in progress.")
 ]
 Streamed = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--stream",
         help="Read hf:NAME over the network in one pass without storing its images, for data that do not fit onto the "
         "disk. Small images are enlarged; an unusable image stops the encoding.",

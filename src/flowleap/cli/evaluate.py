@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from flowleap.cli import options
 from flowleap.cli.group import print_json, say, show
 
 Target = Annotated[
     Path,
-    typer.Argument(
+    Argument(
         metavar="RUN|IMAGES",
         help="A run folder that `flowleap train` wrote; or samples to measure: a folder of images, or a .npz of them.",
     ),
 ]
 Num = Annotated[
     int | None,
-    typer.Option(
+    Option(
         min=1,
         help="How many samples are behind each number.",
         show_default="1000, or what the protocol asks for",
@@ -28,7 +29,7 @@ Num = Annotated[
 ]
 ProtocolName = Annotated[
     str,
-    typer.Option(
+    Option(
         "--protocol",
         help="Evaluation protocol: flowleap, or a published one with its Inception features, number of samples and "
         "labels: adm-in256, pytorch-fid, clean, edm.",
@@ -36,7 +37,7 @@ ProtocolName = Annotated[
 ]
 FeaturesName = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--features",
         help="Features that are compared: pixel, pixel16, digits, mnist, fashion-mnist, cifar10-jpeg75, inception, "
         "timm:MODEL, or the .npz of a classifier.",
@@ -45,7 +46,7 @@ FeaturesName = Annotated[
 ]
 ReferenceName = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--reference",
         metavar="NAME|PATH",
         help="What to compare with: a data set by name, a folder or .npz of images, or statistics (.npz with mu and "
@@ -55,7 +56,7 @@ ReferenceName = Annotated[
 ]
 Labels = Annotated[
     Literal["data", "cycle", "uniform"] | None,
-    typer.Option(
+    Option(
         "--labels",
         help="Classes of the samples: data: as often as in the reference; cycle: all equally often; uniform: drawn at "
         "random.",
@@ -64,7 +65,7 @@ Labels = Annotated[
 ]
 Save = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--save",
         help="Save as the table of the run that `flowleap report` shows; a copy of the previous table is kept.",
     ),

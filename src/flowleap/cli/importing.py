@@ -6,56 +6,52 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from flowleap.cli import options
 from flowleap.cli.group import echo, waiting
 
 File = Annotated[
     str,
-    typer.Argument(
+    Argument(
         metavar="FILE|OWNER/NAME[:FILE]",
         help="A .pt, .pth, .safetensors or .npz; or a model of the Hugging Face hub (needs huggingface_hub).",
     ),
 ]
-Out = Annotated[Path, typer.Option(metavar="RUN", help="Where to write: the run folder.")]
+Out = Annotated[Path, Option(metavar="RUN", help="Where to write: the run folder.")]
 LayoutName = Annotated[
     Literal["auto", "esc", "sit", "dit", "shortcut"],
-    typer.Option(
+    Option(
         help="The published code: ESC (ExplicitShortCut), SiT, DiT, or shortcut-models. SiT and DiT have the same "
         "tensors, so auto cannot tell them apart.",
     ),
 ]
 Weights = Annotated[
     Literal["ema", "raw"],
-    typer.Option(
-        help="Which weights: the running average in the file (ema), or those of the last step (raw)."
-    ),
+    Option(help="Which weights: the running average in the file (ema), or those of the last step (raw)."),
 ]
 Classes = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="N|none",
         help="Number of classes, which is only checked; none: without labels, always the null class.",
         show_default="that of the label embedding",
     ),
 ]
 Heads = Annotated[
-    int | None, typer.Option(min=1, help="Attention heads.", show_default="those published for its width")
+    int | None, Option(min=1, help="Attention heads.", show_default="those published for its width")
 ]
 Size = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="Height and width of its input.", show_default="by its position embedding, or 32"
-    ),
+    Option(min=1, help="Height and width of its input.", show_default="by its position embedding, or 32"),
 ]
 Kind = Annotated[
     Literal["auto", "latents", "image"],
-    typer.Option(help="Kind of the samples; auto: latents if they have four channels, else images."),
+    Option(help="Kind of the samples; auto: latents if they have four channels, else images."),
 ]
 Data = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="NAME|PATH",
         help="The data: a name or path of what it was trained on, if available, for `flowleap evaluate`.",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from flowleap.cli import options
 from flowleap.cli.group import echo, print_json, show
@@ -43,9 +44,7 @@ def list_methods(as_json: options.AsJson = False, imports: options.Imports = Non
 
 @app.command("show")
 def show_methods(
-    names: Annotated[
-        list[str], typer.Argument(metavar="METHOD", help="One method, or several side by side.")
-    ],
+    names: Annotated[list[str], Argument(metavar="METHOD", help="One method, or several side by side.")],
     as_json: options.AsJson = False,
     imports: options.Imports = None,
 ) -> None:
@@ -64,10 +63,10 @@ def show_methods(
 def table_methods(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[METHOD]…", help="Methods, one column each.", show_default="all"),
+        Argument(metavar="[METHOD]…", help="Methods, one column each.", show_default="all"),
     ] = None,
     as_json: options.AsJson = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print one Markdown table.")] = False,
+    markdown: Annotated[bool, Option("--markdown", help="Print one Markdown table.")] = False,
     imports: options.Imports = None,
 ) -> None:
     """Show the design table: how each method fills the two-step template that all of them share.
@@ -94,8 +93,8 @@ def table_methods(
 
 @app.command("diff")
 def diff_methods(
-    first: Annotated[str, typer.Argument(metavar="METHOD", help="One method.")],
-    second: Annotated[str, typer.Argument(metavar="METHOD", help="Another.")],
+    first: Annotated[str, Argument(metavar="METHOD", help="One method.")],
+    second: Annotated[str, Argument(metavar="METHOD", help="Another.")],
     as_json: options.AsJson = False,
     imports: options.Imports = None,
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
+from typer import Argument, Option
 
 if TYPE_CHECKING:
     import torch
@@ -34,11 +35,11 @@ def weights(name: str) -> str:
 
 
 RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run folder that `flowleap train` or `flowleap import` wrote.")
+    Path, Argument(metavar="RUN", help="A run folder that `flowleap train` or `flowleap import` wrote.")
 ]
 Teacher = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         metavar="RUN",
         help="A finished run, preferably of flow-matching, whose averaged weights are the teacher.",
         show_default="for a method that needs one: trained first, with half of the steps",
@@ -46,22 +47,22 @@ Teacher = Annotated[
 ]
 Times = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="T,T,…",
         help="Times to visit instead of equal steps, from noise to data: 1,0.6,0. The first must be the start time of "
         "the method, see `flowleap methods table`.",
     ),
 ]
 Seed = Annotated[
-    int, typer.Option(min=0, help="Seed of all random draws; image i depends on the seed and on i only.")
+    int, Option(min=0, help="Seed of all random draws; image i depends on the seed and on i only.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON on standard output, and nothing else.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what is at --out; a run is moved to NAME.old-N instead.")
+    bool, Option("--overwrite", help="Replace what is at --out; a run is moved to NAME.old-N instead.")
 ]
 Split = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="train|test",
         help="The part of the data to use.",
         show_default="all of a folder, train of an .npz; encode: train and the held-out split",
@@ -69,7 +70,7 @@ Split = Annotated[
 ]
 Show = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="N,N,…",
         help="Numbers of sampling steps of the final pictures and table.",
         show_default="1,2,4,128; pictures take at most a tenth of the training time",
@@ -77,7 +78,7 @@ Show = Annotated[
 ]
 Counts = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="N,N,…",
         help="Numbers of sampling steps, each 1 or more.",
         show_default=BUDGETS,
@@ -85,7 +86,7 @@ Counts = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set",
         metavar="FIELD=VALUE",
         help="Any other setting; repeatable: label_dropout=0.2, times.pair.diagonal=0.5 (the objective), "
@@ -95,7 +96,7 @@ Settings = Annotated[
 ]
 Weights = Annotated[
     str,
-    typer.Option(
+    Option(
         parser=weights,
         metavar="ema|raw|best|width-W",
         help="Which weights: the running average (ema), those of the last step (raw), the average with the best online "
@@ -105,13 +106,11 @@ Weights = Annotated[
 ]
 Guidance = Annotated[
     float | None,
-    typer.Option(
-        help="Scale of classifier-free guidance, 1 for none; guidance doubles the network evaluations."
-    ),
+    Option(help="Scale of classifier-free guidance, 1 for none; guidance doubles the network evaluations."),
 ]
 Renoise = Annotated[
     float | None,
-    typer.Option(
+    Option(
         min=0,
         max=1,
         metavar="GAMMA",
@@ -122,7 +121,7 @@ Renoise = Annotated[
 ]
 Vae = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--vae",
         metavar="ID|FOLDER",
         help="The autoencoder of diffusers that decodes latents: a folder or an id of the Hugging Face hub.",
@@ -131,7 +130,7 @@ Vae = Annotated[
 ]
 Imports = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--import",
         metavar="FILE.py|MODULE",
         help="Run a Python file or import a module with your own methods, components or networks; repeatable.",
@@ -140,25 +139,23 @@ Imports = Annotated[
 ]
 PerDevice = Annotated[
     int,
-    typer.Option(min=1, help="Rows that a process computes at a time; affects speed and memory only."),
+    Option(min=1, help="Rows that a process computes at a time; affects speed and memory only."),
 ]
 Device = Annotated[
     str,
-    typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."),
+    Option(help="Where to compute: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="CPU threads of each process.", show_default="one for each core, or OMP_NUM_THREADS"
-    ),
+    Option(min=1, help="CPU threads of each process.", show_default="one for each core, or OMP_NUM_THREADS"),
 ]
 TrainingDevice = Annotated[
     Literal["auto", "cpu", "cuda"] | None,
-    typer.Option(help="Where to compute: cpu, cuda; auto: a GPU if there is one.", show_default="auto"),
+    Option(help="Where to compute: cpu, cuda; auto: a GPU if there is one.", show_default="auto"),
 ]
 TrainingThreads = Annotated[
     int | None,
-    typer.Option(
+    Option(
         min=1,
         help="CPU threads of each process; the number is saved with the run.",
         show_default="OMP_NUM_THREADS, or the fastest number in a few trial steps",
@@ -166,7 +163,7 @@ TrainingThreads = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="PATH|hf:NAME|NAME",
         help="The data: a folder of images (sub-folders are classes), an .npz, IDX files; hf:NAME[:CONFIG][:SPLIT] of "
         "Hugging Face, or hf:FOLDER that save_to_disk wrote; or digits, two-moons, eight-gaussians, checkerboard.",
@@ -175,7 +172,7 @@ Data = Annotated[
 ]
 SquarePolicy = Annotated[
     Literal["crop", "resize"] | None,
-    typer.Option(
+    Option(
         "--square",
         help="Images of a folder become squares: crop the largest centered square, or resize with distortion.",
         show_default="crop, if sizes differ",
@@ -183,7 +180,7 @@ SquarePolicy = Annotated[
 ]
 Size = Annotated[
     int | None,
-    typer.Option(
+    Option(
         min=4,
         help="The side that images are resized to (Lanczos, antialiased).",
         show_default="no resizing if all have one size, else a power of two up to 64",
@@ -191,7 +188,7 @@ Size = Annotated[
 ]
 Flip = Annotated[
     bool | None,
-    typer.Option(
+    Option(
         "--flip/--no-flip",
         help="Mirror images with probability ½.",
         show_default="no; for latents: if they have mirrored ones",
@@ -199,7 +196,7 @@ Flip = Annotated[
 ]
 Strict = Annotated[
     bool | None,
-    typer.Option(
+    Option(
         "--strict/--no-strict",
         help="Stop at an unusable image, instead of leaving it out.",
         show_default=False,
@@ -207,19 +204,17 @@ Strict = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(
+    Option(
         min=0,
         help="Processes that read images ahead, for data that do not fit into memory.",
         show_default="number of cores − 1, at most 8",
     ),
 ]
-Batch = Annotated[
-    int | None, typer.Option(min=1, help="Batch size, in images.", show_default="chosen by the data")
-]
-Lr = Annotated[float | None, typer.Option(help="Learning rate of Adam.", show_default="chosen by the data")]
+Batch = Annotated[int | None, Option(min=1, help="Batch size, in images.", show_default="chosen by the data")]
+Lr = Annotated[float | None, Option(help="Learning rate of Adam.", show_default="chosen by the data")]
 Network = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="The network: dit-nano, -tiny, -small, -base, -large, -xlarge (the last four also with a patch size, as "
         "in dit-base-2, -4, -8); unet-small, unet-base, unet-64 for pixels; or mlp.",
         show_default="chosen by the data",
@@ -227,7 +222,7 @@ Network = Annotated[
 ]
 Precision = Annotated[
     Literal["fp32", "bf16"] | None,
-    typer.Option(
+    Option(
         help="Precision of the network: bf16 computes in bfloat16; weights, times and losses stay in float32.",
         show_default="fp32, or that of accelerate launch",
     ),

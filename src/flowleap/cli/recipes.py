@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument
 
 from flowleap.cli import options
 from flowleap.cli.group import print_json, say, show
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flowleap.runs.recipes import Recipe
     from flowleap.training.config import TrainConfig
 
-Name = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Show all settings of this recipe.")]
+Name = Annotated[str | None, Argument(metavar="[RECIPE]", help="Show all settings of this recipe.")]
 LIST = "list"
 """The value of --recipe that lists all."""
 

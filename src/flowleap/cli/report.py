@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from flowleap.cli import options
 from flowleap.cli.group import echo, waiting
 from flowleap.formatting import plural
 
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run folders that `flowleap train` wrote.")]
+Runs = Annotated[list[Path], Argument(metavar="RUN…", help="Run folders that `flowleap train` wrote.")]
 Out = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         metavar="FILE.html",
         help="Where to write: the file.",
         show_default="report.html in the run folder; for several runs in the folder that holds them",
@@ -25,11 +25,11 @@ Out = Annotated[
 def report(
     run: Runs,
     out: Out = None,
-    title: Annotated[str | None, typer.Option(help="The title.", show_default="names the runs")] = None,
+    title: Annotated[str | None, Option(help="The title.", show_default="names the runs")] = None,
     steps: options.Counts = None,
     num: Annotated[
         int | None,
-        typer.Option(min=0, help="How many samples are shown; 0 for none.", show_default="20; 1500 points"),
+        Option(min=0, help="How many samples are shown; 0 for none.", show_default="20; 1500 points"),
     ] = None,
     overwrite: options.Overwrite = False,
     weights: options.Weights = "ema",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from flowleap.cli import options
 from flowleap.cli.group import echo, say, waiting
@@ -17,15 +17,11 @@ from flowleap.formatting import plural
 MANY = 10_000
 """From this number of samples on, the time and memory they take are printed first."""
 
-Steps = Annotated[
-    int | None, typer.Option(min=1, help="Sampling steps from noise to image.", show_default="1")
-]
-Num = Annotated[
-    int | None, typer.Option(min=1, help="How many samples are made.", show_default="100; 2000 points")
-]
+Steps = Annotated[int | None, Option(min=1, help="Sampling steps from noise to image.", show_default="1")]
+Num = Annotated[int | None, Option(min=1, help="How many samples are made.", show_default="100; 2000 points")]
 Label = Annotated[
     str,
-    typer.Option(
+    Option(
         metavar="NAME|all|data",
         help="Class of the samples: a name (or number, if names are no numbers); all: in turn; or data: as often as in "
         "the training data.",
@@ -33,14 +29,14 @@ Label = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         help="Where to write: a .png grid (a scatter plot for points); a .npz with `images` float32 (N, C, H, W) in "
         "[-1, 1] (`points` (N, 2) for points), `labels` (-1 without) and `classes`, their names; or a folder of PNG "
         "files. Latents that are not decoded: a .npz with `latents` (N, C, H, W).",
         show_default="samples.png in the run folder, samples.npz for latents that are not decoded",
     ),
 ]
-Latents = Annotated[bool, typer.Option("--latents", help="Write latents without decoding them.")]
+Latents = Annotated[bool, Option("--latents", help="Write latents without decoding them.")]
 
 
 @on_all_processes

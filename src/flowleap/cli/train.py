@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from flowleap.cli import options, recipes
 from flowleap.cli.group import print_json, say, show, waiting
@@ -22,40 +23,38 @@ FAILED = 1
 
 Method = Annotated[
     str | None,
-    typer.Argument(metavar="[METHOD]", help="See `flowleap methods list`.", show_default="esc"),
+    Argument(metavar="[METHOD]", help="See `flowleap methods list`.", show_default="esc"),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        help="Where to write: the run folder.", show_default="runs/DATA-METHOD-seedN, -2, -3, … if taken"
-    ),
+    Option(help="Where to write: the run folder.", show_default="runs/DATA-METHOD-seedN, -2, -3, … if taken"),
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Continue the run in --out (default: the newest of its name), exactly."),
+    Option("--resume", help="Continue the run in --out (default: the newest of its name), exactly."),
 ]
 Num = Annotated[
     int | None,
-    typer.Option(help="How many samples are behind each number of the final table.", show_default="1000"),
+    Option(help="How many samples are behind each number of the final table.", show_default="1000"),
 ]
-NoEval = Annotated[bool, typer.Option("--no-eval", help="Leave out the final table.")]
+NoEval = Annotated[bool, Option("--no-eval", help="Leave out the final table.")]
 AsJson = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--json",
         help="Print JSON on standard output, and nothing else: with --dry-run, the config and the estimate.",
     ),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--dry-run",
         help="Measure a few steps, print the memory, operations and hours that the run will take, and exit.",
     ),
 ]
 Recipe = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="NAME", help="Use published or tested settings; list: show all recipes.", show_default="none"
     ),
 ]
@@ -66,35 +65,35 @@ class Run(options.Training):
     """Options that are settings of a run."""
 
     steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps of the run.", show_default="chosen by the data")
+        int | None, Option(help="Optimizer steps of the run.", show_default="chosen by the data")
     ] = None
     seed: Annotated[
         int | None,
-        typer.Option(help="Seed of all random draws and of the initial weights.", show_default="0"),
+        Option(help="Seed of all random draws and of the initial weights.", show_default="0"),
     ] = None
-    log_every: Annotated[int | None, typer.Option(help="Steps between metrics.", show_default="50")] = None
+    log_every: Annotated[int | None, Option(help="Steps between metrics.", show_default="50")] = None
     sample_every: Annotated[
         int | None,
-        typer.Option(help="Steps between sample grids; 0: at the end only.", show_default="500"),
+        Option(help="Steps between sample grids; 0: at the end only.", show_default="500"),
     ] = None
     checkpoint_every: Annotated[
         int | None,
-        typer.Option(help="Steps between checkpoints; 0: at the end only.", show_default="500"),
+        Option(help="Steps between checkpoints; 0: at the end only.", show_default="500"),
     ] = None
     show: options.Show = None
     pairs: Annotated[
         int | None,
-        typer.Option(
+        Option(
             help="Reflow: samples of the teacher to train on.",
             show_default="4 for each row of the data, at most as many as training uses",
         ),
     ] = None
     pair_steps: Annotated[
-        int | None, typer.Option(help="Reflow: steps of the teacher for each of them.", show_default="128")
+        int | None, Option(help="Reflow: steps of the teacher for each of them.", show_default="128")
     ] = None
     init: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="RUN",
             help="Start from the averaged weights of another run; its method and classes may differ.",
             show_default="new weights",
@@ -102,7 +101,7 @@ class Run(options.Training):
     ] = None
     per_device: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=1,
             help="Rows that a process computes at a time; --batch is that of all processes together.",
             show_default="its whole share",
@@ -110,13 +109,11 @@ class Run(options.Training):
     ] = None
     accumulate: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Gradient accumulation: parts of the batch of each process.", show_default="1"
-        ),
+        Option(min=1, help="Gradient accumulation: parts of the batch of each process.", show_default="1"),
     ] = None
     shard: Annotated[
         bool | None,
-        typer.Option(
+        Option(
             "--shard/--no-shard",
             help="Shard weights, averages and Adam moments among the processes (FSDP2).",
             show_default=False,
@@ -124,11 +121,11 @@ class Run(options.Training):
     ] = None
     compiled: Annotated[
         bool | None,
-        typer.Option("--compile/--no-compile", help="Compile the loss (torch.compile).", show_default=False),
+        Option("--compile/--no-compile", help="Compile the loss (torch.compile).", show_default=False),
     ] = None
     check: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--check", help="Check gradient and du/dt before the first step, as several processes always do."
         ),
     ] = False

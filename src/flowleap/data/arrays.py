@@ -101,9 +101,10 @@ def _idx(path: Path, split: str | None) -> Dataset:
     count, height, width = idx.header(pair.images)
 
     def read(index: Tensor, n: int) -> Iterator[Tensor]:
-        return map(_channels_first, _picked(idx.blocks(pair.images, n), index, n))
+        images = idx.read(pair.images)
+        return (_channels_first(images[part.numpy()]) for part in index.split(n))
 
-    labels = _labels(pair.labels, "in it", idx.labels(pair.labels), count)
+    labels = _labels(pair.labels, "in it", idx.read(pair.labels, idx.LABELS), count)
     return _dataset(path, sequential(read, count, (1, height, width)), labels, pair.split, pair.splits)
 
 

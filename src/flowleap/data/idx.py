@@ -10,7 +10,6 @@ import gzip
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -99,32 +98,19 @@ def header(path: Path, magic: int = IMAGES) -> tuple[int, ...]:
         return _header(path, file, magic)
 
 
-def blocks(path: Path, rows: int, magic: int = IMAGES) -> Iterator[np.ndarray]:
-    """The items of a file, `rows` at a time, with one block in memory.
+def read(path: Path, magic: int = IMAGES) -> np.ndarray:
+    """The items of a file.
 
-    Shapes: images (≤ rows, height, width), labels (≤ rows,), uint8. Raises: ValueError as `header`.
+    Shapes: images (n, height, width), labels (n,), uint8. Raises: ValueError as `header`.
     """
     with _opened(path) as file:
-        count, *item = _header(path, file, magic)
-        for start in range(0, count, rows):
-            part = (min(rows, count - start), *item)
-            held = _read(path, file, prod(part))
-            if len(held) < prod(part):
-                done = start * prod(item) + len(held)
-                raise _cut(path, f"it holds {done:,} of {count * prod(item):,} values")
-            if start + rows >= count and _read(path, file, 1):
-                raise ValueError(
-                    f"{path} holds more than the {count:,} items that it states: download it again"
-                )
-            yield np.frombuffer(held, dtype=np.uint8).reshape(part)
-
-
-def labels(path: Path) -> np.ndarray:
-    """The labels of a file.
-
-    Shapes: (n,), uint8. Raises: ValueError as `header`.
-    """
-    return np.concatenate(list(blocks(path, 1 << 20, LABELS)))
+        shape = _header(path, file, magic)
+        held = _read(path, file, -1)
+    if len(held) < prod(shape):
+        raise _cut(path, f"it holds {len(held):,} of {prod(shape):,} values")
+    if len(held) > prod(shape):
+        raise ValueError(f"{path} holds more than the {shape[0]:,} items that it states: download it again")
+    return np.frombuffer(held, dtype=np.uint8).reshape(shape)
 
 
 def _parsed(path: Path) -> tuple[str, str, str]:
