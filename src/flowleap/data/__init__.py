@@ -113,7 +113,7 @@ def unchanged(dataset: Dataset, checksum: str | None) -> Dataset:
     Versions before 0.2 numbered classes differently; where that explains the difference, the data set is returned with
     the old numbers, so that old runs resume.
     """
-    if checksum in (None, dataset.checksum):
+    if checksum is None or checksum == dataset.checksum:
         return dataset
     if dataset.label is not None:
         for label, named in classes.former_labels(dataset.label, dataset.class_names):
