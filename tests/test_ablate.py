@@ -301,11 +301,11 @@ def test_budgets_in_time_are_those_of_the_whole_method(monkeypatch: pytest.Monke
     """Settings need not fit flow matching, which is no row."""
     seen: list[str] = []
 
-    def rehearse(config: runs.TrainConfig, dataset: data.Dataset, *, timed: bool) -> studies.Pace:
+    def step_cost(config: runs.TrainConfig, dataset: data.Dataset, *, timed: bool) -> studies.StepCost:
         seen.append(config.method)
-        return studies.Pace(3.0, 0.01 if objective_of(config).velocity == Conditional() else 0.02)
+        return studies.StepCost(3.0, 0.01 if objective_of(config).velocity == Conditional() else 0.02)
 
-    monkeypatch.setattr(plan, "rehearse", rehearse)
+    monkeypatch.setattr(plan, "step_cost", step_cost)
     request = replace(ASKED, budget="4s", settings=(*TINY, ("times.pair.diagonal", "0.5")))
     found = plan.resolve(request, data.load("two-moons"))
     assert [row.steps for row in found.rows] == [200, 400, 200, 400] and set(seen) == {"esc"}

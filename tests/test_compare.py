@@ -105,8 +105,8 @@ def test_a_budget_that_is_none_says_what_one_is(text) -> None:
 
 @pytest.mark.slow
 def test_a_time_becomes_steps_by_measurement_and_flops_by_counting(monkeypatch: pytest.MonkeyPatch) -> None:
-    paces = {"flow_matching": budget.Pace(3.0, 0.01), "shortcut": budget.Pace(3.5, 0.02)}
-    monkeypatch.setattr(plan, "rehearse", lambda config, dataset, timed: paces[config.method])
+    paces = {"flow_matching": budget.StepCost(3.0, 0.01), "shortcut": budget.StepCost(3.5, 0.02)}
+    monkeypatch.setattr(plan, "step_cost", lambda config, dataset, timed: paces[config.method])
     dataset = data.load("two-moons")
 
     def steps(text: str, equal: str | None) -> list[int]:
@@ -126,7 +126,7 @@ def test_a_time_becomes_steps_by_measurement_and_flops_by_counting(monkeypatch: 
 @pytest.mark.slow
 def test_a_measured_time_is_near_the_time_that_training_takes() -> None:
     config = runs.configure("flow-matching", "two-moons", batch=64)
-    pace = budget.rehearse(config, data.load("two-moons"), timed=True)
+    pace = budget.step_cost(config, data.load("two-moons"), timed=True)
     assert pace.seconds is not None
     trial = budget.Trial(config, data.load("two-moons"))
     trial.run(0, lambda times: len(times) > 5)
@@ -152,8 +152,11 @@ def test_other_work_on_the_machine_costs_a_budget_no_steps_and_is_said(
 
 @pytest.mark.slow
 def test_two_phases_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    paces = {"flow_matching": budget.Pace(3.0, 0.01), "progressive_distillation": budget.Pace(5.0, 0.03)}
-    monkeypatch.setattr(plan, "rehearse", lambda config, dataset, timed: paces[config.method])
+    paces = {
+        "flow_matching": budget.StepCost(3.0, 0.01),
+        "progressive_distillation": budget.StepCost(5.0, 0.03),
+    }
+    monkeypatch.setattr(plan, "step_cost", lambda config, dataset, timed: paces[config.method])
     dataset, request = data.load("two-moons"), replace(ASKED, methods=("progressive-distillation",))
     (row,) = plan.resolve(replace(request, budget="4s"), dataset).rows
     assert (row.phases, row.steps, row.forward_equivalents) == (2, 200, 4.0)  # 100 × 0.01 s + 100 × 0.03 s
@@ -780,7 +783,7 @@ def test_picture_and_page_are_there(done) -> None:
         "flow-matching",
         "shortcut",
         "± ",
-        "not meant for 8, 1 evaluations",
+        "not meant for 8, 1 steps",
         "2 training objectives",
     ):
         assert words in page, words

@@ -1,6 +1,6 @@
 """Studies: many runs on equal terms, and the one table, picture and page that they make."""
 
-from flowleap.studies.budget import Budget, Pace, parse
+from flowleap.studies.budget import Budget, StepCost, parse
 from flowleap.studies.compare import Finished, Stopped, compare
 from flowleap.studies.plan import TABLE, Plan, Request, Row, prepare
 from flowleap.studies.table import aggregate
@@ -9,10 +9,10 @@ __all__ = [
     "TABLE",
     "Budget",
     "Finished",
-    "Pace",
     "Plan",
     "Request",
     "Row",
+    "StepCost",
     "Stopped",
     "aggregate",
     "compare",

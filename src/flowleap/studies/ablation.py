@@ -1,6 +1,6 @@
 """Ablations: a method without some of its components, or with other values, as settings of its runs.
 
-Components are read off the values: they are where a method differs from the one it builds on.
+The components of a method are the fields in which it differs from the method it builds on.
 
     >>> [component.name for component in components("esc", methods.get("esc"))]
     ['gradual-end', 'plug-in', 'learned-weight', 'class-consistent']
@@ -23,30 +23,21 @@ from flowleap.suggest import suggest
 __all__ = ["Component", "Settings", "choices", "components", "crossed", "dropped", "named", "remainder"]
 
 BUILT_ON = {"esc": "meanflow", "shortcut_repo": "shortcut", "shortcut_esc": "shortcut"}
-"""The method that a method is an extension of; where they differ are its components."""
+"""The method that a method extends."""
 NAMES = {
     "Gradual": "gradual-end",
     "PlugIn": "plug-in",
     "LearnedVariance": "learned-weight",
     "ClassGroups": "class-consistent",
 }
-"""What a component of this type is called; others go by the name of their field."""
+"""The names of components by their type; others have the name of their field."""
 GOVERNED = (
     *("method", "data", "objective", "network", "teacher", "teacher_weights", "teacher_checksum"),
-    *(
-        "steps",
-        "seed",
-        "device",
-        "features",
-        "log_every",
-        "sample_every",
-        "checkpoint_every",
-        "eval_num",
-        "show",
-    ),
+    *("steps", "seed", "device", "features", "eval_num", "show"),
+    *("log_every", "sample_every", "checkpoint_every"),
     *("watch_share", "watch_steps", "watch_num", "name"),
 )
-"""Fields of a run that the study decides, or that would make its rows incomparable."""
+"""Fields of a config that the study sets, or that would make its rows incomparable."""
 ALL = "all"
 Settings = list[tuple[str, str]]
 
@@ -56,10 +47,10 @@ class Component:
     """A part that a method adds to the one it builds on.
 
     Args:
-        name: what it is called, with hyphens.
-        field: the field of the objective that it fills.
-        part: the component.
-        without: what fills the field where it is left out: what the part wraps, or what the other method has there.
+        name: with hyphens.
+        field: of the objective.
+        part: the value of the field.
+        without: its value where the component is left out: what the part wraps, or that of the other method.
     """
 
     name: str
@@ -68,12 +59,12 @@ class Component:
     without: Any
 
     @property
-    def settings(self) -> Settings:
+    def setting(self) -> tuple[str, str]:
         """The setting that leaves it out."""
-        return [(self.field, json.dumps(serialize.to_dict(self.without)))]
+        return self.field, json.dumps(serialize.to_dict(self.without))
 
     def goes_by(self, name: str) -> bool:
-        """Whether a name means this component: its own, its field or its type, in any spelling."""
+        """Whether this is its name, field or type, in any spelling."""
         return _key(name) in (_key(self.name), _key(self.field), _key(type(self.part).__name__))
 
 
@@ -82,9 +73,9 @@ def _key(name: str) -> str:
 
 
 def components(method: str, objective: Objective) -> tuple[Component, ...]:
-    """Return the components of a method that are in an objective, which is that method or a changed one.
+    """Return the components of a method that are left in an objective, which is that method or a changed one.
 
-    A part that wraps one like that of the method built on is left out by what it wraps, so that all else stays.
+    A part that wraps one of the type that the other method has is replaced by what it wraps.
     """
     if method not in BUILT_ON:
         return ()
@@ -102,9 +93,9 @@ def components(method: str, objective: Objective) -> tuple[Component, ...]:
 
 
 def named(method: str, objective: Objective, names: Sequence[str]) -> tuple[Component, ...]:
-    """Return the components of these names, "all" for all of them.
+    """Return the components of some names, "all" for all of them.
 
-    Raises: ValueError for a method without components, an unknown name, with its neighbors, or one that comes twice.
+    Raises: ValueError for a method without components, an unknown name, with similar ones, or a repeated one.
     """
     known, shown = components(method, objective), method.replace("_", "-")
     if not known:
@@ -127,20 +118,15 @@ def named(method: str, objective: Objective, names: Sequence[str]) -> tuple[Comp
 
 
 def dropped(method: str, objective: Objective, names: Sequence[str]) -> dict[str, Settings]:
-    """Return the rows of an ablation by label: all together, each left out, each alone, and none of them.
-
-    Raises: as `named`.
-    """
+    """Return the rows of an ablation by label: all components, each left out, each alone, none."""
     parts, shown = named(method, objective, names), method.replace("_", "-")
     rows: dict[str, Settings] = {shown: []}
-    rows |= {f"{shown} without {one.name}": one.settings for one in parts}
+    rows |= {f"{shown} without {one.name}": [one.setting] for one in parts}
     if len(parts) > 2:  # of two, one left out is the other alone
         for kept in parts:
-            rows[f"{shown} with {kept.name} alone"] = [
-                s for one in parts if one is not kept for s in one.settings
-            ]
+            rows[f"{shown} with {kept.name} alone"] = [one.setting for one in parts if one is not kept]
     if len(parts) > 1:
-        rows[f"{shown} with none"] = [setting for one in parts for setting in one.settings]
+        rows[f"{shown} with none"] = [one.setting for one in parts]
     return rows
 
 
@@ -149,7 +135,7 @@ def crossed(
 ) -> dict[str, Settings]:
     """Return the rows of an ablation by label: every combination of the values of some fields.
 
-    Raises: ValueError for a field that is decided by the study or comes twice, or one without values.
+    Raises: ValueError for a field that the study sets, a repeated one, or one without values.
     """
     names = [name for name, _ in over]
     for name, texts in over:
@@ -171,8 +157,8 @@ def crossed(
 
 
 def full_name(objective: Objective, name: str) -> str:
-    """Return the whole name of a field where its first and last parts say which it is: times.pair.diagonal for
-    times.diagonal; else the name as it is."""
+    """Return the full dotted name of a field given by its first and last part, as in times.diagonal for
+    times.pair.diagonal; any other name as it is."""
     known = dotted(serialize.to_dict(objective))
     head, _, last = name.partition(".")
     near = [one for one in known if last and one.startswith(f"{head}.") and one.endswith(f".{last}")]
@@ -180,7 +166,7 @@ def full_name(objective: Objective, name: str) -> str:
 
 
 def spelled(objective: Objective, name: str, text: str) -> str:
-    """Return a value as settings spell it: a part may go by its first word, as "linear" or "trigonometric" for a path.
+    """Return a value as settings spell it: a part may be named by its first word, as in "linear" for LinearPath.
 
     >>> spelled(methods.esc(), "path", "trigonometric"), spelled(methods.esc(), "velocity", "plug-in")
     ('TrigPath', 'PlugIn')
@@ -203,7 +189,7 @@ def spelled(objective: Objective, name: str, text: str) -> str:
 
 
 def dotted(plain: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted names of all fields of a value written as plain data."""
+    """Return the dotted names of all fields of a value in plain data."""
     found = []
     for key, value in plain.items():
         if key != "type":

@@ -1,4 +1,4 @@
-"""Budgets: steps, images or time; and what a step of a method costs, counted and measured before anything starts."""
+"""Training budgets in steps, images or time, and the cost of a training step, counted or measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowleap.data import Dataset, Rows
 from flowleap.training.loop import Events, Plan, Reads, fit
 from flowleap.training.state import State, new_trained_network
 
-__all__ = ["Budget", "Pace", "Trial", "parse", "rehearse"]
+__all__ = ["Budget", "StepCost", "Trial", "parse", "step_cost"]
 
 Unit = Literal["steps", "images", "seconds"]
 UNITS: dict[str, tuple[Unit, float]] = {
@@ -37,24 +37,21 @@ MOST = 12  # timed steps at each position
 
 @dataclass(frozen=True)
 class Budget:
-    """What one run may spend on training: a number of steps, of images, or of seconds."""
+    """A training budget: a number of steps, images or seconds."""
 
     amount: float
     unit: Unit
     text: str
 
     def steps(self, batch: int) -> float:
-        """Return the number of steps with a batch of so many images.
-
-        Raises: ValueError for a time, which is turned into steps by measurement.
-        """
+        """Return the number of steps at a batch size; raises ValueError for a time, which must be measured."""
         if self.unit == "seconds":
             raise ValueError(f"a budget of {self.text} is a time: how many steps it allows must be measured")
         return self.amount if self.unit == "steps" else self.amount / batch
 
 
 def parse(text: str) -> Budget:
-    """Read a budget: 400steps, 50kimg (thousand images), 90s, 3m or 1h.
+    """Parse a budget: 400steps, 50kimg (thousand images), 90s, 3m or 1h.
 
     Raises: ValueError for a number that is not positive, a missing or an unknown unit, or a broken step.
 
@@ -77,10 +74,10 @@ def parse(text: str) -> Budget:
 
 
 @dataclass(frozen=True)
-class Pace:
-    """What a step of a method costs: forward-equivalents per image of its batch, and seconds where measured.
+class StepCost:
+    """The mean cost of a training step: forward-equivalents per image of its batch, and seconds where measured.
 
-    `load` is by how much the wall time of the measured steps was longer, see `clock`.
+    `load` is wall time over processor time of the measured steps, see `clock`.
     """
 
     forward_equivalents: float
@@ -88,17 +85,16 @@ class Pace:
     load: float = 1.0
 
 
-def rehearse(config: runs.TrainConfig, dataset: Dataset, *, timed: bool = False) -> Pace:
-    """Return what a step costs on average: its network evaluations counted and, with `timed`, its seconds measured.
+def step_cost(config: runs.TrainConfig, dataset: Dataset, *, timed: bool = False) -> StepCost:
+    """Return the mean cost of a step: its network evaluations are counted and, with `timed`, its seconds measured.
 
-    For its seconds real steps are taken, touching no file, at places spread over a run that count alike, since
-    schedules make steps dearer or cheaper as it goes on: at each one to warm up, then the median of some more. On a
-    CPU other work on the machine does not count, see `clock`, unless images are read from the disk. A method that
-    needs a teacher is given one that has learned nothing, which costs the same.
+    Schedules change the cost within a run, so real steps are timed at equally spaced places of it: one to warm up, then
+    the median of some more. No file is written. On a CPU other work on the machine does not count, see `clock`, unless
+    images are read from the disk. A teacher is an untrained network, which costs the same.
     """
     spent = runs.cost(config)
     if not timed:
-        return Pace(spent)
+        return StepCost(spent)
     trial, seconds, whole = Trial(config, dataset), [], []
     for index in range(POSITIONS):
         place = int((index + 0.5) * LENGTH / POSITIONS)
@@ -108,11 +104,11 @@ def rehearse(config: runs.TrainConfig, dataset: Dataset, *, timed: bool = False)
         )
         seconds.append(statistics.median(after.since(before).work for before, after in pairwise(times)))
         whole.append(times[-1].since(times[0]))
-    return Pace(spent, statistics.fmean(seconds), clock.load(whole))
+    return StepCost(spent, statistics.fmean(seconds), clock.load(whole))
 
 
 class Trial:
-    """The training loop of a run that leaves nothing behind."""
+    """The training loop of a run, without its files."""
 
     def __init__(self, config: runs.TrainConfig, dataset: Dataset) -> None:
         objective, dataset = runs.practice(config, dataset)
@@ -141,7 +137,7 @@ class Trial:
         self.plan = replace(self.plan, log_every=LENGTH, sample_every=0, checkpoint_every=0)
 
     def run(self, place: int, enough: Callable[[list[clock.Moment]], bool]) -> list[clock.Moment]:
-        """Train from step `place` on until there are enough readings of the clock; the first is the start."""
+        """Train from step `place` on until `enough` readings of the clock, and return them; the first is the start."""
         times = [self.now()]
         self.state.step = place
 
@@ -158,6 +154,6 @@ class Trial:
         return times
 
     def now(self) -> clock.Moment:
-        """Return the present moment; where images are read from the disk, waiting for them counts."""
+        """Read the clock; where images are read from the disk, waiting for them counts."""
         x = self.data.x
         return clock.now(self.device, waits=isinstance(x, Rows) and x.on_disk)

@@ -1,13 +1,13 @@
-"""The comparison: every method with every seed as an ordinary run, on equal terms, and what they come to.
+"""Comparisons: every method with every seed as an ordinary run at an equal budget, then one table.
 
     compare(Request(("all",), budget="3m", seeds=3), "runs/compare-digits")
 
 The folder of a study:
 
-    plan.json                           what was asked for and what follows from it, to the last step
+    plan.json                           the request and the resolved configs, with the steps of every run
     runs/<method>-seed<k>/              ordinary run folders; outcome.json is there when a run is done
     table.md  table.csv  table.json     mean and spread over seeds
-    samples.png                         a row for each method, a block for each number of evaluations
+    samples.png                         a row for each method, a block for each number of steps
     report.html                         everything on one page
 """
 
@@ -42,7 +42,7 @@ __all__ = ["Finished", "Stopped", "compare"]
 
 
 class Stopped(Exception):
-    """A signal ended the study early; the same request continues it."""
+    """A signal interrupted the study; the same request continues it."""
 
     def __init__(self, number: int) -> None:
         super().__init__("interrupted; the same command continues where it stopped")
@@ -51,7 +51,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Finished:
-    """A study whose runs are done: its plan, the outcome of each run, the rows of its table, what it wrote."""
+    """A finished study: its plan, the outcome of each run, the rows of its table, the files it wrote."""
 
     out: Path
     plan: Plan
@@ -73,11 +73,11 @@ def compare(
     count: int | None = None,
     console: Console | None = None,
 ) -> Finished:
-    """Carry out a study, or what is left of it, and write its table, picture and report.
+    """Make the runs of a study that are left, then its table, picture and report.
 
     Args:
-        jobs: how many runs are made at a time, each in a process of its own with its share of the cores.
-        count: CPU threads of each run, None for as many as are fastest when the study is planned.
+        jobs: runs at a time, each in a process of its own with its share of the cores.
+        count: CPU threads of each run, None for the fastest number, measured when the study is planned.
 
     Raises: ValueError, before any time is spent, for a budget that is too small, methods or data that are not
         there, a folder that holds something else or another study, or one that another process writes to;
@@ -102,9 +102,9 @@ def compare(
             limit = threads.most(jobs)
             with threads.limited(count or min(study.plan.threads or limit, limit), jobs):
                 board = Board(console, study, jobs)
-                board.introduce()
+                board.describe()
                 with board.showing():
-                    (one_by_one if jobs == 1 else side_by_side)(study, board, jobs)
+                    (sequentially if jobs == 1 else in_parallel)(study, board, jobs)
                 return finish(study, board)
     finally:
         if created and not (out / "plan.json").exists():
@@ -113,18 +113,15 @@ def compare(
 
 
 def left(study: Study) -> list[Job]:
-    """Return the runs that are not done; those that failed and are to be tried again forget their failure."""
+    """Return the unfinished runs; deletes the outcomes of failed ones that are tried again."""
     found = [job for job in study.jobs() if (outcome := job.outcome()) is None or not outcome.final]
     for job in found:
         (job.place / OUTCOME).unlink(missing_ok=True)
     return found
 
 
-def one_by_one(study: Study, board: Board, jobs: int) -> None:
-    """Make the runs in this process.
-
-    Raises: Stopped.
-    """
+def sequentially(study: Study, board: Board, jobs: int) -> None:
+    """Make the runs in this process; raises Stopped."""
     for job in left(study):
         board.begin(job)
         number = job.perform(Console(quiet=True))
@@ -136,11 +133,8 @@ def one_by_one(study: Study, board: Board, jobs: int) -> None:
 # ---------------------------------------------------------------- several at a time
 
 
-def side_by_side(study: Study, board: Board, jobs: int) -> None:
-    """Make the runs in processes of their own, `jobs` at a time; a signal is passed on to them, once.
-
-    Raises: Stopped.
-    """
+def in_parallel(study: Study, board: Board, jobs: int) -> None:
+    """Make the runs in `jobs` processes at a time; a signal is forwarded to them once. Raises Stopped."""
     waiting, sources = left(study), extensions.sources()
     count = torch.get_num_threads()
     context = multiprocessing.get_context("spawn")
@@ -152,12 +146,12 @@ def side_by_side(study: Study, board: Board, jobs: int) -> None:
                     job = waiting.pop(0)
                     board.begin(job)
                     about = (str(study.out), job.row.method, job.seed, count, sources)
-                    process = context.Process(target=apart, args=about)
+                    process = context.Process(target=run_in_process, args=about)
                     process.start()
                     alive[process] = job
                 connection.wait([process.sentinel for process in alive], timeout=0.2)
                 if interruption():
-                    pass_on(alive)
+                    forward_signal(alive)
                 for process in [process for process in alive if not process.is_alive()]:
                     job = alive.pop(process)
                     if job.outcome() is None and not interruption():
@@ -171,16 +165,16 @@ def side_by_side(study: Study, board: Board, jobs: int) -> None:
         raise Stopped(interruption.signal)
 
 
-def pass_on(alive: dict[Any, Job]) -> None:
-    """Tell every process once to finish its step, save and leave."""
+def forward_signal(alive: dict[Any, Job]) -> None:
+    """Terminate every process once: it finishes its step and saves."""
     for process in alive:
-        if not getattr(process, "told", False):
-            process.told = True
+        if not getattr(process, "terminated", False):
+            process.terminated = True
             process.terminate()
 
 
-def apart(out: str, method: str, seed: int, count: int, sources: tuple[str, ...] = ()) -> None:
-    """Make one run in a process of its own, which ends when the one that started it does."""
+def run_in_process(out: str, method: str, seed: int, count: int, sources: tuple[str, ...] = ()) -> None:
+    """Make one run in this process, which ends when its parent does."""
     for source in sources:
         extensions.imported(source)
     if hasattr(os, "setsid"):
@@ -188,7 +182,7 @@ def apart(out: str, method: str, seed: int, count: int, sources: tuple[str, ...]
             os.setsid()
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=leave_with, args=(parent.sentinel,), daemon=True).start()
+    threading.Thread(target=exit_with, args=(parent.sentinel,), daemon=True).start()
     torch.set_num_threads(count)
     plan = read(Path(out))
     try:
@@ -198,8 +192,8 @@ def apart(out: str, method: str, seed: int, count: int, sources: tuple[str, ...]
     sys.exit(0 if number is None else 128 + number)
 
 
-def leave_with(sentinel: int) -> None:
-    """Wait for the parent to end, and end as well."""
+def exit_with(sentinel: int) -> None:
+    """Wait for the parent to end, then exit."""
     connection.wait([sentinel])
     os._exit(1)
 
@@ -208,7 +202,7 @@ def leave_with(sentinel: int) -> None:
 
 
 def finish(study: Study, board: Board) -> Finished:
-    """Write table, picture and page of a study whose runs are done."""
+    """Write table, picture and report of a study whose runs are done."""
     found = [job.outcome() for job in study.jobs()]
     if study.plan.teacher is not None:
         with board.waiting("measuring the teacher"):

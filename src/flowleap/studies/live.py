@@ -1,4 +1,4 @@
-"""What a study says while it runs: a live table on a terminal, plain lines elsewhere, and when it will end."""
+"""The progress of a study: a live table on a terminal, plain lines elsewhere, with an estimate of the time left."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -26,25 +26,25 @@ Key = tuple[str, int]
 
 
 class Board:
-    """Speaks of a study; where a run stands is read from its folder, whichever process makes it."""
+    """Shows the progress of a study; that of a run is read from its folder, whichever process makes it."""
 
     def __init__(self, console: Console, study: Study, jobs: int = 1, every: float = EVERY) -> None:
         self.console, self.study, self.jobs, self.every = console, study, jobs, every
-        self.running: dict[Key, tuple[float, float]] = {}  # when it began here, seconds trained by then
-        self.overhead: list[float] = []  # seconds that runs took here beyond their training
+        self.running: dict[Key, tuple[float, float]] = {}  # start of this session, seconds trained before it
+        self.overhead: list[float] = []  # seconds of runs beyond their training
         self.done: dict[Key, Outcome] = {}
 
     @property
-    def alive(self) -> bool:
-        """Whether there is a terminal that can show a table in place."""
+    def live(self) -> bool:
+        """Whether the console can update a table in place."""
         return self.console.is_terminal and os.environ.get("TERM") != "dumb"
 
     def say(self, text: str) -> None:
         """Print a line, taken literally."""
         print_line(self.console, text)
 
-    def introduce(self) -> None:
-        """Say what is compared, on which terms, and where."""
+    def describe(self) -> None:
+        """Print the methods or variants, the budget of each, and the folder."""
         plan, request = self.study.plan, self.study.plan.request
         what = "methods" if plan.full is None else "variants"
         extent = f"{len(plan.rows)} {what} × {plural(request.seeds, 'seed')} on {request.data}"
@@ -54,48 +54,45 @@ class Board:
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        """Show how far the study is for as long as the context lasts."""
-        if self.alive:
+        """Show the progress of the study while the context lasts."""
+        if self.live:
             from rich.live import Live
 
             with Live(get_renderable=self.render, console=self.console, refresh_per_second=1):
                 yield
             return
         ended = threading.Event()
-        speaker = threading.Thread(target=self.murmur, args=(ended,), daemon=True)
-        speaker.start()
+        printer = threading.Thread(target=self.print_progress, args=(ended,), daemon=True)
+        printer.start()
         try:
             yield
         finally:
             ended.set()
-            speaker.join()
+            printer.join()
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
-        """Show on a terminal that something is going on."""
-        if self.alive:
-            with self.console.status(text):
-                yield
-        else:
+        """Show a spinner with a text on a terminal."""
+        with self.console.status(text) if self.live else nullcontext():
             yield
 
     def begin(self, job: Job) -> None:
-        """Note that a run begins or goes on."""
+        """Note that a run starts or resumes."""
         done = job.progress()
         self.running[job.key] = (time.perf_counter(), done.seconds)
-        if not self.alive:
+        if not self.live:
             begun = f", continued from step {done.steps}" if done.steps else ""
             self.say(f"{job}: training {job.row.steps} steps{begun}{self.remaining()}")
 
     def end(self, job: Job) -> None:
-        """Note that a run is done."""
+        """Note that a run ended."""
         start, seconds = self.running.pop(job.key)
         outcome = job.outcome()
         if outcome is None:
             return
         if not outcome.failed:
             self.overhead.append(max(0.0, time.perf_counter() - start - max(0.0, outcome.seconds - seconds)))
-        if self.alive:
+        if self.live:
             return
         if outcome.failed:
             self.say(f"{job}: failed, {outcome.reason}{self.remaining()}")
@@ -104,10 +101,10 @@ class Board:
         told = [f"{table.cell(row)} at {row['steps']}" for row in rows if row["method"] == job.row.method]
         self.say(f"{job}: {', '.join(told)}{self.remaining()}")
 
-    # ------------------------------------------------------------ how far it is
+    # ------------------------------------------------------------ progress
 
     def outcome(self, job: Job) -> Outcome | None:
-        """Return the outcome of a run, read once."""
+        """Return the outcome of a run; a final one is read once."""
         if job.key not in self.done:
             found = job.outcome()
             if found is None or not found.final:
@@ -116,7 +113,7 @@ class Board:
         return self.done[job.key]
 
     def left(self) -> float | None:
-        """Return the seconds to the end of the study: what is left to compute, at the pace so far."""
+        """Return the seconds to the end of the study at the speed so far; None where it is not known."""
         spent = seconds = rest = 0.0
         runs_left = 0
         for job in self.study.jobs():
@@ -135,15 +132,15 @@ class Board:
         return (rest * pace + runs_left * overhead) / max(1, min(self.jobs, runs_left))
 
     def remaining(self) -> str:
-        """Return how much of the study is left, in words."""
+        """Return the finished runs and the time left as text."""
         every = self.study.jobs()
         done = sum(self.outcome(job) is not None for job in every)
         seconds = self.left()
         eta = "" if seconds is None or done == len(every) else f", about {duration(seconds)} left"
         return f"  [{done} of {len(every)} runs{eta}]"
 
-    def murmur(self, ended: threading.Event) -> None:
-        """Print a plain line from time to time, where a run is further than in the last one."""
+    def print_progress(self, ended: threading.Event) -> None:
+        """Print a line every so often where a run has made progress."""
         before: list[str] = []
         while not ended.wait(self.every):
             told = [standing(job) for job in self.study.jobs() if job.key in self.running]
@@ -152,7 +149,7 @@ class Board:
             before = told
 
     def render(self) -> Group:
-        """Return the table as it stands, for a terminal."""
+        """Return the table of the runs that are done, and the progress of the others."""
         from rich.console import Group
         from rich.text import Text
 
@@ -166,7 +163,7 @@ class Board:
         return Group(Text(f"{plan.request.data}{self.remaining()}"), drawn)
 
     def state(self, job: Job) -> str:
-        """Return where a run stands, in a word."""
+        """Return the progress of a run in a word."""
         outcome = self.outcome(job)
         if outcome is not None:
             return "failed" if outcome.failed else "✓"
@@ -177,7 +174,7 @@ class Board:
         return f"({share})" if done.steps else "·"
 
     def table(self, plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[dict[str, Any]]) -> None:
-        """Print the finished table, and what must be known of it."""
+        """Print the finished table and its notes."""
         drawn = Table(["method", *table.headings(plan, rows), "seconds"])
         for row in plan.rows:
             seconds = next(one["seconds"] for one in rows if one["method"] == row.method)
@@ -188,7 +185,7 @@ class Board:
 
 
 def standing(job: Job) -> str:
-    """Return where a run that is being made stands, in words."""
+    """Return the progress of a running run as text."""
     done, row = job.progress(), job.row
     if done.steps >= row.steps:
         return f"{job} is trained and is being measured"
@@ -197,7 +194,7 @@ def standing(job: Job) -> str:
 
 
 def extent_of(row: Row) -> str:
-    """Return in words how long a row trains and what that costs."""
+    """Return the steps of a row and their cost as text."""
     half = row.steps // 2
     split = f", half and half: {half} for its teacher, then {half} for the student" if row.phases == 2 else ""
     spent = f"{scaled(row.total)} forward-equivalents"
@@ -207,7 +204,7 @@ def extent_of(row: Row) -> str:
 
 
 def _planned(plan: Plan) -> float | None:
-    """Seconds of a forward-equivalent as measured before the start, None where nothing was."""
+    """The seconds of a forward-equivalent as measured before the start, None where nothing was."""
     known = [(row.seconds_per_step, row) for row in plan.rows if row.seconds_per_step is not None]
     total = sum(row.total for _, row in known)
     return sum(seconds * row.steps for seconds, row in known) / total if total else None

@@ -1,4 +1,4 @@
-"""One run of a study: trained where it stopped, measured, and its outcome kept in the folder of the run."""
+"""One run of a study: trained or resumed, evaluated, and its outcome written to the folder of the run."""
 
 from __future__ import annotations
 
@@ -28,16 +28,14 @@ LONGEST = 80  # characters of a label in the name of a folder
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of a study ended.
+    """The result of a run of a study.
 
     Args:
-        method, seed: which run it is.
+        method, seed: of the run.
         reason: why it failed, None where it did not.
-        again: whether a failed run is tried again when the study is continued; not one that diverged, which it
-            would do again.
-        seconds: of training, of all phases.
-        forward_equivalents: of training, of all phases.
-        rows: what was measured, as `evaluation.evaluate` returns it.
+        again: whether continuing the study tries a failed run again; not one that diverged, which would do so again.
+        seconds, forward_equivalents: of training, of all phases.
+        rows: its evaluation, as `evaluation.evaluate` returns it.
     """
 
     method: str
@@ -50,18 +48,18 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether there is nothing measured."""
+        """Whether the run failed, so that nothing was measured."""
         return self.reason is not None
 
     @property
     def final(self) -> bool:
-        """Whether nothing is left to be done for this run."""
+        """Whether continuing the study leaves this run as it is."""
         return not (self.failed and self.again)
 
 
 @dataclass(frozen=True)
 class Study:
-    """A plan and the folder it is carried out in; what is costly is read once, and only if it is needed."""
+    """A plan and its folder; the data and the evaluator are loaded once, on first use."""
 
     out: Path
     plan: Plan
@@ -73,7 +71,7 @@ class Study:
 
     @cached_property
     def evaluator(self) -> evaluation.Evaluator:
-        """What all samples are held against."""
+        """The evaluator of all runs."""
         return evaluation.held_out(self.dataset, self.plan.rows[0].configured(0).evaluation.features)
 
     def jobs(self) -> list[Job]:
@@ -81,7 +79,7 @@ class Study:
         return [Job(self, row, seed) for row, seed in self.plan.runs()]
 
     def place(self, outcome: Outcome) -> Path:
-        """Return the folder of the run that an outcome is of."""
+        """Return the folder of the run of an outcome."""
         given = self.plan.request.teacher
         if outcome.method == GIVEN and given is not None:
             return Path(given)
@@ -89,12 +87,12 @@ class Study:
 
 
 def place_of(out: Path, method: str, seed: int) -> Path:
-    """Return the folder of a run of a method; of the teacher that was given, that of its outcome alone."""
+    """Return the folder of a run of a method; for a given teacher, that of its outcome only."""
     return out / "runs" / f"{folder_name(method)}-seed{seed}"
 
 
 def folder_name(label: str) -> str:
-    """Return a label as the name of a folder; where characters are lost, a checksum keeps it apart from others.
+    """Return a label as the name of a folder, with a checksum where characters had to be replaced.
 
     >>> folder_name("flow-matching"), folder_name("esc without plug-in"), folder_name("esc, times.diagonal=0.25")
     ('flow-matching', 'esc-without-plug-in', 'esc-times.diagonal=0.25')
@@ -105,7 +103,7 @@ def folder_name(label: str) -> str:
 
 
 def known(out: Path, method: str, seed: int) -> Outcome | None:
-    """Return the outcome of a run that is done; None where there is none yet, or not a whole one."""
+    """Return the outcome of a finished run; None where there is none, or its file is damaged."""
     path = place_of(out, method, seed) / OUTCOME
     try:
         return Outcome(**json.loads(path.read_text(encoding="utf-8")))
@@ -115,7 +113,7 @@ def known(out: Path, method: str, seed: int) -> Outcome | None:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: the steps of all its phases that are logged, the pairs that are made, and their seconds."""
+    """The progress of a run: logged steps of all its phases, pairs made, and the seconds of both."""
 
     steps: int = 0
     pairs: int = 0
@@ -128,7 +126,7 @@ class Progress:
 
 
 def progress(place: Path) -> Progress:
-    """Return how far the run in a folder is, with a teacher of its own and the pairs that it makes."""
+    """Return the progress of the run in a folder, including its own teacher and its pairs."""
     steps, seconds = 0, 0.0
     for folder in (place / runs.TEACHER, place):
         if rows := lines_of(folder / "metrics.jsonl"):
@@ -154,7 +152,7 @@ class Job:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What tells the run from others of its study."""
+        """Identifies the run within its study."""
         return self.row.method, self.seed
 
     @property
@@ -163,7 +161,7 @@ class Job:
         return place_of(self.study.out, self.row.method, self.seed)
 
     def progress(self) -> Progress:
-        """Return how far the run is, whichever process makes it."""
+        """Return the progress of the run, whichever process makes it."""
         return progress(self.place)
 
     def outcome(self) -> Outcome | None:
@@ -171,9 +169,9 @@ class Job:
         return known(self.study.out, self.row.method, self.seed)
 
     def perform(self, console: Console) -> int | None:
-        """Train and measure the run, or what is left of it, and keep its outcome.
+        """Train and evaluate the run, or what is left of it, and write its outcome.
 
-        Returns: the number of the signal that interrupted it; None where the outcome is there.
+        Returns: the number of the signal that interrupted it, None where none did.
         """
         try:
             signal = self.train(console)
@@ -188,17 +186,16 @@ class Job:
         return None
 
     def train(self, console: Console) -> int | None:
-        """Train the run to its end, from its last checkpoint where there is one; return the signal that ended it."""
+        """Train the run, from its last checkpoint where there is one; return the signal that interrupted it, if any."""
         begun = (self.place / "config.json").is_file()
         self.place.parent.mkdir(parents=True, exist_ok=True)
-        config = self.row.configured(self.seed).replace(
-            threads=torch.get_num_threads()
-        )  # the same for all runs
-        result = runs.train(config, self.place, resume=begun, dataset=self.study.dataset, console=console)
-        return result.signal
+        config = self.row.configured(self.seed).replace(threads=torch.get_num_threads())  # alike in all runs
+        return runs.train(
+            config, self.place, resume=begun, dataset=self.study.dataset, console=console
+        ).signal
 
     def measured(self) -> Outcome:
-        """Measure the trained run at all numbers of steps, leave its table in its folder, and return its outcome."""
+        """Evaluate the trained run, write its table to its folder, and return its outcome."""
         rows = quality(self.study, self.place)
         if not (self.place / "table.json").exists():
             write_table(self.place, rows, evaluation.quality_table.notes(rows))
@@ -206,20 +203,20 @@ class Job:
         return Outcome(self.row.method, self.seed, seconds=seconds, forward_equivalents=spent, rows=rows)
 
     def failure(self, reason: str, *, again: bool) -> Outcome:
-        """Return the outcome of the run as a failed one, with what it spent until then."""
+        """Return the outcome of a failed run, with its cost until then."""
         done = self.progress()
         words = " ".join(reason.split())
         return Outcome(self.row.method, self.seed, words, again, done.seconds, done.spent(self.row))
 
 
 def keep(place: Path, outcome: Outcome) -> None:
-    """Write the outcome of a run into its folder: from then on it is done."""
+    """Write the outcome of a run to its folder, which makes it finished."""
     place.mkdir(parents=True, exist_ok=True)
     replace_file(place / OUTCOME, json.dumps(asdict(outcome), indent=2) + "\n")
 
 
 def measured_teacher(study: Study) -> Outcome | None:
-    """Return the outcome of the teacher that was given, measured once; None where there is none."""
+    """Return the outcome of a given teacher, evaluated once; None where there is none."""
     if (row := study.plan.teacher) is None:
         return None
     job, given = Job(study, row, row.config.seed), Path(str(study.plan.request.teacher))
@@ -232,7 +229,7 @@ def measured_teacher(study: Study) -> Outcome | None:
 
 
 def quality(study: Study, place: Path) -> list[dict[str, Any]]:
-    """Measure the run in a folder at all numbers of steps of a study."""
+    """Evaluate the run in a folder at all numbers of steps of a study."""
     request = study.plan.request
     run = runs.load_run(place, device=request.device)
     with warnings.catch_warnings():  # the table puts what a method is not made for in parentheses

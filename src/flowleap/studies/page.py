@@ -1,4 +1,4 @@
-"""The page of a study: its runs as entries of one report, the seeds of a method as one group."""
+"""The report of a study: its runs as entries, the seeds of a method as one group."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def entry(study: Study, outcome: Outcome, *, first: bool) -> reports.Entry:
 
 
 def note(row: Row, outcome: Outcome) -> str:
-    """Return what a reader of a row must know: its variant, its phases, what it cost, where it is not meant."""
+    """Return the variant of a row, its cost, its phases, and the steps it is not meant for."""
     said = [f"variant {row.variant}", f"{scaled(outcome.forward_equivalents)} forward-equivalents"]
     if row.phases == 2:
         said.append(f"teacher and student, {row.steps // 2} steps each")
     outside = [str(one["steps"]) for one in outcome.rows if not one["intended"]]
     if outside:
-        said.append(f"not meant for {', '.join(outside)} evaluation{'s' * (outside != ['1'])}")
+        said.append(f"not meant for {', '.join(outside)} step{'s' * (outside != ['1'])}")
     return "; ".join(said)

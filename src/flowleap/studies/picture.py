@@ -1,4 +1,4 @@
-"""The picture of a study: a row for each method, a block for each number of evaluations, all from the same noise."""
+"""The picture of a study: a row for each method, a block for each number of steps, all from the same noise."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPACE = 24
 
 
 def drawable(dataset: Dataset) -> bool:
-    """Whether samples can be shown: images of one or three channels, decoded latents, or points in the plane."""
+    """Whether samples can be drawn: images of one or three channels, latents with a decoder, or points in the plane."""
     if dataset.kind == "latents":
         return autoencoders.decoder_or_none(dataset.codec) is not None
     if dataset.kind == "image":
@@ -37,7 +37,7 @@ def drawable(dataset: Dataset) -> bool:
 
 
 def draw(study: Study, outcomes: Sequence[Outcome]) -> Path | None:
-    """Draw samples of the first measured seed of every method; None where they cannot be shown."""
+    """Draw samples of the first evaluated seed of every method; None where they cannot be drawn."""
     dataset = study.dataset
     if not drawable(dataset):
         return None
@@ -56,7 +56,7 @@ def draw(study: Study, outcomes: Sequence[Outcome]) -> Path | None:
 
 
 def sampled(run: runs.Run, steps: int) -> Tensor | None:
-    """Return samples of a run, always from the same noise; None where they are not finite."""
+    """Return samples of a run, from the same noise for all runs; None where they are not finite."""
     num = POINTS if run.kind == "points" else IMAGES
     try:
         return samples.first(run, num, steps, run.decoder())
@@ -65,7 +65,7 @@ def sampled(run: runs.Run, steps: int) -> Tensor | None:
 
 
 def cloud(points: Tensor, real: Tensor) -> Tensor:
-    """Return points in the plane as one image, dark where there are many, in the frame of the real ones.
+    """Return a density plot of points in the plane, on the axes of the real ones.
 
     Shapes: points (n, 2), real (m, 2) -> (1, 1, side, side) in [−1, 1].
     """
@@ -87,7 +87,7 @@ def assembled(
     marks: dict[str, list[bool]],
     real: Tensor,
 ) -> PillowImage.Image:
-    """Put the samples of all methods side by side, with real data below; parentheses as in the table."""
+    """Return the samples of all methods side by side, with real data below; what is not meant is marked."""
     from PIL import Image, ImageDraw
 
     font, small = pictures.typeface(20, *titles, *rows), pictures.typeface(15)

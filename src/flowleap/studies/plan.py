@@ -1,4 +1,4 @@
-"""The plan of a study: what was asked for, and what follows from it, resolved once and kept in plan.json."""
+"""The plan of a study: the config and the number of steps of every run, resolved once and kept in plan.json."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from flowleap import data as data_sets
 from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.lock import vacant
-from flowleap.objectives import Objective
 from flowleap.provenance import NewerFormat, format_of, version
 from flowleap.studies import ablation
-from flowleap.studies.budget import Budget, Pace, Trial, parse, rehearse
+from flowleap.studies.budget import Budget, StepCost, Trial, parse, step_cost
 from flowleap.suggest import suggest
 from flowleap.training.config import present
 
@@ -32,7 +31,7 @@ TABLE = (
     "live-reflow",
     "shortcut",
 )
-"""The eight rows of the comparison of Frans et al. 2024 (arXiv 2410.12557), in its order."""
+"""The methods compared in Frans et al. 2024 (arXiv 2410.12557), in the order of its table."""
 VARIANTS = {
     "consistency_training": "table1",
     "consistency_distillation": "table1",
@@ -42,47 +41,44 @@ VARIANTS = {
     "reflow": "ours",
     "shortcut": "paper",
 }
-"""Which of several definitions a name stands for, where the name does not say it: "table1" is the baseline of that
-table as its code has it, "ours" what neither article nor code defines."""
+"""The definition of a method where its name does not say it: "table1" is the baseline of that table as its code has it,
+"ours" what neither article nor code defines."""
 REFERENCE = "flow-matching"
 GIVEN = "teacher"
-"""What the row of a teacher that was given is called."""
+"""The label of the row of a given teacher."""
 EQUAL = ("steps", "flops", "time")
 LEAST = 7
-"""Steps that a phase needs at least: level schedules have seven stages."""
+"""The fewest steps of a phase: level schedules have seven stages."""
 MOST_FOR_PAIRS = 1 / 3
-"""The share of equal forward-equivalents that making pairs may take."""
+"""The largest share of the forward-equivalents of a run that making pairs may take."""
 FORMAT = 2
 """Of plan.json. The configs of format 1 have no groups."""
+PLAN = "plan.json"
 Say = Callable[[str], None]
-
-
-def silent(_: str) -> None:
-    """Say nothing."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a study was asked for; the same request continues it, another one is refused.
+    """The arguments of a study; the same request continues it, another one is refused.
 
     Args:
         methods: names of methods, "all" for `TABLE`.
         data: the name of the data set.
-        budget: what each run may spend on training, see `budget.parse`; both phases of a method with a teacher.
-        equal: what all rows have alike: "steps", "flops" (forward-equivalents) or "time"; None for time where the
-            budget is a time, else steps. A budget in another coin than that is what flow matching makes of it, or in an
-            ablation the whole method.
-        seeds: how many runs there are of each method, of the seeds 0, 1, ….
-        steps: the numbers of steps that are evaluated.
-        num: samples behind each number.
-        network, batch, device, settings: as `runs.configure` takes them, the same for all rows; a setting named
-            "METHOD:FIELD" is that of one method.
-        teacher: the folder of a finished run that teaches all methods with a teacher, which then spend the whole
-            budget on themselves; it is measured too. None: each trains a teacher of its own.
-        drop: components of the one method, which are left out one by one and kept one by one; "all" for all it has.
-        over: fields of the one method, each with its values as text, which are tried in every combination.
+        budget: of training each run, see `budget.parse`; for both phases of a method with a teacher.
+        equal: what all rows have the same of: "steps", "flops" (forward-equivalents) or "time"; None for time where the
+            budget is a time, else steps. A budget in another unit is converted by the cost of flow matching, or in an
+            ablation by that of the whole method.
+        seeds: the number of runs of each method, with seeds 0, 1, ….
+        steps: the numbers of sampling steps to evaluate.
+        num: samples of each evaluation.
+        network, batch, device, settings: as in `runs.configure`, the same for all rows; a setting "METHOD:FIELD" is for
+            one method.
+        teacher: the folder of a finished run, the teacher of all methods that need one, which then spend the whole
+            budget on themselves; it is evaluated too. None: each trains a teacher of its own.
+        drop: components of the one method to leave out one by one and to keep one by one; "all" for all it has.
+        over: fields of the one method with their values as text, tried in every combination.
 
-    Raises: ValueError for what cannot be meant.
+    Raises: ValueError for values out of range or arguments that exclude one another.
     """
 
     methods: tuple[str, ...]
@@ -121,13 +117,13 @@ class Request:
 
     @property
     def ablates(self) -> bool:
-        """Whether this is an ablation of one method, rather than a comparison of several."""
+        """Whether this is an ablation of one method, not a comparison of several."""
         return bool(self.drop or self.over)
 
     def names(self) -> tuple[str, ...]:
-        """Return the methods, with hyphens, each once.
+        """Return the methods, with hyphens.
 
-        Raises: ValueError for none at all, a name that is unknown, with its neighbors, or one that comes twice.
+        Raises: ValueError for none, an unknown name, with similar ones, or a repeated one.
         """
         asked = TABLE if tuple(self.methods) == ("all",) else self.methods
         keys = [runs.method_name(name) for name in asked]
@@ -146,23 +142,20 @@ class Request:
         return tuple(key.replace("_", "-") for key in keys)
 
     def dataset(self) -> Dataset:
-        """Load the data of all runs, as the settings of all of them say."""
+        """Load the data of all runs."""
         return data_sets.load(self.data, preprocessing=runs.preprocessing_of(self.settings))
 
     def components(self) -> tuple[str, ...]:
-        """Return the components that are left out, by their usual names.
-
-        Raises: as `ablation.named`.
-        """
+        """Return the names of the components that are left out; raises as `ablation.named`."""
         if not self.drop:
             return ()
         key = runs.method_name(self.methods[0])
         return tuple(one.name for one in ablation.named(key, methods.get(key), self.drop))
 
     def settings_of(self, method: str) -> list[tuple[str, str]]:
-        """Return the settings of a method: those of all, then its own.
+        """Return the settings of all methods, then those of this one.
 
-        Raises: ValueError for a setting of a method that is not compared, naming its neighbors.
+        Raises: ValueError for a setting of a method that is not compared.
         """
         found: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
         for name, value in self.settings:
@@ -179,19 +172,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Row:
-    """One method of a study, or one variant of the method that it ablates.
+    """One method of a comparison, or one variant of an ablation.
 
     Args:
-        method: its label: the name of a method, with hyphens, or what a variant of it is called.
-        variant: which definition of the method this is.
-        config: the config of its run with seed 0, resolved.
+        method: its label: the name of a method, with hyphens, or of a variant of it.
+        variant: the definition of the method, see `variant`.
+        config: of its run with seed 0, as plain data.
         steps: of a run, of all phases together.
         phases: 2 where the method trains its own teacher first, with half of the steps, else 1.
         images: of a run: steps × batch.
         forward_equivalents: of one step per image of the batch, the mean over the phases.
-        seconds_per_step: as measured before the study, None where that was not needed.
-        pairs: how many pairs of noise and sample the teacher makes between the phases.
-        once: the forward-equivalents that making them takes.
+        seconds_per_step: measured before the study, None where that was not needed.
+        pairs: pairs of noise and sample that the teacher makes between the phases.
+        once: the forward-equivalents of making them.
     """
 
     method: str
@@ -217,14 +210,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study, resolved to its last step: nothing about it is decided later.
+    """A study with all that follows from its request.
 
     Args:
-        request: what was asked for.
-        equal: what all rows have alike.
+        equal: what all rows have the same of, see `Request`.
         rows: the methods, or the variants of one.
-        teacher: the row of the teacher that was given.
-        full: the label of the row that variants are held against, the method as it is; None in a comparison.
+        teacher: the row of a given teacher.
+        full: the label of the unchanged method that variants are compared with; None in a comparison.
         threads: CPU threads of every run, None in a plan of an earlier version.
     """
 
@@ -237,33 +229,32 @@ class Plan:
 
     @property
     def shown(self) -> tuple[Row, ...]:
-        """The rows of the table: the teacher that was given, and those of the methods."""
+        """The rows of the table: those of the methods, below that of a given teacher."""
         return self.rows if self.teacher is None else (self.teacher, *self.rows)
 
-    @property
-    def seeds(self) -> range:
-        """The seeds of the runs of each method."""
-        return range(self.request.seeds)
-
     def row(self, method: str) -> Row:
-        """Return the row of a method, or of the teacher."""
+        """Return the row of a label."""
         return next(row for row in self.shown if row.method == method)
 
     def runs(self) -> list[tuple[Row, int]]:
-        """Return all runs, in the order in which they are made: seed by seed, so that a table is there early."""
-        return [(row, seed) for seed in self.seeds for row in self.rows]
+        """Return all runs in their order: seed by seed, so that there is a table early."""
+        return [(row, seed) for seed in range(self.request.seeds) for row in self.rows]
 
 
 # ---------------------------------------------------------------- making a plan
 
 
 def resolve(
-    request: Request, dataset: Dataset, say: Say = silent, jobs: int = 1, given: int | None = None
+    request: Request,
+    dataset: Dataset,
+    say: Say = lambda text: None,
+    jobs: int = 1,
+    given: int | None = None,
 ) -> Plan:
-    """Return the plan of a request; measures what its steps cost, touching no file.
+    """Return the plan of a request; measures the cost of its steps, and writes no file.
 
     Args:
-        jobs: runs at a time. given: CPU threads of each, None for as many as are fastest.
+        jobs: runs at a time. given: CPU threads of each, None for the fastest number.
 
     Raises: ValueError for what does not fit the data, or a budget that is too small.
     """
@@ -272,36 +263,35 @@ def resolve(
     configs, full = variants(request, dataset)
     distinct(configs)
     teacher = None if request.teacher is None else taught(Path(request.teacher), configs, dataset)
-    evaluation.enough(
-        request.num, evaluation.held_out(dataset, next(iter(configs.values())).evaluation.features)
-    )
+    first = next(iter(configs.values()))
+    evaluation.enough(request.num, evaluation.held_out(dataset, first.evaluation.features))
     timed = equal == "time" or budget.unit == "seconds"
     timing = configs
     if full is None or any(runs.own_teacher(config) for config in configs.values()):
         teachers = (taught_by(config) for config in configs.values() if runs.own_teacher(config))
         named = dict.fromkeys([REFERENCE, *teachers])
         timing = {**{name: configured(request, name, dataset) for name in named}, **configs}
-    count = thread_count(next(iter(configs.values())), dataset, jobs, given)
-    paces: dict[str, Pace] = {}
+    count = thread_count(first, dataset, jobs, given)
+    costs: dict[str, StepCost] = {}
     with threads.limited(count, jobs):
         for name, config in timing.items():
             say(f"{'timing' if timed else 'counting'} the steps of {name}")
-            paces[name] = rehearse(config, dataset, timed=timed)
-    load = max(pace.load for pace in paces.values())
+            costs[name] = step_cost(config, dataset, timed=timed)
+    load = max(cost.load for cost in costs.values())
     if load > clock.BUSY:
         say(
             f"warning: this machine is busy: steps took {load:.1f} times as long as the processor worked on them. Runs "
             "have the steps that fit the budget on an idle machine, and take longer beside this load"
         )
-    coin = full or REFERENCE
-    allowed = spend(budget, equal, paces[coin], timing[coin].data.batch)
+    reference = full or REFERENCE
+    allowed = spend(budget, equal, costs[reference], timing[reference].data.batch)
     size = len(dataset)
-    rows = [row_of(request, equal, allowed, name, config, paces, size) for name, config in configs.items()]
+    rows = [row_of(request, equal, allowed, name, config, costs, size) for name, config in configs.items()]
     return Plan(request, equal, tuple(rows), teacher, full, count)
 
 
 def thread_count(config: runs.TrainConfig, dataset: Dataset, jobs: int, given: int | None) -> int:
-    """Return the CPU threads of every run of a study: the number given, or with which a step of one is fastest."""
+    """Return the CPU threads of every run: the number given, or that with which a step is fastest."""
     limit = threads.most(jobs)
     known = threads.known(given, limit)
     if known is not None or runs.device_of(config.parallel.device).type != "cpu":
@@ -311,9 +301,9 @@ def thread_count(config: runs.TrainConfig, dataset: Dataset, jobs: int, given: i
 
 
 def variants(request: Request, dataset: Dataset) -> tuple[dict[str, runs.TrainConfig], str | None]:
-    """Return the config of every row by its label, and which row is the whole method; None in a comparison.
+    """Return the config of every row by its label, and the label of the whole method; None in a comparison.
 
-    Raises: ValueError for an unknown component or field, with its neighbors, or a value that does not fit.
+    Raises: ValueError for an unknown component or field, with similar ones, or a value that does not fit.
     """
     if not request.ablates:
         return {name: configured(request, name, dataset) for name in request.names()}, None
@@ -333,10 +323,10 @@ def variants(request: Request, dataset: Dataset) -> tuple[dict[str, runs.TrainCo
 def configured(
     request: Request, name: str, dataset: Dataset, settings: Sequence[tuple[str, str]] = ()
 ) -> runs.TrainConfig:
-    """Return the config of a method, but for its steps: quality is measured by the study, so not by its runs.
+    """Return the config of a method but for its steps; the study evaluates, so its runs do not.
 
     Args:
-        settings: those of a variant, after those that were asked for.
+        settings: of a variant, applied after those of the request.
     """
 
     def with_teacher(teacher: str | None) -> runs.TrainConfig:
@@ -359,13 +349,12 @@ def configured(
 
 
 def taught_by(config: runs.TrainConfig) -> str:
-    """Return the method by which a run trains a teacher of its own."""
-    objective: Objective = config.objective
-    return objective.taught_by.replace("_", "-")
+    """Return the method of the teacher that a run trains itself."""
+    return config.objective.taught_by.replace("_", "-")
 
 
 def taught(place: Path, configs: Mapping[str, runs.TrainConfig], dataset: Dataset) -> Row:
-    """Return the row of the teacher that was given; its numbers are measured as those of the methods are.
+    """Return the row of a given teacher.
 
     Raises: ValueError where no method has a teacher, or it does not fit one; FileNotFoundError where it is no run.
     """
@@ -381,10 +370,7 @@ def taught(place: Path, configs: Mapping[str, runs.TrainConfig], dataset: Datase
 
 
 def distinct(configs: Mapping[str, runs.TrainConfig]) -> None:
-    """Refuse two names of one method, or of one variant.
-
-    Raises: ValueError.
-    """
+    """Raise ValueError for two labels of one method, or of one variant."""
     seen: dict[str, str] = {}
     for name, config in configs.items():
         text = json.dumps(runs.to_dict(replace(config, method="")), sort_keys=True)
@@ -393,8 +379,8 @@ def distinct(configs: Mapping[str, runs.TrainConfig]) -> None:
         seen[text] = name
 
 
-def spend(budget: Budget, equal: str, reference: Pace, batch: int) -> float:
-    """Return what each run may spend, in the coin that is equal: steps, forward-equivalents or seconds."""
+def spend(budget: Budget, equal: str, reference: StepCost, batch: int) -> float:
+    """Return the budget of each run in the unit that is equal: steps, forward-equivalents or seconds."""
     if budget.unit == "seconds" and equal == "time":
         return budget.amount
     if budget.unit == "seconds":
@@ -416,20 +402,18 @@ def row_of(
     allowed: float,
     name: str,
     config: runs.TrainConfig,
-    paces: Mapping[str, Pace],
+    costs: Mapping[str, StepCost],
     rows: int,
 ) -> Row:
-    """Return the row of a method: as many whole steps as its budget allows.
+    """Return the row of a method, with as many steps as the budget allows; raises ValueError where these are too few.
 
-    Pairs that a teacher makes between the phases are no training: they count where forward-equivalents are equal.
-
-    Raises: ValueError where these are too few.
+    Pairs that a teacher makes between the phases count only where forward-equivalents are equal.
     """
     own = runs.own_teacher(config)
-    parts = [paces[taught_by(config)], paces[name]] if own else [paces[name]]
-    timed = [pace.seconds for pace in parts if pace.seconds is not None]
+    parts = [costs[taught_by(config)], costs[name]] if own else [costs[name]]
+    timed = [cost.seconds for cost in parts if cost.seconds is not None]
     seconds = sum(timed) / len(parts) if timed else None
-    counted = sum(pace.forward_equivalents for pace in parts) / len(parts) * config.data.batch
+    counted = sum(cost.forward_equivalents for cost in parts) / len(parts) * config.data.batch
     price = {"steps": 1.0, "flops": counted, "time": seconds or 0.0}[equal]
     config = config.replace(steps=whole(allowed / price, len(parts)))
     if equal == "flops" and (pairs := bill_of(config, rows, runs.PAIRS)) is not None:
@@ -450,17 +434,17 @@ def row_of(
 
 
 def whole(steps: float, phases: int) -> int:
-    """Return so many whole steps that all phases have as many, and at least one."""
+    """Return a whole number of steps, the same for all phases and at least one for each."""
     return max(1, int(steps + 1e-9) // phases) * phases
 
 
 def bill_of(config: runs.TrainConfig, rows: int, phase: str) -> runs.Bill | None:
-    """Return what a phase of a run costs; None where it has no such phase."""
+    """Return the cost of a phase of a run; None where it has no such phase."""
     return next((bill for bill in runs.bill(config, rows) if bill.phase == phase), None)
 
 
 def billed(name: str, config: runs.TrainConfig, rows: int, seconds: float | None) -> Row:
-    """Return the row of a method with what its phases cost."""
+    """Return the row of a method with the cost of its phases."""
     bills = runs.bill(config, rows)
     training = [bill for bill in bills if bill.phase != runs.PAIRS]
     pairs = [bill for bill in bills if bill.phase == runs.PAIRS]
@@ -481,10 +465,8 @@ def billed(name: str, config: runs.TrainConfig, rows: int, seconds: float | None
 
 def variant(key: str) -> str:
     """Return which definition of a method a name stands for: "paper", "repo", "table1", "ours"."""
-    for known in ("paper", "repo", "table1"):
-        if key.endswith(f"_{known}"):
-            return known
-    return VARIANTS.get(key, "paper")
+    last = key.rpartition("_")[2]
+    return last if last in ("paper", "repo", "table1") else VARIANTS.get(key, "paper")
 
 
 # ---------------------------------------------------------------- keeping it
@@ -494,11 +476,11 @@ def prepare(
     request: Request,
     out: Path,
     dataset: Dataset | None = None,
-    say: Say = silent,
+    say: Say = lambda text: None,
     jobs: int = 1,
     given: int | None = None,
 ) -> Plan:
-    """Return the plan of the study in a folder: the one that is kept there, or a new one, which is written.
+    """Return the plan of the study in a folder: the one there, or a new one, which is written.
 
     Raises: ValueError for a folder that holds something else or another study, and as `resolve`.
     """
@@ -518,29 +500,18 @@ def prepare(
 
 
 def write(out: Path, plan: Plan) -> None:
-    """Keep a plan in a folder."""
+    """Write plan.json."""
 
     def row(one: Row) -> dict[str, Any]:
         return {**vars(one), "config": runs.to_dict(one.config)}
 
-    content = {
-        "format": FORMAT,
-        "version": version("flowleap"),
-        **vars(plan),
-        "request": asdict(plan.request),
-    }
+    content = {"format": FORMAT, "version": version("flowleap"), **vars(plan), "request": asdict(plan.request)}
     content |= {"rows": [row(one) for one in plan.rows], "teacher": plan.teacher and row(plan.teacher)}
     replace_file(out / PLAN, json.dumps(content, indent=2) + "\n")
 
 
-PLAN = "plan.json"
-
-
 def check_place(out: Path) -> None:
-    """Refuse a place that holds anything but a study.
-
-    Raises: ValueError.
-    """
+    """Raise ValueError for a path with anything but a study."""
     if (out / PLAN).is_file() or not out.exists():
         return
     if not out.is_dir() or not vacant(out):
@@ -550,10 +521,7 @@ def check_place(out: Path) -> None:
 
 
 def read(out: Path) -> Plan:
-    """Return the plan that is kept in a folder.
-
-    Raises: ValueError where it cannot be read.
-    """
+    """Return the plan in a folder; raises ValueError where it cannot be read."""
     path = out / PLAN
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -575,10 +543,12 @@ def _frozen(value: Any) -> Any:
 
 
 def compatible(stored: Request, asked: Request, out: Path) -> None:
-    """Refuse to continue a study as another one; more seeds are the same study.
+    """Raise ValueError, naming what differs, where a request does not continue a study; more seeds do."""
 
-    Raises: ValueError naming what differs.
-    """
+    def text(request: Request, name: str) -> str:
+        value = getattr(request, name)
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
     names, parts = stored.names() == asked.names(), stored.components() == asked.components()
     changed = [f.name for f in fields(Request) if getattr(stored, f.name) != getattr(asked, f.name)]
     settings = [[(present(name), value) for name, value in one.settings] for one in (stored, asked)]
@@ -586,10 +556,5 @@ def compatible(stored: Request, asked: Request, out: Path) -> None:
     alike["settings"] = settings[0] == settings[1]
     changed = [name for name in changed if not alike.get(name)]
     if changed:
-        told = "; ".join(f"{name} is {_told(stored, name)}, not {_told(asked, name)}" for name in changed)
+        told = "; ".join(f"{name} is {text(stored, name)}, not {text(asked, name)}" for name in changed)
         raise ValueError(f"{out} holds another comparison: {told}. Name another --out, or ask for the same")
-
-
-def _told(request: Request, name: str) -> str:
-    value = getattr(request, name)
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""The rows and the table of a study: mean ± standard deviation over seeds, and what a reader of it must know."""
+"""The table of a study: mean ± standard deviation over seeds, with notes on how the numbers were made."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from flowleap.tables import Table
 
 
 def aggregate(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Return one row for each method and number of evaluations, over the seeds that were measured.
+    """Return one row for each method and number of steps, over the seeds that were evaluated.
 
-    `seconds` and `forward_equivalents` are those of training one run, both phases together, the mean over seeds;
-    the standard deviation is that of a sample, None for a single seed. Rows of an ablation hold the paired difference
-    of the distance to that of the whole method as well, with its standard error.
+    `seconds` and `forward_equivalents` are of training one run, of both phases, the mean over seeds; the standard
+    deviation is that of a sample, None for a single seed. Rows of an ablation also hold the paired difference of their
+    distance to that of the whole method, with its standard error.
 
     Raises: ValueError where numbers were measured by different protocols.
     """
-    evaluator = shared(outcomes)
+    measured = [row for outcome in outcomes for row in outcome.rows]
+    evaluator = same(measured) if measured else None
     found = []
     whole = [outcome for outcome in outcomes if outcome.method == plan.full]
     for row in plan.shown:
@@ -50,8 +51,8 @@ def aggregate(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def paired(own: Sequence[Outcome], whole: Sequence[Outcome], steps: int) -> tuple[float | None, float | None]:
-    """Return how much farther away the samples of a variant are than those of the whole method, seed by seed: the
-    mean over the seeds that both have, and its standard error, None for a single one."""
+    """Return the difference in distance of a variant to the whole method: the mean over the seeds of both, and its
+    standard error, None for a single seed."""
     first, second = (
         {o.seed: one["distance"] for o in side for one in o.rows if one["steps"] == steps}
         for side in (own, whole)
@@ -63,15 +64,6 @@ def paired(own: Sequence[Outcome], whole: Sequence[Outcome], steps: int) -> tupl
     return mean, None if deviation is None else deviation / math.sqrt(len(both))
 
 
-def shared(outcomes: Sequence[Outcome]) -> str | None:
-    """Return the evaluator by which everything was measured, None where nothing was.
-
-    Raises: ValueError where there are several.
-    """
-    measured = [row for outcome in outcomes for row in outcome.rows]
-    return same(measured) if measured else None
-
-
 def _row(row: Row, steps: int, outcomes: Sequence[Outcome], evaluator: str | None) -> dict[str, Any]:
     pairs = [(o, one) for o in outcomes for one in o.rows if one["steps"] == steps]
     measured = [one for _, one in pairs]
@@ -81,7 +73,7 @@ def _row(row: Row, steps: int, outcomes: Sequence[Outcome], evaluator: str | Non
     lost = [o.seed for o, one in pairs if finite(one["distance"]) is None]
     reasons += [f"samples of seed {seed} at {steps} steps are not finite" for seed in lost]
     mean, deviation = spread(one["distance"] for one in measured)
-    agreement, scatter = spread(one["agreement"] for one in measured)
+    accuracy, scatter = spread(one["agreement"] for one in measured)
     kernel, wide = spread(one["kernel_distance"] for one in measured)
     return {
         "method": row.method,
@@ -89,7 +81,7 @@ def _row(row: Row, steps: int, outcomes: Sequence[Outcome], evaluator: str | Non
         "features": first.get("features"),
         "distance_mean": mean,
         "distance_std": deviation,
-        "agreement_mean": agreement,
+        "agreement_mean": accuracy,
         "seconds": spread(o.seconds for o in outcomes)[0],
         "forward_equivalents": spread(o.forward_equivalents for o in outcomes)[0],
         "intended": first.get("intended"),
@@ -125,11 +117,11 @@ def spread(values: Iterable[Any]) -> tuple[float | None, float | None]:
     return fmean(known), stdev(known) if len(known) > 1 else None
 
 
-# ---------------------------------------------------------------- in words
+# ---------------------------------------------------------------- text
 
 
 def cell(row: Mapping[str, Any], name: str = "distance") -> str:
-    """Return mean ± standard deviation of a row, in parentheses outside the intended regime; – where it failed."""
+    """Return mean ± standard deviation of a row, in parentheses where the method is not meant for its steps."""
     mean, deviation = row[f"{name}_mean"], row.get(f"{name}_std")
     if mean is None:
         return BLANK
@@ -138,8 +130,7 @@ def cell(row: Mapping[str, Any], name: str = "distance") -> str:
 
 
 def difference(row: Mapping[str, Any]) -> str:
-    """Return the difference to the whole method ± its standard error, with its sign; – where there is none. It has one
-    place more than the distance beside it.
+    """Return the signed difference to the whole method ± its standard error, with one place more than the distance.
 
     >>> difference({"distance_mean": 0.316, "difference_mean": 0.05123, "difference_error": 0.0123})
     '+0.0512 ± 0.0123'
@@ -153,23 +144,21 @@ def difference(row: Mapping[str, Any]) -> str:
 
 
 def distances(plan: Plan, rows: Sequence[Mapping[str, Any]], method: str) -> list[str]:
-    """Return the cells of the distances of a method; of a variant, each with its difference to the whole beside it."""
+    """Return the cells of the distances of a method; in an ablation each is followed by its difference."""
     own = [row for row in rows if row["method"] == method]
-    pairs = [[cell(row), *([difference(row)] if plan.full is not None else [])] for row in own]
-    return [text for pair in pairs for text in pair]
+    shown = (cell,) if plan.full is None else (cell, difference)
+    return [text(row) for row in own for text in shown]
 
 
 def headings(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the titles of `distances`."""
     metric = next((row["metric"] for row in rows if row["metric"]), "distance")
-    pairs = [
-        [f"{metric} at {steps}", *(["Δ"] if plan.full is not None else [])] for steps in plan.request.steps
-    ]
-    return [text for pair in pairs for text in pair]
+    delta = [] if plan.full is None else ["Δ"]
+    return [text for steps in plan.request.steps for text in (f"{metric} at {steps}", *delta)]
 
 
 def title(plan: Plan) -> str:
-    """Return what a study is, in a few words."""
+    """Return the title of a study."""
     request = plan.request
     if request.ablates:
         what = "its components" if request.drop else " × ".join(name for name, _ in request.over)
@@ -178,7 +167,7 @@ def title(plan: Plan) -> str:
 
 
 def command(plan: Plan) -> str:
-    """Return the command that makes a study, without its folder."""
+    """Return the command of a study, without its folder."""
     request = plan.request
     words = ["flowleap compare", f"--methods {','.join(request.methods)}"]
     if request.ablates:
@@ -198,14 +187,13 @@ def command(plan: Plan) -> str:
 
 def drawn(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the table with one line for each method."""
-    budgets = plan.request.steps
-    judged = any(row["agreement_mean"] is not None for row in rows)
-    accuracies = [f"label accuracy at {steps}" for steps in budgets] if judged else []
+    labeled = any(row["agreement_mean"] is not None for row in rows)
+    accuracies = [f"label accuracy at {steps}" for steps in plan.request.steps] if labeled else []
     titles = ["method", *headings(plan, rows), *accuracies, "steps", "forward-equivalents", "seconds"]
     made = Table(titles)
     for row in plan.shown:
         own = [one for one in rows if one["method"] == row.method]
-        accuracy = [cell(one, "agreement") for one in own] if judged else []
+        accuracy = [cell(one, "agreement") for one in own] if labeled else []
         split = f"{row.steps // 2} + {row.steps - row.steps // 2}" if row.phases == 2 else str(row.steps)
         spent = (scaled(own[0]["forward_equivalents"]), number(own[0]["seconds"]))
         made.add(row.method, *distances(plan, rows, row.method), *accuracy, split, *spent)
@@ -213,13 +201,13 @@ def drawn(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def markdown(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table and what must be known of it as Markdown."""
+    """Return the table and its notes as Markdown."""
     text = drawn(plan, rows).markdown(notes(plan, outcomes, rows))
     return f"# {title(plan)}, {plan.request.budget} a run\n\n{text}"
 
 
 def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what the numbers are, on which terms they were made, and what went wrong."""
+    """Return notes on the numbers, the budget and the network, and on failed runs."""
     seeds = plan.request.seeds
     config = plan.rows[0].configured(0)
     inner = core(config.network)
@@ -249,8 +237,8 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
     if measured:
         first = measured[0]
         if first["floor"] is not None:
-            judged = "" if first["judge"] is None else f"; classifier accuracy {number(first['judge'])}"
-            found.append(f"real data: distance between its halves {number(first['floor'])}{judged}")
+            accuracy = "" if first["judge"] is None else f"; classifier accuracy {number(first['judge'])}"
+            found.append(f"real data: distance between its halves {number(first['floor'])}{accuracy}")
         found += closer(row["nearest_ratio_mean"] for row in measured)
         guided = dict.fromkeys(str(one["guidance"]) for o in outcomes for one in o.rows)
         found.append(f"guidance: {', '.join(guided)}; protocol: {first['protocol']}{MEASURED}ema")
@@ -266,7 +254,7 @@ def notes(plan: Plan, outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, A
 
 
 def _ablated(plan: Plan) -> list[str]:
-    """Say what the rows of an ablation are, and what Δ is; nothing of a comparison."""
+    """Return notes on the components of an ablation and on Δ; none for a comparison."""
     if plan.full is None:
         return []
     row = plan.row(plan.full)
@@ -285,7 +273,7 @@ def _ablated(plan: Plan) -> list[str]:
 
 
 def _teaching(plan: Plan) -> list[str]:
-    """Say who is taught by whom, and what that costs."""
+    """Return notes on teachers and what they cost."""
     found = []
     two = [row.method for row in plan.rows if row.phases == 2]
     if two:
@@ -310,7 +298,7 @@ def _teaching(plan: Plan) -> list[str]:
 
 
 def _exceptions(plan: Plan) -> str:
-    """Name the methods that have a network or batches of their own."""
+    """Return which methods have another network or another kind of batches."""
     usual = plan.rows[0].config
     bodies = [{**row.config.network, "log_variance": None} for row in plan.rows]
     headed = [row.method for row in plan.rows if row.config.network.get("log_variance")]
@@ -333,10 +321,10 @@ def _terms(plan: Plan) -> str:
     budget = plan.request.budget
     if plan.equal == "steps":
         return f"{budget} for every run"
-    coin = "forward-equivalents" if plan.equal == "flops" else "training time"
+    unit = "forward-equivalents" if plan.equal == "flops" else "training time"
     if plan.equal == "time" and parse(budget).unit == "seconds":
         return f"{budget} of training for every run, turned into steps by measurement before the start"
-    return f"every run gets the {coin} of {budget} of {reference}"
+    return f"every run gets the {unit} of {budget} of {reference}"
 
 
 # ---------------------------------------------------------------- files
