@@ -246,7 +246,7 @@ def test_the_numbers_are_on_the_page(written):
         "Gradient norm",
         "Throughput",
         "‖du/dt‖",
-        "FD-pixel while training, 1 evaluation",
+        "FD-pixel while training, NFE 1",
     ):
         assert title in text
     assert "Tangent blow-up" in text and "flowleap/v2" in text and "arXiv:2512.11831" in text
@@ -266,7 +266,7 @@ def test_columns_of_samples_share_their_noise(trained):
         assert torch.equal(made.samples[nfe], again)
     assert made.classes is not None and made.classes.tolist() == [*range(10), 0, 1]
     block = samples_of([made])[0]
-    assert block.title == "1 evaluation" and list(block.head) == [str(i % 10) for i in range(12)]
+    assert block.title == "NFE 1" and list(block.head) == [str(i % 10) for i in range(12)]
     cells = cut(block.rows[0].strip, 12)
     wanted = pictures.pixels(made.samples[1])[..., 0]
     assert [cell.tolist() for cell in cells] == [w.tolist() for w in wanted]
@@ -424,8 +424,8 @@ def test_long_logs_are_thinned_to_means():
 def test_points_of_charts_say_their_numbers():
     svg = charts.draw(figures.quality_charts(groups([some("a & b")]))[0], "x")
     assert re.findall(r"<title>(.*?)</title>", svg) == [
-        "a &amp; b, 1 evaluation: 0.500 (0.450 to 0.550)",
-        "a &amp; b, 4 evaluations: 0.250 (0.225 to 0.275)",
+        "a &amp; b, NFE 1: 0.500 (0.450 to 0.550)",
+        "a &amp; b, NFE 4: 0.250 (0.225 to 0.275)",
     ]
 
 

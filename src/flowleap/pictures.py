@@ -34,13 +34,8 @@ NAMED = 20
 """Up to this many classes have rows with their names in a grid."""
 
 
-def evaluations(nfe: int) -> str:
-    """The title of a panel: "1 evaluation", "2 evaluations", …"""
-    return f"{nfe} evaluation" if nfe == 1 else f"{nfe} evaluations"
-
-
 def pixels(images: Tensor) -> Any:
-    """Images in [−1, 1] as 8-bit colors: round(127.5 (x + 1)), clamped; NaN and infinity become middle gray.
+    """Return images in [−1, 1] as 8-bit colors: round(127.5 (x + 1)), clamped; NaN and infinity become middle gray.
 
     Shapes: (n, 1 or 3, height, width) -> (n, height, width, 3), a uint8 numpy array.
     Raises: ValueError for another number of dimensions or channels.
@@ -53,7 +48,7 @@ def pixels(images: Tensor) -> Any:
 
 
 def tiles(images: Tensor, cell: int = CELL) -> list[PillowImage.Image]:
-    """One Pillow image per sample, small ones enlarged smoothly by a whole number to at least `cell` pixels.
+    """Return one Pillow image per sample, small ones enlarged smoothly by a whole number to at least `cell` pixels.
 
     Shapes: (n, 1 or 3, height, width). Raises: ValueError as `pixels`.
     """
@@ -153,9 +148,9 @@ def figure(
     label: Tensor | None = None,
     names: Sequence[str] = (),
 ) -> PillowImage.Image:
-    """One titled grid for each number of network evaluations, made for samples from the same noise; see `grid`.
+    """Return one titled grid for each NFE, for samples from the same noise; see `grid`.
 
-    Shapes: panels maps the number of evaluations to images (n, 1 or 3, height, width). `abreast` panels
+    Shapes: panels maps the NFE to images (n, 1 or 3, height, width). `abreast` panels
     stand in a row, by default two where there are four, else up to three.
     Raises: ValueError without panels, or as `grid`.
     """
@@ -164,8 +159,7 @@ def figure(
     if not panels:
         raise ValueError("a figure needs at least one panel, got none")
     grids = {
-        evaluations(nfe): grid(images, columns, cell, label=label, names=names)
-        for nfe, images in panels.items()
+        f"NFE {nfe}": grid(images, columns, cell, label=label, names=names) for nfe, images in panels.items()
     }
     abreast = (2 if len(grids) == 4 else min(3, len(grids))) if abreast is None else abreast
     text, space = 22, 32
@@ -186,7 +180,7 @@ def figure(
 def sheet(
     sections: Mapping[str, Sequence[tuple[str, PillowImage.Image]]], columns: int = 10, cell: int = 96
 ) -> PillowImage.Image:
-    """Titled rows of pictures with a caption below each, all shrunk or enlarged into equal cells.
+    """Return titled rows of pictures with a caption below each, resized to equal cells.
 
     Args:
         sections: titles, each with (caption, picture) pairs; captions are cut to the width of a cell.

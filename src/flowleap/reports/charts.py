@@ -1,7 +1,7 @@
-"""Line charts as SVG that takes its colors from the page, so that it follows light and dark.
+"""Line charts as SVG with the colors of the page, light or dark.
 
-matplotlib draws with placeholder colors; each is replaced by a CSS variable. Words of users never reach
-matplotlib, which reads "$" as mathematics: legends are HTML, and hover texts are put in afterwards.
+matplotlib draws with placeholder colors, each of which becomes a CSS variable. Text of users never reaches
+matplotlib, which reads "$" as mathematics: legends are HTML, and hover texts are added afterwards.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ STEPS = [1, 2, 2.5, 5, 10]  # between the numbers on a linear axis
 
 @dataclass(frozen=True)
 class Line:
-    """A series: `look` numbers its color and marker, `tips` say each point in words, `low` and `high` bound it.
+    """A series with the number `look` of its color and marker, hover texts `tips`, and bounds.
 
-    A faint line is one of several repetitions. Without `tips` only some of its points carry a marker.
+    A faint line is one of several repetitions. Without `tips` only some points have a marker.
     """
 
     look: int
@@ -48,10 +48,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart as the page shows it: words above and below, the lines between.
-
-    `words` is what someone hears who cannot see it. `level` is a dashed horizontal line with its name.
-    """
+    """A chart: title, caption, lines. `words`: for screen readers. `level`: a dashed horizontal line and its name."""
 
     title: str
     words: str
@@ -65,7 +62,7 @@ class Chart:
 
 
 def thin(x: Sequence[float], y: Sequence[float], most: int = MOST) -> tuple[list[float], list[float]]:
-    """At most `most` points: means of the finite values of neighboring ones, NaN where there are none."""
+    """Return at most `most` points: means of the finite values of neighboring ones, NaN where there are none."""
     size = max(1, math.ceil(len(x) / most))
     steps, means = [], []
     for start in range(0, len(x), size):
@@ -76,18 +73,13 @@ def thin(x: Sequence[float], y: Sequence[float], most: int = MOST) -> tuple[list
 
 
 def draw(chart: Chart, name: str) -> str:
-    """Return the SVG element of a chart; `name` keeps its ids apart from those of other charts."""
+    """Return the SVG element of a chart; its ids begin with `name`."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "flowleap",
-        "font.size": 10,
-        "axes.unicode_minus": True,
-    }
-    with matplotlib.rc_context(settings):
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "flowleap", "font.size": 10}
+    with matplotlib.rc_context(settings | {"axes.unicode_minus": True}):
         figure = Figure(figsize=(SIZE[0] / 72, SIZE[1] / 72), layout="constrained", facecolor="none")
         FigureCanvasSVG(figure)
         axis = figure.add_subplot()
@@ -107,12 +99,7 @@ def _shown(line: Line) -> list[str]:
 def _line(axis: Any, line: Line) -> None:
     color, marker = f"#0a0c{line.look % LOOKS:02x}", MARKERS[line.look % len(MARKERS)]
     size = 7 if marker in "X*P" else 5.6
-    style: dict[str, Any] = {
-        "color": color,
-        "markeredgecolor": PAPER,
-        "markeredgewidth": 0.9,
-        "markersize": size,
-    }
+    style: Any = dict(color=color, markeredgecolor=PAPER, markeredgewidth=0.9, markersize=size)  # noqa: C408
     pattern: Any = (0, (3, 2)) if line.dashed else "-"
     width, alpha = (1.1, 0.6) if line.faint else (1.8, 1.0)
     for x, low, high in zip(line.x, line.low, line.high, strict=False):
@@ -178,19 +165,14 @@ def _logarithmic(set_scale: Any, axis: Any, limits: Any) -> None:
     set_scale("log")
     low, high = limits()
     decades = math.log10(high / low) if 0 < low < high else 1.0
-    subs = (
-        (1.0,)
-        if decades > 2.5
-        else (1.0, 2.0, 5.0)
-        if decades > 0.8
-        else (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
-    )
+    subs: tuple[float, ...] = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if decades <= 0.8 else (1.0, 2.0, 5.0)
+    subs = (1.0,) if decades > 2.5 else subs
     axis.set_major_locator(LogLocator(subs=subs, numticks=20))
     axis.set_minor_locator(NullLocator())
 
 
 def _adapt(svg: bytes, name: str, words: str, tips: Sequence[str]) -> str:
-    """Make the SVG of matplotlib part of a page: colors of the page, its own ids, words for those who need them."""
+    """Adapt the SVG of matplotlib to a page: its colors, unique ids, hover texts, a label for screen readers."""
     root = ElementTree.fromstring(svg)
     parents = {child: parent for parent in root.iter() for child in parent}
     for tag in ("metadata", "style"):

@@ -1,4 +1,4 @@
-"""The page: one HTML text with its styles, its script, its charts and its images inside."""
+"""A report as one HTML text, with its styles, script, charts and images inside."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowleap import pictures
 from flowleap.citations import Citation
+from flowleap.evaluation.protocol import same
 from flowleap.evaluation.quality_table import MEMORIZED, closer, metric
 from flowleap.formatting import number, plural, roughly
 from flowleap.provenance import version
@@ -51,51 +51,43 @@ def page(
     commands: Sequence[str] = (),
     made: str = "",
 ) -> str:
-    """Return the report of some runs as the text of one HTML file, which needs nothing but itself.
+    """Return the report of some runs as the text of one self-contained HTML file.
 
-    Every word may be anything: none of them can break the page, or reach out of it.
+    All text is escaped, whatever it is.
 
     Args:
         subtitle: a line above the title.
-        commands: how to make this report again, after the commands of the runs.
-        made: when it was made, in words.
+        commands: that make this report, shown after those of the runs.
+        made: the date, as text.
 
-    Raises: ValueError without entries, or for rows of different protocols, which no table should hold.
+    Raises: ValueError without entries, or for rows of different protocols.
     """
     if not entries:
         raise ValueError("a report needs at least one run, got none")
     same_protocol(entries)
     labels = unique(entry.label for entry in entries)
-    named = [_labeled(entry, label) for entry, label in zip(entries, labels, strict=True)]
+    named = [replace(entry, label=label) for entry, label in zip(entries, labels, strict=True)]
     found = groups(named)
     script, style = (TEMPLATES / "script.js").read_text("utf-8"), (TEMPLATES / "style.css").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest())  # lets the page run this script only
     return environment().get_template("report.html.jinja").render(
         title=title, subtitle=subtitle, made=made, generator=GENERATOR, version=version("flowleap"),
-        style=style, script=script, script_hash=_hash(script),
+        style=style, script=script, script_hash=digest.decode("ascii"),
         entries=named, groups=found, looks=LOOKS, commands=commands,
         **_numbers(found), **_pictures(found), **_background(named),
     )  # fmt: skip
 
 
 def same_protocol(entries: Sequence[Entry]) -> None:
-    """Refuse rows that cannot be compared.
-
-    Raises: ValueError for rows of different protocols.
-    """
-    from flowleap.evaluation.protocol import same
-
+    """Raise ValueError for rows of different protocols."""
     rows = [dict(row) for entry in entries for row in entry.rows]
     if rows:
         same(rows)
 
 
-def _labeled(entry: Entry, label: str) -> Entry:
-    return entry if entry.label == label else replace(entry, label=label)
-
-
 @cache
 def environment() -> jinja2.Environment:
-    """The templates, which escape whatever is not marked as safe."""
+    """The templates; they escape what is not marked as safe."""
     import jinja2
 
     made = jinja2.Environment(
@@ -109,17 +101,12 @@ def environment() -> jinja2.Environment:
     return made
 
 
-def _hash(script: str) -> str:
-    """The digest by which the page lets this script run, and no other."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-
-
 # ---------------------------------------------------------------- parts of the page
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A chart and its SVG element, which is safe: matplotlib made it and no word of a user is in it unescaped."""
+    """A chart and its SVG element, in which all text of users is escaped."""
 
     title: str
     caption: str
@@ -128,7 +115,7 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Card:
-    """What is said first of a group: its number with the fewest evaluations, facts, and some samples."""
+    """The card of a group at the top: its distance at the least NFE, facts, and some samples."""
 
     group: Group
     note: str
@@ -150,10 +137,10 @@ def _numbers(found: Sequence[Group]) -> dict[str, Any]:
         "table": table,
         "meanings": tables.meanings(rows),
         "floor_known": table is not None and "real" in table.styles.values(),
-        "repeated": any(len(group.at(nfe)) > 1 for group in found for nfe in group.budgets()),
+        "repeated": any(len(group.at(nfe)) > 1 for group in found for nfe in group.nfes()),
         "conditions": tables.conditions(rows),
         "memorized": MEMORIZED if closer(ratios) else None,
-        "judged": any(finite(row.get("judge")) is not None for row in rows),
+        "labeled": any(finite(row.get("judge")) is not None for row in rows),
         "unbiased": any(finite(row.get("kernel_distance")) is not None for row in rows),
         "few": any((finite(row.get("num")) or 0) < 10_000 for row in rows),
     }
@@ -195,8 +182,8 @@ def _background(entries: Sequence[Entry]) -> dict[str, Any]:
 
 def _card(group: Group) -> Card:
     first = group.entries[0]
-    budgets = [nfe for nfe in group.budgets() if group.measured(nfe) is not None]
-    best = group.measured(budgets[0]) if budgets else None
+    nfes = [nfe for nfe in group.nfes() if group.measured(nfe) is not None]
+    best = group.measured(nfes[0]) if nfes else None
     bound = "" if best is None or best.low is None else f"{number(best.low)} – {number(best.high)}"
     if best is not None and best.runs > 1 and best.high is not None:
         bound = f"± {number(best.high - best.value, 2)} over {plural(best.runs, 'run')}"
@@ -204,9 +191,9 @@ def _card(group: Group) -> Card:
     if samples.pictured(first):
         nfe = min(first.samples)
         shown = images.strip(first.samples[nfe][:TEASER], cell=32)
-        words = f"{TEASER} samples of {group.label} from {pictures.evaluations(nfe)}"
-    name = metric(group.at(budgets[0])[0]) if budgets else ""
-    what = f"{name}, {pictures.evaluations(budgets[0])}" if budgets else "not measured"
+        words = f"{TEASER} samples of {group.label} at NFE {nfe}"
+    name = metric(group.at(nfes[0])[0]) if nfes else ""
+    what = f"{name}, NFE {nfes[0]}" if nfes else "not measured"
     return Card(
         group, first.note, number(best.value if best else None), bound, what, _facts(group), shown, words
     )
@@ -234,7 +221,7 @@ def _facts(group: Group) -> list[tuple[str, str]]:
 
 
 def _findings(entry: Entry) -> dict[str, Any]:
-    """What a diagnosis says, whatever of it there is: findings, lists of numbers, and single ones by dotted names."""
+    """The findings of a diagnosis, its lists of numbers, and single numbers by dotted names; any part may be absent."""
     diagnosis = dict(entry.diagnosis or {})
     said = [
         {key: str(item.get(key, "")) for key in ("title", "text")}
@@ -275,6 +262,6 @@ def _severity(value: Any) -> str:
 
 
 def _sittings(entry: Entry) -> list[dict[str, str]]:
-    """The sittings of a run, each as dotted names."""
+    """The sessions of a run in environment.json, each by dotted names."""
     found = entry.environment.get("sittings", [entry.environment] if entry.environment else [])
     return [tables.settings(one) for one in found if isinstance(one, Mapping)]

@@ -1,4 +1,4 @@
-"""What a report shows of one run, as a plain value; several runs of one kind make a group."""
+"""The content of a report: an entry for each run; entries of the same group are repetitions, such as seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Entry", "Group", "Measured", "Neighbors", "finite", "groups", "uniqu
 
 @dataclass(frozen=True, eq=False)
 class Neighbors:
-    """Samples beside the training samples that are nearest to them.
+    """Samples and their nearest training samples.
 
     `typical` is the median distance of real samples to the nearest other real one.
 
@@ -35,27 +35,26 @@ class Neighbors:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One run of a report. Everything but the label may be left out; the report then shows the rest.
+    """One run of a report. Everything but the label may be left out.
 
     Args:
-        label: what the run is called; labels of a report should differ (see `unique`).
-        group: entries of the same group are repetitions, such as seeds: they share color and marker, and the
-            table shows their mean ± standard deviation.
-        note: a sentence on what is special about it.
+        label: of the run; labels of a report should differ (see `unique`).
+        group: entries of the same group share color and marker, and the table shows their mean ± standard deviation.
+        note: a remark on the run.
         config: its settings, nested as in config.json.
-        rows: what was measured, as `evaluation.evaluate` returns it: one row per number of evaluations.
+        rows: its evaluation, as `evaluation.evaluate` returns it: one row per NFE.
         metrics, quality: the lines of metrics.jsonl and of quality.jsonl.
-        samples: for each number of evaluations, images (n, channels, height, width) in [−1, 1] or points (n, 2);
+        samples: for each NFE, images (n, channels, height, width) in [−1, 1] or points (n, 2);
             sample i from the same noise in all of them and in all entries.
         classes: the class of each sample. names: those of all classes; empty where they are numbers.
         real: real samples of the same kind, images in the order of `classes`.
         neighbors: samples beside their nearest training samples.
-        diagnosis: what `flowleap diagnose` found, as in diagnosis.json.
-        parameters: how many the network has.
+        diagnosis: as in diagnosis.json.
+        parameters: of the network.
         environment: versions, commit and commands, as in environment.json.
-        papers: what to cite.
-        commands: how to make the run and its numbers again.
-        missing: sentences on what could not be shown, and how to get it.
+        papers: to cite.
+        commands: that made the run and its numbers.
+        missing: what could not be shown, and how to get it.
     """
 
     label: str
@@ -79,7 +78,7 @@ class Entry:
 
 
 def finite(value: Any) -> float | None:
-    """Return a number as a float; None for NaN, infinity and whatever is no number."""
+    """Return a finite number as a float; None for anything else."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if number else None
 
@@ -99,9 +98,9 @@ def unique(names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Measured:
-    """A number of one group at one number of evaluations: the mean over its runs.
+    """A number of one group at one NFE: the mean over its runs.
 
-    `low` and `high` bound it: the 95 % interval of a single run, mean ∓ standard deviation of several.
+    `low` and `high`: the 95 % interval of a single run, mean ∓ standard deviation of several.
     """
 
     value: float
@@ -112,23 +111,23 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The runs that are drawn alike; `look` numbers their color and marker."""
+    """The entries of a group; `look` is the number of their color and marker."""
 
     label: str
     look: int
     entries: Sequence[Entry]
 
-    def budgets(self) -> list[int]:
-        """Return the numbers of evaluations that were measured."""
+    def nfes(self) -> list[int]:
+        """Return the NFEs that were measured."""
         known = (finite(row.get("nfe")) for entry in self.entries for row in entry.rows)
         return sorted({int(nfe) for nfe in known if nfe is not None})
 
     def at(self, nfe: int) -> list[Mapping[str, Any]]:
-        """Return the rows measured at a number of evaluations."""
+        """Return the rows of an NFE."""
         return [row for entry in self.entries for row in entry.rows if row.get("nfe") == nfe]
 
     def measured(self, nfe: int, name: str = "distance") -> Measured | None:
-        """Return a number at a number of evaluations; None where no run has it."""
+        """Return a number at an NFE; None where no run has it."""
         rows = self.at(nfe)
         numbers = [number for row in rows if (number := finite(row.get(name))) is not None]
         if not numbers:
@@ -141,7 +140,7 @@ class Group:
 
 
 def interval(row: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """Return the interval of the distance of a row, None twice where there is none."""
+    """Return the interval of the distance of a row, (None, None) where there is none."""
     bounds = row.get("interval") or ()
     low, high = (finite(bound) for bound in bounds) if len(bounds) == 2 else (None, None)
     return (low, high) if low is not None and high is not None else (None, None)

@@ -1,4 +1,4 @@
-"""The charts of a report: which numbers of which runs stand in which chart."""
+"""The charts of a report: quality, training, diagnosis."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowleap import pictures
 from flowleap.evaluation.quality_table import metric
 from flowleap.formatting import number
 from flowleap.reports.charts import Chart, Line, thin
-from flowleap.reports.entry import Entry, Group, finite
+from flowleap.reports.entry import Entry, Group, Measured, finite
 
 __all__ = [
     "curve",
@@ -26,7 +25,7 @@ REAL = "two halves of the real data"
 
 
 def spans(values: Sequence[float]) -> bool:
-    """Whether positive values are so far apart that only a logarithmic axis shows them all."""
+    """Whether values are all positive and need a logarithmic axis."""
     seen = [value for value in values if math.isfinite(value)]
     return bool(seen) and min(seen) > 0 and max(seen) > WIDE * min(seen)
 
@@ -35,23 +34,22 @@ def spans(values: Sequence[float]) -> bool:
 
 
 def quality_charts(found: Sequence[Group]) -> list[Chart]:
-    """The distance against the number of evaluations and against seconds."""
+    """Return the distance against NFE and against seconds."""
     rows = [row for group in found for entry in group.entries for row in entry.rows]
     if not any(finite(row.get("distance")) is not None for row in rows):
         return []
     name, floor = metric(rows[0]), finite(rows[0].get("floor"))
     level = None if floor is None else (floor, REAL)
-    budgets = sorted({nfe for group in found for nfe in group.budgets()})
-    log = len(budgets) > 1
+    nfes = sorted({nfe for group in found for nfe in group.nfes()})
+    log = len(nfes) > 1
     lines = [
-        _by_evaluations(group, (place - (len(found) - 1) / 2) if log else 0.0)
-        for place, group in enumerate(found)
+        _by_nfe(group, (place - (len(found) - 1) / 2) if log else 0.0) for place, group in enumerate(found)
     ]
     height = spans([y for line in lines for y in line.y] + ([] if floor is None else [floor]))
     charts = [
         Chart(
             f"{name} by network evaluations", _told(found, name), [line for line in lines if line.x],
-            xlabel="network evaluations", caption="Lower is better.", xlog=log, ylog=height, ticks=budgets, level=level,
+            xlabel="network evaluations", caption="Lower is better.", xlog=log, ylog=height, ticks=nfes, level=level,
         )
     ]  # fmt: skip
     timed = [line for group in found if (line := _by_seconds(group)).x]
@@ -69,37 +67,35 @@ def quality_charts(found: Sequence[Group]) -> list[Chart]:
     return charts
 
 
-def _by_evaluations(group: Group, place: float) -> Line:
-    """Points of groups stand a little beside one another, so that their intervals stay apart."""
-    known = [(nfe, m) for nfe in group.budgets() if (m := group.measured(nfe)) is not None]
-    return Line(
-        group.look,
-        [nfe * 1.06**place for nfe, _ in known],
-        [m.value for _, m in known],
-        [m.low for _, m in known],
-        [m.high for _, m in known],
-        [f"{group.label}, {pictures.evaluations(nfe)}: {said(m)}" for nfe, m in known],
-    )
+def _by_nfe(group: Group, place: float) -> Line:
+    """Points of groups are shifted a little, so that their intervals do not overlap."""
+    known = [(nfe, m) for nfe in group.nfes() if (m := group.measured(nfe)) is not None]
+    return _line(group, [(nfe * 1.06**place, m, f"NFE {nfe}") for nfe, m in known])
 
 
 def _by_seconds(group: Group) -> Line:
     known = []
-    for nfe in group.budgets():
+    for nfe in group.nfes():
         quality, time = group.measured(nfe), group.measured(nfe, "seconds")
         if quality is not None and time is not None and time.value > 0:
-            known.append((nfe, time.value, quality))
+            known.append((time.value, quality, f"NFE {nfe}, {number(time.value)} s"))
+    return _line(group, known)
+
+
+def _line(group: Group, points: Sequence[tuple[float, Measured, str]]) -> Line:
+    """The line of a group through (x, number, words for it)."""
     return Line(
         group.look,
-        [seconds for _, seconds, _ in known],
-        [m.value for *_, m in known],
-        [m.low for *_, m in known],
-        [m.high for *_, m in known],
-        [f"{group.label}, {pictures.evaluations(nfe)}, {number(s)} s: {said(m)}" for nfe, s, m in known],
+        [x for x, _, _ in points],
+        [m.value for _, m, _ in points],
+        [m.low for _, m, _ in points],
+        [m.high for _, m, _ in points],
+        [f"{group.label}, {at}: {said(m)}" for _, m, at in points],
     )
 
 
-def said(found: Any) -> str:
-    """A measured number with its bounds."""
+def said(found: Measured) -> str:
+    """Return a number with its bounds as text."""
     bound = "" if found.low is None else f" ({number(found.low)} to {number(found.high)})"
     return f"{number(found.value)}{bound}"
 
@@ -108,7 +104,7 @@ def _told(found: Sequence[Group], name: str, timed: bool = False) -> str:
     parts = []
     for group in found:
         known = []
-        for nfe in group.budgets():
+        for nfe in group.nfes():
             if (m := group.measured(nfe)) is None:
                 continue
             time = group.measured(nfe, "seconds") if timed else None
@@ -134,7 +130,7 @@ CURVES = (
 
 
 def training_charts(found: Sequence[Group]) -> list[Chart]:
-    """Quality while training for each number of evaluations, then the curves of the log."""
+    """Return the online evaluation at each NFE, then the curves of the log."""
     return [*_while_training(found), *(c for curve in CURVES if (c := _curve(found, *curve)) is not None)]
 
 
@@ -155,16 +151,16 @@ def _curve(found: Sequence[Group], name: str, title: str, caption: str, logarith
 
 
 def series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    """The steps and the numbers of a log; NaN where nothing finite was logged."""
+    """Return the steps and the numbers of a log; NaN where nothing finite was logged."""
     known = [(step, finite(row.get(name))) for row in rows if (step := finite(row.get("step"))) is not None]
     return [step for step, _ in known], [math.nan if value is None else value for _, value in known]
 
 
 def _while_training(found: Sequence[Group]) -> list[Chart]:
     every = [row for group in found for entry in group.entries for row in entry.quality]
-    budgets = sorted({int(nfe) for row in every if (nfe := finite(row.get("nfe"))) is not None})
+    nfes = sorted({int(nfe) for row in every if (nfe := finite(row.get("nfe"))) is not None})
     charts = []
-    for nfe in budgets:
+    for nfe in nfes:
         lines, ends, name = [], [], "distance"
         for group in found:
             for entry in group.entries:
@@ -186,7 +182,7 @@ def _while_training(found: Sequence[Group]) -> list[Chart]:
         if lines:
             charts.append(
                 Chart(
-                    f"{name} while training, {pictures.evaluations(nfe)}", f"By step; {', '.join(ends)}.", lines,
+                    f"{name} while training, NFE {nfe}", f"By step; {', '.join(ends)}.", lines,
                     caption="Of few samples from a fixed noise set: for trends, not for tables.",
                     ylog=spans([value for line in lines for value in line.y]),
                 )
@@ -195,7 +191,7 @@ def _while_training(found: Sequence[Group]) -> list[Chart]:
 
 
 def _by_weights(entry: Entry, nfe: int) -> list[list[Mapping[str, Any]]]:
-    """The lines of each average of the weights, ema-0.999@20 and ema-0.999@40 being the same one."""
+    """The lines of each average of the weights, without its step: ema-0.999@20 and ema-0.999@40 are the same."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in entry.quality:
         if row.get("nfe") == nfe:
@@ -208,7 +204,7 @@ def _by_weights(entry: Entry, nfe: int) -> list[list[Mapping[str, Any]]]:
 
 @dataclass(frozen=True)
 class Diagram:
-    """A chart of a diagnosis: the curves in it by their dotted names; the second one is dashed."""
+    """A chart of a diagnosis, with the dotted names of its curves; the second one is dashed."""
 
     title: str
     caption: str
@@ -237,7 +233,7 @@ TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def diagnostic_charts(found: Sequence[Group]) -> list[Chart]:
-    """The curves of all diagnoses, with their standard errors."""
+    """Return the curves of all diagnoses, with their standard errors."""
     charts = []
     for diagram in DIAGRAMS:
         lines = [
@@ -260,7 +256,7 @@ def diagnostic_charts(found: Sequence[Group]) -> list[Chart]:
 
 
 def curve(diagnosis: Mapping[str, Any] | None, name: str) -> list[tuple[float, float, float | None]]:
-    """The (position, value, standard error) of the bins of a curve, given its dotted name; none for anything else."""
+    """Return (position, value, standard error) of the bins of a curve by its dotted name; [] where it is none."""
     node: Any = diagnosis
     for part in name.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
@@ -275,7 +271,7 @@ def curve(diagnosis: Mapping[str, Any] | None, name: str) -> list[tuple[float, f
 
 
 def is_curve(value: Any) -> bool:
-    """Whether a part of a diagnosis is a number for each bin of a variable."""
+    """Whether a part of a diagnosis is a `Curve`."""
     return isinstance(value, Mapping) and all(
         isinstance(value.get(key), list | tuple) for key in ("edges", "value")
     )

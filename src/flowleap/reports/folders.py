@@ -1,4 +1,4 @@
-"""Run folders as entries of a report: what their files hold, samples of their weights, and what is missing."""
+"""Run folders as entries of a report: the content of their files, samples of their weights, and what is missing."""
 
 from __future__ import annotations
 
@@ -38,11 +38,6 @@ TYPICAL = 256  # real samples behind the distance that is typical
 Waiting = Callable[[str], AbstractContextManager[None]]
 
 
-def quietly(_: str) -> AbstractContextManager[None]:
-    """Say nothing while something is going on."""
-    return nullcontext()
-
-
 # ---------------------------------------------------------------- writing
 
 
@@ -57,20 +52,19 @@ def write(
     weights: str = "ema",
     device: str | torch.device = "cpu",
     vae: str | None = None,
-    waiting: Waiting = quietly,
+    waiting: Waiting = lambda text: nullcontext(),
 ) -> Path:
     """Write the report of some run folders as one HTML file, and return its path.
 
-    A file that is there already is replaced only with `overwrite`, or where it is an earlier report at the
-    default place of a single run: what anyone else wrote stays.
+    An existing file is replaced only with `overwrite`, or where it is an earlier report in the folder of the only run.
 
     Args:
         out: the file; None for `default_place`.
-        title: what stands above it; by default it names the runs.
-        steps: the numbers of steps that samples are made with.
+        title: by default it names the runs.
+        steps: the numbers of sampling steps of the samples.
         num: samples of each grid or cloud, by default 20 images or 1,500 points; 0 for none.
-        vae: what decodes latents, by default the autoencoder that they were made with.
-        waiting: a context manager that shows what is being made.
+        vae: the autoencoder that decodes latents, by default the one they were made with.
+        waiting: returns a context manager that shows a text.
 
     Raises: ValueError for folders without a run, none at all, numbers of different protocols, or a name that
         is not one of an HTML file; FileExistsError for a file that is there.
@@ -99,7 +93,7 @@ def write(
 
 
 def default_place(folders: Sequence[str | Path]) -> Path:
-    """Return report.html in the folder of a single run, else in the folder that holds all of them."""
+    """Return report.html in the folder of a single run, else in the common parent folder."""
     places = [Path(place) for place in folders]
     if len(places) == 1:
         return places[0] / "report.html"
@@ -111,7 +105,7 @@ def default_place(folders: Sequence[str | Path]) -> Path:
 
 
 def is_own(path: Path, place: Path) -> bool:
-    """Whether a path is the default place in a run folder and holds an earlier report, if anything."""
+    """Whether a path is report.html in a run folder, and an earlier report."""
     if path.absolute() != (place / "report.html").absolute() or not path.is_file():
         return False
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -119,10 +113,7 @@ def is_own(path: Path, place: Path) -> bool:
 
 
 def check_place(path: Path, *, overwrite: bool) -> None:
-    """Refuse a place for a report before any work is done.
-
-    Raises: ValueError for a name that is not one of an HTML file; FileExistsError for what is there already.
-    """
+    """Raise ValueError for a path that is not one of an HTML file, FileExistsError for an existing one."""
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise ValueError(f"{path}: a report is one .html file; name it with --out, as in --out report.html")
     if path.exists() and not overwrite:
@@ -132,7 +123,7 @@ def check_place(path: Path, *, overwrite: bool) -> None:
 
 
 def names_of(places: Sequence[Path]) -> list[str]:
-    """Return what runs are called: the names of their folders, with those of their parents where they repeat."""
+    """Return labels of runs: the names of their folders, with those of their parents where they repeat."""
     whole = [place.absolute() for place in places]
     short = [place.name for place in whole]
     long = [f"{place.parent.name}/{place.name}" for place in whole]
@@ -140,7 +131,7 @@ def names_of(places: Sequence[Path]) -> list[str]:
 
 
 def distinctive(names: Sequence[str]) -> list[str]:
-    """Return names without the words, split at hyphens, that all begin or all end with.
+    """Return names without the hyphenated words that all of them begin or end with.
 
     >>> distinctive(["digits-esc-seed0", "digits-flow-matching-seed0"])
     ['esc', 'flow-matching']
@@ -182,7 +173,7 @@ def gather(
     weights: str = "ema",
     device: str | torch.device = "cpu",
 ) -> Entry:
-    """Return a run folder as an entry, with samples; what is not there is said in `Entry.missing`.
+    """Return a run folder as an entry, with samples; `Entry.missing` says what could not be had.
 
     Args: as `write`.
     Raises: ValueError for a folder without a run.
@@ -192,7 +183,7 @@ def gather(
 
 
 def read(place: Path, label: str) -> Entry:
-    """Return what the files of a run folder hold, without its weights.
+    """Return the content of the files of a run folder, without its weights.
 
     Raises: ValueError for a folder without a run, or with a config.json that cannot be read.
     """
@@ -234,13 +225,13 @@ def read(place: Path, label: str) -> Entry:
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a run folder; what cannot be read is noted and left out."""
+    """The files of a run folder; those that cannot be read are noted in `missing`."""
 
     place: Path
     missing: list[str]
 
     def json(self, name: str, kind: type, needed: bool = True) -> Any:
-        """Return what a JSON file holds, an empty `kind` where it holds something else or is not there."""
+        """Return the content of a JSON file, an empty `kind` where it is missing or something else."""
         path = self.place / name
         if not path.is_file():
             if needed and name != "table.json":
@@ -257,7 +248,7 @@ class Files:
         return content
 
     def lines(self, name: str, needed: bool = True) -> list[dict[str, Any]]:
-        """Return the lines of a log; broken ones, as a crash leaves them, are left out."""
+        """Return the lines of a log without broken ones, as a crash leaves them."""
         path = self.place / name
         if not path.is_file():
             if needed:
@@ -271,7 +262,7 @@ class Files:
 
 
 def progress(config: runs.TrainConfig, metrics: Sequence[dict[str, Any]], missing: list[str]) -> None:
-    """Note where a run has not ended, and where its log holds no numbers."""
+    """Note an unfinished run, and log intervals without finite numbers."""
     done = max((step for row in metrics if (step := finite(row.get("step"))) is not None), default=0)
     if done < (steps := runs.length(config)):
         missing.append(f"not finished: step {done:,.0f} of {steps:,}")
@@ -293,7 +284,7 @@ def picture(
     device: str | torch.device,
     vae: str | None = None,
 ) -> Entry:
-    """Return an entry with samples of the run's weights, real samples and nearest neighbors, as far as possible."""
+    """Return an entry with samples of the weights of the run, real samples and nearest neighbors where possible."""
     missing = list(entry.missing)
     try:
         run = runs.load_run(place, weights=weights, device=device)
@@ -336,7 +327,7 @@ def picture(
 def sampled(
     run: runs.Run, steps: Sequence[int], count: int, missing: list[str], decoder: Decoder | None = None
 ) -> dict[int, Tensor]:
-    """Return samples for each number of steps by the number of evaluations, all from the same noise."""
+    """Return samples at each number of steps by their NFE, all from the same noise."""
     found = {}
     for number in steps:
         try:
@@ -347,7 +338,7 @@ def sampled(
 
 
 def data_of_run(run: runs.Run, missing: list[str]) -> Dataset | None:
-    """Return the training data; None and a note where it has no name to load it by."""
+    """Return the training data; None, with a note, where it cannot be loaded by its name."""
     try:
         data = run.dataset()
     except (OSError, ValueError) as error:
@@ -365,7 +356,7 @@ def data_of_run(run: runs.Run, missing: list[str]) -> Dataset | None:
 
 
 def neighbors(made: dict[int, Tensor], data: Dataset) -> Neighbors | None:
-    """Return the first samples with the fewest evaluations beside the training images nearest to them."""
+    """Return the first samples at the least NFE and the training images nearest to them."""
     if not made or data.kind != "image" or len(data) < 2:
         return None
     nfe = min(made)
@@ -380,15 +371,12 @@ def neighbors(made: dict[int, Tensor], data: Dataset) -> Neighbors | None:
 
 
 def nearest(asked: Tensor, data: Dataset, own: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how far the nearest row of the data is and which it is, but for row own[i]; some are in memory at a time.
+    """Return the distance and the index of the nearest row of the data other than own[i], reading block by block.
 
     Shapes: asked (n, d), own (n,) → (n,), (n,).
     """
-    distance, index, start = (
-        torch.full((len(asked),), torch.inf),
-        torch.zeros(len(asked), dtype=torch.int64),
-        0,
-    )
+    distance, index = torch.full((len(asked),), torch.inf), torch.zeros(len(asked), dtype=torch.int64)
+    start = 0
     for part in data.x.split(READ):
         between = torch.cdist(asked, part.flatten(1).float())
         inside = ((own >= start) & (own < start + len(part))).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Samples as they stand in a page: strips of images as data URIs, points as the path of an SVG."""
+"""Samples in a page: strips of images as data URIs, points as the path of an SVG."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VIEW = 200  # the width of a scatter plot in the units of its path
 
 @dataclass(frozen=True)
 class Strip:
-    """Images in a row as one image: its data URI, its size on the screen and the pitch of its columns in pixels."""
+    """A row of images as one image: its data URI, its size on the screen and the distance of its columns in pixels."""
 
     source: str
     width: int
@@ -32,7 +32,7 @@ class Strip:
 
 
 def strip(images: Tensor, cell: int = CELL) -> Strip:
-    """Images side by side with transparent gutters; small ones keep their pixels, which the page enlarges.
+    """Return images side by side with transparent gutters; small ones keep their pixels, which the page enlarges.
 
     Shapes: (n, 1 or 3, height, width) in [−1, 1]. Raises: ValueError as `pictures.pixels`.
     """
@@ -62,14 +62,14 @@ def strip(images: Tensor, cell: int = CELL) -> Strip:
 
 @dataclass(frozen=True)
 class Frame:
-    """The part of the plane that scatter plots show: a square around `center` of half width `reach`."""
+    """The square that scatter plots show, around `center` with half width `reach`."""
 
     center: tuple[float, float]
     reach: float
 
 
 def frame(points: Tensor) -> Frame:
-    """A square that holds a set of points with a margin, by its first rows where it is finite.
+    """Return the square around the finite points of a set, with a margin.
 
     Shapes: (n, 2).
     """
@@ -83,7 +83,7 @@ def frame(points: Tensor) -> Frame:
 
 
 def dots(points: Tensor, view: Frame, most: int = 1500) -> str:
-    """The path of points in a square of 200 × 200 with the second axis upwards; those outside are left out.
+    """Return the SVG path of points in a square of 200 × 200, the second axis upwards, without those outside.
 
     Shapes: (n, 2).
     """

@@ -1,4 +1,4 @@
-"""The samples of a report: strips of images from the same noise, clouds of points, nearest neighbors."""
+"""The samples of a report: strips of images from the same noise, scatter plots, nearest neighbors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Block", "Cloud", "Pairs", "Row", "blocks", "clouds", "pairs", "pictu
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """Images of one run: the group it belongs to (None for real data), its strip and words for it."""
+    """The images of one run: its group (None for real data), its strip and its alternative text."""
 
     group: Group | None
     label: str
@@ -27,7 +27,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """What all runs make of the same noise with one number of evaluations; `head` names the columns."""
+    """The samples of all runs from the same noise at one NFE; `head` names the columns."""
 
     title: str
     head: Sequence[str]
@@ -35,12 +35,12 @@ class Block:
 
 
 def pictured(entry: Entry) -> bool:
-    """Whether the samples of an entry are images that can be shown: gray or in colors."""
+    """Whether the samples of an entry are gray or RGB images."""
     return any(samples.ndim == 4 and samples.shape[1] in (1, 3) for samples in entry.samples.values())
 
 
 def blocks(found: Sequence[Group]) -> list[Block]:
-    """A block for each number of evaluations, a row for each run, and real images below."""
+    """Return a block for each NFE with a row for each run, and real images below."""
     drawn = [(group, entry) for group in found for entry in group.entries[:1] if pictured(entry)]
     made = []
     for nfe in sorted({nfe for _, entry in drawn for nfe in entry.samples}):
@@ -49,7 +49,7 @@ def blocks(found: Sequence[Group]) -> list[Block]:
             for group, entry in drawn
             if nfe in entry.samples
         ]
-        made.append(Block(pictures.evaluations(nfe), _head(drawn[0][1]), rows))
+        made.append(Block(f"NFE {nfe}", _head(drawn[0][1]), rows))
     real = next((entry for _, entry in drawn if entry.real is not None), None)
     if made and real is not None and real.real is not None:
         words = f"{plural(len(real.real), 'real image')} of the training data{_classes(real)}"
@@ -64,7 +64,7 @@ def blocks(found: Sequence[Group]) -> list[Block]:
 
 
 def shown_as(group: Group, entry: Entry) -> str:
-    """The label of the run that stands for a group."""
+    """Return the label of the run that represents a group."""
     return group.label if len(group.entries) == 1 else f"{group.label} ({entry.label})"
 
 
@@ -77,7 +77,7 @@ def _head(entry: Entry) -> list[str]:
 
 def _depicted(entry: Entry, nfe: int) -> str:
     count = plural(len(entry.samples[nfe]), "sample")
-    return f"{count} of {entry.label} from {pictures.evaluations(nfe)}{_classes(entry)}"
+    return f"{count} of {entry.label} at NFE {nfe}{_classes(entry)}"
 
 
 def _classes(entry: Entry) -> str:
@@ -86,7 +86,7 @@ def _classes(entry: Entry) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
-    """Points of one run with one number of evaluations, as the path of an SVG, before real points."""
+    """A scatter plot of one run at one NFE: SVG paths of its points and of the real ones."""
 
     group: Group
     label: str
@@ -97,7 +97,7 @@ class Cloud:
 
 
 def clouds(found: Sequence[Group]) -> list[Cloud]:
-    """A scatter plot for each run and number of evaluations, all on the axes of the real data where there is any."""
+    """Return a scatter plot for each run and NFE, on the axes of the real data where there is any."""
     drawn = [(g, e) for g in found for e in g.entries[:1] if e.samples and not pictured(e)]
     made = []
     for group, entry in drawn:
@@ -106,10 +106,10 @@ def clouds(found: Sequence[Group]) -> list[Cloud]:
             if points.ndim != 2 or points.shape[1] != 2:
                 continue
             view = images.frame(points if known is None else known)
-            words = f"{plural(len(points), 'point')} of {entry.label} from {pictures.evaluations(nfe)}"
+            words = f"{plural(len(points), 'point')} of {entry.label} at NFE {nfe}"
             behind = "" if known is None else images.dots(known, view)
             words += "" if known is None else ", before the real data"
-            title = pictures.evaluations(nfe)
+            title = f"NFE {nfe}"
             made.append(Cloud(group, shown_as(group, entry), title, images.dots(points, view), behind, words))
     return made
 
@@ -130,19 +130,19 @@ class Pairs:
 
 
 def pairs(found: Sequence[Group]) -> list[Pairs]:
-    """Samples and their nearest neighbors, for the first run of each group that has them."""
+    """Return samples and their nearest neighbors, for the first run of each group."""
     made = []
     for group in found:
         for entry in group.entries[:1]:
             if (known := entry.neighbors) is None:
                 continue
             words = (
-                f"{plural(len(known.samples), 'sample')} of {entry.label} from {pictures.evaluations(known.nfe)}",
+                f"{plural(len(known.samples), 'sample')} of {entry.label} at NFE {known.nfe}",
                 f"the training images nearest to these samples, at distances {_list(known.distance)}",
             )
             made.append(
                 Pairs(
-                    group, shown_as(group, entry), pictures.evaluations(known.nfe),
+                    group, shown_as(group, entry), f"NFE {known.nfe}",
                     images.strip(known.samples), images.strip(known.nearest),
                     [number(float(d), 2) for d in known.distance], int(known.distance.argmin()),
                     number(known.typical, 2), words,

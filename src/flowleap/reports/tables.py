@@ -1,4 +1,4 @@
-"""The words and numbers of a report: its summary, its table, how its numbers were made, its settings."""
+"""The summary of a report, its table of numbers, their conditions, and the settings of its runs."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def credited(authors: str) -> str:
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """Return the columns that hold anything."""
+    """Return the columns that are not empty."""
     return [column for column in COLUMNS if any(finite(row.get(column.name)) is not None for row in rows)]
 
 
 def meanings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return the titles of the columns that hold anything, and what they mean."""
+    """Return the titles of the columns that are not empty, and what they mean."""
     return [(title(column, rows), column.meaning) for column in columns(rows)]
 
 
 def quality_table(found: Sequence[Group]) -> Table | None:
-    """Return the table of all groups and budgets, real data last; None where nothing was measured."""
+    """Return the table of all groups and NFEs, real data last; None where nothing was measured."""
     rows = [row for group in found for entry in group.entries for row in entry.rows]
     if not rows:
         return None
     shown, sections = columns(rows), []
-    made = Table(["run", "evaluations", *(name for name, _ in meanings(rows))], heads=2)
+    made = Table(["run", "NFE", *(name for name, _ in meanings(rows))], heads=2)
     for group in found:
-        for index, nfe in enumerate(group.budgets()):
+        for index, nfe in enumerate(group.nfes()):
             cells = [_cell(found, group, nfe, column) for column in shown]
             made.add(Cell("" if index else group.label, look=group.look), str(nfe), *cells)
         sections.append(len(made.rows) - 1)
@@ -70,7 +70,7 @@ def _cell(found: Sequence[Group], group: Group, nfe: int, column: Column) -> Cel
 
 
 def _mark(found: Sequence[Group], group: Group, nfe: int, column: Column) -> str:
-    """Return "best" for the least distance at a number of evaluations, "near" where the interval overlaps with its."""
+    """Return "best" for the least distance at an NFE, "near" where the interval overlaps with its."""
     if column.name != "distance":
         return ""
     measured = {other.look: m for other in found if (m := other.measured(nfe)) is not None}
@@ -82,17 +82,17 @@ def _mark(found: Sequence[Group], group: Group, nfe: int, column: Column) -> str
     return "near" if own.low is not None and least.high is not None and own.low <= least.high else ""
 
 
-# ---------------------------------------------------------------- in plain words
+# ---------------------------------------------------------------- text
 
 
 def summary(found: Sequence[Group]) -> str:
-    """Return what the numbers say, in plain words: the best at one evaluation, and how sure that is."""
+    """Return the best group at the least NFE, and whether its interval overlaps with that of the next, as text."""
     runs = sum(len(group.entries) for group in found)
-    budgets = sorted({nfe for group in found for nfe in group.budgets() if group.measured(nfe) is not None})
-    if not budgets:
+    nfes = sorted({nfe for group in found for nfe in group.nfes() if group.measured(nfe) is not None})
+    if not nfes:
         has = "nothing of it has" if runs == 1 else "nothing of them has"
         return f"{plural(runs, 'run')}; {has} been measured yet."
-    nfe = budgets[0]
+    nfe = nfes[0]
     ranked = [(m, group) for group in found if (m := group.measured(nfe)) is not None]
     ranked.sort(key=lambda item: item[0].value)
     name = metric(next(row for row in ranked[0][1].at(nfe)))
@@ -135,7 +135,7 @@ LABELS = {
 
 
 def conditions(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return under which conditions the numbers of rows were made, as (what, in words)."""
+    """Return the conditions behind the numbers of rows, as (title, text)."""
     if not rows:
         return []
     row, id_parts = rows[0], _parts(str(rows[0].get("protocol", "")))
@@ -176,7 +176,7 @@ def _parts(protocol: str) -> dict[str, str]:
 
 
 def _all(rows: Sequence[Mapping[str, Any]], key: str, default: Any) -> str:
-    """The different values that rows have under a key, in the order they come."""
+    """The different values of rows under a key, in their order."""
     return " · ".join(dict.fromkeys(str(row.get(key) or default or "") for row in rows))
 
 
@@ -184,7 +184,7 @@ def _all(rows: Sequence[Mapping[str, Any]], key: str, default: Any) -> str:
 
 
 def settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested settings as dotted names; a part stands under its own name with its type.
+    """Return nested settings by dotted names; a part has its type under its own name.
 
     >>> settings({"times": {"type": "OneTime", "law": {"type": "Uniform"}}, "ema": [0.9, 0.99]})
     {'times': 'OneTime', 'times.law': 'Uniform', 'ema': '0.9, 0.99'}
@@ -202,7 +202,7 @@ def settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def written(value: Any) -> str:
-    """Write a setting as people do."""
+    """Return a setting as text."""
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple) and all(
@@ -217,7 +217,7 @@ def written(value: Any) -> str:
 
 
 def differing(entries: Sequence[Entry]) -> Table:
-    """Return the settings in which runs differ, in the order they stand; parts of other types as a whole."""
+    """Return the settings in which runs differ; parts of different types as a whole."""
     made = Table.of_words("setting", *(entry.label for entry in entries))
     made.rows = list(_differing([entry.config or None for entry in entries], ""))
     return made
@@ -242,7 +242,7 @@ ABSENT = object()
 
 
 def _part(value: Any) -> Cell:
-    """A setting: its name or number, and the fields of a part."""
+    """The cell of a setting, with the fields of a part."""
     if value is ABSENT:
         return Cell(BLANK)
     if not isinstance(value, Mapping):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowleap import autoencoders, evaluation, pictures, runs
 from flowleap.data import Dataset
+from flowleap.formatting import plural
 from flowleap.runs import samples
 from flowleap.studies.outcome import Outcome, Study
 
@@ -49,7 +50,7 @@ def draw(study: Study, outcomes: Sequence[Outcome]) -> Path | None:
             run = runs.load_run(study.place(own[0]), device=study.plan.request.device)
             rows[row.method] = [sampled(run, steps) for steps in study.plan.request.steps]
             marks[row.method] = [not run.objective.advice(steps) for steps in study.plan.request.steps]
-    titles = [pictures.evaluations(steps) for steps in study.plan.request.steps]
+    titles = [plural(steps, "step") for steps in study.plan.request.steps]
     num = POINTS if dataset.kind == "points" else IMAGES
     real = samples.real(dataset, num, autoencoders.decoder_or_none(dataset.codec))
     return pictures.save(assembled(titles, rows, marks, real), study.out / NAME)

@@ -155,7 +155,7 @@ def draw_budgets(
     if data.kind != "points":
         pictures.save(pictures.figure(panels, columns=10, **named(flow, data, num)), path)
     else:
-        titled = {pictures.evaluations(nfe): points for nfe, points in panels.items()}
+        titled = {f"NFE {nfe}": points for nfe, points in panels.items()}
         pictures.scatter(titled, path, real=data.x[:num])
 
 

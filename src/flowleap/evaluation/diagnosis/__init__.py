@@ -1,7 +1,6 @@
-"""Diagnosis of a run: errors per time, self-consistency, derivatives, sensitivities, spread.
+"""Diagnosis of a map and its run: errors by time, self-consistency, derivatives, sensitivities, spread.
 
-`probes` measure, `measurements` says what is measured, `rules` put it into sentences. Everything is a pure function of
-the map, the data and the seed.
+`probes` makes the `measurements`, `rules` makes findings of them. All are functions of the map, the data and the seed.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ __all__ = [
     "trends",
 ]
 
-NUM = 1024  # rows of each probe: a hundred for each of ten bins, a standard error of some percent there
-BATCH = 96  # rows at a time where nothing is said; the plug-in velocity depends on it, so a run gives its own
+NUM = 1024  # rows of each probe: about a hundred in each of ten bins, for a standard error of some percent
+BATCH = 96  # rows at a time by default; the plug-in velocity depends on it, so that a run gives its own
 
 
 def diagnose(
@@ -46,12 +45,12 @@ def diagnose(
     metrics: Sequence[Mapping[str, Any]] | None = None,
     run: RunFacts | None = None,
 ) -> Diagnosis:
-    """Measure a map on the data it is meant for, and say in sentences what seems wrong with it.
+    """Measure a map on its data, and return the numbers with findings on what seems wrong.
 
-    The network is left as it is: its mode, its gradients, and which of its parameters require them.
+    The mode of the network, its gradients and `requires_grad` of its parameters stay as they are.
 
     Args:
-        num: rows of each probe. batch: rows at a time; give that of the run, for it is part of some targets.
+        num: rows of each probe. batch: rows at a time; give that of the run, since some targets depend on it.
         metrics: the rows of metrics.jsonl, oldest first, or None.
         run: the length of the training and its quality table, see `run_facts`, or None.
 

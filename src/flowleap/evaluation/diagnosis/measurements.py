@@ -1,16 +1,4 @@
-"""The values of a diagnosis: the numbers of each probe, the course of training, the table of a run, the findings.
-
-| probe       | what is measured                                                                                     |
-|-------------|------------------------------------------------------------------------------------------------------|
-| error       | the raw squared residual of the objective's own regression, by departure time, r = t and r < t apart |
-| semigroup   | √(Σ‖X_{t→r}(x_t) − X_{s→r}(X_{t→s}(x_t))‖² / Σ‖X_{t→r}(x_t) − x_t‖²), by t, by span, and for r = t_min |
-| tangent     | ‖dF/dt‖ along the map's own velocity, and how far a central difference is from the exact derivative  |
-| sensitivity | √(Σ‖F' − F‖² / Σ‖F‖²) when t, r or the label alone is another                                        |
-| spread      | the variance of samples within their class against that of the data, in one and in several steps    |
-| gradient    | the norm of the gradient of the loss, over a few batches                                             |
-| trends      | what the metrics of the run say: error still falling, spikes, skipped steps, a growing derivative    |
-| run         | the quality table of the run against real data, and the length of its training                       |
-"""
+"""The numbers of a diagnosis by probe, those of the training and the quality table of a run, and the findings."""
 
 from __future__ import annotations
 
@@ -20,15 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
+from flowleap.formatting import plural
+
 Severity = Literal["note", "warning", "problem"]
 ORDER: tuple[Severity, ...] = ("problem", "warning", "note")
 VARIANCE = 0.05
-"""Of points: a distance below this share of their variance is small, whatever halves of them have."""
+"""Of points: a distance below this share of their variance is small, whatever that between halves of them."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found: its title, and a text with the numbers, the likely cause and what to do."""
+    """A finding: its title, and a text with the numbers, the likely cause and what to do."""
 
     severity: Severity
     title: str
@@ -59,12 +49,12 @@ class Error:
 
     Args:
         diagonal, jumps: mean over the rows r = t and over the rows r < t; None where a method has none.
-        share: of the rows of a training batch with r = t. Where it is 0, `diagonal` is measured all the same.
+        share: of the rows of a training batch with r = t. `diagonal` is measured even where it is 0.
         ratio: of the error on r = t to that on r < t, the geometric mean over the bins that have both.
-        explained: 1 − (error on r = t) / (mean square of what is regressed there): 0 for a network that knows
-            nothing. Random targets cannot be explained in full, so that 1 is out of reach.
-        behind: E‖u(x_t, t, t) − v‖² against that of the best round Gaussian in the place of the data, v the velocity
-            of the pair, the geometric mean over the bins; None for guided training, which moves u away from v.
+        explained: 1 − (error on r = t) / (mean square of the target there): 0 for a network that outputs zero; below 1
+            for the best one, since targets are random.
+        behind: E‖u(x_t, t, t) − v‖² relative to that of the isotropic Gaussian fitted to the data, v the velocity of
+            the pair, the geometric mean over the bins; None for guided training, which moves u away from v.
         joint: E‖u(x_t, t, t) − v‖² / E‖u(x_t, t, t − ε) − v‖², ε a fiftieth of the range; None without jumps.
     """
 
@@ -79,12 +69,12 @@ class Error:
 
 @dataclass(frozen=True)
 class Semigroup:
-    """How far one jump is from two, relative to the length of the jump; 0 for every exact flow.
+    """The distance between one jump and two, relative to the length of the jump; 0 for every exact flow.
 
         √( Σ‖X_{t→r}(x_t) − X_{s→r}(X_{t→s}(x_t))‖² / Σ‖X_{t→r}(x_t) − x_t‖² ), sums over the rows of a bin
 
     t is uniform on the range of times (in ln t for noise levels), r and s uniform below it; x_t are noised data.
-    Laws on a grid draw their own (t, s, r). Sums rather than rows are divided, for single rows may hardly move.
+    Time laws on a grid draw their own (t, s, r). Sums are divided, not rows, since single rows may hardly move.
 
     Args:
         by_time: random (t, s, r), by t. by_span: by t − r as a share of the range, with the rows of `to_data`.
@@ -110,8 +100,8 @@ class Tangent:
         strategy: "exact JVP", or "central difference" where the network has no forward-mode derivative.
         median, p95, largest: of the rows of each bin of t.
         relative: √(Σ‖dF/dt‖² / Σ‖F‖²) of each bin.
-        gap: √(Σ‖exact − central difference‖² / Σ‖exact‖²), ε a two-hundredth of the range, the median of the bins,
-            for a rough time embedding is rough everywhere; None without the exact derivative.
+        gap: √(Σ‖exact − central difference‖² / Σ‖exact‖²), ε = 1/200 of the range, the median over the bins, since a
+            rough time embedding is rough everywhere; None without the exact derivative.
     """
 
     strategy: str
@@ -124,9 +114,9 @@ class Tangent:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """√(Σ‖F' − F‖² / Σ‖F‖²) where one input alone is another one, drawn at random; None where there is none.
+    """√(Σ‖F' − F‖² / Σ‖F‖²) where one input alone is replaced; None without that input.
 
-    Without jumps `time` moves t and r = t together, and `landing` is None. `size` is the root mean square of F.
+    Without jumps `time` replaces t and r = t together, and `landing` is None. `size` is the root mean square of F.
     """
 
     time: float | None
@@ -137,13 +127,13 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Spread:
-    """The variety of samples made in some number of steps, within their class.
+    """The variety of samples of a number of steps, within their class.
 
     Args:
-        spread: total variance within a class against that of the data: 1 is right, 0 is one image per class.
-        diversity: effective number of directions, (tr C)²/tr C², against that of as many rows of the data.
+        spread: total variance within a class relative to that of the data: 1 is right, 0 is one image per class.
+        diversity: effective number of directions, (tr C)²/tr C², relative to that of as many rows of the data.
         offset: squared distance of the class means to those of the data, in units of the variance of the data.
-        gap: √(Σ‖x − y‖² / Σ‖y − z‖²) to the samples y of the most steps, z the noise both are made from.
+        gap: √(Σ‖x − y‖² / Σ‖y − z‖²) to the samples y of the most steps, z the noise of both.
     """
 
     steps: int
@@ -165,14 +155,14 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Trends:
-    """What the metrics say of how training went; None where there are too few rows, or none with the number.
+    """The course of training by its metrics; None where there are too few rows with the number.
 
     Args:
         fall: 1 − (raw error in the last quarter)/(in the quarter before). rise: last quarter / best before it.
         spikes: rows whose gradient norm is `SPIKE` times the median of the 20 before; `worst` the largest factor.
-        growth: ‖du/dt‖ in the last quarter against the second.
-        skipped: steps that were refused as not finite, `lost` as a share of all steps.
-        rate: the learning rate at the end against the highest.
+        growth: ‖du/dt‖ in the last quarter relative to the second.
+        skipped: steps skipped as not finite; `lost`: their share of all steps.
+        rate: the learning rate at the end relative to the highest.
     """
 
     steps: int
@@ -190,7 +180,7 @@ class Trends:
 
 @dataclass(frozen=True)
 class Quality:
-    """One row of the table of a run; `intended` says whether its method is made for that number of steps."""
+    """One row of the quality table of a run; `intended`: whether its method is meant for that number of steps."""
 
     steps: int
     intended: bool
@@ -203,22 +193,22 @@ class Quality:
 
     @property
     def called(self) -> str:
-        """The number of steps in words: 1 step, 4 steps."""
-        return f"{self.steps} step{'s' * (self.steps > 1)}"
+        """The number of steps as text: 1 step, 4 steps."""
+        return plural(self.steps, "step")
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """How long a run was trained, and its quality table.
+    """The length of the training of a run, and its quality table.
 
     Args:
-        steps, batch: of the training so far, None where it is not known; `planned` steps are its whole length.
+        steps, batch: of the training so far, None where it is not known; `planned`: steps of the whole training.
         images: rows of the training data.
-        classes: of the labels it is trained with, None without.
-        rows: of the table that were sampled in a number of steps; empty without a table of these weights.
-        other: the weights that the table is of, where these are not the ones diagnosed.
+        classes: the number of classes, None without labels.
+        rows: of the table, without those of given times; empty without a table of these weights.
+        other: the weights of the table, where these are not the ones diagnosed.
         metric: the name of the distance. num: samples of each row.
-        floor: the distance between halves of the reference data. real: what `num` real images have.
+        floor: the distance between halves of the reference data. real: that of `num` real images to the reference.
         real_accuracy: label accuracy of real images.
         variance: of points, the sum over their dimensions; None for anything else.
     """
@@ -239,17 +229,17 @@ class RunFacts:
 
     @property
     def passes(self) -> float | None:
-        """How often training has seen the data."""
+        """Passes over the data so far."""
         return None if self.steps is None else self.steps * self.batch / max(1, self.images)
 
     @property
     def intended(self) -> list[Quality]:
-        """The rows whose number of steps the method is made for, fewest steps first; all where there are none."""
+        """The rows of step counts that the method is meant for, fewest steps first; all where there are none."""
         measured = sorted((row for row in self.rows if row.distance is not None), key=lambda row: row.steps)
         return [row for row in measured if row.intended] or measured
 
     def ratio(self, row: Quality) -> float:
-        """Return the distance of a row against that of as many real images; 0 where nothing is known of these."""
+        """Return the distance of a row relative to that of as many real images; 0 where that is not known."""
         if row.distance is None or not self.real:
             return 0.0
         if self.variance is not None and row.distance < VARIANCE * self.variance:
@@ -259,10 +249,11 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was measured about a map, and the findings, worst first.
+    """The numbers measured of a map, and the findings, worst first.
 
-    `jumps` says whether the method trains any rows r < t, `one_step` whether it means to be sampled in one step,
-    `not_finite` the share of probed rows that were not finite and do not count.
+    Args:
+        jumps: whether the method trains rows r < t. one_step: whether it is meant for one step.
+        not_finite: the share of probed rows that were not finite, which do not count.
     """
 
     method: str
@@ -285,7 +276,7 @@ class Diagnosis:
     findings: tuple[Finding, ...] = ()
 
     def panels(self) -> dict[str, dict[str, tuple[list[float], tuple[float | None, ...]]]]:
-        """Return what `pictures.panels` draws: lines (t, value) by title and name."""
+        """Return the series of `pictures.panels`: lines (t, value) by title and name."""
         e, g = self.error, self.semigroup
         lines = {
             "unweighted error": {"r = t": e.diagonal} | ({} if e.jumps is None else {"r < t": e.jumps}),

@@ -1,4 +1,4 @@
-"""The probes of a diagnosis: pure functions of the map, the data and the seed, see the table in `measurements`."""
+"""The probes of a diagnosis: functions of the map, the data and the seed, see `measurements`."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from flowleap.times import Adjacent, NoiseGrid
 from flowleap.velocities import Conditional
 
 BINS = 10  # tenths of the range of times
-LOWEST = 0.002  # the noise level that the logarithm of levels starts from, where they end at 0
-BATCHES = 8  # gradients that are compared with one another
-MANY = 16  # steps of the samples that those of one step are compared with
+LOWEST = 0.002  # the least noise level of the logarithmic range, where levels end at 0
+BATCHES = 8  # for gradient norms
+MANY = 16  # steps of the samples that one-step samples are compared with
 FITTED = 10_000  # rows that a Gaussian is fitted to, of data that are not held as floats
-SAMPLES = 256  # samples whose spread is measured
-CLASSES = 16  # classes they are spread over, at most
+SAMPLES = 256  # for the spread
+CLASSES = 16  # of these samples, at most
 
 
 # ---------------------------------------------------------------- rows and bins
@@ -52,10 +52,7 @@ CLASSES = 16  # classes they are spread over, at most
 
 @dataclass(frozen=True)
 class TimeRange:
-    """The share f of the range of times that has passed since the data: linear in t, or in ln t for noise levels.
-
-    Levels that end at 0 are counted from `LOWEST` on.
-    """
+    """The share f of the range of times, 0 at the data: linear in t, or in ln t for noise levels (from `LOWEST` on)."""
 
     path: Path
 
@@ -144,11 +141,10 @@ def _ratio(above: Tensor, below: Tensor) -> Estimate:
 
 
 def _untaught(objective: Objective, flow: FlowMap) -> Objective:
-    """Return an objective with the data in the place of a teacher that is not at hand, else as it is.
+    """Return an objective that needs no teacher, with the data in its place; one without a teacher as it is.
 
-    Its velocity becomes that of the pairs of data and noise, and stored pairs become independent ones; a teacher that
-    is taken anew in stages becomes the network itself. A target that asks a teacher of its own becomes consistency in
-    short steps to the data. A first stage is part of the network in two stages.
+    Its velocity becomes the conditional one, stored pairs become independent ones, and a teacher that is refreshed in
+    stages becomes the network itself. A target with a teacher of its own becomes consistency in short steps.
     """
     if not objective.needs_teacher:
         return objective
@@ -166,7 +162,7 @@ def _untaught(objective: Objective, flow: FlowMap) -> Objective:
 
 
 class Probes:
-    """The measurements of one diagnosis: rows are drawn by name from the seed, so that no probe moves another."""
+    """The probes of one diagnosis; each draws its rows from a stream of its own, so that none changes another."""
 
     def __init__(
         self, flow: FlowMap, objective: Objective, dataset: Dataset, seed: int, num: int, batch: int
@@ -174,7 +170,7 @@ class Probes:
         labeled = dataset.label is not None and flow.num_classes is not None
         self.flow, self.seed, self.num = flow, seed, num
         self.data = dataset if labeled else replace(dataset, label=None, num_classes=None)
-        # a horizon counts as passed: what is diagnosed is what training has come to
+        # schedules are at their end: the diagnosis is of the trained network
         objective = _untaught(objective, flow)
         self.objective = objective if objective.steps is not None else objective.for_run(1)
         self.first = self.objective.steps or 1
@@ -188,13 +184,13 @@ class Probes:
         self.seen = self.lost = 0
 
     def count(self, *numbers: Tensor) -> None:
-        """Take note of how many rows were not finite."""
+        """Count rows, and those that are not finite."""
         for rows in numbers:
             self.seen += len(rows)
             self.lost += int((~rows.isfinite()).sum())
 
     def points(self, batches: int) -> Iterator[Point]:
-        """The objective's own draws, as training would make them after its last step."""
+        """Yield training points of the objective, as after its last step."""
         for step in range(self.first, self.first + batches):
             rows = self.objective.batching.indices(
                 self.data.label, len(self.data), self.batch, step, self.seed
@@ -204,7 +200,7 @@ class Probes:
             yield self.objective.draw(batch, step, self.seed, self.flow)
 
     def error(self) -> Error:
-        """The raw error of the regression, by departure time."""
+        """Measure the raw error of the regression, by departure time."""
         flow, objective = self.flow, self.objective
         parts: dict[bool, list[Tensor]] = {True: [], False: []}
         drawn = jumping = 0
@@ -234,7 +230,7 @@ class Probes:
         return Error(diagonal, jumps, 1 - jumping / drawn, ratio, explained, *self.velocity_error())
 
     def velocity_error(self) -> tuple[float | None, float | None]:
-        """How good the instantaneous velocity is: against a Gaussian's, and against that of the shortest jumps."""
+        """Return `Error.behind` and `Error.joint`."""
         t = self.times("velocity")[0]
         share = self.clock.share(t)
         short = max(0.02, 2 * self.objective.times.finest)
@@ -259,10 +255,10 @@ class Probes:
         behind = None if self.objective.guidance is not None or width == 0 else _compared(ours, theirs)
         return behind, float(instant.mean() / near.mean()) if self.jumps and near.mean() > 0 else None
 
-    # ------------------------------------------------------------ at times of our own
+    # ------------------------------------------------------------ at times of the diagnosis
 
     def times(self, stream: str, to_data: bool = False) -> tuple[Time, Time, Time]:
-        """Triples r ≤ s ≤ t, (num,) float64: uniform and stratified in t, or from a law that knows a grid only."""
+        """Return r ≤ s ≤ t, (num,) float64: uniform and stratified in t, or drawn by a time law on a grid."""
         g, law = generator(self.seed, f"diagnosis/times/{stream}"), self.objective.times
         if law.finest > 0 and self.jumps:
             t, s, r, num_jumps = law.draw(g, 64 * self.num, 1.0)
@@ -278,7 +274,7 @@ class Probes:
         return self.clock.time(t), self.clock.time(s), self.clock.time(r)
 
     def rows(self, stream: str, times: tuple[Time, Time, Time]) -> Iterator[_Rows]:
-        """Rows of the data, noised to their t, some at a time."""
+        """Yield batches of noised data with their times."""
         size, data = len(self.data), self.data
         order = torch.randperm(size, generator=generator(self.seed, f"diagnosis/rows/{stream}"))
         chosen = order[torch.arange(self.num) % size]
@@ -293,12 +289,12 @@ class Probes:
             yield _Rows(path.point(x, noise, t), path.velocity(x, noise, t), t, s, r, label)
 
     def jump(self, x: Image, t: Time, r: Time, label: Label) -> Image:
-        """X_{t→r}(x); jumps at the finest level of a grid ask the network on its diagonal, as in training."""
+        """X_{t→r}(x); the shortest jumps of a grid are asked on the diagonal, as in training."""
         asked = torch.where(t - r <= 1.001 * self.objective.times.finest, t, r)
         return self.flow.step(self.flow.output(x, t, asked, label), x, t, r)
 
     def semigroup(self) -> Semigroup:
-        """One jump against two."""
+        """Measure one jump against two."""
         numbers = {}
         for kind in ("random", "to data"):
             times = self.times(f"semigroup/{kind}", kind == "to data")
@@ -330,7 +326,7 @@ class Probes:
         )
 
     def tangent(self) -> Tangent:
-        """The derivative along the flow, exactly and by a central difference."""
+        """Measure the derivative along the flow, exactly and by a central difference."""
         times = self.times("tangent")
         exact = self.has_jvp()
         parts = [self.rates(rows, exact) for rows in self.rows("tangent", times)]
@@ -380,7 +376,7 @@ class Probes:
         return True
 
     def sensitivity(self) -> Sensitivity:
-        """What the network answers when one of its inputs is another one."""
+        """Measure the change of the output with each input."""
         t = self.times("sensitivity")[0]
         other = self.clock.time((self.clock.share(t) + 0.5) % 1.0)  # half of the range away
         low = torch.full_like(t, self.flow.path.t_min)
@@ -396,7 +392,7 @@ class Probes:
         )
 
     def answers(self, rows: _Rows) -> Tensor:
-        """Mean squares, (4, rows): of F, and of its change where t, r or the label is another one."""
+        """Mean squares, (4, rows): of F, and of its change with another t, r or label."""
         x, t, other, low = rows.x_t, rows.t, rows.s, rows.r
         landing, elsewhere = (low, low) if self.jumps else (t, other)
         label = rows.label
@@ -410,13 +406,13 @@ class Probes:
         return torch.stack([squared_norm(value.double(), "mean") for value in squares]).cpu()
 
     def other_label(self, label: Tensor) -> Tensor:
-        """The next class for each row, in a circle."""
+        """The next class for each row, cyclically."""
         return (label + 1) % max(1, self.data.num_classes or 1)
 
     # ------------------------------------------------------------ samples and gradients
 
     def spread(self) -> tuple[Spread, ...]:
-        """The variety of samples, in one step and in several."""
+        """Measure the variety of samples in one step and in several."""
         label, real = self.classes()
         shape, flow = self.data.shape, self.flow
         num = SAMPLES if label is None else len(label)
@@ -443,7 +439,7 @@ class Probes:
         return tuple(found)
 
     def classes(self) -> tuple[Label, list[Tensor]]:
-        """The labels of the samples, and the rows of the data of each class that is sampled, (rows, d) float64."""
+        """Return the labels of the samples, and the data of each of their classes, (rows, d) float64."""
         x, label = self.data.x, self.data.label
         if label is None:
             return None, [x[self._some(torch.arange(len(x)))].flatten(1).double()]
@@ -455,12 +451,12 @@ class Probes:
         return chosen.repeat_interleave(each), real
 
     def _some(self, rows: Tensor) -> Tensor:
-        """At most 1,000 of these rows of the data, in an order of their own."""
+        """At most 1,000 of these row numbers, shuffled."""
         order = torch.randperm(len(rows), generator=generator(self.seed, "diagnosis/real"))
         return rows[order[:1000]]
 
     def gradient(self) -> Gradient | None:
-        """The norm of the gradient of the loss; `.grad` and `requires_grad` of the network stay as they are."""
+        """Measure the norm of the gradient of the loss; `.grad` and `requires_grad` of the network stay as they are."""
         network = self.flow.network
         if not isinstance(network, nn.Module):
             return None

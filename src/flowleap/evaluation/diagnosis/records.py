@@ -1,4 +1,4 @@
-"""What the files of a run say: the course of its training by its metrics, and its quality table."""
+"""Trends of training and facts of a run, from its metrics and its quality table."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from flowleap.evaluation.diagnosis.measurements import Quality, RunFacts, Trends
 from flowleap.objectives import Objective
 
 SPIKE = 4.0  # times the median of the rows before: single rows of healthy runs stay below twice
-LEAST_ROWS = 8  # two rows in each quarter of the metrics, below which no trend is told
+LEAST_ROWS = 8  # of the metrics, two in each quarter; no trend of fewer
 
 
 def trends(metrics: Sequence[Mapping[str, Any]]) -> Trends | None:
-    """Return what rows of metrics.jsonl say, oldest first; None without rows."""
+    """Return the trends of the rows of metrics.jsonl, oldest first; None without rows."""
     if not metrics:
         return None
     last = metrics[-1]
@@ -52,7 +52,7 @@ def _quarters(metrics: Sequence[Mapping[str, Any]], name: str) -> list[float] | 
 
 
 def _spikes(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """(step, gradient norm against the median of up to 20 rows before), from the fourth row on."""
+    """(step, gradient norm relative to the median of up to 20 rows before), from the fourth row on."""
     rows = [(int(row.get("step", 0)), float(row["grad_norm"])) for row in metrics if row.get("grad_norm")]
     before = [[norm for _, norm in rows[max(0, i - 20) : i]] for i in range(len(rows))]
     return [
@@ -76,7 +76,7 @@ def run_facts(
 
     Args:
         steps: of its training so far, None where that is not known; `planned` of its whole training.
-        table: the rows of table.json; they count only where they are of the weights of the name `weights`.
+        table: the rows of table.json; they count only where they are of the weights named `weights`.
     """
     facts = RunFacts(steps, planned, batch, len(dataset), classes)
     rows = [row for row in table if row.get("steps") is not None and row.get("times") is None]
@@ -114,7 +114,7 @@ def _quality(row: Mapping[str, Any], objective: Objective) -> Quality:
 
 
 def _scarcity(size: int | None, num: int) -> float:
-    """How much greater the distance of `num` real images to all `size` is than that between two halves of them.
+    """The distance of `num` real images to all `size` of them, relative to that between two halves.
 
     A Fréchet distance of samples of sizes n and m is biased by a multiple of 1/n + 1/m: 4/size for two halves,
     1/num + 1/size here. At least 1: fewer images never count as nearer than halves are.

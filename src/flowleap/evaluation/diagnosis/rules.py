@@ -1,16 +1,16 @@
-"""The rules of a diagnosis: what its numbers mean, in sentences that name likely causes and what to do.
+"""The rules of a diagnosis: findings on its numbers, with likely causes and what to do.
 
-Every limit is a constant with the reason for it. Those of probes were set where healthy runs (8 × 8 digits, 800 steps
-of MeanFlow, ESC and flow matching) stay clear of them by a factor of two or more, and exact flows by far. Those of
-results are set by the runs of benchmarks/digits.md (3,600 steps, 192 passes over the data): ESC, MeanFlow, shortcut and
-flow matching stay within them at every number of steps that they are trained for.
+Each threshold is a constant with its reason. Healthy runs (8 × 8 digits, 800 steps of MeanFlow, ESC and flow matching)
+keep a factor of two or more from those of probes, exact flows far more. Those of results are set by the runs of
+benchmarks/digits.md (3,600 steps, 192 passes over the data): ESC, MeanFlow, shortcut and flow matching stay within them
+at every number of steps that they are trained for.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from flowleap.evaluation.diagnosis.measurements import ORDER, Diagnosis, Finding, RunFacts, Spread
@@ -19,70 +19,64 @@ from flowleap.evaluation.quality_table import COPIED, MEMORIZED
 
 problem, warning, note = partial(Finding, "problem"), partial(Finding, "warning"), partial(Finding, "note")
 
-# what a network knows
-EXPLAINED = (
-    0.05  # one that answers zero explains nothing of its target, exact flows of Gaussian data 0.15 and more
-)
-BEHIND = 1.3  # the best round Gaussian in the place of the data has 1, healthy runs on images half of it
-FAVORED = 1.5  # rows r < t are hardly easier than r = t where both are learned: healthy ratios are 0.8 to 1
-NEGLECTED = 3.0  # jumps that agree with one another so much better than the diagonal with the data
+# what a network has learned
+EXPLAINED = 0.05  # zero output explains nothing of the target, exact flows of Gaussian data 0.15 and more
+BEHIND = 1.3  # the isotropic Gaussian fitted to the data has 1, healthy runs on images half of it
+FAVORED = 1.5  # error on r = t over that on r < t: healthy ratios are 0.8 to 1
+NEGLECTED = 3.0  # … where jumps agree with one another but not with the data
 JOINED = 1.3  # u(t, t) and u(t, t − ε) are almost one function: healthy ratios are within 1 % of 1
 RARE = 0.1  # a share of r = t below this; published ones are 0.25 to 0.875
 
 # inputs and derivatives
-IGNORED = 0.01  # no dependence to speak of; healthy outputs change by a quarter and more
+IGNORED = 0.01  # relative change of the output; healthy outputs change by a quarter and more
 ROUGH = 0.2  # the central difference of a smooth network is exact to 1 %
-VERY_ROUGH = 0.5  # more than half of the derivative is at a scale that sampling steps never see
-STEEP = 5.0  # at the noise, an output that is another one within a fifth of the range; healthy: 0.3 to 0.5
-STEEPER = 5.0  # … and changes so much more than in the middle; healthy outputs change less there
-STEEP_AT_DATA = 60.0  # at the data the flow bends within the width of the data, by right; 21 for width 0.02
-STEEPER_AT_DATA = 10.0  # … and more than in the middle; healthy ones about four times
+VERY_ROUGH = 0.5  # more than half of the derivative is at a scale below any sampling step
+STEEP = 5.0  # ‖du/dt‖/‖u‖ at the noise: the output changes completely within a fifth of the range; healthy: 0.3 to 0.5
+STEEPER = 5.0  # … relative to the middle; healthy outputs change less there
+STEEP_AT_DATA = 60.0  # at the data an exact flow bends within the width of the data: 21 for width 0.02
+STEEPER_AT_DATA = 10.0  # … relative to the middle; healthy: about four
 
 # jumps and samples
-MISSED = 0.3  # two jumps end a tenth of the way from one in healthy runs
-WORSE = 5.0  # … which is two and a half times as far as short jumps do
-GAP = 0.5  # samples of one step end a fifth of the way from those of many in healthy runs
-FEW = 0.5  # one step keeps 70 % and more of the variance within classes in healthy runs, a class mean nothing
-COLLAPSED = 0.25  # less than a quarter of the variance is blur that anyone sees
-NARROW = 0.35  # directions of variation against those of the data; healthy runs have as many or more
-SCATTERED = 2.0  # noise left in, or an overshoot; an untrained map has three times the variance of the data
-SHIFTED = 0.5  # means of classes are within a tenth of the variance in healthy runs
+MISSED = 0.3  # distance between two jumps and one; healthy: 0.1
+WORSE = 5.0  # … relative to short jumps; healthy: 2.5
+GAP = 0.5  # distance between samples of one step and of many; healthy: 0.2
+FEW = 0.5  # share of the variance within classes; healthy one-step samples keep 0.7 and more, a class mean 0
+COLLAPSED = 0.25  # … below which the blur is obvious
+NARROW = 0.35  # directions of variation relative to the data; healthy: 1 and more
+SCATTERED = 2.0  # variance relative to the data: noise left in, or an overshoot; 3 for an untrained map
+SHIFTED = 0.5  # squared distance of class means in variances; healthy: 0.1
 
 # training
 UNSTEADY = (
     1.5  # std/mean of gradient norms over batches; healthy: 0.05 to 0.15, pure noise in one weight 0.76
 )
-FALLING = 0.2  # fall of the error over the last quarter against the one before; 6 to 10 % after a decay
-SLOWLY = 0.03  # a fall that more steps would still turn into quality, though not worth a warning
-RISING = 1.2  # the last quarter against the best one before it; the noise of quarters is far below a fifth
-OFTEN = 3  # spikes that are no accident
-HUGE = 10.0  # one spike of this size is none either
-GROWTH = 3.0  # of ‖du/dt‖ from the second quarter to the last; healthy runs: 1.0 to 1.1
-SKIPPED = 0.01  # steps refused as not finite: a few do no harm, one in a hundred is no accident
+FALLING = 0.2  # fall of the error from the third quarter to the last; 0.06 to 0.1 after a decay
+SLOWLY = 0.03  # … that more steps would still turn into quality, though not worth a warning
+RISING = 1.2  # error of the last quarter relative to the best one before; the noise is far below a fifth
+OFTEN = 3  # spikes
+HUGE = 10.0  # a single spike
+GROWTH = 3.0  # of ‖du/dt‖ from the second quarter to the last; healthy: 1.0 to 1.1
+SKIPPED = 0.01  # share of steps skipped as not finite: a few do no harm
 
 # results
-FAR = 3.0  # distances against that of real images: the runs of digits.md have at most 2.2, in one step of shortcut
-VERY_FAR = 5.0  # flow matching in two steps, for which it is not trained, has 5.4: blurred digits
-ACCURATE = 0.9  # label accuracy against that of real images: at least 0.98 in digits.md
-GUESSED = 0.7  # below this share of it, labels are wrong so often that it shows
+FAR = 3.0  # distance relative to that of real images: at most 2.2 in digits.md, for shortcut in one step
+VERY_FAR = 5.0  # … 5.4 for flow matching in two steps, for which it is not trained: blurred digits
+ACCURATE = 0.9  # label accuracy relative to that of real images: at least 0.98 in digits.md
+GUESSED = 0.7  # … below which wrong labels are obvious
 PRECISE = 0.3  # precision at best: 0.07 after 200 steps on digits, 0.47 and more for finished runs
 VARIED = 0.1  # recall at best: 0.25 and more for finished runs
 SHORT = 2000  # steps: digits.md has 3,600, the recipe of Fashion-MNIST 7,000
 PASSES = 10.0  # over the data: digits.md has 192, the recipe of Fashion-MNIST 15
 
 
-Rule = Callable[[Diagnosis], Iterable[Finding]]
-
-
 def judge(d: Diagnosis) -> tuple[Finding, ...]:
     """Return the findings, worst first; a single note where nothing is wrong."""
-    rules: list[Rule] = [_finite, _untrained]
-    found = [finding for rule in rules for finding in rule(d)]
-    unknowing = bool(found)  # a network that knows nothing fails every other test as well
+    found = [*_finite(d), *_untrained(d)]
+    untrained = bool(found)  # which fails every other rule of the map as well
     found += [*_skipped(d), *judge_run(d.run)]
-    if not unknowing:
-        rules = [_ignored, _rough, _steep, _diagonal, _jumps, _samples, _scope]
-        found += [finding for rule in rules for finding in rule(d)]
+    if not untrained:
+        for rule in (_ignored, _rough, _steep, _diagonal, _jumps, _samples, _scope):
+            found += rule(d)
     found += [*_gradient(d), *_progress(d), *_stability(d)]
     if all(finding.severity == "note" for finding in found):
         found.insert(0, _healthy(d))
@@ -90,7 +84,7 @@ def judge(d: Diagnosis) -> tuple[Finding, ...]:
 
 
 def _healthy(d: Diagnosis) -> Finding:
-    """The one note where nothing is wrong; it does not speak of samples that were not measured."""
+    """The note where nothing is wrong; it says nothing of samples that were not measured."""
     if d.run is None:
         return note("Nothing wrong was found", "Every probe is where healthy runs have it.")
     if not d.run.rows:
@@ -102,7 +96,7 @@ def _healthy(d: Diagnosis) -> Finding:
 
 
 def _one_time(d: Diagnosis) -> bool:
-    """Whether the network knows one time, no row having r = t: neither its velocity nor other jumps were asked for."""
+    """Whether the network is conditioned on one time and no row has r = t: it has no velocity and no other jumps."""
     return d.settings.get("conditioning") == "t" and d.error.share == 0
 
 
@@ -436,7 +430,7 @@ def _stability(d: Diagnosis) -> Iterable[Finding]:
 
 
 def judge_run(run: RunFacts | None) -> list[Finding]:
-    """Return what is wrong with the results of a run, most telling first; notes where nothing could be judged."""
+    """Return what is wrong with the results of a run, most important first; notes where nothing is known."""
     if run is None:
         return []
     found = [*_not_finite(run), *_distance(run), *_labels(run), *_precision(run), *_memorized(run)]
@@ -486,7 +480,7 @@ def _distance(run: RunFacts) -> Iterable[Finding]:
 
 
 def _compared(run: RunFacts) -> str:
-    """What a distance is compared with, in words."""
+    """The distance that others are compared with, as text."""
     assert run.real is not None and run.floor is not None
     thing = "images" if run.variance is None else "points"
     if math.isclose(run.real, run.floor):
@@ -577,5 +571,5 @@ def _unmeasured(run: RunFacts) -> Iterable[Finding]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Several names in a sentence: a, b and c."""
+    """Join names as in a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

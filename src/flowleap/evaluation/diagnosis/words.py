@@ -1,4 +1,4 @@
-"""The numbers of a diagnosis for a terminal: a table by departure time, and a line for each other probe."""
+"""The numbers of a diagnosis as text: a table by departure time, and a line for each other probe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flowleap.tables import Table
 
 
 def table(found: Diagnosis) -> Table:
-    """Return the probes that go by departure time."""
+    """Return the table of the probes by departure time."""
     columns = {
         "error r=t": found.error.diagonal,
         "error r<t": found.error.jumps,
@@ -34,7 +34,7 @@ def _cell(curve: Curve, row: int, with_error: bool) -> str:
 
 
 def lines(found: Diagnosis) -> list[str]:
-    """Return what the table means, and the other probes, a line each."""
+    """Return the legend of the table, and a line for each other probe."""
     s, g, e = found.sensitivity, found.gradient, found.semigroup
     within = "" if s.label is None else " within a class"
     told = [
