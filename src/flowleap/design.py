@@ -1,4 +1,4 @@
-"""The design table: the parts of methods side by side, in words that are read from the parts."""
+"""The design space as text: the components of methods, side by side, read from their values."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from flowleap.interfaces import Loss
 from flowleap.objectives import Objective
 from flowleap.tables import Table
 
-__all__ = ["DESIGN", "canonical", "components", "design", "hyphens", "plain", "summary", "table"]
-
 WORDS = {
     "path": "flow path",
     "parameterization": "network output",
@@ -27,7 +25,7 @@ WORDS = {
     "batching": "batches",
     "label_dropout": "label dropout",
 }
-"""What fields of an objective are called."""
+"""Titles of the fields of an objective."""
 HEADINGS = ("name", "type", "steps")
 """Fields that name an objective, or belong to a run."""
 DESIGN = (

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["duration", "number", "plural", "roughly", "scaled"]
-
 BLANK = "–"
 """What stands for a number that is not there."""
 

@@ -1,12 +1,10 @@
-"""Standard output and standard error that never fail to print: what their encoding lacks is written as \\uXXXX."""
+"""Standard output and standard error that escape characters that their encoding lacks as \\uXXXX."""
 
 from __future__ import annotations
 
 import codecs
 import io
 import sys
-
-__all__ = ["ESCAPE", "keep_printing", "keep_printing_ascii"]
 
 ESCAPE = "flowleap-escape"
 """An error handler for encoding: \\uXXXX, and two of them beyond U+FFFF, which a JSON string reads back as it was."""
@@ -15,10 +13,10 @@ FAILING = ("strict", "surrogateescape", "surrogatepass")
 
 
 def keep_printing() -> None:
-    """Let standard output and standard error escape characters that they cannot encode, rather than raise.
+    """Make standard output and standard error escape characters that they cannot encode, instead of raising.
 
-    Among those are the surrogates that stand for the bytes of a file name that is not UTF-8. Streams that replace or
-    ignore such characters already, as PYTHONIOENCODING may ask, stay as they are.
+    This includes the surrogates of file names that are not UTF-8. Streams that replace or ignore such characters, as by
+    PYTHONIOENCODING, stay as they are.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in FAILING:
@@ -26,7 +24,7 @@ def keep_printing() -> None:
 
 
 def keep_printing_ascii() -> None:
-    """Let streams whose encoding is ASCII stay so; click would write UTF-8 to them, taking ASCII for a mistake."""
+    """Keep ASCII streams ASCII; click would write UTF-8 to them, taking ASCII for a misconfiguration."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
             stream.reconfigure(encoding=ASCII, errors=stream.errors)

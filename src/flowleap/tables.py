@@ -1,4 +1,4 @@
-"""Tables: one value that is written to a terminal of any width, as Markdown, or as HTML (`html.jinja` of reports).
+"""Tables for a terminal of any width, Markdown, and HTML (`report.html.jinja` of reports).
 
 On a terminal text cells wrap between words; columns that do not fit follow in a block of their own, in which the first
 column is repeated.
@@ -12,10 +12,8 @@ from typing import Any
 
 from flowleap.terminal import GAP, wrapped
 
-__all__ = ["Cell", "Table"]
-
 NARROWEST = 16
-"""Columns that a text cell is given before its column goes into the next block."""
+"""The least width of a text column beside others; below it the column goes into the next block."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Cell:
     Args:
         bound: an interval or an error, written behind the text.
         mark: a class of its HTML element, for emphasis.
-        look: the number of the color and marker of a run that the text names; HTML draws the marker.
+        look: the number of the color and marker of the run that the text names, for HTML.
     """
 
     text: str
@@ -39,7 +37,7 @@ class Cell:
 
 @dataclass
 class Table:
-    """Titles and rows of cells. `rich` prints it; `lines` returns what is printed.
+    """Titles and rows of cells, printable by `rich`; see `lines`.
 
     Args:
         titles: of the columns; "" for none. They wrap between words.
@@ -47,7 +45,7 @@ class Table:
             whole and end at the right.
         styles: of the rows, where they have one.
         ruled: a rule follows each row; `sections` names the rows that one follows.
-        heads: the first columns that name a row; an empty first cell belongs to the one above it.
+        heads: the number of first columns that name a row; an empty first cell continues the one above it.
     """
 
     titles: Sequence[str]
@@ -115,7 +113,7 @@ class Table:
         return [str(row[column]) for row in self.rows]
 
     def _least(self, column: int) -> int:
-        """The fewest columns that a column takes without breaking a word."""
+        """The least width of a column that breaks no word."""
         title = max(map(len, self.titles[column].split()), default=0)
         if column not in self.text:
             return max([title, *map(len, self._cells(column))])
@@ -124,14 +122,14 @@ class Table:
         return max(title, words)
 
     def _natural(self, column: int) -> int:
-        """The columns that a column would like to have."""
+        """The width of a column without line breaks."""
         if column not in self.text:
             return self._least(column)
         lines = [line for cell in self._cells(column) for line in cell.split("\n")]
         return max([len(self.titles[column]), *map(len, lines)])
 
     def _blocks(self, width: int) -> list[list[int]]:
-        """The columns of each block: the first one with as many others as fit beside it."""
+        """The columns of each block: the first one and as many others as fit beside it."""
         if len(self.titles) == 1:
             return [[0]]
         first = min(self._least(0), width // 2)
@@ -147,14 +145,12 @@ class Table:
         return blocks
 
     def _widths(self, columns: Sequence[int], width: int) -> list[int]:
-        """How wide each column of a block is: what is left over goes where most text waits for it."""
+        """The width of each column of a block; spare width goes to the column that lacks most."""
         widths = [self._least(column) for column in columns]
         wanted = [self._natural(column) for column in columns]
         left = width - GAP * (len(columns) - 1) - sum(widths)
         more = wanted[0] - widths[0]
-        if (
-            wanted[0] <= width // 3 and more <= left
-        ):  # what rows are called stays in one line where there is room
+        if wanted[0] <= width // 3 and more <= left:  # names of rows stay in one line where there is room
             widths[0] += more
             left -= more
         while left < 0 and max(widths) > 1:  # a word alone is wider than the table
@@ -182,7 +178,7 @@ class Table:
     def _line(
         self, columns: Sequence[int], cells: Sequence[str], widths: Sequence[int], low: bool = False
     ) -> list[str]:
-        """The lines of one row; cells of fewer lines stand at the top, or `low`."""
+        """The lines of one row; cells of fewer lines are aligned to the top, or with `low` to the bottom."""
         parts = [_folded(cell, width) for cell, width in zip(cells, widths, strict=True)]
         height = max(map(len, parts))
         padded = [[""] * (height - len(part)) + part if low else part + [""] * height for part in parts]

@@ -1,4 +1,4 @@
-"""Lines and bars that fit a terminal of any width without breaking a word or a number.
+"""Lines and progress bars that fit a terminal of any width without breaking words or numbers.
 
 | what   | on a terminal                                       | in a file or a pipe |
 |--------|-----------------------------------------------------|---------------------|
@@ -19,18 +19,16 @@ from flowleap.formatting import duration
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Bar", "console", "print_line", "width_of", "wrapped"]
-
 PIPED = 160
-"""Columns of a table where there is no terminal to fit into."""
+"""The width of tables without a terminal."""
 GAP = 2
 """Spaces between the columns of a table."""
 SHORTEST, LONGEST = 8, 40
-"""Columns of the bar itself."""
+"""The width of the bar itself."""
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console that takes text literally, as wide as its terminal, or as a table needs where there is none."""
+    """Return a console without markup, as wide as its terminal, or as `PIPED` without one."""
     from rich.console import Console
 
     made = Console(stderr=stderr, highlight=False, markup=False)
@@ -40,7 +38,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def width_of(stream: TextIO) -> int | None:
-    """Return the number of columns of the terminal behind a stream, None where it is no terminal."""
+    """Return the width of the terminal of a stream, None where it is no terminal."""
     if not stream.isatty():
         return None
     named = os.environ.get("COLUMNS", "")
@@ -78,22 +76,22 @@ def wrapped(text: str, width: int, indent: str = "  ") -> str:
 
 
 def print_line(console: Console, text: str, style: str | None = None) -> None:
-    """Print a line, taken literally: broken between words on a terminal, whole elsewhere."""
+    """Print a line without markup: wrapped on a terminal, whole elsewhere."""
     shown = wrapped(text, console.width) if console.is_terminal else text
     console.print(shown, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class Bar:
-    """How far something long is, in one line: a bar, the count, the time that is left, and other numbers."""
+    """A progress bar in one line: a bar, the count, the time left, and other numbers."""
 
     def __init__(self, total: int, done: int = 0, text: str = "", *, counted: bool = True) -> None:
-        """Begin at `done` of `total`; `counted` shows both numbers, otherwise there is a percentage."""
+        """Start at `done` of `total`, shown as both numbers with `counted`, else as a percentage."""
         self.total, self.done, self.text, self.counted = total, done, text, counted
         self.parts: Sequence[str] = ()
         self.first, self.start = done, time.perf_counter()
 
     def left(self) -> float | None:
-        """Return the seconds to the end at the pace so far; None where nothing is done yet."""
+        """Return the seconds left at the speed so far; None where nothing is done yet."""
         if not self.first < self.done < self.total:
             return None
         pace = (time.perf_counter() - self.start) / (self.done - self.first)

@@ -1,4 +1,4 @@
-"""Any network as features: a module of one's own, or a timm model such as DINOv2."""
+"""Networks as features: any module, or a timm model such as DINOv2."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from flowleap.evaluation.features import Features
 from flowleap.files import read_tensors
 from flowleap.suggest import suggest
 
-__all__ = ["of_module", "timm_features"]
-
 POPULAR = ("vit_small_patch14_dinov2.lvd142m", "vit_base_patch14_dinov2.lvd142m", "resnet50.a1_in1k")
 
 
@@ -33,12 +31,12 @@ def of_module(
     filter: str = "bicubic",
     batch: int = 64,
 ) -> Features:
-    """The output of a network as features; the network is copied, and evaluated.
+    """Return the output of a network as features; the network is copied, and in evaluation mode.
 
     Images in [-1, 1] become u = (x + 1)/2, resized with antialiasing, then (u − mean)/std.
 
     Args:
-        name: what distances are called after.
+        name: in the names of distances.
         size: (height, width) or the side of a square; None leaves images as they are.
         mean, std: for each channel or one for all; None leaves images in [0, 1].
         channels: of its input; grey images are repeated to that many. None takes images as they are.
@@ -73,10 +71,7 @@ def of_module(
 
 
 def pooled(made: Any, name: str) -> Tensor:
-    """One row per image: (n, d) as it is, (n, d, height, width) averaged over positions.
-
-    Raises: ValueError for anything else.
-    """
+    """Return one row per image: (n, d) as it is, (n, d, height, width) averaged; raises ValueError otherwise."""
     if isinstance(made, Tensor) and made.ndim == 4:
         return made.mean((2, 3))
     if isinstance(made, Tensor) and made.ndim == 2:
@@ -88,7 +83,7 @@ def pooled(made: Any, name: str) -> Tensor:
 
 
 def fingerprint(module: nn.Module, settings: str = "") -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of all weights of a module, and of settings beside them."""
+    """Return the first 12 hexadecimal digits of the SHA-256 of the weights of a module and of its settings."""
     digest = hashlib.sha256(settings.encode())
     for name, value in sorted(module.state_dict().items()):
         held = value.detach().cpu().contiguous()
@@ -103,15 +98,15 @@ def timm_features(
     weights: Path | str | None = None,
     device: torch.device | str | None = None,
 ) -> Features:
-    """The pooled features of a timm model, with the size, mean and standard deviation it was trained with.
+    """Return the pooled features of a timm model, with the image size, mean and standard deviation of its training.
 
-    The whole image is resized, nothing is cropped. A DINOv2 model is named "dinov2-…", others as timm names them,
-    without weights "…-untrained".
+    The whole image is resized, not cropped. A DINOv2 model is named "dinov2-…", others as in timm, without weights
+    "…-untrained".
 
     Args:
-        weights: a file with them (.safetensors, or a torch file of tensors) instead of fetching them.
+        weights: a file (.safetensors, or a torch file of tensors) in place of the published weights.
 
-    Raises: ValueError without timm, for unknown models, where weights cannot be had or do not fit.
+    Raises: ValueError without timm, for unknown models, and for weights that cannot be fetched or do not fit.
     """
     try:
         import timm
@@ -125,8 +120,8 @@ def timm_features(
     except Exception as error:  # of timm, of the hub, of the network
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"the weights of timm:{model} could not be had ({reason}): fetch them where there is a network and give "
-            "the file, or choose other features, such as --features pixel"
+            f"the weights of timm:{model} could not be fetched ({reason}): fetch them where there is a network and "
+            "give the file, or choose other features, such as --features pixel"
         ) from None
     if weights is not None:
         read_weights(network, Path(weights))
@@ -146,7 +141,7 @@ def timm_features(
 
 
 def named(model: str) -> str:
-    """What distances over a timm model are called after.
+    """Return the name of the features of a timm model.
 
     >>> named("vit_small_patch14_dinov2.lvd142m"), named("resnet18.a1_in1k")
     ('dinov2-vit_small_patch14', 'resnet18.a1_in1k')
@@ -156,7 +151,7 @@ def named(model: str) -> str:
 
 
 def read_weights(network: nn.Module, path: Path) -> None:
-    """Read the weights of a network from a file of tensors; those of a classification head are left out.
+    """Load the weights of a network from a file of tensors, without those of a classification head.
 
     Raises: OSError without a file; ValueError where they do not fit, or the file holds something else.
     """

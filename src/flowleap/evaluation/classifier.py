@@ -1,4 +1,4 @@
-"""A small fixed classifier of small images: its pooled layers are features, its logits say the class.
+"""A small classifier of small images: its pooled layers are features, its logits predict the class.
 
     a₀ = ↓l1(prep(x)),  a = a₀ + r1(a₀),  b = ↓l2(a),  c₀ = ↓l3(b),  c = c₀ + r3(c₀);  features: means of a, b, c
 
@@ -27,16 +27,14 @@ from flowleap.files import replace_file
 from flowleap.randomness import generator
 from flowleap.threads import limited
 
-__all__ = ["SHIPPED", "WEIGHTS", "Classifier", "Network", "fit", "load", "read"]
-
 WEIGHTS = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """A classifier that comes with flowleap: the SHA-256 of its file, and the shape of the images it was fitted on.
+    """A classifier that comes with flowleap: the SHA-256 of its file, and the shape of its images.
 
-    `made` is how `fit` made it, see `how`; None for one that was made elsewhere.
+    `made`: how `fit` made it, see `how`; None for one of another origin.
     """
 
     file: str
@@ -46,7 +44,7 @@ class Shipped:
 
 
 def how(checksum: str, seed: int) -> str:
-    """Return how a classifier is fitted: by which version of `fit`, to the data of which checksum, with which seed."""
+    """Return the version of `fit`, the checksum of the data and the seed as text."""
     return f"fit/1 data={checksum} seed={seed}"
 
 
@@ -81,11 +79,7 @@ BATCH = 256
 RATE = 0.4
 DECAY = 5e-4
 SMOOTHING = 0.1
-FEW, EPOCHS, MORE = (
-    10_000,
-    10,
-    60,
-)  # a set of fewer rows than FEW is gone through MORE times, another EPOCHS times
+FEW, EPOCHS, MORE = 10_000, 10, 60  # epochs: MORE for fewer rows than FEW, else EPOCHS
 HELD_OUT = 5_000  # rows held out, one fifth of a smaller set
 
 
@@ -121,7 +115,7 @@ class Network(nn.Module):
 
 
 def halved(x: Tensor) -> Tensor:
-    """The maximum over 2 × 2 pixels, where there are at least 4 × 4."""
+    """Return the maximum over 2 × 2 pixels where there are at least 4 × 4."""
     return functional.max_pool2d(x, 2) if min(x.shape[2:]) >= 4 else x
 
 
@@ -129,9 +123,8 @@ def halved(x: Tensor) -> Tensor:
 class Classifier:
     """A fitted network with the statistics of its features over the real data.
 
-    `accuracy` is that on rows it was not fitted on, None where it is not known. `eight_bit`: images are rounded
-    to the 256 levels it was fitted on. `covariance` is of the z-scored features. `made` is `how` it was fitted, empty
-    where that is not known.
+    `accuracy`: on held-out rows, None where it is not known. `eight_bit`: images are rounded to 256 levels, as those it
+    was fitted on. `covariance`: of the z-scored features. `made`: `how` it was fitted, empty where it is not known.
 
     Shapes: mean, std (d,); covariance (d, d); shape: of one image.
     """
@@ -147,11 +140,7 @@ class Classifier:
     made: str = ""
 
     def features(self, checksum: str | None = None, device: torch.device | str | None = None) -> Features:
-        """These as features, with logits; images in [-1, 1].
-
-        Args:
-            checksum: of the file they come from; that of the file `save` would write unless given.
-        """
+        """Return the features, with logits; `checksum`: of their file, by default of the one that `save` writes."""
         network = copy.deepcopy(self.network).to(device or "cpu")
         network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         where = next(network.parameters()).device
@@ -167,16 +156,13 @@ class Classifier:
         )
 
     def levels(self, samples: Tensor) -> Tensor:
-        """The images with as many levels as the network was fitted on: x → round(127.5 (x + 1)) / 127.5 − 1."""
+        """Round images to 256 levels where the network was fitted on those: x → round(127.5 (x + 1)) / 127.5 − 1."""
         if not self.eight_bit:
             return samples
         return (127.5 * (samples + 1)).round().clamp(0, 255) / 127.5 - 1
 
     def packed(self) -> bytes:
-        """The file: an .npz of the weights as float16 and the statistics as float32.
-
-        It also says how it was made, unless it is a shipped one to the last bit.
-        """
+        """Return the file: an .npz of the weights in float16, the statistics in float32, and `made` unless shipped."""
         state = self.network.state_dict()
         arrays = {name: state[name].half().cpu().numpy() for name in LAYERS}
         for name, value in zip(STATISTICS, (self.mean, self.std, self.covariance), strict=True):
@@ -202,10 +188,9 @@ def _npz(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def load(path: Path | str, device: torch.device | str | None = None) -> Features:
-    """The features of a classifier: one that is shipped, by its name, or that of a file.
+    """Return the features of a shipped classifier by its name, or of a file.
 
-    Raises: OSError without a file; ValueError for a file that is damaged, holds something else, or is a shipped one
-        whose checksum does not fit.
+    Raises: OSError without a file; ValueError for a damaged file, another one, or a shipped one of another checksum.
     """
     shipped = SHIPPED.get(str(path))
     file = WEIGHTS / shipped.file if shipped else Path(path)
@@ -219,11 +204,11 @@ def load(path: Path | str, device: torch.device | str | None = None) -> Features
 
 
 def read(path: Path | str) -> Classifier:
-    """Read the file of a classifier; one that was fitted as a shipped one is called by its name, on any machine.
+    """Read the file of a classifier; one that was fitted like a shipped one has its name.
 
-    The bits of a fit depend on the processor. The checksum of its features still tells two fits apart.
+    The bits of a fit depend on the processor, so that two such fits may differ in their checksum.
 
-    Raises: OSError without a file; ValueError for a file that is damaged or holds something else.
+    Raises: OSError without a file; ValueError for a damaged or another file.
     """
     path = Path(path)
     known = {kept.checksum: (name, kept) for name, kept in SHIPPED.items()}
@@ -275,14 +260,13 @@ def _assembled(name: str, arrays: dict[str, np.ndarray], shipped: Shipped | None
 
 
 def fit(dataset: Dataset, seed: int = 0) -> Classifier:
-    """Fit a classifier to a labelled data set of images of 4 pixels or more, the same one every time.
+    """Fit a classifier to a labelled data set of images of 4 × 4 pixels or more, deterministically on one machine.
 
     Nesterov momentum with a one-cycle rate, label smoothing, crops shifted by up to an eighth of the side, mirrored
-    images where they are colored. A seeded part of the rows is held out to tell the accuracy; the statistics of the
-    features are those of all rows. One thread, so that sums are made in one order: digits take seconds. Processors
-    round differently, and training amplifies that: the bits are the same on one machine only.
+    color images. The accuracy is that of a held-out part of the rows; the statistics of the features are those of all
+    rows. It runs in one thread, so that sums have one order; digits take seconds.
 
-    Raises: ValueError without labels or for what are no images.
+    Raises: ValueError without labels or images.
     """
     if dataset.label is None or dataset.num_classes is None:
         raise ValueError(f"data set {dataset.name!r} has no labels: a classifier cannot be fitted to it")
@@ -338,7 +322,7 @@ def _train(network: Network, x: Samples, label: Tensor, seed: int) -> None:
 
 
 def shifted(x: Tensor, g: torch.Generator) -> Tensor:
-    """Images moved by up to an eighth of their side, edges repeated; colored ones mirrored half of the time.
+    """Shift images by up to an eighth of their side, edges repeated; mirror half of the color images.
 
     Shapes: (n, channels, height, width), kept.
     """

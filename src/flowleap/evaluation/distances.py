@@ -1,4 +1,4 @@
-"""Distances between samples and a reference: between fitted Gaussians, and to the nearest training row."""
+"""Fréchet distance with its interval, and distances to the nearest row."""
 
 from __future__ import annotations
 
@@ -10,21 +10,9 @@ from torch import Tensor
 from flowleap.evaluation.moments import Moments, Statistics
 from flowleap.randomness import generator
 
-__all__ = [
-    "Statistics",
-    "checked",
-    "frechet",
-    "halves",
-    "interval",
-    "nearest",
-    "pair",
-    "spacing",
-    "statistics",
-]
-
-NEIGHBOR_ROWS = 2000  # real rows whose own nearest neighbor is looked up; the whole set where it is smaller
+NEIGHBOR_ROWS = 2000  # real rows whose nearest other row is searched, at most
 CHUNK = 512  # rows of one block of pairwise distances
-CLOSE = 1e-5  # below this share of the traces, their difference has lost digits and is computed otherwise
+CLOSE = 1e-5  # below this share of the traces their difference loses digits, and another formula is used
 
 
 def statistics(rows: Tensor) -> Statistics:
@@ -39,9 +27,9 @@ def statistics(rows: Tensor) -> Statistics:
 
 
 def checked(stored: Statistics) -> Statistics:
-    """Statistics that come from elsewhere, in float64 and exactly symmetric.
+    """Return statistics of other origin in float64, exactly symmetric.
 
-    Singular covariances pass, as pixels that never change make them; what float32 files lose to rounding does too.
+    Singular covariances pass, as of pixels that never change, and the rounding of float32 files.
     Raises: ValueError for shapes that do not fit, numbers that are not finite, a covariance that is not symmetric
         or has eigenvalues clearly below 0, and for a count that is known and not above the number of features.
     """
@@ -106,16 +94,16 @@ def frechet(first: Statistics, second: Statistics) -> float:
 def interval(
     rows: Tensor, reference: Statistics, seed: int = 0, replicates: int = 200, level: float = 0.95
 ) -> tuple[float, float]:
-    """How far another set of as many samples would move their Fréchet distance d: a bootstrap interval d ± z s.
+    """Return a bootstrap interval d ± z s of the Fréchet distance d of samples.
 
     Rows are drawn again with replacement, w_i / n being the share of row i, and s is the standard deviation of
 
         d' = Σ w_i q(f_i − μ) / n + const,   q(y) = yᵀ(1 − T) y + 2 (μ − μ_r)·y,   T the optimal map of Σ to Σ_r
 
-    which is the distance of the drawn set to first order in w. The interval stands around d itself, not around the
-    mean of the d': numbers of one sample count share a bias, about d_n − d_∞, which an interval does not hold and
-    which drawing again would add once more. The same noise makes the distances of the drawn sets themselves spread
-    twice too far where d is near its floor; to first order s is right far from it, and √2 too large at the floor.
+    which is the distance of the drawn set to first order in w. The interval is centered at d, not at the mean of the
+    d': distances of one sample count share a bias, about d_n − d_∞, which drawing again would add once more. For the
+    same reason the distances of the drawn sets themselves spread twice too far near the floor of d; to first order s
+    is right far from it, and √2 too large at the floor.
 
     Shapes: rows (n, d). The same rows and seed give the same interval; it ends at 0 below.
     Raises: ValueError where n ≤ d, rows are not finite, or fewer than 2 replicates or another level than in (0, 1).
@@ -149,7 +137,7 @@ def _influence(rows: Tensor, own: Statistics, reference: Statistics) -> Tensor:
 
 
 def halves(rows: Tensor, order: Tensor) -> float:
-    """The Fréchet distance between two halves of one set: the floor below which differences mean nothing.
+    """Return the Fréchet distance between two halves of one set, the floor of meaningful differences.
 
     Shapes: rows (n, d), order (n,), a permutation. Raises: ValueError where half the set is too small.
     """
@@ -158,7 +146,7 @@ def halves(rows: Tensor, order: Tensor) -> float:
 
 
 def pair(rows: Tensor, reference: Tensor, least: int = 1) -> tuple[Tensor, Tensor]:
-    """Two sets of rows that can be compared, in float64.
+    """Return two sets of rows in float64, checked.
 
     Shapes: rows (n, d), reference (m, d).
     Raises: ValueError for other shapes, fewer than `least` rows, or rows that are not finite.
@@ -180,7 +168,7 @@ def pair(rows: Tensor, reference: Tensor, least: int = 1) -> tuple[Tensor, Tenso
 
 
 def nearest(rows: Tensor, reference: Tensor, own: Tensor | None = None) -> Tensor:
-    """The Euclidean distance of every row to its nearest reference row; row i ignores reference row own[i].
+    """Return the Euclidean distance of every row to its nearest reference row other than own[i].
 
     Shapes: rows (n, d), reference (m, d), own (n,) or None -> (n,).
     """
@@ -195,7 +183,7 @@ def nearest(rows: Tensor, reference: Tensor, own: Tensor | None = None) -> Tenso
 
 
 def spacing(reference: Tensor, order: Tensor) -> Tensor:
-    """The distance of real rows to their nearest other real row, for the first rows of a permutation.
+    """Return the distance of real rows to their nearest other real row, for the first rows of a permutation.
 
     Shapes: reference (m, d), order (m,) -> (≤ `NEIGHBOR_ROWS`,), each against the whole set.
     """

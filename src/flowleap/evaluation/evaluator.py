@@ -17,17 +17,6 @@ from flowleap.evaluation import distances, features, label_accuracy, library, ma
 from flowleap.evaluation.protocol import Standard
 from flowleap.randomness import generator
 
-__all__ = [
-    "PAIRS",
-    "Evaluator",
-    "TooFew",
-    "chosen",
-    "evaluator_for",
-    "held_out",
-    "originals",
-    "stored_evaluator",
-]
-
 PART = 50_000
 """Rows used of larger data that stay on the disk: a fixed random part, which the split in the protocol id names."""
 PAIRS = 10_000

@@ -1,4 +1,4 @@
-"""Features turn samples (n, ...) into rows (n, d); a distance is named after them."""
+"""Features map samples (n, ...) to rows (n, d), which distances compare and are named after."""
 
 from __future__ import annotations
 
@@ -12,31 +12,26 @@ from torch.nn import functional
 
 from flowleap.data import Dataset, Rows, Samples
 
-__all__ = [
-    "LATENT", "PIXEL", "PIXEL2", "PIXEL4", "PIXEL8", "PIXEL16", "POINT", "SHRUNK", "Features", "default", "flat",
-]  # fmt: skip
-
 Extracted = Tensor | tuple[Tensor, Tensor]
 READ = 250  # images that are read from the disk at a time
-SLACK = 1e-3  # how far beyond the stated range a value may lie before it is an error rather than rounding
+SLACK = 1e-3  # tolerance of the range of values, for rounding
 
 
 @dataclass(frozen=True)
 class Features:
-    """A named map from samples to feature rows, with what it expects of them.
+    """A named map from samples to feature rows, with the shape and the range it expects.
 
     Args:
-        name: what distances are called after, as in FD-pixel.
+        name: in the names of distances, as in FD-pixel.
         extract: samples (n, ...) -> rows (n, d), or (rows, logits (n, classes)) where a classifier makes them.
-        checksum: the first 12 hexadecimal digits of the SHA-256 of fitted weights, and whatever else changes the
-            rows, as in "6726825d0af5-clean"; None without any.
-        shape: what one sample must look like, (channels, height, width), None for any length of an axis; None
-            for any shape at all.
+        checksum: the first 12 hexadecimal digits of the SHA-256 of the weights, and what else changes the rows, as in
+            "6726825d0af5-clean"; None without weights.
+        shape: of one sample, (channels, height, width), with None for an axis of any length; None for any shape.
         bounds: the range of the values; None for any.
         batch: rows that go through at once.
-        fid: whether these are the Inception features that the names FID, KID and IS belong to.
-        dims: how many features there are, None where that follows from the samples.
-        latents: whether these are features of latents as they are, rather than of the images decoded from them.
+        fid: whether these are the Inception features of FID, KID and IS.
+        dims: the number of features, None where it follows from the samples.
+        latents: whether these are features of latents themselves, not of the decoded images.
     """
 
     name: str
@@ -83,10 +78,7 @@ class Features:
             yield rows.cpu(), None if logits is None else logits.cpu()
 
     def check(self, samples: Tensor) -> None:
-        """Refuse samples that these features were not made for.
-
-        Raises: ValueError for another shape, values outside the bounds, or none at all.
-        """
+        """Raise ValueError for samples of another shape, with values outside the bounds, or for none at all."""
         if len(samples) == 0:
             raise ValueError(f"no samples were given for {self.name} features")
         found = tuple(samples.shape[1:])
@@ -111,7 +103,7 @@ def _fits(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
 
 
 def flat(samples: Tensor) -> Tensor:
-    """The values themselves, one row per sample.
+    """Return the values themselves, one row per sample.
 
     Shapes: (n, ...) -> (n, d), float64. Units: those of the data, so images count in [-1, 1].
     """
@@ -140,17 +132,17 @@ LATENT = Features("latent", flat, batch=1_000, latents=True)
 SHRUNK = {
     side: Features(f"latent{side}", Thumbnail(side), batch=1_000, latents=True) for side in (16, 8, 4, 2)
 }
-"""Of latents that are shrunk first, by the side they are shrunk to."""
+"""Features of shrunk latents, by their side."""
 POINT = Features("point", flat, batch=10_000)
 SMALLER = ((PIXEL8, 8), (PIXEL4, 4), (PIXEL2, 2))
 MANY = 784  # pixels beyond which a covariance asks for more than the usual 1,000 samples
 
 
 def default(dataset: Dataset) -> Features:
-    """The features a data set is judged by unless others are asked for: pixels, latents, or coordinates of points.
+    """Return the default features of a data set: pixels, latents, or coordinates of points.
 
-    Images and latents of more than 784 values are shrunk first, so that 1,000 samples suffice for a covariance; where
-    there are fewer of them than it needs, they are shrunk further.
+    Images and latents of more than 784 values are shrunk first, so that 1,000 samples are enough for a covariance, and
+    further where the data set is smaller than that.
     """
     if dataset.kind == "latents":
         most = min(MANY, len(dataset) - 1) if len(dataset) else MANY

@@ -1,7 +1,7 @@
-"""Inception-v3 with the FID weights, and the four ways in which images reach it.
+"""Inception-v3 with the FID weights, and the preprocessing of four published protocols.
 
-The network and its resize are torch-fidelity's. What differs between published protocols is how values in [-1, 1]
-become 8-bit images (`quantized`) and how those become the 299 × 299 input of the network (`RESIZES`).
+The network is torch-fidelity's. Protocols differ in how values in [-1, 1] become 8 bits (`truncated`, `rounded`,
+`shifted`) and how 8-bit images become the 299 × 299 input of the network (`RESIZES`).
 """
 
 from __future__ import annotations
@@ -25,23 +25,21 @@ from flowleap.evaluation.features import Features
 from flowleap.files import replace_file
 from flowleap.suggest import suggest
 
-__all__ = ["CHECKSUM", "RESIZES", "URLS", "adm", "clean", "edm", "load", "network", "pytorch_fid"]
-
 CHECKSUM = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 URLS = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
 )
-"""Where the weights are published; both are the same file."""
+"""Addresses of the weights; both are the same file."""
 
 VARIABLE = "FLOWLEAP_INCEPTION"
 SIDE = 299
-PATIENCE = 20.0  # seconds until a server that does not answer counts as no network
+TIMEOUT = 20.0  # seconds
 NUDGE = 1e-4  # more than float32 rounding of 127.5 (x + 1), far less than a grey level
 
 
 def truncated(x: Tensor) -> Tensor:
-    """8 bits by cutting off: ⌊127.5 (x + 1)⌋, so that images which were 8 bits come back as they were.
+    """Quantize by truncation: ⌊127.5 (x + 1)⌋; images of 8 bits come back as they were.
 
     Shapes: kept; uint8. Source: clamp(255 (x + 1)/2) to uint8 in EDAPINENUT/ExplicitShortCut, evaluate.py, and in
         openai/guided-diffusion, scripts/image_sample.py.
@@ -50,7 +48,7 @@ def truncated(x: Tensor) -> Tensor:
 
 
 def rounded(x: Tensor) -> Tensor:
-    """8 bits by rounding: round(127.5 (x + 1)), the inverse of x = u / 127.5 − 1.
+    """Quantize by rounding: round(127.5 (x + 1)), the inverse of x = u / 127.5 − 1.
 
     Shapes: kept; uint8.
     """
@@ -58,7 +56,7 @@ def rounded(x: Tensor) -> Tensor:
 
 
 def shifted(x: Tensor) -> Tensor:
-    """8 bits as in EDM: ⌊127.5 x + 128⌋.
+    """Quantize as in EDM: ⌊127.5 x + 128⌋.
 
     Shapes: kept; uint8. Source: NVlabs/edm, generate.py.
     """
@@ -80,7 +78,7 @@ def tensorflow(pixels: Tensor) -> Tensor:
 
 
 def adm(x: Tensor) -> Tensor:
-    """ADM, DiT, SiT, ESC: cut off to 8 bits, resized inside the network.
+    """ADM, DiT, SiT, ESC: truncated to 8 bits, resized inside the network.
 
     Shapes: (n, 3, height, width) in [-1, 1] -> (n, 3, 299, 299).
     Source: openai/guided-diffusion, evaluations/evaluator.py; EDAPINENUT/ExplicitShortCut, evaluate.py.
@@ -89,7 +87,7 @@ def adm(x: Tensor) -> Tensor:
 
 
 def edm(x: Tensor) -> Tensor:
-    """EDM: 127.5 x + 128 cut off to 8 bits, resized inside the network.
+    """EDM: 127.5 x + 128 truncated to 8 bits, resized inside the network.
 
     Shapes: (n, 3, height, width) in [-1, 1] -> (n, 3, 299, 299). Source: NVlabs/edm, generate.py and fid.py.
     """
@@ -137,16 +135,16 @@ def load(
     device: torch.device | str | None = None,
     unverified: bool = False,
 ) -> Features:
-    """The 2,048 features of Inception-v3 and its logits without bias, by one of four ways of resizing.
+    """Return the 2,048 features of Inception-v3 and its logits without bias, by one of four ways of resizing.
 
-    The weights are looked for in `weights`, in the file that FLOWLEAP_INCEPTION names, in torch hub's cache, and
-    are fetched into that cache where there is a network. Distances are called FID only over the published weights.
+    The weights are those of `weights`, of the file that FLOWLEAP_INCEPTION names, or of torch hub's cache, into which
+    they are fetched. Distances are called FID only over the published weights.
 
     Args:
         resize: adm, pytorch-fid, clean or edm.
-        unverified: take weights with another checksum; the features are then named after that checksum.
+        unverified: accept weights of another checksum; the features are then named after it.
 
-    Raises: ValueError for an unknown way, without torch-fidelity, without weights, or where their checksum or
+    Raises: ValueError for an unknown `resize`, without torch-fidelity, without weights, or where their checksum or
         layout is not the expected one.
     """
     if resize not in RESIZES:
@@ -181,7 +179,7 @@ def load(
 
 
 def colored(samples: Tensor) -> Tensor:
-    """Grey images as colored ones with equal channels.
+    """Return grey images as RGB images with equal channels.
 
     Shapes: (n, 1 or 3, height, width) -> (n, 3, height, width). Raises: ValueError for other channels.
     """
@@ -191,18 +189,15 @@ def colored(samples: Tensor) -> Tensor:
 
 
 def checksum(path: Path) -> str:
-    """The SHA-256 of a file.
-
-    Raises: OSError where it cannot be read.
-    """
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find() -> Path:
-    """The file of the FID weights: named by FLOWLEAP_INCEPTION, cached by torch hub, or fetched into that cache.
+    """Return the file of the FID weights: named by FLOWLEAP_INCEPTION, cached by torch hub, or fetched into that cache.
 
-    Raises: ValueError where there is none and none can be fetched.
+    Raises: ValueError where there is none and it cannot be fetched.
     """
     named = os.environ.get(VARIABLE)
     if named:
@@ -218,14 +213,11 @@ def find() -> Path:
 
 
 def _fetched(path: Path) -> Path:
-    """Fetch the weights into a file, from the first address that answers.
-
-    Raises: ValueError saying what can be done instead where none does.
-    """
+    """Fetch the weights into a file, from the first address that answers; raises ValueError where none does."""
     reason: object = ""
     for url in URLS:
         try:
-            with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
                 warnings.warn(f"fetching the FID weights (96 MB) from {url} to {path}", stacklevel=2)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 replace_file(path, lambda part, answer=answer: _copy(answer, part))  # type: ignore[misc]
@@ -247,10 +239,9 @@ def _copy(answer: Any, path: Path) -> None:
 
 
 def network(weights: Path) -> tuple[nn.Sequential, Tensor]:
-    """torch-fidelity's Inception-v3 up to the pooled features, and the matrix that makes logits of them.
+    """Return torch-fidelity's Inception-v3 up to the pooled features, and the matrix of its logits.
 
-    The file is read as tensors only, nothing in it is run; torch-fidelity, which would unpickle anything, is handed
-    a copy in memory of what was read.
+    The file is read as tensors only; torch-fidelity, which would unpickle anything, gets a copy in memory.
 
     Shapes: ((n, 3, 299, 299) -> (n, 2048, 1, 1)), (1008, 2048).
     Raises: ValueError without torch-fidelity, and for files that hold other tensors or something else.

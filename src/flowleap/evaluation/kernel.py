@@ -7,8 +7,6 @@ from torch import Tensor
 
 from flowleap.evaluation.distances import pair
 
-__all__ = ["kernel_distance"]
-
 CHUNK = 512  # rows of one block of kernel values
 
 

@@ -21,8 +21,6 @@ from flowleap.evaluation import generation
 from flowleap.evaluation.evaluator import Evaluator
 from flowleap.randomness import generator
 
-__all__ = ["Asked", "Law", "asked", "given", "names_of", "wanted"]
-
 Law = Literal["data", "cycle", "uniform"]
 
 

@@ -22,8 +22,6 @@ from flowleap.evaluation.features import (
 )
 from flowleap.suggest import suggest
 
-__all__ = ["NAMES", "named"]
-
 PLAIN = {
     known.name: known for known in (PIXEL, PIXEL16, PIXEL8, PIXEL4, PIXEL2, POINT, LATENT, *SHRUNK.values())
 }
@@ -38,14 +36,13 @@ NAMES: tuple[str, ...] = (
 
 
 def named(text: str, dataset: Dataset | None = None, device: torch.device | str | None = None) -> Features:
-    """The features of a name: "auto", pixel and latent, both also shrunk (pixel16, 8, 4, 2), point, the shipped
+    """Return the features of a name: pixel and latent, both also shrunk (pixel16, 8, 4, 2), point, the shipped
     classifiers digits, mnist, fashion-mnist and cifar10-jpeg75, inception (as adm) and
-    inception:adm|pytorch-fid|clean|edm, timm:MODEL, or the path of a classifier that was fitted and saved (.npz).
+    inception:adm|pytorch-fid|clean|edm, timm:MODEL, or the path of a saved classifier (.npz).
 
-    "auto" follows from the data set: the shipped classifier of a published one that was recognized (`Dataset.known`),
-    pixels, latents or coordinates of any other.
+    "auto": the shipped classifier of a published data set that was recognized (`Dataset.known`), else the default.
 
-    Raises: ValueError for an unknown name, with its neighbors, and as the features themselves do.
+    Raises: ValueError for an unknown name, with similar ones, and as the features themselves do.
     """
     if text.lower().endswith(".npz"):
         return classifier.load(Path(text), device)

@@ -1,4 +1,4 @@
-"""Fidelity and variety apart: precision, recall, density and coverage, from balls around the rows of both sets."""
+"""Precision, recall, density and coverage, from balls around the rows of both sets."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from torch import Tensor
 
 from flowleap.evaluation.distances import pair
 
-__all__ = ["CAP", "Manifold", "manifold", "radii"]
-
 CAP = 10_000
-"""So many rows of each set are used: the first ones."""
+"""The number of rows used of each set: the first ones."""
 NEIGHBORS = (3, 5)  # of the balls of precision and recall, and of those of density and coverage
 CHUNK = 512  # rows of one block of pairwise distances
 TIE = 1e-9  # relative difference of squared distances that counts as none: the rounding of sums of any order
@@ -21,17 +19,12 @@ TIE = 1e-9  # relative difference of squared distances that counts as none: the 
 
 @dataclass(frozen=True)
 class Manifold:
-    """How much of the samples lies where the data is, and how much of the data where the samples are.
-
-    `count` rows were held against `reference_count`.
-    """
+    """Fidelity (precision, density) and variety (recall, coverage) of samples."""
 
     precision: float
     recall: float
     density: float
     coverage: float
-    count: int
-    reference_count: int
 
 
 def manifold(
@@ -48,8 +41,8 @@ def manifold(
     density may be above. They depend on both counts: compare only numbers of the same ones.
 
     Args:
-        reference_radii: `radii(reference_rows)`, where several sets are held against one reference.
-        cap: the first so many rows of each set are used; the time is proportional to its square.
+        reference_radii: `radii(reference_rows)`, to compute them once for several sets.
+        cap: the number of rows used of each set, the first ones; the time is proportional to its square.
 
     Shapes: rows (n, d), reference_rows (m, d), reference_radii (2, m), n and m at least 6.
     Raises: ValueError for other shapes, or rows that are not finite.
@@ -80,8 +73,6 @@ def manifold(
         recall=int(recalled.sum()) / m,
         density=around / (NEIGHBORS[1] * n),
         coverage=int((closest < far).sum()) / m,
-        count=n,
-        reference_count=m,
     )
 
 

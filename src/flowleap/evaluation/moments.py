@@ -1,4 +1,4 @@
-"""Mean and covariance of feature rows that stream past: float64, exact counts, no row kept for long."""
+"""Mean and covariance of a stream of feature rows, in float64, with memory that does not grow with their number."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
-from flowleap import processes
-
-__all__ = ["Moments", "Statistics"]
-
-BLOCK = 2**22  # numbers gathered in float64 (32 MiB) before they are multiplied with one another
+BLOCK = 2**22  # numbers buffered in float64 (32 MiB) before they are added to the scatter
 ROWS = 4096  # rows of a block, at most
 
 
@@ -20,7 +16,7 @@ ROWS = 4096  # rows of a block, at most
 class Statistics:
     """Mean and covariance of feature rows, in float64.
 
-    Shapes: mean (d,), covariance (d, d); `count` rows went into them, 0 where that is not known.
+    Shapes: mean (d,), covariance (d, d); `count`: the number of rows, 0 where it is not known.
     """
 
     mean: Tensor
@@ -31,7 +27,7 @@ class Statistics:
     def factor(self) -> Tensor:
         """A square A with A Aᵀ = Σ: the Cholesky factor, or V √Λ where Σ is close to singular.
 
-        Eigenvalues within rounding of 0 count as 0: their roots, 1e-8 of the largest, would be all noise.
+        Eigenvalues within rounding of 0 count as 0: their roots, 1e-8 of the largest, would be noise.
         Shapes: (d, d).
         """
         lower, failed = torch.linalg.cholesky_ex(self.covariance)
@@ -47,8 +43,8 @@ class Statistics:
 class Moments:
     """Mean μ and scatter S = Σ (f − μ)(f − μ)ᵀ of the rows added so far.
 
-    Rows are gathered to blocks of a fixed size, whatever the batches: the same rows in the same order give the
-    same numbers to the last digit. Sets a and b are joined by Chan's update, which subtracts no large squares:
+    Rows are buffered in blocks of a fixed size, so that the numbers do not depend on the batches. Sets a and b are
+    joined by Chan's update, which subtracts no large squares:
 
         μ = μ_a + n_b/(n_a + n_b) (μ_b − μ_a),   S = S_a + S_b + n_a n_b/(n_a + n_b) (μ_b − μ_a)(μ_b − μ_a)ᵀ
 
@@ -65,11 +61,11 @@ class Moments:
 
     @property
     def count(self) -> int:
-        """How many rows were added."""
+        """The number of rows so far."""
         return self._count + self._waiting
 
     def add(self, rows: Tensor) -> None:
-        """Take in rows of any floating dtype.
+        """Add rows of any floating dtype.
 
         Shapes: (n, d), any n.
         Raises: ValueError for rows of another size, and, at the latest in `statistics`, for rows not finite.
@@ -92,7 +88,7 @@ class Moments:
                     self._settle()
 
     def merge(self, other: Moments) -> Moments:
-        """The moments of both sets of rows together; neither is changed.
+        """Return the moments of both sets of rows together; neither is changed.
 
         Raises: ValueError for rows of different sizes, or not finite.
         """
@@ -103,43 +99,8 @@ class Moments:
                 joined._join(part._count, part._mean, part._scatter)
         return joined
 
-    def across_processes(self) -> Moments:
-        """The moments of the rows of all processes, the same in each; those of this one where it is alone.
-
-        Counts and means are added up first, then scatters about the common mean: no process holds the
-        matrices of another. A process may have no rows.
-        Raises: ValueError for rows of different sizes, or not finite.
-        """
-        if processes.count() == 1:
-            return self
-        self._settle()
-        device = _meeting(self._mean)
-        dims = 0 if self._mean is None else len(self._mean)
-        sizes = torch.tensor([dims, -dims if dims else -(2**62), 0], device=device)
-        distributed.all_reduce(sizes, distributed.ReduceOp.MAX)
-        widest, narrowest = int(sizes[0]), -int(sizes[1])
-        if widest == 0:
-            return Moments()
-        if widest != narrowest:
-            raise ValueError(
-                f"processes have rows of {narrowest} and of {widest} features: use one kind in all"
-            )
-        if self._mean is None or self._scatter is None:
-            mean, scatter = torch.zeros(widest), torch.zeros(widest, widest)
-        else:
-            mean, scatter = self._mean, self._scatter
-        mean, scatter = mean.to(device, torch.float64), scatter.to(device, torch.float64, copy=True)
-        count = torch.tensor(self._count, device=device)
-        total = self._count * mean
-        distributed.all_reduce(count)
-        distributed.all_reduce(total)
-        common = total / count
-        scatter.addr_(mean - common, mean - common, alpha=self._count)
-        distributed.all_reduce(scatter)
-        return Moments(int(count), common, scatter)
-
     def statistics(self) -> Statistics:
-        """The unbiased statistics Σ f / n and S / (n − 1), on the CPU; more rows may be added afterwards.
+        """Return the unbiased statistics Σ f / n and S / (n − 1), on the CPU; more rows may be added afterwards.
 
         Raises: ValueError where n ≤ d, since the covariance is then singular by construction, and where
             rows are not finite.
@@ -162,7 +123,7 @@ class Moments:
         self._block = torch.empty(size, rows.shape[1], dtype=torch.float64, device=device)
 
     def _settle(self) -> None:
-        """Move the waiting rows into mean and scatter."""
+        """Add the buffered rows to mean and scatter."""
         if not self._waiting:
             return
         assert self._block is not None
@@ -180,7 +141,7 @@ class Moments:
     def _join(
         self, count: int, mean: Tensor, scatter: Tensor | None = None, *, rows: Tensor | None = None
     ) -> None:
-        """Take in a set by its mean, and its scatter or its centered rows."""
+        """Add a set by its mean, and its scatter or its centered rows."""
         if self._mean is None or self._scatter is None:
             self._mean = torch.zeros_like(mean)
             self._scatter = torch.zeros(len(mean), len(mean), dtype=mean.dtype, device=mean.device)
@@ -197,11 +158,3 @@ class Moments:
         self._scatter.addr_(shift, shift, alpha=self._count * count / together)
         self._mean += shift * (count / together)
         self._count = together
-
-
-def _meeting(mean: Tensor | None) -> torch.device:
-    """Where processes exchange tensors: the accelerator for NCCL, the CPU for everything else."""
-    if "nccl" not in str(distributed.get_backend()):
-        return torch.device("cpu")
-    on_device = mean is not None and mean.is_cuda
-    return mean.device if on_device else torch.device("cuda", torch.cuda.current_device())  # type: ignore[union-attr]

@@ -13,8 +13,6 @@ from flowleap.evaluation import distances, kernel, manifold, score, transport
 from flowleap.evaluation.evaluator import PAIRS, Evaluator
 from flowleap.randomness import generator
 
-__all__ = ["CERTAIN", "NUMBERS", "Tally", "enough", "measure"]
-
 CERTAIN = 10_000
 """Samples from which on a Fréchet distance has no interval beside it."""
 NUMBERS = (

@@ -15,8 +15,6 @@ from typing import Any, Literal
 from flowleap.objectives import Objective
 from flowleap.suggest import suggest
 
-__all__ = ["STANDARDS", "Protocol", "Standard", "effective_guidance", "same", "standard"]
-
 MEASURED = ";weights="
 
 

@@ -25,8 +25,6 @@ from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.progress import counted
 
-__all__ = ["BOUNDS", "STEPS", "decoder_for", "evaluate", "evaluate_images", "evaluate_set", "samplings"]
-
 STEPS = (1, 2, 4, 128)
 BOUNDS = {"image": (-1.0, 1.0)}  # the range of an image file; points are measured as they are
 Batches = Iterable[tuple[Tensor, Tensor | None]]

@@ -1,4 +1,4 @@
-"""Measured rows as text: their columns, one table for terminals and Markdown, and notes on what the numbers are."""
+"""The quality table: columns of measured rows, the table for terminals and Markdown, and notes on the numbers."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ from flowleap.evaluation.protocol import same
 from flowleap.formatting import number
 from flowleap.tables import Cell, Table
 
-__all__ = ["COLUMNS", "Column", "closer", "markdown", "metric", "notes", "table", "title"]
-
 MEMORIZED = 0.8
 """A memorization ratio below this suggests copied training data."""
 COPIED = 0.1
-"""A share of samples nearer to a real row than 99 % of real rows are to another that is worth a warning."""
+"""A share of `copies` above this is worth a warning."""
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A number of measured rows, how it is written and what it means.
+    """A number of measured rows: its format and its meaning.
 
     Args:
         name: its key in a row. title: may name the features.
-        digits, places: as `formatting.number` takes them. scale: what it is multiplied by.
+        digits, places: as in `formatting.number`. scale: a factor.
         error: the key of its standard error.
-        real: what real data have, or the key of that.
+        real: the number of real data, or its key.
     """
 
     name: str
@@ -60,7 +58,7 @@ class Column:
         return number(None if value is None else value * self.scale, self.digits, places=self.places)
 
     def of_real(self, row: Row) -> float | None:
-        """Return what real data have, by a row."""
+        """Return the number of real data, by a row."""
         return row.get(self.real) if isinstance(self.real, str) else self.real
 
 
@@ -82,7 +80,7 @@ COLUMNS = (
     ),
     Column(
         "agreement", "label accuracy",
-        "Share of samples that a classifier fitted on real data assigns to the label that was asked for.",
+        "Share of samples that a classifier fitted on real data assigns to their label.",
         places=3, real="judge",
     ),
     Column("precision", "precision", "Share of samples that lie among real data: fidelity.", places=2),
@@ -106,11 +104,11 @@ COLUMNS = (
 PAIRED = {"precision": "recall", "density": "coverage"}
 """Columns that share one in a terminal and in Markdown."""
 WIDE = frozenset({"score", "density", "sliced_wasserstein", "copies"})
-"""Columns that a terminal is not shown; files hold all."""
+"""Columns that are only in files, not on a terminal."""
 
 
 def metric(row: Row) -> str:
-    """Return what the distance of a row is called: "FID", "FD-pixel"."""
+    """Return the name of the distance of a row: "FID", "FD-pixel"."""
     return str(row.get("metric") or f"FD-{row.get('features', 'unknown')}")
 
 
@@ -122,7 +120,7 @@ def title(column: Column, rows: Sequence[Row]) -> str:
 
 
 def table(rows: Sequence[Row], *, narrow: bool = True) -> Table:
-    """Return the table of rows, real data last, with the columns that hold anything; `narrow` for a terminal.
+    """Return the table of rows, real data last, without empty columns; `narrow` for a terminal.
 
     Raises: ValueError where the rows were measured by different protocols.
     """
@@ -167,7 +165,7 @@ def closer(ratios: Iterable[Any], rows_of: str = "training") -> list[str]:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Return what the numbers were compared with, how certain they are, warnings, and the protocol."""
+    """Return notes on the reference, on intervals and on the protocol, and warnings."""
     first = rows[0]
     rows_of = "training" if first.get("reference_seen") else "reference"
     ratios = [row.get("nearest_ratio") for row in rows]
@@ -178,8 +176,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
             f"; memorization ratio: distance to the nearest {rows_of} row, relative to that between real rows"
         )
     if first["floor"] is not None:
-        judged = "; classifier accuracy" if first["judge"] is not None else ""
-        found.append(f"real data: distance between its halves{judged}")
+        accuracy = "; classifier accuracy" if first["judge"] is not None else ""
+        found.append(f"real data: distance between its halves{accuracy}")
     if first.get("reference"):
         size = "" if first["reference_size"] is None else f" ({first['reference_size']} rows)"
         seen = ", which it was trained on" if first.get("reference_seen") else ""

@@ -1,4 +1,4 @@
-"""The classifier score (inception score of any classifier): exp E KL(p(y|x) ‖ p(y))."""
+"""The classifier score (Inception Score), high for samples of clear and of many classes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-__all__ = ["classifier_score"]
-
 
 def classifier_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
     """exp E KL(p(y|x) ‖ p(y)) over each part of the samples: mean and standard deviation over the parts.
 
-    Between 1 and the number of classes. It knows nothing of real data. With the logits of Inception-v3 it is the
+    Between 1 and the number of classes. It does not depend on real data. With the logits of Inception-v3 it is the
     Inception Score; the parts are consecutive, of equal size up to one, and the deviation divides by their number.
     Shapes: logits (n, classes), n at least `splits`.
     Raises: ValueError for other shapes, too few samples, or logits that are not finite.

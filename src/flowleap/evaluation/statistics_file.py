@@ -1,4 +1,4 @@
-"""Statistics of real data in a file, as ADM stores them: an .npz with mu and sigma, and here with their origin."""
+"""Files of statistics of real data: an .npz with mu and sigma as of ADM, and here with their origin."""
 
 from __future__ import annotations
 
@@ -24,12 +24,10 @@ from flowleap.randomness import generator
 
 CHUNK = 250  # images that are read at a time
 
-__all__ = ["StoredStatistics", "about_features", "is_statistics", "read", "write"]
-
 
 @dataclass(frozen=True)
 class StoredStatistics:
-    """Statistics and what their file says of them; `statistics.count` is 0 where it does not say how many.
+    """Statistics and their origin; `statistics.count` is 0 where the file does not say how many rows.
 
     `checksum`: the first 12 hexadecimal digits of the SHA-256 of mu and sigma as they are stored.
     """
@@ -44,11 +42,6 @@ class StoredStatistics:
         return str(self.about.get("data_checksum") or self.checksum)
 
     @property
-    def floor(self) -> float | None:
-        """The distance between two halves of the data, where it is known."""
-        return self.about.get("floor")
-
-    @property
     def shape(self) -> tuple[int, ...] | None:
         """Of one sample, where it is known."""
         shape = self.about.get("shape")
@@ -56,7 +49,7 @@ class StoredStatistics:
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """How many rows of each class are behind them; empty where the file does not say."""
+        """The number of rows of each class; empty where the file does not say."""
         found = self.about.get("classes")
         if not isinstance(found, dict) or not all(isinstance(n, int) and n > 0 for n in found.values()):
             return {}
@@ -64,14 +57,14 @@ class StoredStatistics:
 
 
 def about_features(features: Features) -> dict[str, Any]:
-    """What to store of the features, for `read` to compare."""
+    """Return what `write` stores of the features, and `read` compares."""
     return {"features": features.name, "features_checksum": features.checksum}
 
 
 def write(path: Path | str, statistics: Statistics, about: Mapping[str, Any]) -> None:
-    """Write mu and sigma in float64, their number of rows and what is known of them, all or nothing.
+    """Write mu and sigma in float64, the number of rows and their origin, atomically.
 
-    `about` holds what JSON can: features, features_checksum (see `about_features`), source, split, ….
+    `about`, for JSON: features, features_checksum (see `about_features`), source, split, ….
     """
     path = Path(path)
     known = {**about, "count": statistics.count, "flowleap": version("flowleap")}
@@ -131,7 +124,7 @@ def read(path: Path | str, features: Features | None = None) -> StoredStatistics
 
 
 def of_classifier(path: Path) -> dict[str, Any]:
-    """What is known of the statistics in the file of a classifier."""
+    """Return the origin of the statistics in the file of a classifier."""
     from flowleap.evaluation import classifier
 
     made = classifier.load(path)
@@ -139,23 +132,18 @@ def of_classifier(path: Path) -> dict[str, Any]:
 
 
 def parsed(path: Path, held: np.ndarray) -> dict[str, Any]:
-    """The origin as it is stored.
-
-    Raises: ValueError where it is no JSON object.
-    """
+    """Return the origin in a file; raises ValueError where it is no JSON object."""
     try:
         about = json.loads(str(held[()]))
     except ValueError:
         about = None
     if not isinstance(about, dict):
-        raise ValueError(
-            f"{path} says of its origin what is no JSON object: make it again with `flowleap data stats`"
-        )
+        raise ValueError(f"the origin in {path} is no JSON object: make it again with `flowleap data stats`")
     return about
 
 
 def checked(path: Path, mu: np.ndarray, sigma: np.ndarray, count: int) -> Statistics:
-    """The statistics of a file in float64, the covariance exactly symmetric.
+    """Return the statistics of a file in float64, the covariance exactly symmetric.
 
     Raises: ValueError for other types and shapes, values that are not finite, a matrix that is no covariance.
     """
@@ -172,10 +160,7 @@ def checked(path: Path, mu: np.ndarray, sigma: np.ndarray, count: int) -> Statis
 
 
 def agree(path: Path, about: Mapping[str, Any], dims: int, features: Features) -> None:
-    """Refuse statistics of other features; where a file does not say, their number has to do.
-
-    Raises: ValueError saying what was found and expected.
-    """
+    """Raise ValueError for statistics of other features; where the file does not name them, their number decides."""
     found, expected = about.get("features"), features.name
     if features.dims is not None and dims != features.dims:
         raise ValueError(
@@ -199,8 +184,8 @@ def agree(path: Path, about: Mapping[str, Any], dims: int, features: Features) -
 def gathered(
     source: Dataset, features: Features, count: int, tick: Callable[[int], None]
 ) -> tuple[Statistics, dict[str, Any]]:
-    """Return the statistics of the features of `count` images, and what their file says of the data: the checksum of
-    the images, the distance of their halves, and how many there are of each class.
+    """Return the statistics of the features of `count` images, and their origin: the checksum of the images, the
+    distance of their halves, and the number of each class.
 
     Raises: ValueError where the images cannot be read, do not fit the features or are too few.
     """

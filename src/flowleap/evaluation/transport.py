@@ -10,10 +10,8 @@ from torch import Tensor
 from flowleap.evaluation.distances import pair
 from flowleap.randomness import generator
 
-__all__ = ["CAP", "directions", "sliced_wasserstein", "wasserstein2"]
-
 CAP = 2000
-"""So many points of each set at most go into exact transport, a seeded choice of them: it takes about a second."""
+"""The largest number of points of each set in exact transport, which takes about a second."""
 CHUNK = 64  # lines at a time
 
 
@@ -63,7 +61,7 @@ def wasserstein2(points: Tensor, reference: Tensor, seed: int = 0, cap: int = CA
     """The exact Wasserstein-2 distance between two sets of points: the root of the least mean squared cost.
 
     Meant for two or three dimensions: two sets of n points of one law lie n^(−1/d) apart, which says little in many.
-    Shapes: points (n, d), reference (m, d); of more than `cap` points a seeded choice of so many is used.
+    Shapes: points (n, d), reference (m, d); of more than `cap` points, a seeded choice of `cap`.
     Raises: ValueError for other shapes or points that are not finite, RuntimeError where no optimum is found.
     Source: Bonneel et al., Displacement interpolation using Lagrangian mass transport, 2011 (POT's network simplex).
     """

@@ -15,8 +15,6 @@ from statistics import fmean
 from typing import Any
 from xml.etree import ElementTree
 
-__all__ = ["LOOKS", "MARKERS", "Chart", "Line", "draw", "thin"]
-
 LOOKS = 8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "*")
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"

@@ -25,8 +25,6 @@ from flowleap.training.config import flattened
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["GENERATOR", "page"]
-
 GENERATOR = "flowleap report"
 TEMPLATES = Path(__file__).parent / "templates"
 SHAPES = {

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from flowleap.citations import Citation
 
-__all__ = ["Entry", "Group", "Measured", "Neighbors", "finite", "groups", "unique"]
-
 
 @dataclass(frozen=True, eq=False)
 class Neighbors:

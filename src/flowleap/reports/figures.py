@@ -12,14 +12,6 @@ from flowleap.formatting import number
 from flowleap.reports.charts import Chart, Line, thin
 from flowleap.reports.entry import Entry, Group, Measured, finite
 
-__all__ = [
-    "curve",
-    "diagnostic_charts",
-    "is_curve",
-    "quality_charts",
-    "training_charts",
-]
-
 WIDE = 4.0  # numbers that span a larger factor are drawn on a logarithmic axis
 REAL = "two halves of the real data"
 

@@ -27,8 +27,6 @@ from flowleap.runs import samples
 from flowleap.training.config import flattened
 from flowleap.training.log import lines_of
 
-__all__ = ["NUM", "STEPS", "default_place", "gather", "write"]
-
 STEPS = evaluation.STEPS
 NUM = {"image": 20, "latents": 20, "points": 1500}
 JUDGED = 12  # samples shown beside their nearest neighbors

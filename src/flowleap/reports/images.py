@@ -11,8 +11,6 @@ from torch import Tensor
 
 from flowleap import pictures
 
-__all__ = ["Frame", "Strip", "dots", "frame", "strip"]
-
 CELL = 40  # pixels on the screen that a small image is enlarged to, at least
 LARGEST = 96  # larger images are made smaller, so that a report stays a file to send
 PLAIN = 48  # up to this size images are kept to the last bit

@@ -12,8 +12,6 @@ from flowleap.formatting import number, plural
 from flowleap.reports import images
 from flowleap.reports.entry import Entry, Group
 
-__all__ = ["Block", "Cloud", "Pairs", "Row", "blocks", "clouds", "pairs", "pictured"]
-
 
 @dataclass(frozen=True, eq=False)
 class Row:

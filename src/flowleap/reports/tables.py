@@ -12,8 +12,6 @@ from flowleap.formatting import BLANK, number, plural
 from flowleap.reports.entry import Entry, Group, Measured, finite
 from flowleap.tables import Cell, Table
 
-__all__ = ["conditions", "credited", "differing", "meanings", "quality_table", "settings", "summary"]
-
 
 def credited(authors: str) -> str:
     """Return the authors of a BibTeX entry as papers name them.

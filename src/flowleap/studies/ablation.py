@@ -20,8 +20,6 @@ from flowleap import methods, serialize
 from flowleap.objectives import Objective
 from flowleap.suggest import suggest
 
-__all__ = ["Component", "Settings", "choices", "components", "crossed", "dropped", "named", "remainder"]
-
 BUILT_ON = {"esc": "meanflow", "shortcut_repo": "shortcut", "shortcut_esc": "shortcut"}
 """The method that a method extends."""
 NAMES = {

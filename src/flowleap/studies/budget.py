@@ -15,8 +15,6 @@ from flowleap.data import Dataset, Rows
 from flowleap.training.loop import Events, Plan, Reads, fit
 from flowleap.training.state import State, new_trained_network
 
-__all__ = ["Budget", "StepCost", "Trial", "parse", "step_cost"]
-
 Unit = Literal["steps", "images", "seconds"]
 UNITS: dict[str, tuple[Unit, float]] = {
     "step": ("steps", 1),

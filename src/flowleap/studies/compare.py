@@ -38,8 +38,6 @@ from flowleap.studies.outcome import OUTCOME, Job, Outcome, Study, keep, measure
 from flowleap.studies.plan import Plan, Request, check_place, prepare, read
 from flowleap.training.interrupt import Interruption
 
-__all__ = ["Finished", "Stopped", "compare"]
-
 
 class Stopped(Exception):
     """A signal interrupted the study; the same request continues it."""

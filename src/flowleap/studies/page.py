@@ -15,8 +15,6 @@ from flowleap.studies import table
 from flowleap.studies.outcome import Outcome, Study
 from flowleap.studies.plan import Row
 
-__all__ = ["NAME", "write"]
-
 NAME = "report.html"
 
 

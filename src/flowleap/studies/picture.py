@@ -18,8 +18,6 @@ from flowleap.studies.outcome import Outcome, Study
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
-__all__ = ["NAME", "assembled", "cloud", "draw", "drawable"]
-
 NAME = "samples.png"
 IMAGES = 10
 POINTS = 1500

@@ -19,8 +19,6 @@ from flowleap.studies.budget import Budget, StepCost, Trial, parse, step_cost
 from flowleap.suggest import suggest
 from flowleap.training.config import present
 
-__all__ = ["EQUAL", "TABLE", "Plan", "Request", "Row", "check_place", "prepare", "read", "resolve"]
-
 TABLE = (
     "progressive-distillation",
     "consistency-distillation",
@@ -505,7 +503,12 @@ def write(out: Path, plan: Plan) -> None:
     def row(one: Row) -> dict[str, Any]:
         return {**vars(one), "config": runs.to_dict(one.config)}
 
-    content = {"format": FORMAT, "version": version("flowleap"), **vars(plan), "request": asdict(plan.request)}
+    content = {
+        "format": FORMAT,
+        "version": version("flowleap"),
+        **vars(plan),
+        "request": asdict(plan.request),
+    }
     content |= {"rows": [row(one) for one in plan.rows], "teacher": plan.teacher and row(plan.teacher)}
     replace_file(out / PLAN, json.dumps(content, indent=2) + "\n")
 
