@@ -538,7 +538,7 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
         raise RuntimeError("no route\nlong dump")
 
     monkeypatch.setattr(timm, "create_model", fails)
-    with pytest.raises(ValueError, match=r"could not be had \(no route\).*--features pixel"):
+    with pytest.raises(ValueError, match=r"could not be fetched \(no route\).*--features pixel"):
         library.named("timm:test_vit")
 
 
