@@ -172,6 +172,14 @@ def copied(trained, tmp_path) -> Path:
 
 
 @pytest.mark.slow
+def test_findings_keep_their_severity():
+    """Those of another origin are notes."""
+    given = ["problem", "warning", "note", "fatal", 3]
+    found = [{"severity": severity, "title": "x", "text": "y"} for severity in given]
+    html = reports.page("t", [reports.Entry("a", diagnosis={"findings": found})])
+    assert re.findall(r'class="finding (\w+)"', html) == ["problem", "warning", "note", "note", "note"]
+
+
 def test_a_report_needs_nothing_but_itself(written):
     page = read(written)
     for tag, attributes in page.tags:

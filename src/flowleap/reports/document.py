@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowleap.citations import Citation
+from flowleap.evaluation.diagnosis.measurements import ORDER
 from flowleap.evaluation.protocol import same
 from flowleap.evaluation.quality_table import MEMORIZED, closer, metric
 from flowleap.formatting import number, plural, roughly
@@ -223,7 +224,7 @@ def _findings(entry: Entry) -> dict[str, Any]:
     diagnosis = dict(entry.diagnosis or {})
     said = [
         {key: str(item.get(key, "")) for key in ("title", "text")}
-        | {"severity": _severity(item.get("severity"))}
+        | {"severity": item.get("severity") if item.get("severity") in ORDER else "note"}
         for item in _mappings(diagnosis.pop("findings", None))
     ]
     lists = {name: _listed(rows) for name, value in diagnosis.items() if (rows := _mappings(value))}
@@ -237,11 +238,8 @@ def _listed(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:
-    return (
-        [item for item in value if item and isinstance(item, Mapping)]
-        if isinstance(value, list | tuple)
-        else []
-    )
+    items = value if isinstance(value, list | tuple) else ()
+    return [item for item in items if item and isinstance(item, Mapping)]
 
 
 def _without_curves(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,13 +248,6 @@ def _without_curves(value: Mapping[str, Any]) -> dict[str, Any]:
         for key, item in value.items()
         if not figures.is_curve(item)
     }
-
-
-def _severity(value: Any) -> str:
-    text = str(value).lower()
-    if text in ("error", "critical", "high", "severe", "bad"):
-        return "severe"
-    return "warning" if text in ("warning", "warn", "medium", "moderate") else "note"
 
 
 def _sittings(entry: Entry) -> list[dict[str, str]]:

@@ -414,7 +414,9 @@ def row_of(
     counted = sum(cost.forward_equivalents for cost in parts) / len(parts) * config.data.batch
     price = {"steps": 1.0, "flops": counted, "time": seconds or 0.0}[equal]
     config = config.replace(steps=whole(allowed / price, len(parts)))
-    if equal == "flops" and (pairs := bill_of(config, rows, runs.PAIRS)) is not None:
+    bills = runs.bill(config, rows) if equal == "flops" else []
+    pairs = next((bill for bill in bills if bill.phase == runs.PAIRS), None)
+    if pairs is not None:
         most = max(1, int(min(pairs.forward_equivalents, allowed * MOST_FOR_PAIRS) / pairs.per_image))
         steps = whole((allowed - most * pairs.per_image) / price, len(parts))
         config = config.replace(
@@ -434,11 +436,6 @@ def row_of(
 def whole(steps: float, phases: int) -> int:
     """Return a whole number of steps, the same for all phases and at least one for each."""
     return max(1, int(steps + 1e-9) // phases) * phases
-
-
-def bill_of(config: runs.TrainConfig, rows: int, phase: str) -> runs.Bill | None:
-    """Return the cost of a phase of a run; None where it has no such phase."""
-    return next((bill for bill in runs.bill(config, rows) if bill.phase == phase), None)
 
 
 def billed(name: str, config: runs.TrainConfig, rows: int, seconds: float | None) -> Row:

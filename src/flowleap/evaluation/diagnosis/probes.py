@@ -336,13 +336,14 @@ class Probes:
         median, p95, largest = (
             _binned(t, edges, _quantile(share), rate.sqrt()) for share in (0.5, 0.95, 1.0)
         )
+        gaps = [g for g in _binned(t, edges, _ratio, gap, rate).value if exact and g is not None]
         return Tangent(
             strategy="exact JVP" if exact else "central difference",
             median=median,
             p95=p95,
             largest=largest,
             relative=_binned(t, edges, _ratio, rate, size),
-            gap=_middle(_binned(t, edges, _ratio, gap, rate)) if exact else None,
+            gap=statistics.median(gaps) if gaps else None,
         )
 
     def rates(self, rows: _Rows, exact: bool) -> Tensor:
@@ -397,17 +398,14 @@ class Probes:
         landing, elsewhere = (low, low) if self.jumps else (t, other)
         label = rows.label
         output = self.flow.output(x, t, landing, label)
+        next_class = None if label is None else (label + 1) % max(1, self.data.num_classes or 1)
         changed = [
             self.flow.output(x, other, elsewhere, label),
             self.flow.output(x, t, t, label) if self.jumps else output,
-            output if label is None else self.flow.output(x, t, landing, self.other_label(label)),
+            output if label is None else self.flow.output(x, t, landing, next_class),
         ]
         squares = [output, *(one - output for one in changed)]
         return torch.stack([squared_norm(value.double(), "mean") for value in squares]).cpu()
-
-    def other_label(self, label: Tensor) -> Tensor:
-        """The next class for each row, cyclically."""
-        return (label + 1) % max(1, self.data.num_classes or 1)
 
     # ------------------------------------------------------------ samples and gradients
 
@@ -491,12 +489,6 @@ def _requiring(weights: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for weight, required in zip(weights, before, strict=True):
             weight.requires_grad_(required)
-
-
-def _middle(curve: Curve) -> float | None:
-    """The median over the bins."""
-    values = [value for value in curve.value if value is not None]
-    return statistics.median(values) if values else None
 
 
 def _compared(diagonal: Curve, jumps: Curve) -> float | None:
