@@ -27,7 +27,7 @@ WORDS = {
 }
 """Titles of the fields of an objective."""
 HEADINGS = ("name", "type", "steps")
-"""Fields that name an objective, or belong to a run."""
+"""Fields that are not part of the design of a method."""
 DESIGN = (
     "model type",
     "flow path",
@@ -50,7 +50,7 @@ DESIGN = (
 )
 """The rows of the design table."""
 MOST_STEPS = 128
-"""The largest number of sampling steps that the design table asks a method about."""
+"""The largest number of sampling steps in the design table."""
 
 
 # ---------------------------------------------------------------- names
@@ -67,7 +67,7 @@ def canonical(name: str) -> str:
 
 
 def summary(name: str) -> str:
-    """Return the first line of a method's docstring; a variant without a function borrows that of its method."""
+    """Return the first line of the docstring of a method; for a variant without a function, of its method."""
     method, variant = name, ""
     while method and not methods.about(method):
         method, _, last = method.rpartition("_")
@@ -78,10 +78,7 @@ def summary(name: str) -> str:
 
 
 def plain(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return methods as plain data, by their names.
-
-    Raises: ValueError for an unknown method, naming its neighbors.
-    """
+    """Return methods as plain data by their names; raises ValueError for an unknown one, with similar names."""
     return {hyphens(canonical(name)): serialize.to_dict(methods.get(name)) for name in names}
 
 
@@ -95,7 +92,7 @@ def table(names: Sequence[str] | None = None) -> dict[str, dict[str, str]]:
 
 
 def design(objective: Objective) -> dict[str, str]:
-    """Return how a method fills the rows of the design table, in words read off its parts."""
+    """Return the rows of the design table of a method, as text."""
     told = in_words(objective) | loss_in_words(objective.loss)
     told |= {
         "flow path": brief(objective.path, usual=False),
@@ -113,7 +110,7 @@ def design(objective: Objective) -> dict[str, str]:
 
 
 def sampling_in_words(objective: Objective) -> dict[str, str]:
-    """The sampler of a method, the time its samples start at, and the numbers of steps that it gives no advice on."""
+    """Return the sampler of a method, the time that sampling starts from, and the numbers of steps it is meant for."""
     start = objective.path.t_max if objective.start is None else objective.start
     counts = objective.trained or [n for n in range(1, MOST_STEPS + 1) if not objective.advice(n)]
     steps = ", ".join(map(str, counts))
@@ -123,16 +120,16 @@ def sampling_in_words(objective: Objective) -> dict[str, str]:
 
 
 def loss_in_words(loss: Loss) -> dict[str, str]:
-    """The metric and the weight of a loss by its `template`, around those of the loss inside it."""
+    """Return the metric and the weight of a loss, by its `template` around those of the loss inside it."""
     distance = {"loss metric": spoken(loss), "weight": "1"}
     told = distance if loss.inner is None else loss_in_words(loss.inner)
     return told | {name: text.format(**vars(loss) | told) for name, text in loss.template.items()}
 
 
 def in_words(objective: Objective) -> dict[str, str]:
-    """What a target tells of itself: the first line of its docstring, and its steps where it has a `template`.
+    """Return the first line of the docstring of a target, and its steps where it has a `template`.
 
-    A template maps names of steps to words, in which {velocity} and {output} stand for the objective's own.
+    A template maps names of steps to text, in which {velocity} and {output} are those of the objective.
     """
     doc = (type(objective.target).__doc__ or "").strip().splitlines()
     meaning = objective.parameterization.inner or objective.parameterization
@@ -142,7 +139,7 @@ def in_words(objective: Objective) -> dict[str, str]:
 
 
 def brief(part: Any, usual: bool = True) -> str:
-    """A part in one phrase: its type in words, its numbers (also `usual` ones, the defaults), and the parts inside it.
+    """Return a part in one phrase: its type, its numbers (with defaults if `usual`), and the parts inside it.
 
     >>> from flowleap.times import LogitNormal, SortedPair
     >>> brief(SortedPair(LogitNormal(mean=-0.4, std=1.0), diagonal=0.75))
@@ -150,16 +147,14 @@ def brief(part: Any, usual: bool = True) -> str:
     """
     held = {f.name: getattr(part, f.name) for f in fields(part)}
     inner = [brief(value) for value in held.values() if is_dataclass(value)]
-    knobs = [knob(name, value) for name, value in held.items() if not is_dataclass(value)]
-    if not usual:
-        changed = (f.name for f in fields(part) if held[f.name] != f.default)
-        knobs = [knob(name, held[name]) for name in changed if not is_dataclass(held[name])]
+    shown = [f.name for f in fields(part) if usual or held[f.name] != f.default]
+    knobs = [knob(name, held[name]) for name in shown if not is_dataclass(held[name])]
     said = ", ".join(text for text in knobs if text)
     return " of ".join([f"{spoken(part)} ({said})" if said else spoken(part), *inner])
 
 
 def knob(name: str, value: Any) -> str:
-    """A field and its value in a few characters; nothing where it is switched off or not set."""
+    """Return a field and its value as short text; "" where it is off or not set."""
     if value is None or value is False:
         return ""
     words = name.replace("_", " ")
@@ -167,7 +162,7 @@ def knob(name: str, value: Any) -> str:
 
 
 def spoken(part: Any) -> str:
-    """The type of a part as words: AverageVelocity is "average velocity", GridEMA "grid EMA", EDM stays."""
+    """Return the type of a part as words: "average velocity" for AverageVelocity, "grid EMA" for GridEMA."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", type(part).__name__)
     return " ".join(word if word.isupper() else word.lower() for word in name.split())
 
@@ -191,15 +186,12 @@ def components(shown: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def written(value: Any, tall: bool = False) -> str:
-    """A part in words: its type with its numbers, and the parts within it on lines of their own.
-
-    A `tall` part has its numbers on lines of their own too, which keeps many columns narrow.
-    """
+    """Return a part as text: its type with its numbers, which a `tall` part has on lines of their own, then inner parts."""
     return "\n".join(lines_of(value, tall))
 
 
 def lines_of(value: Any, tall: bool) -> list[str]:
-    """The lines of a part, those of inner parts indented; numbers that are none are left out."""
+    """Return the lines of a part, those of inner parts indented, without fields that are None."""
     if not isinstance(value, dict):
         return [scalar(value)]
     inner = {key: item for key, item in value.items() if isinstance(item, dict)}
@@ -219,7 +211,7 @@ def lines_of(value: Any, tall: bool) -> list[str]:
 
 
 def scalar(value: Any) -> str:
-    """A plain value in a few characters."""
+    """Return a plain value as short text."""
     if value is None:
         return "none"
     if isinstance(value, list):
