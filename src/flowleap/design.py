@@ -186,7 +186,7 @@ def components(shown: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def written(value: Any, tall: bool = False) -> str:
-    """Return a part as text: its type with its numbers, which a `tall` part has on lines of their own, then inner parts."""
+    """Return a part as text: its type with its numbers, one a line if `tall`, and its inner parts."""
     return "\n".join(lines_of(value, tall))
 
 
