@@ -25,7 +25,6 @@ class Strip:
     width: int
     height: int
     pitch: int
-    count: int
     pixelated: bool
 
 
@@ -55,7 +54,7 @@ def strip(images: Tensor, cell: int = CELL) -> Strip:
     kind = "png" if small else "webp"
     source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
     pitch = (width + gutter) * scale
-    return Strip(source, pitch * len(made), height * scale, pitch, len(made), scale > 2)
+    return Strip(source, pitch * len(made), height * scale, pitch, scale > 2)
 
 
 @dataclass(frozen=True)
