@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowleap import autoencoders, processes, provenance, samplers
+from flowleap import autoencoders, clock, processes, provenance, samplers
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset, open_images
 from flowleap.evaluation import generation, labels
@@ -49,7 +48,7 @@ def samplings(
 
 
 @dataclass
-class Clock:
+class Timer:
     """Wall time spent inside an iterator, without the time between its items; synchronizes an accelerator."""
 
     device: torch.device
@@ -59,18 +58,12 @@ class Clock:
         """Yield the batches, timing each."""
         source = iter(batches)
         while True:
-            self._synchronize()
-            start = time.perf_counter()
+            start = clock.now(self.device)
             batch = next(source, None)
-            self._synchronize()
-            self.seconds += time.perf_counter() - start
+            self.seconds += clock.now(self.device).since(start).wall
             if batch is None:
                 return
             yield batch
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def evaluate(
@@ -137,16 +130,16 @@ def evaluate(
     rows = []
     for count, grid in planned:
         budget = spent(objective, count, grid, guidance)
-        clock, tally = Clock(generation.device_of(flow)), Tally(evaluator)
+        timer, tally = Timer(generation.device_of(flow)), Tally(evaluator)
         made = make(times=grid) if grid else make(steps=count)
-        for samples, label in clock.around(made):
+        for samples, label in timer.around(made):
             tally.add(samples, asked.there(label))
         numbers = tally.numbers()
         if tally.broken:
             error = generation.NotFinite(tally.broken, num)
             warnings.warn(f"nothing was measured at {count} steps: {error}", UserWarning, stacklevel=2)
         said = stated(protocol, evaluator, seen=same_rows(evaluator, dataset))
-        rows.append(budget | numbers | {"seconds": clock.seconds} | said)
+        rows.append(budget | numbers | {"seconds": timer.seconds} | said)
     return rows
 
 
