@@ -90,10 +90,8 @@ class Evaluator:
 
     @cached_property
     def paired(self) -> Tensor | None:
-        """The rows that all pairs are made with: at most `PAIRS`, a fixed random part where there are more."""
-        if self.rows is None or len(self.rows) <= PAIRS:
-            return self.rows
-        return self.rows[self._order("pairs")[:PAIRS]]
+        """The rows that all pairs are made with."""
+        return None if self.rows is None else for_pairs(self.rows)
 
     @cached_property
     def radii(self) -> Tensor | None:
@@ -156,6 +154,12 @@ class Evaluator:
     def _order(self, stream: str) -> Tensor:
         assert self.dataset is not None
         return torch.randperm(len(self.dataset), generator=generator(0, stream))
+
+
+def for_pairs(rows: Tensor) -> Tensor:
+    """Return at most `PAIRS` rows, a fixed random part where there are more."""
+    order = torch.randperm(len(rows), generator=generator(0, "pairs"))
+    return rows if len(rows) <= PAIRS else rows[order[:PAIRS]]
 
 
 def evaluator_for(dataset: Dataset, kind: features.Features | None = None) -> Evaluator:

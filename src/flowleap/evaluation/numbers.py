@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowleap import processes
 from flowleap.evaluation import distances, kernel, manifold, score, transport
-from flowleap.evaluation.evaluator import PAIRS, Evaluator
+from flowleap.evaluation.evaluator import Evaluator, for_pairs
 from flowleap.randomness import generator
 
 CERTAIN = 10_000
@@ -78,7 +78,10 @@ class Tally:
         numbers |= gaussian(rows, self.evaluator) | paired(rows, self.evaluator)
         numbers["agreement"] = hits / labeled if labeled else None
         if self.logits:
-            logits = shuffled(processes.gathered(torch.cat(self.logits)), "score")
+            logits = processes.gathered(torch.cat(self.logits))
+            logits = logits[
+                torch.randperm(len(logits), generator=generator(0, "score"))
+            ]  # may be sorted by class
             numbers["score"], numbers["score_error"] = score.classifier_score(logits)
         return numbers
 
@@ -97,12 +100,12 @@ def gaussian(rows: Tensor, evaluator: Evaluator) -> dict[str, Any]:
 def paired(rows: Tensor, evaluator: Evaluator) -> dict[str, Any]:
     """Return the numbers that compare all pairs of samples and real rows; none where only statistics are known.
 
-    Shapes: rows (n, d); at most `PAIRS` of them are used, a fixed random part.
+    Shapes: rows (n, d); see `for_pairs`.
     """
     real = evaluator.paired
     if real is None:
         return {}
-    rows = rows if len(rows) <= PAIRS else shuffled(rows, "pairs")[:PAIRS]
+    rows = for_pairs(rows)
     distance, error = kernel.kernel_distance(rows, real)
     found = manifold.manifold(rows, real, evaluator.radii)
     plane = evaluator.dims == 2
@@ -130,14 +133,6 @@ def memorized(rows: Tensor, evaluator: Evaluator) -> dict[str, Any]:
     close = evaluator.spacing.quantile(0.01)
     ratio = float(found.mean()) / typical if typical > 0.0 else None
     return {"nearest_ratio": ratio, "copies": float((found < close).double().mean())}
-
-
-def shuffled(rows: Tensor, stream: str) -> Tensor:
-    """Return rows in a fixed random order: images in a folder may be sorted by class.
-
-    Shapes: (n, ...) -> (n, ...).
-    """
-    return rows[torch.randperm(len(rows), generator=generator(0, stream))]
 
 
 def measure(samples: Tensor, label: Tensor | None, evaluator: Evaluator) -> dict[str, Any]:
