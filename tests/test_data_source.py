@@ -105,7 +105,7 @@ def test_pixels_that_are_see_through_or_of_16_bits_are_refused(tmp_path):
     assert open_images(folder(tmp_path / "x", [opaque], ["a.png"])).shape == (3, 4, 4)
     with pytest.raises(ValueError, match="transparent in places"):
         open_images(folder(tmp_path / "y", [clear], ["a.png"]))
-    with pytest.raises(ValueError, match="mode 'I;16'"):
+    with pytest.raises(ValueError, match=r"mode 'I(;16)?'"):  # pillow 10 calls it I
         open_images(folder(tmp_path / "z", [pixels(4, 4).astype(np.uint16) * 200], ["a.png"]))
 
 

@@ -275,7 +275,8 @@ def _reason(path: Path, error: Exception) -> str:
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return "a PyTorch pickle, not safetensors; pickles can run code and are never loaded"
     size = path.stat().st_size
-    if size < 8 or int.from_bytes(head, "little") > size or "not fully covered" in str(error):
+    cut = ("not fully covered", "MetadataIncompleteBuffer")  # as safetensors says it now, and in 0.4
+    if size < 8 or int.from_bytes(head, "little") > size or any(words in str(error) for words in cut):
         return f"truncated, or not safetensors at all ({size} bytes; {error})"
     return f"not a safetensors file ({error})"
 
