@@ -36,10 +36,7 @@ def stats(
     out: Annotated[Path, Option(metavar="FILE.npz", help="Where to write: the file.")],
     features: Annotated[
         str,
-        Option(
-            help="Features that are compared: pixel, pixel16, digits, mnist, fashion-mnist, cifar10-jpeg75, inception, "
-            "timm:MODEL, or the .npz of a classifier; auto chooses by the data.",
-        ),
+        Option(help=f"{options.FEATURES}; auto chooses by the data."),
     ] = "auto",
     num: Annotated[
         int | None,

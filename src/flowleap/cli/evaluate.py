@@ -39,8 +39,7 @@ FeaturesName = Annotated[
     str | None,
     Option(
         "--features",
-        help="Features that are compared: pixel, pixel16, digits, mnist, fashion-mnist, cifar10-jpeg75, inception, "
-        "timm:MODEL, or the .npz of a classifier.",
+        help=f"{options.FEATURES}.",
         show_default="by the data and the protocol",
     ),
 ]

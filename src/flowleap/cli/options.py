@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 BUDGETS = "1,2,4,128"
 """The default numbers of sampling steps of tables and reports."""
+FEATURES = (
+    "Features that are compared: pixel, pixel16, digits, mnist, fashion-mnist, cifar10-jpeg75, inception, timm:MODEL, "
+    "or the .npz of a classifier"
+)
 
 
 def weights(name: str) -> str:
