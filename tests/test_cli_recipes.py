@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from flowleap import runs
 from flowleap.cli import app
 from flowleap.runs import estimate, recipes
 from flowleap.runs.forecast import hours, size, within
@@ -114,7 +115,7 @@ def test_sizes_and_times_in_words() -> None:
     assert [hours(n) for n in (0.005, 0.5, 1.9, 37.25, 2400.0)] == [
         "18 s", "30 min", "114 min", "37.2 h", "2,400 h (100 days)",
     ]  # fmt: skip
-    config = recipes.configure("esc-xl2")[0]
+    config = runs.configure(recipe="esc-xl2")
     found = estimate.estimate(config, 0, speed=False)
     most = found.rows_within(0.9 * 80e9)
     assert 1 < most < 256 and within(config, found, 80e9) == f"{most} rows, {-(-256 // most)} devices at once"

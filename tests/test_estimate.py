@@ -228,7 +228,7 @@ def test_hours_follow_from_operations() -> None:
 @pytest.mark.slow
 def test_the_largest_recipe_is_planned_without_its_weights() -> None:
     """ESC-XL/2: the published 676 million parameters and 1.2 million steps, on a machine that could not hold them."""
-    config, _ = recipes.configure("esc-xl2")
+    config = runs.configure(recipe="esc-xl2")
     found = estimate.estimate(config, recipes.get("esc-xl2").rows, speed=False)
     assert found.parameters == 676_440_592 + 1153  # a log-variance head
     assert found.images == 1_200_000 * 256 and 4.9 < found.equivalents < 5.3

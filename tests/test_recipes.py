@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,14 @@ IMAGENET = 1_281_167
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def by_recipe(
+    name: str, data: Dataset | str | None = None, **options: Any
+) -> tuple[runs.TrainConfig, list[str]]:
+    """The config of a recipe, changed by options, and what they change."""
+    found = runs.resolve(recipe=name, data=data, **options)
+    return found.config, list(found.changes)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -34,7 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 )
 def test_it_can_be_planned_without_data(name: str) -> None:
     recipe = recipes.get(name)
-    config, changed = recipes.configure(name)
+    config, changed = by_recipe(name)
     assert changed == [] and config.recipe == name and config.data.name == ""
     assert (config.schedule.steps, config.data.batch, config.optimizer.lr, config.optimizer.ema) == (
         recipe.steps,
@@ -82,13 +91,13 @@ def test_steps_and_batches_are_the_published_epochs(name: str, epochs: int) -> N
 
 @pytest.mark.slow
 def test_published_settings_of_esc() -> None:
-    small, large = (recipes.configure(name)[0].objective for name in ("esc-b2", "esc-xl2"))
+    small, large = (by_recipe(name)[0].objective for name in ("esc-b2", "esc-xl2"))
     assert small.guidance == Guidance(1.0, 0.5) and small.guidance.scale == pytest.approx(2.0)
     assert large.guidance == Guidance(0.2, 0.92, (0.0, 0.75)) and large.guidance.scale == pytest.approx(2.5)
     assert (small.velocity, large.velocity) == (PlugIn(0.5), PlugIn(0.2))
     for objective, steps in ((small, 600_000), (large, 1_200_000)):
         assert Fraction(objective.times.horizon).limit_denominator(1000) * steps == 20_000
-    config = recipes.configure("esc-xl2")[0]
+    config = by_recipe("esc-xl2")[0]
     assert (
         config.optimizer.betas == (0.9, 0.95)
         and config.optimizer.weight_decay == 0
@@ -110,7 +119,7 @@ def test_published_settings_of_meanflow() -> None:
 def test_baselines_of_esc_say_where_the_published_losses_differ() -> None:
     """What was run there: the learned weight of t alone, the batch of IMM, and losses that are others."""
     for name in ("esc-b2", "esc-xl2", "sct-linear-b2"):
-        assert recipes.configure(name)[0].objective.loss.of == "t", name
+        assert by_recipe(name)[0].objective.loss.of == "t", name
     imm = recipes.get("imm-b2")
     assert (imm.batch, imm.steps, imm.objective.group, imm.objective.times.halvings) == (2048, 600_000, 4, 12)
     assert imm.numbers[0].value == 91.96
@@ -130,7 +139,7 @@ def test_rows_of_the_table_of_shortcut_models() -> None:
         "progressive-distillation": 35.6, "consistency-distillation": 136.5, "reflow": 44.8, "diffusion": 467.2,
         "flow-matching": 324.8, "consistency-training": 69.7, "live-reflow": 58.1, "shortcut": 40.3,
     }  # fmt: skip
-    faces, objects = (recipes.configure(f"{name}-shortcut")[0] for name in ("celebahq256", "imagenet256"))
+    faces, objects = (by_recipe(f"{name}-shortcut")[0] for name in ("celebahq256", "imagenet256"))
     assert [(c.data.batch, c.schedule.steps) for c in (faces, objects)] == [(64, 400_000), (256, 800_000)]
     assert faces.objective.guidance is None
     assert objects.objective.guidance == FinestLevel(1.5)
@@ -139,13 +148,13 @@ def test_rows_of_the_table_of_shortcut_models() -> None:
     assert (optimizer.weight_decay, optimizer.betas, optimizer.clip) == (0.1, (0.9, 0.999), None)
     assert optimizer.ema == (0.999,)
     for name in ("progressive-distillation", "reflow"):
-        config = recipes.configure(f"imagenet256-{name}")[0]
+        config = by_recipe(f"imagenet256-{name}")[0]
         assert runs.own_teacher(config) and runs.length(config) == 800_000
 
 
 @pytest.mark.slow
 def test_what_is_changed_is_said() -> None:
-    config, changed = recipes.configure(
+    config, changed = by_recipe(
         "esc-b2", batch=64, settings=[("velocity", "Conditional"), ("network.depth", "2"), ("lr", "3e-4")]
     )
     assert config.data.batch == 64 and config.optimizer.lr == 3e-4 and config.network["depth"] == 2
@@ -155,23 +164,23 @@ def test_what_is_changed_is_said() -> None:
         "recipe esc-b2: the network is another, depth 2 (there 12)",
         "recipe esc-b2: velocity is Conditional instead of PlugIn",
     ]
-    _, changed = recipes.configure("esc-xl2", steps=2_400_000, network="dit-base-4")
+    _, changed = by_recipe("esc-xl2", steps=2_400_000, network="dit-base-4")
     assert any("scale with --steps" in line for line in changed)
     assert any("patch 4 (there 2)" in line for line in changed)
-    assert recipes.configure("esc-b2", seed=3, eval_num=50_000)[1] == []
+    assert by_recipe("esc-b2", seed=3, eval_num=50_000)[1] == []
 
 
 @pytest.mark.slow
 def test_data_of_another_shape_or_other_classes_are_said() -> None:
     x = torch.zeros(20, 4, 16, 16)
     own = Dataset("mine", x, torch.arange(20) % 5, 5, kind="latents")
-    config, changed = recipes.configure("esc-b2", own)
+    config, changed = by_recipe("esc-b2", own)
     assert config.network["image"] == [4, 16, 16] and config.network["classes"] == 5
     assert changed == [
         "recipe esc-b2: made for latents of shape (4, 32, 32), here (4, 16, 16)",
         "recipe esc-b2: made for 1000 classes, here 5",
     ]
-    unlabeled, changed = recipes.configure("folder-64", Dataset("mine", torch.zeros(20, 3, 64, 64)))
+    unlabeled, changed = by_recipe("folder-64", Dataset("mine", torch.zeros(20, 3, 64, 64)))
     assert changed == [] and unlabeled.objective.label_dropout == 0
     assert unlabeled.network["classes"] is None
 
@@ -179,13 +188,13 @@ def test_data_of_another_shape_or_other_classes_are_said() -> None:
 @pytest.mark.parametrize("name", ["esc-b2", "imagenet256-shortcut", "imagenet256-reflow"])
 def test_guided_recipes_train_without_labels_unguided(name: str) -> None:
     own = Dataset("mine", torch.zeros(20, 4, 16, 16), kind="latents")
-    config, changed = recipes.configure(name, own)
+    config, changed = by_recipe(name, own)
     objective = config.objective
     assert (
         objective.guidance is None and objective.label_dropout == 0 and config.teacher.pair_guidance is None
     )
     assert any("without guidance, which needs labels, and mine has none" in line for line in changed)
-    assert not any("without guidance" in line for line in recipes.configure("celebahq256-shortcut", own)[1])
+    assert not any("without guidance" in line for line in by_recipe("celebahq256-shortcut", own)[1])
 
 
 def pictures(place: Path, side: int) -> str:
@@ -199,17 +208,17 @@ def pictures(place: Path, side: int) -> str:
 def test_larger_images_of_a_folder_are_shrunk_to_those_of_a_recipe(tmp_path) -> None:
     """Unless another size is asked for: a recipe is sized for one. Smaller ones are taken, and said."""
     large = pictures(tmp_path / "large", 300)
-    config, changed = recipes.configure("cifar10", large, flip=True)
+    config, changed = by_recipe("cifar10", large, flip=True)
     assert config.network["image"] == [3, 32, 32] and (config.data.size, config.data.square) == (32, "crop")
     assert changed == [] and config.data.flip
-    config, changed = recipes.configure("folder-64", large, size=32, square="resize")
+    config, changed = by_recipe("folder-64", large, size=32, square="resize")
     assert config.network["image"] == [3, 32, 32] and (config.data.size, config.data.square) == (32, "resize")
     assert changed[0] == "recipe folder-64: made for image of shape (3, 64, 64), here (3, 32, 32)"
     assert len(config.data.load()) == 6
-    small, changed = recipes.configure("folder-64", pictures(tmp_path / "small", 40))
+    small, changed = by_recipe("folder-64", pictures(tmp_path / "small", 40))
     assert small.network["image"] == [3, 32, 32] and "made for image of shape" in changed[0]
     with pytest.raises(ValueError, match="smaller --size"):
-        recipes.configure("folder-64", large, size=400)
+        by_recipe("folder-64", large, size=400)
 
 
 def test_images_that_a_recipe_shrinks_are_decoded_once(tmp_path, monkeypatch) -> None:
@@ -225,24 +234,24 @@ def test_images_are_refused_for_latents_before_they_are_looked_at(tmp_path, monk
     folder = pictures(tmp_path / "images", 64)
     monkeypatch.setattr(recipes.data_sets, "load", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(ValueError, match=r"esc-b2 is for latents, and .*images holds images: .* --size 256"):
-        recipes.configure("esc-b2", folder)
+        by_recipe("esc-b2", folder)
 
 
 def test_mistakes_name_their_neighbors() -> None:
     with pytest.raises(ValueError, match="unknown recipe 'esc-b4'; did you mean esc-b2"):
         recipes.get("esc-b4")
     with pytest.raises(ValueError, match="trains esc, not meanflow"):
-        recipes.configure("esc-b2", method="meanflow")
+        by_recipe("esc-b2", method="meanflow")
     with pytest.raises(ValueError, match=r"is for latents, and two-moons holds points$"):
-        recipes.configure("esc-b2", "two-moons")
+        by_recipe("esc-b2", "two-moons")
     with pytest.raises(
         ValueError, match=r"is for latents, and digits holds images: .* data encode PATH .* --size 256"
     ):
-        recipes.configure("esc-b2", "digits")
+        by_recipe("esc-b2", "digits")
     with pytest.raises(ValueError, match="is for images, and mine holds latents: another recipe"):
-        recipes.configure("folder-64", Dataset("mine", torch.zeros(20, 4, 8, 8), kind="latents"))
+        by_recipe("folder-64", Dataset("mine", torch.zeros(20, 4, 8, 8), kind="latents"))
     with pytest.raises(ValueError, match="unknown field 'learning_rate'"):
-        recipes.configure("esc-b2", settings=[("learning_rate", "1")])
+        by_recipe("esc-b2", settings=[("learning_rate", "1")])
 
 
 @pytest.mark.slow
@@ -251,7 +260,7 @@ def test_a_recipe_is_trained(tmp_path) -> None:
     source = torch.Generator().manual_seed(0)
     own = Dataset("mine", torch.rand(800, 1, 28, 28, generator=source) * 2 - 1, torch.arange(800) % 10, 10)
     settings = [("network.width", "24"), ("network.depth", "1"), ("network.heads", "2")]
-    config, _ = recipes.configure("fashion-mnist", own, settings=settings, steps=4, batch=16, eval_num=0)
+    config, _ = by_recipe("fashion-mnist", own, settings=settings, steps=4, batch=16, eval_num=0)
     config = config.replace(watch_share=0.0, sample_every=0)
     result = runs.train(config, tmp_path / "run", dataset=own, console=Console(file=io.StringIO()))
     assert result.step == 4

@@ -22,6 +22,7 @@ from flowleap.oracles import Gaussian
 from flowleap.parameterization import Endpoint
 from flowleap.paths import VEPath
 from flowleap.point import Batch, Point, Regression
+from flowleap.runs import teachers
 from flowleap.studies import plan
 from flowleap.times import StudentT, Truncation
 from flowleap.velocities import VelocitySource
@@ -374,7 +375,7 @@ def test_teachers_that_are_no_first_stage_are_refused(quiet, tmp_path):
     with pytest.raises(ValueError, match=r"network of .* is .* another than asked for"):
         train(quiet, config(teacher=stage, settings=[("network.width", "12")]), tmp_path / "run")
     with pytest.raises(ValueError, match="not trained for the instantaneous velocity"):
-        runs.resolve(config("reflow", teacher=stage, settings=edm), cloud())
+        teachers.resolve(config("reflow", teacher=stage, settings=edm), cloud())
     assert not (tmp_path / "run").exists()
 
 
@@ -385,7 +386,7 @@ def test_a_comparison_counts_the_first_stage_as_what_it_is(tmp_path):
     )
     dataset = runs.run.data_sets.load("two-moons")
     rows = {row.method: row for row in plan.resolve(request, dataset).rows}
-    assert rows["tcm"].config["steps"] == 200
-    assert [bill.per_image for bill in runs.bill(runs.from_dict(rows["tcm"].config), 100)] == pytest.approx(
+    assert rows["tcm"].config.schedule.steps == 200
+    assert [bill.per_image for bill in runs.bill(rows["tcm"].config, 100)] == pytest.approx(
         [4.0, 4.0], abs=0.3
     )

@@ -61,11 +61,6 @@ def hyphens(name: str) -> str:
     return name.replace("_", "-")
 
 
-def canonical(name: str) -> str:
-    """Return a method's name as the library spells it."""
-    return name.strip().lower().replace("-", "_").replace(" ", "_")
-
-
 def summary(name: str) -> str:
     """Return the first line of the docstring of a method; for a variant without a function, of its method."""
     method, variant = name, ""
@@ -79,7 +74,7 @@ def summary(name: str) -> str:
 
 def plain(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return methods as plain data by their names; raises ValueError for an unknown one, with similar names."""
-    return {hyphens(canonical(name)): serialize.to_dict(methods.get(name)) for name in names}
+    return {hyphens(methods.key(name)): serialize.to_dict(methods.get(name)) for name in names}
 
 
 # ---------------------------------------------------------------- the design table
@@ -87,7 +82,7 @@ def plain(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def table(names: Sequence[str] | None = None) -> dict[str, dict[str, str]]:
     """Return the design of each method by its name, of all methods where none are named."""
-    asked = dict.fromkeys(canonical(name) for name in names or methods.names())
+    asked = dict.fromkeys(methods.key(name) for name in names or methods.names())
     return {hyphens(name): design(methods.get(name)) for name in asked}
 
 

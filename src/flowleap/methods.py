@@ -446,18 +446,22 @@ def about(name: str) -> str:
     return (make.__doc__ or "") if make is not None else ""
 
 
+def key(name: str) -> str:
+    """Return the name of a method with underscores, as configs and folders hold it."""
+    return name.strip().lower().replace("-", "_").replace(" ", "_")
+
+
 def get(name: str) -> Objective:
     """Return a method by name, with underscores or hyphens.
 
     Raises: ValueError for an unknown name, naming its neighbors.
     """
-    key = name.strip().lower().replace("-", "_").replace(" ", "_")
-    key = _ALIASES.get(key, key)
-    if key in _METHODS:
-        return _METHODS[key]()
-    if key in _OWN:
-        return _OWN[key]()
-    near = suggest(key.replace("_", "-"), (known.replace("_", "-") for known in (*names(), *_ALIASES)))
+    found = _ALIASES.get(key(name), key(name))
+    if found in _METHODS:
+        return _METHODS[found]()
+    if found in _OWN:
+        return _OWN[found]()
+    near = suggest(found.replace("_", "-"), (known.replace("_", "-") for known in (*names(), *_ALIASES)))
     raise ValueError(f"unknown method {name!r}{near}")
 
 

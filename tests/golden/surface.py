@@ -13,8 +13,9 @@ import typer
 import flowleap
 from flowleap import methods, runs, serialize
 from flowleap.cli import app
-from flowleap.runs import configuring, recipes
+from flowleap.runs import recipes
 from flowleap.training.config import flattened
+from flowleap.training.settings import WHOLE
 
 SURFACE = Path(__file__).resolve().parent / "surface.json"
 ROOMS = (
@@ -66,7 +67,7 @@ def commands(command: Any, name: str = "") -> dict[str, list[str]]:
 def settings() -> dict[str, Any]:
     """Return the fields of the config of a run that `--set` takes, with their values on digits."""
     every = flattened(runs.to_dict(runs.configure("esc", "digits")))
-    return {name: value for name, value in every.items() if name not in configuring.WHOLE}
+    return {name: value for name, value in every.items() if name not in WHOLE}
 
 
 def parts() -> dict[str, dict[str, Any]]:

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument
 
 from flowleap.cli import options
-from flowleap.cli.group import print_json, say, show
+from flowleap.cli.group import print_json, show
 from flowleap.tables import Table
 
 if TYPE_CHECKING:
-    from flowleap.data import Dataset
     from flowleap.runs.recipes import Recipe
-    from flowleap.training.config import TrainConfig
 
 Name = Annotated[str | None, Argument(metavar="[RECIPE]", help="Show all settings of this recipe.")]
 LIST = "list"
@@ -59,9 +57,8 @@ def described(recipe: Recipe) -> dict[str, Any]:
 def changes(recipe: Recipe) -> list[str]:
     """Return the changes that a recipe makes to its method, in words."""
     from flowleap import runs
-    from flowleap.runs import recipes as known
 
-    return runs.changes(known.configure(recipe.name)[0])
+    return runs.changes(runs.configure(recipe=recipe.name))
 
 
 def show_one(recipe: Recipe) -> None:
@@ -87,24 +84,3 @@ def show_one(recipe: Recipe) -> None:
         if text:
             table.add(label, text)
     show(table)
-
-
-def configured(name: str, about: dict[str, Any], planned: bool) -> tuple[TrainConfig, Dataset]:
-    """Return the config of a recipe, changed by options, and its data; print what the options change.
-
-    Raises: ValueError for a recipe without --data that is to be trained, and for settings that do not fit.
-    """
-    from flowleap.runs import recipes as known
-
-    recipe = known.get(name)
-    if about.get("data") is None and not planned:
-        raise ValueError(
-            f"the recipe {recipe.name} is for {recipe.data}: say where it is, --data PATH; or see what it takes, "
-            "--dry-run"
-        )
-    dataset = known.data_for(recipe.name, **about)
-    loaded = {} if about.get("data") is None else {"data": dataset}
-    config, changed = known.configure(recipe.name, **{**about, **loaded})
-    for line in changed:
-        say(line)
-    return config, dataset

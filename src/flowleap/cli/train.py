@@ -216,12 +216,17 @@ def settled(
     from flowleap import runs
 
     known = {name: value for name, value in about.items() if value is not None}
-    if not resume and recipe:
-        config, dataset = recipes.configured(recipe, known, dry_run)
-        return config, out, dataset
     if not resume:
-        dataset = runs.data_for(**known)
-        return runs.configure(**{**known, "data": dataset}), out, dataset
+        if recipe and "data" not in known and not dry_run:
+            one = runs.recipes.get(recipe)
+            raise ValueError(
+                f"the recipe {one.name} is for {one.data}: say where it is, --data PATH; or see what it takes, "
+                "--dry-run"
+            )
+        found = runs.resolve(**known, recipe=recipe)
+        for line in found.changes:
+            say(line)
+        return found.config, out, found.dataset
     if recipe:
         raise typer.BadParameter("a resumed run has its settings: leave it out", param_hint="--recipe")
     names = {name: known[name] for name in ("method", "data", "seed") if name in known}

@@ -20,12 +20,10 @@ The folder of a run:
 from flowleap.networks.options import NETWORKS
 from flowleap.runs.configuring import (
     PRESETS,
-    change,
+    Resolved,
     configure,
-    data_for,
-    method_name,
-    preprocessing_of,
     reconfigure,
+    resolve,
 )
 from flowleap.runs.cost import Bill, bill, cost
 from flowleap.runs.phases import PAIRS, STUDENT, TEACHER, Phase, length, own_teacher, phases
@@ -39,10 +37,11 @@ from flowleap.runs.reading import (
     write_average,
 )
 from flowleap.runs.run import RunResult, choose, compatible, default_folder, resumed_folder, train
-from flowleap.runs.teachers import practice, resolve
+from flowleap.runs.teachers import practice
 from flowleap.runs.trainer import Trainer, build_network, changes, device_of
 from flowleap.training.config import TrainConfig, from_dict, to_dict
 from flowleap.training.guard import Diverged
+from flowleap.training.settings import change, preprocessing_of
 
 __all__ = [
     "NETWORKS",
@@ -53,6 +52,7 @@ __all__ = [
     "Bill",
     "Diverged",
     "Phase",
+    "Resolved",
     "Run",
     "RunResult",
     "TrainConfig",
@@ -65,13 +65,11 @@ __all__ = [
     "compatible",
     "configure",
     "cost",
-    "data_for",
     "default_folder",
     "device_of",
     "from_dict",
     "length",
     "load_run",
-    "method_name",
     "origin",
     "own_teacher",
     "phases",

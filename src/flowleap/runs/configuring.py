@@ -1,42 +1,33 @@
-"""How the config of a run follows from a method, its data and what is asked for.
+"""How the config of a run follows from a method or a recipe, its data and what is asked for.
 
 >>> config = configure("meanflow", steps=500, settings=[("times.diagonal", "0.5"), ("network.width", "96")])
 >>> config.objective.times.diagonal, config.network["width"], config.data.batch
 (0.5, 96, 96)
+>>> found = resolve(recipe="esc-b2", batch=256)
+>>> found.config.data.batch, found.changes
+(256, ('recipe esc-b2: data.batch is 256 instead of 512',))
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from flowleap import data as data_sets
 from flowleap import extensions, methods, networks, serialize
-from flowleap.data import Dataset, Preprocessing
+from flowleap.data import Dataset
 from flowleap.losses import Loss
 from flowleap.networks import options as network_options
 from flowleap.networks.options import core, inside, kinds, with_core
-from flowleap.objectives import Objective
-from flowleap.suggest import suggest
+from flowleap.runs import recipes
 from flowleap.training import folder
-from flowleap.training.config import FIELDS, FLAT, GROUPS, TrainConfig, dotted, from_fields
+from flowleap.training.config import FLAT, TrainConfig, dotted, from_fields
+from flowleap.training.settings import PREPROCESSING, change, preprocessing_of
 
 METHOD, DATA = "esc", "digits"
-"""What a run is about where nothing is said."""
-WHOLE = {
-    "method": "name the method itself",
-    "data.name": "use --data",
-    "objective": "give its fields by their own names, as in times.diagonal=0.5",
-    "imports": "use --import",
-    "network": "use --network for its name, and network.width=64 for an option of it",
-}
-"""The fields of the config that are not set by `change`, and what to do instead."""
-PREPROCESSING = tuple(f"data.{field.name}" for field in fields(Preprocessing))
-"""The fields that say how images at a path are preprocessed."""
-
+"""The method and the data of a run where none are named."""
 HEAD = networks.WithLogVariance.__name__
 """The kind of a network around one that has no log-variance of its own."""
 LEVELS = networks.NoiseTime.__name__
@@ -54,87 +45,114 @@ by a setting brings the method's own label dropout back.
 """
 
 
+@dataclass(frozen=True)
+class Resolved:
+    """The config of a new run, its data, and what was changed about its recipe, in sentences."""
+
+    config: TrainConfig
+    dataset: Dataset
+    changes: tuple[str, ...] = ()
+
+
 def configure(
-    method: str = METHOD,
+    method: str | None = None,
     data: str | Dataset | None = None,
     network: str | None = None,
     settings: Iterable[tuple[str, Any]] = (),
     teacher: str | Path | None = None,
     init: str | Path | None = None,
+    recipe: str | None = None,
     **options: Any,
 ) -> TrainConfig:
-    """Return the config of a new run: the preset for the data, changed by `options` and then by `settings`.
-
-    Args:
-        method: where the objective begins, a name.
-        data: a data set or its name, None for that of the teacher or of `init`, or else digits.
-        network: one of `NETWORKS`, None for that of the teacher or of `init`, or else the preset's.
-        teacher: the folder of the run that teaches this one.
-        init: the folder of the run whose weights this one begins with.
-        options: fields of the config (None: not given); `objective` may be an `Objective` of your own.
-        settings: pairs such as ("times.diagonal", "0.5"), see `change`.
-
-    Raises: ValueError for an unknown method, data set, network, field or option, naming its neighbors;
-        FileNotFoundError for a teacher that is no run.
-    """
-    taught = {} if teacher is None else folder.read(Path(teacher))["config"]
-    begun = {} if init is None else folder.read(Path(init))["config"]
-    known, settings = taught or begun, list(settings)
-    if not isinstance(data, Dataset):
-        data = data_for(data, settings=settings, teacher=teacher, init=init, **options)
-    dataset, base = data, methods.get(method)
-    preset = dict(PRESETS[dataset.kind])
-    own = network_options.named(network or preset["network"])
-    if not network and known:
-        own = taught["network"] if taught else inherited(begun["network"])
-    config = from_fields(
-        {
-            "method": method_name(method),
-            "objective": replace(base, label_dropout=0.0),
-            "data.name": dataset.address,
-            "imports": extensions.checksums(),
-            "teacher.path": None if teacher is None else str(teacher),
-            "init.path": None if init is None else str(init),
-            **{dotted(name): value for name, value in preset.items()},
-            **_preprocessing(dataset.address, known, {}),
-            **{dotted(name): value for name, value in options.items() if value is not None},
-            "data.square": dataset.preprocessing.square,
-            "data.size": dataset.preprocessing.size,
-            "network": own,
-        }
-    )
-    serialize.to_dict(config.objective)  # refused here where it cannot be written down
-    if any("guidance" in name for name, _ in settings) and "label_dropout" not in dict(settings):
-        settings.append(("label_dropout", base.label_dropout))  # guidance needs a trained null label
-    return settle(change(solved(config), settings), dataset)
+    """Return the config of a new run, given what `resolve` takes."""
+    return resolve(method, data, network, settings, teacher, init, recipe, **options).config
 
 
-def data_for(
-    data: str | None = None,
-    *,
+def resolve(
+    method: str | None = None,
+    data: str | Dataset | None = None,
+    network: str | None = None,
     settings: Iterable[tuple[str, Any]] = (),
     teacher: str | Path | None = None,
     init: str | Path | None = None,
+    recipe: str | None = None,
     **options: Any,
-) -> Dataset:
-    """Load the data set of a new run, given what `configure` is given: to hand it on to that and to `runs.train`.
+) -> Resolved:
+    """Resolve a new run: the preset for its data or a recipe, changed by `options` and then by `settings`.
 
-    Raises: ValueError as `data.load`; FileNotFoundError for a teacher that is no run.
+    Args:
+        method: where the objective begins, a name; None for `METHOD`, or that of the recipe.
+        data: a data set or its name, None for that of the teacher or of `init`, or else `DATA`. A recipe without data
+            is resolved on the shapes it is for, to plan with.
+        network: one of `NETWORKS`, None for that of the recipe, the teacher or `init`, or else the preset's.
+        teacher: the folder of the run that teaches this one.
+        init: the folder of the run whose weights this one begins with.
+        options: fields of the config by their short names (None: not given); `objective` may be an `Objective` of your
+            own.
+        settings: pairs such as ("times.diagonal", "0.5"), see `change`.
+
+    Raises: ValueError for an unknown method, data set, network, field or option, naming its neighbors, and for a recipe
+        of another method or another kind of data; FileNotFoundError for a teacher that is no run.
     """
-    other = init if teacher is None else teacher
-    known = {} if other is None else folder.read(Path(other))["config"]
+    others = [folder.read(Path(place))["config"] for place in (teacher, init) if place is not None]
+    settings, known = list(settings), others[0] if others and recipe is None else {}
+    given = {dotted(name): value for name, value in options.items() if value is not None}
+    asked = given | {FLAT.get(name, name): value for name, value in settings}
+    if recipe is None:
+        dataset = data if isinstance(data, Dataset) else _load(data, known, asked)
+        base = _preset(method or METHOD, dataset) | _preprocessing(dataset.address, known)
+        own = base.pop("network")
+        if known:
+            own = known["network"] if teacher is not None else inherited(known["network"])
+        wanted = network_options.named(network) if network else own
+        if any("guidance" in name for name, _ in settings) and "label_dropout" not in dict(settings):
+            # guidance needs a trained null label
+            settings.append(("label_dropout", methods.get(method or METHOD).label_dropout))
+    else:
+        chosen = recipes.get(recipe, method)
+        dataset = data if isinstance(data, Dataset) else recipes.load(chosen, data, asked)
+        base, own = recipes.fields_of(chosen, dataset), recipes.network_of(chosen)
+        wanted = recipes.network_of(chosen, network)
+    found = {
+        "data.name": dataset.address if recipe is None or data is not None else "",
+        "data.square": dataset.preprocessing.square,
+        "data.size": dataset.preprocessing.size,
+        "imports": extensions.checksums(),
+        "teacher.path": None if teacher is None else str(teacher),
+        "init.path": None if init is None else str(init),
+    }
+    config = solved(from_fields({**base, **given, **found, "network": wanted}))
+    serialize.to_dict(config.objective)  # refused here where it cannot be written down
+    config = settle(change(config, settings), dataset)
+    if recipe is None:
+        return Resolved(config, dataset)
+    plain = settle(solved(from_fields({**base, **found, "network": own})), dataset)
+    return Resolved(config, dataset, tuple(recipes.changes(chosen, dataset, plain, config)))
+
+
+def _load(data: str | None, known: Mapping[str, Any], settings: Mapping[str, Any]) -> Dataset:
+    """Load the data of a run, None for those of another run with the values `known`, or else `DATA`."""
     name = (known.get("data", {}).get("name") or DATA) if data is None else data
-    return data_sets.load(
-        name, preprocessing=preprocessing_of([*_preprocessing(name, known, options).items(), *settings])
-    )
+    settings = {**_preprocessing(name, known), **settings}
+    return data_sets.load(name, preprocessing=preprocessing_of(settings.items()))
 
 
-def _preprocessing(address: str, known: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how images are preprocessed: as the options say, or else as those of another run on the same data."""
+def _preset(method: str, dataset: Dataset) -> dict[str, Any]:
+    """Return the fields of a run by the kind of its data, unguided."""
+    preset = dict(PRESETS[dataset.kind])
+    return {
+        "method": methods.key(method),
+        "objective": replace(methods.get(method), label_dropout=0.0),
+        "network": network_options.named(preset.pop("network")),
+        **{dotted(name): value for name, value in preset.items()},
+    }
+
+
+def _preprocessing(address: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how another run preprocesses images, where it is on the same data."""
     before = {f"data.{name}": value for name, value in known.get("data", {}).items()}
-    same = before if before.get("data.name") == address else {}
-    given = {FLAT.get(name, name): value for name, value in options.items() if value is not None}
-    return {name: value for name, value in (same | given).items() if name in PREPROCESSING}
+    same = before.get("data.name") == address
+    return {name: value for name, value in before.items() if same and name in PREPROCESSING}
 
 
 def inherited(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +175,7 @@ def reconfigure(
     """Return the config of a run to be resumed, changed by what was given (None: not), as in `configure`."""
     config = stored
     if method is not None:
-        config = replace(config, method=method_name(method))
+        config = replace(config, method=methods.key(method))
     if data is not None:
         config = config.replace(data=data_sets.address(data))
     if network is not None:
@@ -165,50 +183,6 @@ def reconfigure(
         config = settle(config, config.data.load())
     given = [(name, value) for name, value in options.items() if value is not None]
     return change(config, [*given, *settings])
-
-
-def preprocessing_of(settings: Iterable[tuple[str, Any]]) -> Preprocessing | None:
-    """Return how images at a path are taken by settings such as ("size", "64"), others aside; None without any.
-
-    Raises: ValueError for values that mean nothing.
-    """
-    given = {
-        path: as_field(path, value)
-        for name, value in settings
-        if (path := FLAT.get(name, name)) in PREPROCESSING
-    }
-    given = {path.partition(".")[2]: value for path, value in given.items() if value is not None}
-    return Preprocessing(**given) if given else None
-
-
-def method_name(method: str) -> str:
-    """Return the name of a method as configs and folders hold it, with underscores."""
-    return method.strip().lower().replace("-", "_").replace(" ", "_")
-
-
-def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainConfig:
-    """Return a config with some values replaced, given by name as text or as they are.
-
-    A field of the config ("warmup"), an option of the network ("network.width"), or a field of the objective
-    at any depth ("times.diagonal", "loss.power").
-
-    Raises: ValueError for an unknown name, with its neighbors, or a value that does not fit.
-    """
-    changed: dict[str, Any] = {}
-    parts: list[tuple[str, str]] = []
-    for name, value in settings:
-        head, _, rest = name.partition(".")
-        path = FLAT.get(name, name)
-        if head == "network" and rest:
-            network = network_options.change(changed.get("network", config.network), rest, parse(value))
-            changed["network"] = network
-        elif path in WHOLE or head in WHOLE:
-            raise ValueError(f"{name!r} is not set as a field: {WHOLE.get(path) or WHOLE[head]}")
-        elif path in FIELDS or head in GROUPS:
-            changed[dotted(name)] = as_field(path, value)
-        else:
-            parts.append((name, value if isinstance(value, str) else json.dumps(value)))
-    return config.replace(**changed, objective=override(config.objective, parts))
 
 
 def solved(config: TrainConfig) -> TrainConfig:
@@ -220,22 +194,6 @@ def solved(config: TrainConfig) -> TrainConfig:
     if kind is None or config.network.get("kind") == kind:
         return config
     return replace(config, network={"kind": kind, "network": config.network})
-
-
-def override(objective: Objective, settings: Iterable[tuple[str, str]]) -> Objective:
-    """Return an objective with some fields replaced, all at once."""
-    known = [f.name for f in fields(Objective)]
-    for name, _ in settings:
-        head = name.partition(".")[0]
-        if serialize.renamed(head, None, known)[0] not in known:
-            every = [
-                *known,
-                *(path for path in FIELDS if path not in WHOLE),
-                "network.width",
-                "network.depth",
-            ]
-            raise ValueError(f"unknown field {name!r}{suggest(head, every, FLAT)}")
-    return serialize.overrides(objective, settings)
 
 
 def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
@@ -298,23 +256,3 @@ def whole_groups(config: TrainConfig, group: int) -> None:
             f"batch={config.data.batch}: {config.method} compares groups of {group} rows, which do not fill it: use "
             f"batch={nearest}, or another times.group"
         )
-
-
-def parse(value: Any) -> Any:
-    """Read text as JSON where it is JSON ("64", "true", "[1, 2]"), "none" as None, the rest as it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value.lower() if value.lower() in ("true", "false") else value)
-    except ValueError:
-        return None if value.lower() in ("none", "null") else value
-
-
-def as_field(path: str, value: Any) -> Any:
-    """Read the text of a field; "0.9,0.99" and a single number both make a tuple where one is expected."""
-    if path in ("teacher.path", "init.path"):
-        return None if value is None else str(value)
-    several = tuple in (get_origin(hint) for hint in (FIELDS[path], *get_args(FIELDS[path])))
-    if several and isinstance(value, str):
-        return tuple(parse(part) for part in value.strip("[]()").split(",") if part.strip())
-    return parse(value)

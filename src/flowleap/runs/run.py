@@ -13,10 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from flowleap import data as data_sets
-from flowleap import processes, threads
+from flowleap import methods, processes, threads
 from flowleap.data import Dataset
 from flowleap.runs import pairs, teachers, warm
-from flowleap.runs.configuring import DATA, METHOD, method_name
+from flowleap.runs.configuring import DATA, METHOD
 from flowleap.runs.cost import report as report_cost
 from flowleap.runs.phases import (
     PAIRS,
@@ -62,7 +62,7 @@ class RunResult:
 
 def default_folder(method: str = METHOD, data: str = DATA, seed: int = 0) -> Path:
     """Return runs/<data>-<method>-seed<seed>, with hyphens."""
-    return Path("runs") / f"{data_sets.short(data)}-{method_name(method)}-seed{seed}".replace("_", "-")
+    return Path("runs") / f"{data_sets.short(data)}-{methods.key(method)}-seed{seed}".replace("_", "-")
 
 
 def resumed_folder(method: str = METHOD, data: str = DATA, seed: int = 0) -> Path:
@@ -88,7 +88,7 @@ def train(
         resume: continue the run in `out` (None: the newest of that name), exactly, from its last checkpoint; to the
             last digit with a number of threads that is given.
         overwrite: start anew where a run is already; the old one is moved to <name>.old-N.
-        dataset: the data, where they are loaded already (`data_for`) or have no name to load them by.
+        dataset: the data, where they are loaded already (`resolve`) or have no name to load them by.
 
     Raises: ValueError for settings that do not fit one another, found before anything is written;
         FileExistsError for a folder that holds a run; CheckpointError for files that cannot be read or

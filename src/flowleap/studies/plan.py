@@ -14,6 +14,7 @@ from flowleap.data import Dataset
 from flowleap.files import replace_file
 from flowleap.lock import vacant
 from flowleap.provenance import NewerFormat, format_of, version
+from flowleap.runs import teachers
 from flowleap.studies import ablation
 from flowleap.studies.budget import Budget, StepCost, Trial, parse, step_cost
 from flowleap.suggest import suggest
@@ -124,7 +125,7 @@ class Request:
         Raises: ValueError for none, an unknown name, with similar ones, or a repeated one.
         """
         asked = TABLE if tuple(self.methods) == ("all",) else self.methods
-        keys = [runs.method_name(name) for name in asked]
+        keys = [methods.key(name) for name in asked]
         for key in keys:
             try:
                 methods.get(key)
@@ -147,7 +148,7 @@ class Request:
         """Return the names of the components that are left out; raises as `ablation.named`."""
         if not self.drop:
             return ()
-        key = runs.method_name(self.methods[0])
+        key = methods.key(self.methods[0])
         return tuple(one.name for one in ablation.named(key, methods.get(key), self.drop))
 
     def settings_of(self, method: str) -> list[tuple[str, str]]:
@@ -158,7 +159,7 @@ class Request:
         found: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
         for name, value in self.settings:
             owner, own, field = name.rpartition(":")
-            owner = runs.method_name(owner).replace("_", "-")
+            owner = methods.key(owner).replace("_", "-")
             if own and owner not in self.names():
                 raise ValueError(
                     f"--set {name}: no method {owner!r} in this comparison{suggest(owner, self.names())}"
@@ -307,7 +308,7 @@ def variants(request: Request, dataset: Dataset) -> tuple[dict[str, runs.TrainCo
         return {name: configured(request, name, dataset) for name in request.names()}, None
     (name,) = request.names()
     whole = configured(request, name, dataset)
-    key, objective = runs.method_name(name), whole.objective
+    key, objective = methods.key(name), whole.objective
     asked = (
         ablation.dropped(key, objective, request.drop)
         if request.drop
@@ -363,7 +364,7 @@ def taught(place: Path, configs: Mapping[str, runs.TrainConfig], dataset: Datase
             "methods such as consistency-distillation"
         )
     for config in students:
-        runs.resolve(config, dataset)
+        teachers.resolve(config, dataset)
     return billed(GIVEN, runs.read_config(place), len(dataset), None)
 
 
