@@ -46,7 +46,7 @@ def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainCon
         elif path in WHOLE or head in WHOLE:
             raise ValueError(f"{name!r} is not set as a field: {WHOLE.get(path) or WHOLE[head]}")
         elif path in FIELDS or head in GROUPS:
-            changed[dotted(name)] = as_field(path, value)
+            changed[dotted(name)] = as_field(dotted(name), value)
         elif serialize.renamed(head, None, known)[0] in known:
             parts.append((name, value if isinstance(value, str) else json.dumps(value)))
         else:
