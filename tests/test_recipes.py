@@ -226,7 +226,7 @@ def test_images_that_a_recipe_shrinks_are_decoded_once(tmp_path, monkeypatch) ->
     monkeypatch.setattr(
         prepare, "decode", lambda file, *given: decoded.update([file]) or decode(file, *given)
     )
-    assert recipes.data_for("cifar10", pictures(tmp_path / "large", 300)).shape == (3, 32, 32)
+    assert runs.resolve(recipe="cifar10", data=pictures(tmp_path / "large", 300)).dataset.shape == (3, 32, 32)
     assert len(decoded) == 6 and set(decoded.values()) == {1}
 
 
