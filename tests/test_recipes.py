@@ -21,7 +21,6 @@ from flowleap.guidance import FinestLevel, Guidance
 from flowleap.runs import published, recipes
 from flowleap.velocities import PlugIn
 
-every = pytest.mark.parametrize("name", recipes.names())
 IMAGENET = 1_281_167
 ROOT = Path(__file__).resolve().parent.parent
 
