@@ -1,4 +1,4 @@
-"""How the config of a run follows from a method or a recipe, its data and what is asked for.
+"""Resolve the config of a run from a method or a recipe, its data, and options.
 
 >>> config = configure("meanflow", steps=500, settings=[("times.diagonal", "0.5"), ("network.width", "96")])
 >>> config.objective.times.diagonal, config.network["width"], config.data.batch
@@ -103,7 +103,7 @@ def resolve(
         base = _preset(method or METHOD, dataset) | _preprocessing(dataset.address, known)
         own = base.pop("network")
         if known:
-            own = known["network"] if teacher is not None else inherited(known["network"])
+            own = known["network"] if teacher is not None else inherited_network(known["network"])
         wanted = network_options.named(network) if network else own
         if any("guidance" in name for name, _ in settings) and "label_dropout" not in dict(settings):
             # guidance needs a trained null label
@@ -121,12 +121,12 @@ def resolve(
         "teacher.path": None if teacher is None else str(teacher),
         "init.path": None if init is None else str(init),
     }
-    config = solved(from_fields({**base, **given, **found, "network": wanted}))
-    serialize.to_dict(config.objective)  # refused here where it cannot be written down
-    config = settle(change(config, settings), dataset)
+    config = wrapped(from_fields({**base, **given, **found, "network": wanted}))
+    serialize.to_dict(config.objective)  # raises for an objective that config.json cannot hold
+    config = complete_network(change(config, settings), dataset)
     if recipe is None:
         return Resolved(config, dataset)
-    plain = settle(solved(from_fields({**base, **found, "network": own})), dataset)
+    plain = complete_network(wrapped(from_fields({**base, **found, "network": own})), dataset)
     return Resolved(config, dataset, tuple(recipes.changes(chosen, dataset, plain, config)))
 
 
@@ -155,9 +155,9 @@ def _preprocessing(address: str, known: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in before.items() if same and name in PREPROCESSING}
 
 
-def inherited(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a network as a run takes them over that begins with its weights: without what follows from
-    data and method, and without a solver or a first stage around it.
+def inherited_network(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the network of a run that begins with the weights of another: without those that follow
+    from data and method, and without a solver or a first stage around it.
     """
     outer = inside(options)
     derived = ("image", "shape", "classes", "log_variance")
@@ -179,16 +179,14 @@ def reconfigure(
     if data is not None:
         config = config.replace(data=data_sets.address(data))
     if network is not None:
-        config = solved(replace(config, network=network_options.named(network)))
-        config = settle(config, config.data.load())
+        config = wrapped(replace(config, network=network_options.named(network)))
+        config = complete_network(config, config.data.load())
     given = [(name, value) for name, value in options.items() if value is not None]
     return change(config, [*given, *settings])
 
 
-def solved(config: TrainConfig) -> TrainConfig:
-    """Return a config whose network is one around the one it names, where its method trains such: a solver, or one in
-    two stages.
-    """
+def wrapped(config: TrainConfig) -> TrainConfig:
+    """Return a config whose network is wrapped in the kind that its method trains, if any: a solver, or two stages."""
     objective = config.objective
     kind = objective.target.network_kind or objective.frozen.network_kind
     if kind is None or config.network.get("kind") == kind:
@@ -196,17 +194,17 @@ def solved(config: TrainConfig) -> TrainConfig:
     return replace(config, network={"kind": kind, "network": config.network})
 
 
-def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
-    """Return a config whose network is resolved to its last option, with shape and classes from the data.
+def complete_network(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """Return a config with every option of its network: shape and classes from the data, other defaults from its kind.
 
-    On a path whose times are noise levels the network reads their logarithms (`networks.NoiseTime`). A network in two
-    stages is divided where the times of the objective begin.
+    On a path whose times are noise levels the network reads their logarithms (`networks.NoiseTime`). The boundary of a
+    network in two stages is that of the times of the objective.
 
     Raises: ValueError for a network that does not fit the data or has unknown options, or a batch that is not made of
         whole groups.
     """
     options, objective = core(config.network), config.objective
-    whole_groups(config, objective.group)
+    check_groups(config, objective.group)
     kind = str(options.get("kind"))
     shape = next((name for name in ("image", "shape") if networks.knows(kind, name)), None)
     if shape is not None:
@@ -245,11 +243,8 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     return replace(config, network=network.config)
 
 
-def whole_groups(config: TrainConfig, group: int) -> None:
-    """Refuse a batch that is not made of whole groups, naming the nearest one that is.
-
-    Raises: ValueError.
-    """
+def check_groups(config: TrainConfig, group: int) -> None:
+    """Raise ValueError for a batch that is no multiple of `group`, naming the nearest one that is."""
     if config.data.batch % group:
         nearest = max(1, round(config.data.batch / group)) * group
         raise ValueError(

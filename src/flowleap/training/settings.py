@@ -46,7 +46,7 @@ def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainCon
         elif path in WHOLE or head in WHOLE:
             raise ValueError(f"{name!r} is not set as a field: {WHOLE.get(path) or WHOLE[head]}")
         elif path in FIELDS or head in GROUPS:
-            changed[dotted(name)] = as_field(dotted(name), value)
+            changed[dotted(name)] = parse_field(dotted(name), value)
         elif serialize.renamed(head, None, known)[0] in known:
             parts.append((name, value if isinstance(value, str) else json.dumps(value)))
         else:
@@ -61,12 +61,14 @@ def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainCon
 
 
 def preprocessing_of(settings: Iterable[tuple[str, Any]]) -> Preprocessing | None:
-    """Return the preprocessing of images by settings such as ("data.size", "64"), others aside; None without any.
+    """Return the preprocessing of images by settings such as ("data.size", "64"), ignoring others; None without any.
 
-    Raises: ValueError for values that mean nothing.
+    Raises: ValueError for values that do not fit.
     """
     named = ((FLAT.get(name, name), value) for name, value in settings)
-    given = {path.partition(".")[2]: as_field(path, value) for path, value in named if path in PREPROCESSING}
+    given = {
+        path.partition(".")[2]: parse_field(path, value) for path, value in named if path in PREPROCESSING
+    }
     given = {name: value for name, value in given.items() if value is not None}
     return Preprocessing(**given) if given else None
 
@@ -81,7 +83,7 @@ def parse(value: Any) -> Any:
         return None if value.lower() in ("none", "null") else value
 
 
-def as_field(path: str, value: Any) -> Any:
+def parse_field(path: str, value: Any) -> Any:
     """Read the text of a field; "0.9,0.99" and a single number both make a tuple where one is expected."""
     if path in ("teacher.path", "init.path"):
         return None if value is None else str(value)
