@@ -24,9 +24,6 @@ import torch
 import flowleap
 from flowleap import methods, runs
 from flowleap.data import Dataset
-from flowleap.training.guard import Guard
-from flowleap.training.loop import Plan, draw_batch, take_turn
-from flowleap.training.state import State, new_trained_network
 
 Settings = tuple[tuple[str, str], ...]
 GUIDED: Settings = (("guidance", '{"type": "Guidance", "omega": 1.0, "kappa": 0.5}'),)
@@ -57,7 +54,7 @@ NAMED = {row.method for row in ROWS.values()}
 ROWS |= {name.replace("_", " "): Row(name) for name in methods.names() if name not in NAMED}
 
 
-def stepper(row: Row, args: argparse.Namespace) -> Callable[[int], None]:
+def stepper(row: Row, args: argparse.Namespace) -> Callable[[int], object]:
     """Return a function that makes one training step with a network of its own, in the middle of a long run."""
     side = 2 * args.side
     random = torch.Generator().manual_seed(0)
@@ -69,31 +66,8 @@ def stepper(row: Row, args: argparse.Namespace) -> Callable[[int], None]:
     config = runs.configure(
         row.method, data, settings=settings, steps=STEPS, batch=args.batch, device=args.device
     )
-    device = torch.device(args.device)
-    objective, data = runs.practice(config, data)
-    objective = objective.for_run(STEPS)
-    torch.manual_seed(0)
-    trained = new_trained_network(
-        runs.build_network(config).to(device),
-        objective,
-        lr=1e-4,
-        betas=config.optimizer.betas,
-        weight_decay=config.optimizer.weight_decay,
-        decays=config.optimizer.ema,
-    )
-    state, guard = State(trained), Guard(device)
-    plan = Plan(steps=STEPS, batch=args.batch, seed=0, lr=1e-4)
-
-    def step(k: int) -> None:
-        now = STEPS // 2 + k
-        batch = draw_batch(data, objective, plan, now, device)
-        for one, task in state.trained_networks(objective):
-            take_turn(one, task, batch, plan, now, plan.lr, guard)
-        guard.count()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return step
+    setup = runs.Setup(config, data, steps=STEPS)
+    return lambda k: setup.timed(STEPS // 2 + k, lambda spans: True)
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:

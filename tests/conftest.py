@@ -53,6 +53,6 @@ def with_pictures(monkeypatch: pytest.MonkeyPatch, pictures: dict[str, Callable[
     """Runs draw their pictures, but none of samples that take many steps."""
     from flowleap.training import report
 
-    monkeypatch.setattr(report, "BUDGETS", (1, 2))
+    monkeypatch.setattr(report, "STEPS", (1, 2))
     for name, draw in pictures.items():
         monkeypatch.setattr(report, name, draw)

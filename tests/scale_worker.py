@@ -67,7 +67,8 @@ def configured(scenario: dict[str, Any]) -> runs.TrainConfig:
 def trainer(place: Path, scenario: dict[str, Any], reporter: Reporter) -> Trainer:
     """Return the training of a scenario."""
     config = configured(scenario)
-    return Trainer(place, config, data.load(config.data.name), reporter)
+    dataset = data.load(config.data.name)
+    return Trainer(place, runs.Setup(config, dataset, say=reporter.say), dataset, reporter)
 
 
 def phases(scenario: dict[str, Any], root: Path) -> dict[str, Any]:
@@ -97,9 +98,9 @@ def plant(error: str | None, made: Trainer, patched: list[Any]) -> None:
         patched.append(distributed.Engine.prepare)
         distributed.Engine.prepare = lambda self, state, losses, unused: self.modules.update(losses)
     if error == "rows":
-        whole = made.objective.__class__.part
-        patched.append(("part", made.objective.__class__, whole))
-        made.objective.__class__.part = lambda self, total, step, key, index, parts: whole(
+        whole = made.setup.objective.__class__.part
+        patched.append(("part", made.setup.objective.__class__, whole))
+        made.setup.objective.__class__.part = lambda self, total, step, key, index, parts: whole(
             self, total, step, key, 0, parts
         )
     if error == "death" and second:
@@ -126,7 +127,7 @@ def play(scenario: dict[str, Any], root: Path) -> dict[str, Any]:
         plant(scenario.get("plant"), made, patched)
         made.open()
         divided: list[bool] = []
-        made.online_evaluation = lambda state: divided.append(  # type: ignore[assignment]
+        made.evaluate = lambda state: divided.append(  # type: ignore[assignment]
             all(hasattr(w, "full_tensor") for w in state.trained.optimizer.param_groups[0]["params"])
         )
         code = made.fit()

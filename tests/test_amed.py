@@ -400,7 +400,9 @@ def test_the_budget_that_is_trained_is_said_by_the_times_alone():
     assert other.trained == (6,) and other.advice(6) == []
     assert other.advice(5) == ["AMED solver in 5 steps: it is trained for 6 uniform steps"]
     assert other.advice() == ["AMED solver in 1 step: it is trained for 6 uniform steps"]
-    assert report.budgets(other) == (1, 2, 4, 6, 128) and report.budgets(methods.amed()) == report.BUDGETS
+    assert (
+        report.usual_steps(other) == (1, 2, 4, 6, 128) and report.usual_steps(methods.amed()) == report.STEPS
+    )
     assert methods.meanflow().trained is None and methods.progressive_distillation().trained == (1,)
     assert (objective.sampling.name(5), methods.meanflow().sampling.name(5)) == ("solver", "chain")
     for options in ({"evaluations": 3}, {"evaluations": 2, "renoise": 1.0}):

@@ -128,10 +128,10 @@ def test_a_measured_time_is_near_the_time_that_training_takes() -> None:
     config = runs.configure("flow-matching", "two-moons", batch=64)
     pace = budget.step_cost(config, data.load("two-moons"), timed=True)
     assert pace.seconds is not None
-    trial = budget.Trial(config, data.load("two-moons"))
-    trial.run(0, lambda times: len(times) > 5)
-    times = trial.run(5, lambda times: len(times) > 60)
-    assert 0.3 < pace.seconds / (times[-1].since(times[0]).work / 60) < 3.0
+    setup = runs.Setup(config, data.load("two-moons"))
+    setup.timed(0, lambda spans: len(spans) == 5)
+    spans = setup.timed(5, lambda spans: len(spans) == 60)
+    assert 0.3 < pace.seconds / (sum(span.work for span in spans) / 60) < 3.0
 
 
 @pytest.mark.slow

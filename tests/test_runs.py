@@ -26,6 +26,7 @@ from flowleap import data, evaluation, lock, methods, networks, provenance, runs
 from flowleap.cli import app
 from flowleap.data import Dataset
 from flowleap.runs import trainer
+from flowleap.runs.results import Results
 from flowleap.runs.trainer import Trainer
 from flowleap.training import checkpoint, folder, report
 from flowleap.training.config import FIELDS
@@ -264,7 +265,7 @@ def test_a_second_interruption_aborts_at_once(tmp_path: Path, quiet: Console, mo
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("the second should have stopped here")
 
-    monkeypatch.setattr(runs.Trainer, "trial_step", lambda self: None)
+    monkeypatch.setattr(runs.Setup, "trial_step", lambda self: None)
     monkeypatch.setattr(batching, "indices", twice)
     with pytest.raises(KeyboardInterrupt):
         train(quiet, config(), tmp_path / "run")
@@ -375,19 +376,19 @@ def test_a_start_that_fails_leaves_no_folder_and_puts_the_old_run_back(
     mine = tmp_path / "mine"
     mine.mkdir()
 
-    def copied(trainer: Trainer) -> None:
-        (trainer.place / "imports").mkdir()
-        (trainer.place / "imports" / "config.py").write_text("")
+    def copied(setup: runs.Setup, evaluators: object, place: Path, reporter: Reporter) -> None:
+        (place / "imports").mkdir()
+        (place / "imports" / "config.py").write_text("")
         raise ValueError("no")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "describe", copied)
+        patched.setattr(trainer, "describe", copied)
         for place, options in ((out, {"overwrite": True}), (tmp_path / "new", {}), (mine, {})):
             with pytest.raises(ValueError, match="no"):
                 train(quiet, config(), place, **options)
     assert (out / "ema.safetensors").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"] and not list(mine.iterdir())
-    monkeypatch.setattr(Trainer, "finish", raising(ValueError("no")))
+    monkeypatch.setattr(Results, "write", raising(ValueError("no")))
     with pytest.raises(ValueError, match="no"):
         train(quiet, config(), mine)
     assert checkpoint.latest(mine / "checkpoints") is not None
@@ -529,10 +530,10 @@ def test_pictures_take_a_tenth_of_training_and_say_what_they_leave_out(
 
 
 def test_a_run_ends_with_its_time_its_picture_and_what_was_skipped(tmp_path: Path, drawing: Console) -> None:
-    run = Trainer(tmp_path, config(), cloud(), Reporter(drawing))
+    run = Trainer(tmp_path, runs.Setup(config(), cloud()), cloud(), Reporter(drawing))
     run.state.skipped, run.state.seconds = 11, 492.0
     (tmp_path / "grid.png").touch()
-    run.conclude()
+    run.results.conclude()
     text = said(drawing)
     assert "11 of 12 steps were skipped" in text and "--lr (now 0.001)" in text
     assert f"done in 8 min: {tmp_path}; picture: {tmp_path}/grid.png; sample with: flowleap sample" in text
@@ -753,16 +754,16 @@ def test_a_run_is_not_resumed_to_an_end_before_its_last_step(tmp_path: Path) -> 
     ("where", "error"),
     [
         (
-            "draw_batch",
+            "flowleap.training.start.draw_batch",
             RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
         ),
-        ("fit", torch.OutOfMemoryError("CUDA out of memory.")),
+        ("flowleap.runs.trainer.fit", torch.OutOfMemoryError("CUDA out of memory.")),
     ],
 )
 def test_exhausted_memory_is_said_with_what_helps(
     tmp_path: Path, quiet: Console, monkeypatch, where: str, error: Exception
 ) -> None:
-    monkeypatch.setattr(trainer, where, raising(error))
+    monkeypatch.setattr(where, raising(error))
     with pytest.raises(ValueError, match=r"^out of memory: .*--per-device"):
         train(quiet, config(), tmp_path / "run")
 

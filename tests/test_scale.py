@@ -27,7 +27,7 @@ from flowleap.cli.launcher import spread
 from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
 from flowleap.objectives import Objective
 from flowleap.point import Batch
-from flowleap.runs.trainer import note
+from flowleap.runs.reading import note
 from flowleap.training import posthoc, power, start
 from flowleap.training.distributed import Engine, micro_batches
 from flowleap.training.loop import Plan, draw_batch
@@ -636,7 +636,7 @@ def test_an_average_is_made_by_a_command_and_used_by_its_name(tmp_path):
     made = scale_worker.trainer(tmp_path, about, scale_worker.Listener(None, 0))
     made.open()
     made.fit()
-    note(tmp_path, made.config, made.dataset)
+    note(tmp_path, made.setup.config, made.results.dataset)
     done = CliRunner().invoke(app, ["ema", str(tmp_path), "--width", "0.1"])
     assert done.exit_code == 0 and f"flowleap sample {tmp_path} --weights width-0.1" in done.output
     run = runs.load_run(tmp_path, weights="width-0.1")

@@ -618,8 +618,7 @@ def test_forward_equivalents_count_both_networks_and_gradients_through_scores(
 
 def test_counting_sees_what_the_networks_do_in_training(monkeypatch) -> None:
     settings = config().replace(steps=4)
-    objective, data = runs.practice(settings, cloud())
-    spent: list[int] = []
+    setup, spent = runs.Setup(settings, cloud(), steps=4), []
 
     def count(module: nn.Module, given: tuple) -> None:
         if isinstance(module, networks.MLP):
@@ -628,8 +627,7 @@ def test_counting_sees_what_the_networks_do_in_training(monkeypatch) -> None:
 
     hook = nn.modules.module.register_module_forward_pre_hook(count)
     try:
-        state = begin(objective.for_run(4), networks.build(settings.network))
-        loop.fit(state, objective.for_run(4), data, loop.Plan(4, 16, 0, 1e-3), silent())
+        setup.timed(0, lambda spans: len(spans) == 4)
     finally:
         hook.remove()
     assert sum(spent) / (4 * 16) == runs.cost(settings) == 11

@@ -24,8 +24,7 @@ from flowleap.data.shards import checksum
 from flowleap.evaluation import diagnosis
 from flowleap.runs.pairs import seed_of
 from flowleap.training import loop
-from flowleap.training.log import Reporter
-from flowleap.training.state import State, TrainedNetwork, new_trained_network
+from flowleap.training.state import TrainedNetwork
 
 TINY = [("network.width", "16"), ("network.depth", "1"), ("watch_share", "0")]
 TAUGHT = ("progressive_distillation", "consistency_distillation", "reflow")
@@ -194,8 +193,8 @@ def test_a_student_starts_from_the_averaged_weights_and_a_new_optimizer(
 ) -> None:
     settings, run = config(method, cloud(True), teacher=teacher), runs.load_run(teacher)
     raw = load_file(teacher / "network.safetensors")
-    trainer = runs.Trainer(teacher, settings, cloud(True), Reporter(quiet), teacher=run.flow)
-    trained = trainer.state.trained
+    setup = runs.Setup(settings, cloud(True), teacher=run.flow)
+    trained = setup.state.trained
     held = [trained.network, *(average.module for average in trained.every_average())]
     held += [trained.copy] if trained.copy is not None else []
     assert len(held) == (2 if method == "reflow" else 3)
@@ -203,7 +202,7 @@ def test_a_student_starts_from_the_averaged_weights_and_a_new_optimizer(
         for name, tensor in load_file(teacher / "ema.safetensors").items():
             assert torch.equal(network.state_dict()[name], tensor)
     assert any(not torch.equal(raw[name], tensor) for name, tensor in trained.network.state_dict().items())
-    assert trained.optimizer.state == {} and trainer.state.step == 0
+    assert trained.optimizer.state == {} and setup.state.step == 0
 
 
 def test_data_and_network_are_those_of_the_teacher_where_none_are_given(tmp_path: Path, quiet) -> None:
@@ -497,10 +496,7 @@ def test_counting_sees_what_the_network_does_in_training(
     tmp_path: Path, quiet, monkeypatch, method: str
 ) -> None:
     settings = config(method, batch=16).replace(steps=14)
-    objective, data = runs.practice(settings, cloud())
-    objective = objective.for_run(14)
-    network = networks.build(settings.network)
-    spent = []
+    setup, spent = runs.Setup(settings, cloud(), steps=14), []
 
     def count(module: nn.Module, given: tuple) -> None:
         if isinstance(module, networks.MLP):
@@ -510,13 +506,7 @@ def test_counting_sees_what_the_network_does_in_training(
 
     hook = nn.modules.module.register_module_forward_pre_hook(count)
     try:
-        state = State(
-            new_trained_network(
-                network, objective, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, decays=(0.9,)
-            )
-        )
-        events = loop.Events(log=lambda row: None, sample=lambda s: None, save=lambda s: None)
-        loop.fit(state, objective, data, loop.Plan(14, 16, 0, 1e-3), events)
+        setup.timed(0, lambda spans: len(spans) == 14)
     finally:
         hook.remove()
     assert sum(spent) / (14 * 16) == pytest.approx(runs.cost(settings), abs=0.06)

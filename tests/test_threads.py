@@ -18,10 +18,9 @@ from typer.testing import CliRunner
 
 from flowleap import cli, runs, studies, threads
 from flowleap.data import Dataset
-from flowleap.runs import trainer
+from flowleap.runs import setup
 from flowleap.studies import outcome, plan
 from flowleap.training import checkpoint, folder
-from flowleap.training.log import Reporter
 
 TINY = [("network.width", "16"), ("network.depth", "1")]
 
@@ -296,7 +295,7 @@ def test_a_run_that_chose_its_threads_may_change_them_and_one_that_was_told_does
     for name, settings in (("compiled", {"compiled": True}), ("several", {})):
         config = runs.configure("meanflow", cloud(), settings=TINY, batch=16, steps=4, **settings)
         monkeypatch.setattr(runs.run.processes, "count", lambda name=name: 2 if name == "several" else 1)
-        assert runs.run.take_threads(config, tmp_path, lambda: 2) is None
+        assert runs.run.take_threads(config, tmp_path, lambda limit: 2) is None
 
 
 @pytest.mark.slow
@@ -347,11 +346,10 @@ def test_trial_steps_leave_no_trace(monkeypatch, tmp_path: Path, cores) -> None:
 def test_the_trial_is_the_loss_of_the_first_step_and_its_gradient(tmp_path: Path, monkeypatch, cores) -> None:
     cores(2)
     seen = []
-    monkeypatch.setattr(trainer, "probe", lambda *given: seen.append(given[-1]))
+    monkeypatch.setattr(setup, "probe", lambda *given: seen.append(given[-1]))
     monkeypatch.setattr(threads, "fastest", lambda step, limit: step() or limit)
     config = runs.configure("meanflow", cloud(), settings=TINY, batch=16, steps=4)
-    made = runs.Trainer(tmp_path, config, cloud(), Reporter(Console(file=io.StringIO())))
-    assert made.fastest_threads() == 2 and seen == [0]
+    assert runs.Setup(config, cloud()).fastest_threads(2) == 2 and seen == [0]
 
 
 def test_all_runs_of_a_study_have_the_same_threads(monkeypatch, tmp_path: Path, cores) -> None:
@@ -359,7 +357,7 @@ def test_all_runs_of_a_study_have_the_same_threads(monkeypatch, tmp_path: Path, 
     asked = studies.Request(
         ("flow-matching",), "two-moons", "8steps", seeds=1, steps=(1,), num=60, batch=16, settings=tuple(TINY)
     )
-    monkeypatch.setattr(threads, "fastest", lambda step, limit: step() and limit)
+    monkeypatch.setattr(threads, "fastest", lambda step, limit: step() or limit)
     assert plan.prepare(asked, tmp_path, jobs=2).threads == 2
     assert plan.read(tmp_path).threads == 2
     assert plan.resolve(asked, asked.dataset(), given=3).threads == 3

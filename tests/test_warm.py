@@ -17,6 +17,8 @@ from flowleap import data, importers, networks, runs
 from flowleap.networks import DiT, UNet, WithLogVariance
 from flowleap.networks.warm import begin_with
 from flowleap.runs import warm
+from flowleap.runs.describe import describe
+from flowleap.runs.evaluators import Evaluators
 from flowleap.training.log import Reporter
 
 SMALL = {"width": 16, "depth": 2, "heads": 2}
@@ -53,14 +55,14 @@ def flow(tmp_path_factory) -> Path:
     return trained(tmp_path_factory.mktemp("warm") / "flow")
 
 
-def begun(config: runs.TrainConfig, place: Path) -> tuple[runs.Trainer, str]:
-    """A trainer before its first step, and what it says."""
+def begun(config: runs.TrainConfig, place: Path) -> tuple[runs.Setup, str]:
+    """A training before its first step, and what is said of it."""
     text = io.StringIO()
     dataset = data.load(config.data.name)
     config, start = warm.resolve(config, place, False, dataset)
-    trainer = runs.Trainer(place, config, dataset, Reporter(Console(file=text, width=200)), start=start)
-    trainer.describe()
-    return trainer, text.getvalue()
+    setup = runs.Setup(config, dataset, start=start)
+    describe(setup, Evaluators(config, dataset), place, Reporter(Console(file=text, width=200)))
+    return setup, text.getvalue()
 
 
 # --- networks
@@ -166,15 +168,15 @@ def test_a_run_begins_with_the_velocity_and_the_samples_of_the_other(
     flow: Path, method: str, tmp_path: Path
 ) -> None:
     source = runs.load_run(flow)
-    trainer, said = begun(runs.configure(method, init=flow, **QUIET), tmp_path / "run")
-    assert trainer.config.data.name == "digits" and trainer.config.network["width"] == 16
+    setup, said = begun(runs.configure(method, init=flow, **QUIET), tmp_path / "run")
+    assert setup.config.data.name == "digits" and setup.config.network["width"] == 16
     x, label = torch.randn(6, *IMAGE), torch.arange(6)
     for t in (1.0, 0.4):
-        ours, theirs = (one.velocity(x, t, label=label) for one in (trainer.averaged, source.flow))
+        ours, theirs = (one.velocity(x, t, label=label) for one in (setup.averaged, source.flow))
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
         assert float(theirs.square().mean()) > 1e-3
     steps = {one: source.objective.sample(one, x, 16, label=label) for one in (source.flow,)}
-    ours = source.objective.sample(source.objective.flow_map(trainer.averaged.network), x, 16, label=label)
+    ours = source.objective.sample(source.objective.flow_map(setup.averaged.network), x, 16, label=label)
     torch.testing.assert_close(ours, steps[source.flow], rtol=1e-4, atol=1e-5)
     taken = "begins with " + str(flow)
     assert taken in said.replace("\n", "") and "parameters taken" in said
@@ -230,10 +232,10 @@ def test_config_json_says_where_it_began_and_resuming_does_not_need_it(flow: Pat
 
 def test_a_run_without_labels_begins_with_one_that_has_them(flow: Path, tmp_path: Path) -> None:
     settings = [("network.classes", "none")]
-    trainer, said = begun(runs.configure("meanflow", init=flow, settings=settings, **QUIET), tmp_path / "run")
+    setup, said = begun(runs.configure("meanflow", init=flow, settings=settings, **QUIET), tmp_path / "run")
     x = torch.randn(4, *IMAGE)
     torch.testing.assert_close(
-        trainer.averaged.velocity(x, 0.7), runs.load_run(flow).flow.velocity(x, 0.7), rtol=1e-5, atol=1e-6
+        setup.averaged.velocity(x, 0.7), runs.load_run(flow).flow.velocity(x, 0.7), rtol=1e-5, atol=1e-6
     )
     assert "10 classes there, none here" in said
 
@@ -248,12 +250,12 @@ def test_imported_weights_are_begun_with(layout: str, tmp_path: Path) -> None:
     torch.save({"ema": state}, tmp_path / "weights.pt")
     place = tmp_path / "imported"
     importers.import_weights(tmp_path / "weights.pt", place, layout=layout, heads=2, data="digits")
-    trainer, said = begun(runs.configure("meanflow", init=place, **QUIET), tmp_path / "run")
+    setup, said = begun(runs.configure("meanflow", init=place, **QUIET), tmp_path / "run")
     x, label = torch.randn(4, *IMAGE), torch.arange(4)
     theirs = runs.load_run(place).flow.velocity(x, 0.7, label=label)
-    torch.testing.assert_close(trainer.averaged.velocity(x, 0.7, label=label), theirs, rtol=1e-5, atol=1e-6)
-    assert trainer.config.network["kind"] == ("Reversed" if layout == "sit" else "DiT")
-    assert "weights.pt" in trainer.config.init.weights and "begins with" in said
+    torch.testing.assert_close(setup.averaged.velocity(x, 0.7, label=label), theirs, rtol=1e-5, atol=1e-6)
+    assert setup.config.network["kind"] == ("Reversed" if layout == "sit" else "DiT")
+    assert "weights.pt" in setup.config.init.weights and "begins with" in said
 
 
 @pytest.mark.slow

@@ -26,9 +26,11 @@ from flowleap.runs.configuring import (
     resolve,
 )
 from flowleap.runs.cost import Bill, bill, cost
+from flowleap.runs.describe import changes
 from flowleap.runs.phases import PAIRS, STUDENT, TEACHER, Phase, length, own_teacher, phases
 from flowleap.runs.reading import (
     Run,
+    device_of,
     load_run,
     origin,
     read_config,
@@ -36,9 +38,10 @@ from flowleap.runs.reading import (
     weights_name,
     write_average,
 )
-from flowleap.runs.run import RunResult, choose, compatible, default_folder, resumed_folder, train
-from flowleap.runs.teachers import practice
-from flowleap.runs.trainer import Trainer, build_network, changes, device_of
+from flowleap.runs.resume import choose, compatible, default_folder, resumed_folder
+from flowleap.runs.run import RunResult, train
+from flowleap.runs.setup import Setup, build_network
+from flowleap.runs.trainer import Trainer
 from flowleap.training.config import TrainConfig, from_dict, to_dict
 from flowleap.training.guard import Diverged
 from flowleap.training.settings import change, preprocessing_of
@@ -55,6 +58,7 @@ __all__ = [
     "Resolved",
     "Run",
     "RunResult",
+    "Setup",
     "TrainConfig",
     "Trainer",
     "bill",
@@ -73,7 +77,6 @@ __all__ = [
     "origin",
     "own_teacher",
     "phases",
-    "practice",
     "preprocessing_of",
     "read_config",
     "reconfigure",

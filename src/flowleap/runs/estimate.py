@@ -21,8 +21,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -31,19 +30,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowleap import clock, networks, processes, threads
-from flowleap.flow_map import FlowMap
+from flowleap.data import Dataset
 from flowleap.networks.options import core
-from flowleap.objectives import Objective
-from flowleap.point import Batch
 from flowleap.randomness import generator
 from flowleap.runs.activations import Kept, kept, shortened
 from flowleap.runs.cost import bill, cost
-from flowleap.runs.phases import PAIRS, needs_pairs
+from flowleap.runs.phases import PAIRS
 from flowleap.runs.reading import device_of
-from flowleap.runs.teachers import untrained
+from flowleap.runs.setup import Setup
 from flowleap.training.config import TrainConfig
 from flowleap.training.distributed import micro_batches
-from flowleap.training.loss_module import autocast
 
 __all__ = [
     "PEAKS",
@@ -163,7 +159,8 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
     Args:
         seconds: how long measuring the speed may take. speed: whether to measure it.
     """
-    network = networks.build_on_meta(config.network)
+    with torch.device("meta"):
+        network = networks.build(config.network)
     every = sum(weight.numel() for weight in network.parameters())
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     device, precision = device_of(config.parallel.device), config.parallel.precision
@@ -244,39 +241,62 @@ def measure(config: TrainConfig, seconds: float = SECONDS, activations: Kept | N
     sizes = [rows for rows in REDUCED if rows < config.data.batch and _takes(config, rows)] + [
         config.data.batch
     ]
-    bench = _Bench(config.replace(batch=sizes[0], network=shortened(config.network, 2)), device)
-    whole = forward_flops(config.network) * cost(config)
-    taken = bench.tried()
+    whole, small = forward_flops(config.network) * cost(config), shortened(config.network, 2)
+    bench = _Bench(replace(config, network=small), sizes[0])
+    taken = bench.first()
     if _fits(config, device) and taken * whole * bench.rows / bench.flops <= 0.2 * seconds:
-        bench = _Bench(config.replace(batch=sizes[0]), device)
-        taken = bench.tried()
+        bench = _Bench(config, sizes[0])
+        taken = bench.first()
         most = _most(activations, device)
         while larger := [
             n
             for n in sizes
             if bench.rows < n <= 8 * bench.rows and n <= most and taken * n <= 0.1 * seconds * bench.rows
         ]:
-            bench = _Bench(config.replace(batch=larger[-1]), device)
-            taken = bench.tried()
+            bench = _Bench(config, larger[-1])
+            taken = bench.first()
     limit = threads.most()
-    count = threads.known(config.parallel.threads, limit)
-    if count is None:
-        count = threads.fastest(bench.step, limit) if device.type == "cpu" else limit
-    with threads.limited(count):
-        middle, steps = bench.median(0.4 * seconds)
+    with threads.limited(threads.known(config.parallel.threads, limit) or bench.setup.fastest_threads(limit)):
+        end = time.perf_counter() + 0.4 * seconds
+        spans = bench.setup.timed(
+            bench.middle, lambda spans: len(spans) == MOST or time.perf_counter() >= end
+        )
         name = _name(device)
-    rate, peak = bench.flops / middle, _peak(device)
+    step = statistics.median(span.work for span in spans)
+    rate, peak = bench.flops / step, _peak(device)
     return Speed(
         device=name,
         rows=bench.rows,
         share=bench.flops / bench.rows / whole,
-        steps=steps,
-        measured=bench.rows / middle,
+        steps=len(spans),
+        measured=bench.rows / step,
         images=rate / whole,
         flops=rate,
         peak=None if peak is None else rate / peak,
-        load=bench.load,
+        load=clock.load(spans),
     )
+
+
+class _Bench:
+    """A training on random data, timed in the middle of the run, past the horizons of most schedules."""
+
+    def __init__(self, config: TrainConfig, rows: int) -> None:
+        config = config.replace(batch=rows, per_device=None, accumulate=1, flip=None)
+        self.rows, self.middle = rows, config.schedule.steps // 2
+        self.flops = forward_flops(config.network) * cost(config) * rows
+        with torch.device("meta"):
+            classes: Any = networks.build(config.network).num_classes
+        shape = _shape(config)
+        x = torch.randn(rows, *shape, generator=generator(0, "estimate")) / 2
+        label = None if classes is None else torch.arange(rows) % min(8, classes)
+        kind: Any = "points" if len(shape) == 1 else "image"
+        self.setup = Setup(
+            config, Dataset("random", x, label, classes, kind=kind), steps=config.schedule.steps
+        )
+
+    def first(self) -> float:
+        """Return the seconds of a step, after one that is not counted."""
+        return self.setup.timed(self.middle, lambda spans: len(spans) == 2)[-1].work
 
 
 def _takes(config: TrainConfig, rows: int) -> bool:
@@ -298,7 +318,8 @@ def _most(activations: Kept | None, device: torch.device) -> float:
 
 def _fits(config: TrainConfig, device: torch.device) -> bool:
     """Whether weights, gradients, moments and copies of the whole network fit comfortably into this machine."""
-    count = sum(weight.numel() for weight in networks.build_on_meta(config.network).parameters())
+    with torch.device("meta"):
+        count = sum(weight.numel() for weight in networks.build(config.network).parameters())
     copies, others = _copies(config)
     needed = 4 * count * (4 * (1 + others) + copies)
     return needed < 0.5 * free_memory(device)
@@ -315,88 +336,6 @@ def free_memory(device: torch.device | str) -> float:
         return 1024.0 * int(lines["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
         return 8e9
-
-
-class _Bench:
-    """Steps of a training as it will be, on data drawn at random: loss, gradient, Adam, averages."""
-
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self.config, self.device, self.rows = config, device, config.data.batch
-        self.spent: list[clock.Moment] = []
-        self.flops = forward_flops(config.network) * cost(config) * config.data.batch
-        objective = config.objective.for_run(config.schedule.steps)
-        with torch.random.fork_rng(devices=[]):
-            self.network = networks.build(config.network).to(device).train()
-            self.other = deepcopy(self.network) if _copies(config)[1] else None
-        self.average = deepcopy(self.network).requires_grad_(False)
-        if objective.needs_teacher:
-            objective = objective.with_teacher(untrained(config))
-        self.objective = objective
-        self.optimizers = [
-            torch.optim.AdamW(network.parameters(), lr=config.optimizer.lr, fused=True)
-            for network in (self.network, self.other)
-            if network is not None
-        ]
-        source = generator(0, "estimate")
-        shape = _shape(config)
-        x = torch.randn(self.rows, *shape, generator=source) / 2
-        classes: Any = self.network.num_classes
-        label = None if classes is None else (torch.arange(self.rows) % min(8, classes)).to(device)
-        noise = torch.randn(x.shape, generator=source).to(device) if needs_pairs(objective) else None
-        self.batch = Batch(x.to(device), label, noise)
-
-    def step(self) -> None:
-        """Do one step."""
-        middle = self.config.schedule.steps // 2  # past the horizons of most schedules
-        if self.other is not None and self.objective.auxiliary is not None:
-            auxiliary = self.objective.flow_map(self.other)
-            self._learn(self.objective.auxiliary, auxiliary, self.objective.flow_map(self.network), middle, 1)
-        flow = self.objective.flow_map(self.network)
-        held = self.objective.frozen.copy is not None
-        frozen = self.objective.flow_map(self.average) if held else flow
-        self._learn(
-            self.objective,
-            flow,
-            frozen if self.other is None else self.objective.flow_map(self.other),
-            middle,
-            0,
-        )
-        with torch.no_grad():
-            for _ in self.config.optimizer.ema:
-                torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1e-3)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def _learn(self, objective: Objective, flow: FlowMap, frozen: FlowMap, step: int, optimizer: int) -> None:
-        with autocast(self.config.parallel.precision, self.device):
-            loss = objective(flow, frozen, self.batch, step, 0).mean()
-        self.optimizers[optimizer].zero_grad()
-        loss.backward()
-        self.optimizers[optimizer].step()
-
-    def tried(self) -> float:
-        """Return the seconds of a step, after one that is not counted."""
-        self.step()
-        return self.timed()
-
-    def timed(self) -> float:
-        """Return the seconds of a step, see `clock`."""
-        began = clock.now(self.device)
-        self.step()
-        self.spent.append(clock.now(self.device).since(began))
-        return self.spent[-1].work
-
-    @property
-    def load(self) -> float:
-        """The wall time of the steps in units of what is counted."""
-        return clock.load(self.spent)
-
-    def median(self, seconds: float) -> tuple[float, int]:
-        """Return the median of the seconds of a step over some time, and the number of steps."""
-        taken, end = [self.timed()], time.perf_counter() + seconds
-        while len(taken) < MOST and time.perf_counter() < end:
-            taken.append(self.timed())
-        return statistics.median(taken), len(taken)
 
 
 def _shape(config: TrainConfig) -> tuple[int, ...]:

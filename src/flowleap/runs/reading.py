@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flowleap import autoencoders, extensions, networks
+from flowleap import autoencoders, extensions, networks, processes
 from flowleap import data as data_sets
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
@@ -24,6 +24,7 @@ from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.runs.phases import TEACHER, length, own_teacher
+from flowleap.threads import Adaptive
 from flowleap.training import checkpoint, folder
 from flowleap.training.config import TrainConfig, from_dict
 from flowleap.training.online_evaluation import BEST
@@ -33,6 +34,7 @@ __all__ = [
     "Run",
     "device_of",
     "load_run",
+    "note",
     "origin",
     "read_config",
     "weights_file",
@@ -149,7 +151,8 @@ def imported_name(imported: Mapping[str, Any]) -> str:
 
 
 def write_config(place: Path, config: TrainConfig, dataset: Dataset) -> None:
-    """Write the config.json in `place`: the config, and what of the data set sampling needs to know."""
+    """Write the config.json in `place`, the config and what sampling needs to know of the data; copy imported files."""
+    extensions.copy_into(place, config.imports)
     known = {
         "kind": dataset.kind,
         "shape": list(dataset.shape),
@@ -174,6 +177,12 @@ def stored(config: TrainConfig, place: Path) -> TrainConfig:
         return (Path(os.path.relpath(path, place.resolve())) if near else path).as_posix()
 
     return config.replace(teacher=seen(config.teacher.path), init=seen(config.init.path))
+
+
+def note(place: Path, config: TrainConfig, dataset: Dataset, adaptive: Adaptive | None = None) -> None:
+    """Write the config.json and the environment.json of a run; all processes wait until they are there."""
+    processes.from_first(lambda: write_config(place, config, dataset))
+    processes.from_first(lambda: folder.note_environment(place / "environment.json", adaptive))
 
 
 def read_config(place: str | Path) -> TrainConfig:

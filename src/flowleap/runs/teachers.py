@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from flowleap import networks
 from flowleap.data import Dataset
 from flowleap.data.classes import listed
 from flowleap.data.shards import checksum
-from flowleap.flow_map import FlowMap
 from flowleap.networks.options import core, inside, with_core
 from flowleap.objectives import Objective
 from flowleap.randomness import generator
@@ -24,7 +21,7 @@ from flowleap.runs.reading import Run, device_of, load_run, read_config, weights
 from flowleap.training import folder
 from flowleap.training.config import TrainConfig
 
-__all__ = ["finished", "load", "place_of", "practice", "resolve", "untrained"]
+__all__ = ["finished", "load", "place_of", "resolve"]
 
 PROGRESS = (0.0, 0.5, 1.0)
 
@@ -109,7 +106,8 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
             f"{name} makes samples of shape {run.shape}, but those of {dataset.name} are {dataset.shape}: give a "
             "teacher that was trained on this data"
         )
-    classes = networks.build_on_meta(config.network).num_classes
+    with torch.device("meta"):
+        classes = networks.build(config.network).num_classes
     if classes != run.num_classes:
         raise ValueError(
             f"{name} knows {run.num_classes or 'no'} classes, but its student {classes or 'none'}: give both the same "
@@ -186,24 +184,3 @@ def identified(config: TrainConfig, run: Run) -> TrainConfig:
 def load(config: TrainConfig, place: Path) -> Run:
     """Return the teacher of the run in `place`, on the device of the run."""
     return load_run(place_of(config, place), device=device_of(config.parallel.device))
-
-
-def untrained(config: TrainConfig) -> FlowMap:
-    """Return a stand-in for a teacher that has learned nothing, of the same network."""
-    with torch.random.fork_rng(devices=[]):
-        network: nn.Module = networks.build(inside(config.network)).to(device_of(config.parallel.device))
-    return config.objective.flow_map(network.eval().requires_grad_(False))
-
-
-def practice(config: TrainConfig, dataset: Dataset) -> tuple[Objective, Dataset]:
-    """Return objective and data for trying out steps before there is a teacher: one without training, any noise.
-
-    An ordinary method and its data are returned as they are. The length of the run is left to `for_run`.
-    """
-    objective = config.objective
-    if objective.needs_teacher:
-        objective = objective.with_teacher(untrained(config))
-    if needs_pairs(objective) and dataset.noise is None:
-        noise = torch.randn(1, *dataset.shape, generator=generator(config.seed, "practice"))
-        dataset = replace(dataset, noise=noise.expand(len(dataset), *dataset.shape))
-    return objective, dataset

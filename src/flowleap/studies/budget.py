@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Literal
 
 from flowleap import clock, runs
-from flowleap import data as data_sets
-from flowleap.data import Dataset, Rows
-from flowleap.training.loop import Events, Plan, Reads, fit
-from flowleap.training.state import State, new_trained_network
+from flowleap.data import Dataset
 
 Unit = Literal["steps", "images", "seconds"]
 UNITS: dict[str, tuple[Unit, float]] = {
@@ -93,65 +88,13 @@ def step_cost(config: runs.TrainConfig, dataset: Dataset, *, timed: bool = False
     spent = runs.cost(config)
     if not timed:
         return StepCost(spent)
-    trial, seconds, whole = Trial(config, dataset), [], []
+    setup, seconds, whole = runs.Setup(config, dataset, steps=LENGTH), [], []
     for index in range(POSITIONS):
         place = int((index + 0.5) * LENGTH / POSITIONS)
-        trial.run(place, lambda times: len(times) > 1)
-        times = trial.run(
-            place + 1, lambda t: len(t) > MOST or (len(t) > 2 and t[-1].work - t[0].work > ENOUGH)
+        setup.timed(place, lambda spans: True)
+        spans = setup.timed(
+            place + 1, lambda s: len(s) == MOST or (len(s) > 1 and sum(span.work for span in s) > ENOUGH)
         )
-        seconds.append(statistics.median(after.since(before).work for before, after in pairwise(times)))
-        whole.append(times[-1].since(times[0]))
+        seconds.append(statistics.median(span.work for span in spans))
+        whole += spans
     return StepCost(spent, statistics.fmean(seconds), clock.load(whole))
-
-
-class Trial:
-    """The training loop of a run, without its files."""
-
-    def __init__(self, config: runs.TrainConfig, dataset: Dataset) -> None:
-        objective, dataset = runs.practice(config, dataset)
-        objective, device = objective.for_run(LENGTH), runs.device_of(config.parallel.device)
-        self.network = runs.build_network(config).to(device)
-        self.objective, self.device = objective, device
-        trained = new_trained_network(
-            self.network,
-            objective,
-            lr=config.optimizer.lr,
-            betas=config.optimizer.betas,
-            weight_decay=config.optimizer.weight_decay,
-            decays=config.optimizer.ema,
-        )
-        self.state = State(trained)
-        labeled = trained.flow.num_classes is not None
-        self.data = dataset if labeled else replace(dataset, label=None, num_classes=None)
-        self.plan = Plan(
-            LENGTH,
-            config.data.batch,
-            config.seed,
-            config.optimizer.lr,
-            clip=config.optimizer.clip,
-            patience=LENGTH,
-        )
-        self.plan = replace(self.plan, log_every=LENGTH, sample_every=0, checkpoint_every=0)
-
-    def run(self, place: int, enough: Callable[[list[clock.Moment]], bool]) -> list[clock.Moment]:
-        """Train from step `place` on until `enough` readings of the clock, and return them; the first is the start."""
-        times = [self.now()]
-        self.state.step = place
-
-        def interrupted() -> bool:
-            times.append(self.now())
-            return enough(times)
-
-        events = Events(
-            log=lambda row: None, sample=lambda state: None, save=lambda state: None, interrupted=interrupted
-        )
-        reads = Reads(self.data.label, len(self.data), self.objective, self.plan.batch, self.plan.seed)
-        with data_sets.reading_ahead(self.data, reads, LENGTH) as data:
-            fit(self.state, self.objective, data, self.plan, events)
-        return times
-
-    def now(self) -> clock.Moment:
-        """Read the clock; where images are read from the disk, waiting for them counts."""
-        x = self.data.x
-        return clock.now(self.device, waits=isinstance(x, Rows) and x.on_disk)

@@ -16,7 +16,7 @@ from flowleap.lock import vacant
 from flowleap.provenance import NewerFormat, format_of, version
 from flowleap.runs import teachers
 from flowleap.studies import ablation
-from flowleap.studies.budget import Budget, StepCost, Trial, parse, step_cost
+from flowleap.studies.budget import Budget, StepCost, parse, step_cost
 from flowleap.suggest import suggest
 from flowleap.training.config import present
 
@@ -292,11 +292,7 @@ def resolve(
 def thread_count(config: runs.TrainConfig, dataset: Dataset, jobs: int, given: int | None) -> int:
     """Return the CPU threads of every run: the number given, or that with which a step is fastest."""
     limit = threads.most(jobs)
-    known = threads.known(given, limit)
-    if known is not None or runs.device_of(config.parallel.device).type != "cpu":
-        return known or limit
-    trial = Trial(config, dataset)
-    return threads.fastest(lambda: trial.run(0, lambda times: len(times) > 1), limit)
+    return threads.known(given, limit) or runs.Setup(config, dataset).fastest_threads(limit)
 
 
 def variants(request: Request, dataset: Dataset) -> tuple[dict[str, runs.TrainConfig], str | None]:

@@ -28,7 +28,7 @@ from flowleap.training.log import Recorder
 from flowleap.training.loss_module import NUMBERS
 from flowleap.training.state import AUXILIARY, State, TrainedNetwork
 
-__all__ = ["Events", "Plan", "Reads", "draw_batch", "fit"]
+__all__ = ["Events", "Plan", "Reads", "draw_batch", "fit", "train_step"]
 
 
 @dataclass(frozen=True)
@@ -180,17 +180,9 @@ def fit(
     guard = Guard(device, state.skipped, state.streak)
 
     while state.step < plan.steps:
-        # a batch, and an update of every network in training: of the auxiliary network, where there is one, first
         lr = plan.learning_rate(state.step)
         with events.step():
-            draw = partial(draw_batch, data, objective, plan, state.step, device, parts=engine.parts)
-            batches = [draw(part) for part in engine.own]
-            updates = [
-                update(trained, task, batches, plan, state.step, lr, guard, engine)
-                for trained, task in state.trained_networks(objective)
-                if trained.due(state.step)
-            ]
-        guard.count(whole=state.trained.due(state.step))
+            updates = train_step(state, objective, data, plan, engine, guard)
 
         # numbers, pictures, a checkpoint (reading the guard waits for the device, which costs a CPU nothing)
         state.step += 1
@@ -206,7 +198,7 @@ def fit(
             events.log(recorder.row(state, lr * state.trained.lr_scale))
         if lost:
             first = next((one for one in updates if not one.finite), updates[-1])
-            found = likely_cause(batches[-1], first.regression, first.loss, recorder.usual_derivative)
+            found = likely_cause(first.batch, first.regression, first.loss, recorder.usual_derivative)
             cause = min(processes.every(found), key=lambda text: text.startswith(VAGUE))
             raise Diverged(f"{state.streak} steps in a row were not finite, up to step {state.step}: {cause}")
         with recorder.aside(state):
@@ -225,14 +217,31 @@ def fit(
     return state
 
 
+def train_step(
+    state: State, objective: Objective, data: Dataset, plan: Plan, engine: Engine, guard: Guard
+) -> list[Update]:
+    """Draw the batch of step `state.step`, and update every network that is due; an auxiliary network comes first."""
+    draw = partial(draw_batch, data, objective, plan, state.step, engine.device, parts=engine.parts)
+    batches, lr = [draw(part) for part in engine.own], plan.learning_rate(state.step)
+    updates = [
+        update(trained, task, batches, plan, state.step, lr, guard, engine)
+        for trained, task in state.trained_networks(objective)
+        if trained.due(state.step)
+    ]
+    guard.count(whole=state.trained.due(state.step))
+    return updates
+
+
 class Update(NamedTuple):
     """The numbers of one step of the optimizer of one network; loss, norm and finite are scalars.
 
-    Numbers are those of `loss_module.NUMBERS`, of the global batch; the regression is that of the last part here.
+    Numbers are those of `loss_module.NUMBERS`, of the global batch; batch and regression are those of the last part
+    here.
     """
 
     role: str
     numbers: Tensor
+    batch: Batch
     regression: Regression
     loss: Tensor
     norm: Tensor
@@ -272,7 +281,7 @@ def update(
     finite = (loss + norm).isfinite()
     guard.step(trained.optimizer, finite)
     trained.update_averages()
-    return Update(trained.role, numbers, regression, loss, norm, finite)
+    return Update(trained.role, numbers, batches[-1], regression, loss, norm, finite)
 
 
 def every(interval: int, step: int) -> bool:

@@ -20,18 +20,18 @@ from flowleap.progress import counted
 from flowleap.training.log import Reporter
 
 __all__ = [
-    "BUDGETS",
+    "STEPS",
     "affordable",
-    "budgets",
     "draw_budgets",
     "draw_curves",
     "draw_samples",
     "listed",
     "tabulate",
+    "usual_steps",
     "write_table",
 ]
 
-BUDGETS = evaluation.STEPS
+STEPS = evaluation.STEPS
 """The numbers of steps that a finished run is judged at."""
 SHOWN = {"image": 100, "latents": 40, "points": 2000}
 SHARE, LEAST = 0.1, 5.0
@@ -52,7 +52,7 @@ class Undecoded(ValueError):
     """Latents cannot be shown as images."""
 
 
-def own_budget(objective: Objective) -> int:
+def fewest_steps(objective: Objective) -> int:
     """Return the smallest number of steps that a method was trained for."""
     return next((steps for steps in (1, 2, 4, 8, 16, 32, 64) if not objective.advice(steps)), 128)
 
@@ -117,7 +117,7 @@ def draw_samples(
 ) -> None:
     """Draw one grid (or point cloud) with the smallest number of steps that the method is made for."""
     try:
-        samples = shown(flow, objective, data, own_budget(objective), num)
+        samples = shown(flow, objective, data, fewest_steps(objective), num)
     except (evaluation.NotFinite, Undecoded) as error:
         reporter.warn(f"no picture {path.name}: {error}")
         return
@@ -127,12 +127,12 @@ def draw_samples(
         pictures.scatter({path.stem: samples}, path, real=data.x[: len(samples)])
 
 
-def budgets(objective: Objective) -> tuple[int, ...]:
-    """Return the numbers of steps to look at: `BUDGETS`, and where none of them was trained for, the least that was."""
+def usual_steps(objective: Objective) -> tuple[int, ...]:
+    """Return the numbers of steps to look at: `STEPS`, and where none of them was trained for, the least that was."""
     trained = objective.trained
-    if trained is None or set(trained) & set(BUDGETS):
-        return BUDGETS
-    return tuple(sorted({*BUDGETS, min(trained)}))
+    if trained is None or set(trained) & set(STEPS):
+        return STEPS
+    return tuple(sorted({*STEPS, min(trained)}))
 
 
 def draw_budgets(
@@ -146,7 +146,7 @@ def draw_budgets(
 ) -> None:
     """Draw one panel of some samples for each number of steps, all from the same noise."""
     try:
-        with warnings.catch_warnings():  # the table says which budgets were not trained for
+        with warnings.catch_warnings():  # the table says which numbers of steps were not trained for
             warnings.simplefilter("ignore", UserWarning)
             panels = panels_of(flow, objective, data, path.name, counts, num)
     except (evaluation.NotFinite, Undecoded) as error:
