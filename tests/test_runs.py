@@ -28,7 +28,7 @@ from flowleap.data import Dataset
 from flowleap.runs import trainer
 from flowleap.runs.results import Results
 from flowleap.runs.trainer import Trainer
-from flowleap.training import checkpoint, folder, report
+from flowleap.training import checkpoint, folder, loop, report
 from flowleap.training.config import FIELDS
 from flowleap.training.log import Reporter
 from flowleap.training.loop import Plan
@@ -146,6 +146,29 @@ def test_settings_reach_config_network_and_objective() -> None:
 def test_an_objective_of_ones_own_is_recorded() -> None:
     own = replace(methods.meanflow(), label_dropout=0.3)
     assert runs.configure("meanflow", objective=own).objective.label_dropout == 0.3
+
+
+def test_a_config_passes_few_functions_on_its_way_to_the_first_step(tmp_path: Path, quiet: Console) -> None:
+    """Counted: the functions of flowleap, each once, that are called with a `TrainConfig` as an argument."""
+    root, seen = str(Path(runs.__file__).parents[1]), set()
+
+    def profile(frame, event, _) -> None:
+        code = frame.f_code
+        if event != "call" or not code.co_filename.startswith(root):
+            return
+        if code is loop.fit.__code__:
+            sys.setprofile(None)
+        arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        if any(isinstance(frame.f_locals.get(name), runs.TrainConfig) for name in arguments):
+            seen.add((code.co_filename, code.co_qualname))
+
+    settings = config(steps=1)
+    sys.setprofile(profile)
+    try:
+        train(quiet, settings, tmp_path / "run")
+    finally:
+        sys.setprofile(None)
+    assert 0 < len(seen) <= 25 and len({file for file, _ in seen}) <= 10
 
 
 def test_every_field_of_the_plan_is_a_field_of_the_config() -> None:

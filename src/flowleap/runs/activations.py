@@ -18,8 +18,6 @@ from flowleap import networks
 from flowleap.networks.options import core, with_core
 from flowleap.training.loss_module import autocast
 
-__all__ = ["Kept", "kept", "shortened"]
-
 FEW = 2
 """Blocks of a network that is measured where its blocks are alike, and rows that it is measured on."""
 
@@ -85,9 +83,14 @@ def _profile(options: Mapping[str, Any], rows: int, precision: str, device: torc
     return found
 
 
+def shape_of(options: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape of a sample of a network."""
+    inner = core(options)
+    return tuple(inner["image"] if "image" in inner else inner["shape"])
+
+
 def _given(inner: Mapping[str, Any], rows: int, device: torch.device) -> tuple[Any, ...]:
-    shape = inner["image"] if "image" in inner else inner["shape"]
-    x, t = torch.randn(rows, *shape, device=device), torch.full((rows,), 0.7, device=device)
+    x, t = torch.randn(rows, *shape_of(inner), device=device), torch.full((rows,), 0.7, device=device)
     label = None if inner.get("classes") is None else torch.zeros(rows, dtype=torch.int64, device=device)
     return x, t, t / 2, label
 

@@ -31,8 +31,7 @@ from flowleap.objectives import Objective
 from flowleap.point import Batch
 from flowleap.runs.phases import PAIRS, TEACHER, needs_pairs, phases, teacher_config
 from flowleap.training.config import TrainConfig
-
-__all__ = ["Bill", "bill", "cost", "report"]
+from flowleap.training.log import lines_of
 
 POSITIONS = 14
 """Where in a run its steps are tried out: twice in each of seven stages."""
@@ -161,6 +160,5 @@ def report(place: Path, config: TrainConfig, rows: int) -> str:
 
 def _seconds(place: Path) -> float:
     """The time of a training so far, by the last line of its metrics."""
-    path = place / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return float(json.loads(lines[-1])["seconds"]) if lines else 0.0
+    rows = lines_of(place / "metrics.jsonl")
+    return float(rows[-1]["seconds"]) if rows else 0.0

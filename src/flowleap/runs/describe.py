@@ -13,8 +13,6 @@ from flowleap.runs.setup import Setup
 from flowleap.training.config import TrainConfig
 from flowleap.training.log import Reporter, explanation
 
-__all__ = ["changes", "describe"]
-
 HORIZONS = {"times": "curriculum", "target": "tangent warm-up", "frozen": "last refresh of the teacher"}
 """What ends at a horizon, by the field of the objective."""
 

@@ -10,8 +10,6 @@ from flowleap.evaluation.diagnosis import Diagnosis, RunFacts
 from flowleap.runs.reading import Run
 from flowleap.training.log import lines_of
 
-__all__ = ["data_of", "diagnose"]
-
 
 def diagnose(run: Run, dataset: Dataset, *, num: int, seed: int = 0) -> Diagnosis:
     """Return what `evaluation.diagnosis` finds in a run, with all that its folder says."""

@@ -33,25 +33,13 @@ from flowleap import clock, networks, processes, threads
 from flowleap.data import Dataset
 from flowleap.networks.options import core
 from flowleap.randomness import generator
-from flowleap.runs.activations import Kept, kept, shortened
+from flowleap.runs.activations import Kept, kept, shape_of, shortened
 from flowleap.runs.cost import bill, cost
 from flowleap.runs.phases import PAIRS
 from flowleap.runs.reading import device_of
 from flowleap.runs.setup import Setup
 from flowleap.training.config import TrainConfig
 from flowleap.training.distributed import micro_batches
-
-__all__ = [
-    "PEAKS",
-    "Estimate",
-    "Memory",
-    "Speed",
-    "estimate",
-    "forward_flops",
-    "free_memory",
-    "measure",
-    "rows_at_once",
-]
 
 SECONDS = 20.0
 """How long measuring the speed may take, once the first step is done."""
@@ -210,8 +198,7 @@ def forward_flops(options: Mapping[str, Any]) -> float:
 
     What adapters and a log-variance head compute with times is not counted.
     """
-    inner = core(options)
-    shape = inner["image"] if "image" in inner else inner["shape"]
+    inner, shape = core(options), shape_of(options)
     counter = FlopCounterMode(display=False)
     with FakeTensorMode(), torch.no_grad():
         network = networks.build({**inner, "log_variance": False}).eval().requires_grad_(False)
@@ -286,7 +273,7 @@ class _Bench:
         self.flops = forward_flops(config.network) * cost(config) * rows
         with torch.device("meta"):
             classes: Any = networks.build(config.network).num_classes
-        shape = _shape(config)
+        shape = shape_of(config.network)
         x = torch.randn(rows, *shape, generator=generator(0, "estimate")) / 2
         label = None if classes is None else torch.arange(rows) % min(8, classes)
         kind: Any = "points" if len(shape) == 1 else "image"
@@ -336,11 +323,6 @@ def free_memory(device: torch.device | str) -> float:
         return 1024.0 * int(lines["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
         return 8e9
-
-
-def _shape(config: TrainConfig) -> tuple[int, ...]:
-    inner = core(config.network)
-    return tuple(inner["image"] if "image" in inner else inner["shape"])
 
 
 def _peak(device: torch.device) -> float | None:

@@ -14,8 +14,6 @@ from flowleap.training.config import TrainConfig
 from flowleap.training.log import Reporter
 from flowleap.training.online_evaluation import OnlineEvaluation
 
-__all__ = ["Evaluators"]
-
 
 @dataclass
 class Evaluators:

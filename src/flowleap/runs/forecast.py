@@ -12,8 +12,6 @@ from flowleap.runs.estimate import PEAKS, UTILIZATION, Estimate, rows_at_once
 from flowleap.tables import Table
 from flowleap.training.config import TrainConfig
 
-__all__ = ["forecast", "table", "within"]
-
 CARDS = (("24 GB", 24e9), ("80 GB", 80e9))
 """Memory of GPUs, of which a tenth is left alone."""
 LEFT, NODE, SHORT = 0.9, 8, 0.1

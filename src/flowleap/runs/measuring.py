@@ -17,8 +17,6 @@ from flowleap.evaluation.evaluator import chosen, preprocessing_like
 from flowleap.progress import counted
 from flowleap.runs.reading import Run
 
-__all__ = ["measure"]
-
 Say = Callable[[str], None]
 
 

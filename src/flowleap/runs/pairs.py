@@ -21,10 +21,8 @@ from flowleap.training.config import TrainConfig
 from flowleap.training.interrupt import Interruption
 from flowleap.training.log import Reporter
 
-__all__ = ["make", "rows", "seed_of", "store"]
-
 SEED = 2_000_003
-"""The noise of pairs is not that of pictures, tables and the watch: nothing is judged by what it was trained on."""
+"""Of the noise of pairs; pictures, tables and online evaluation have other noise, so that none of it was trained on."""
 BATCH = 250
 
 

@@ -10,20 +10,6 @@ from flowleap.objectives import Objective
 from flowleap.times import LogNormal, OneTime
 from flowleap.training.config import TrainConfig
 
-__all__ = [
-    "PAIRS",
-    "STUDENT",
-    "TEACHER",
-    "Phase",
-    "asks_null",
-    "length",
-    "needs_pairs",
-    "number_of_pairs",
-    "own_teacher",
-    "phases",
-    "teacher_config",
-]
-
 PAIRS_PER_ROW = 4
 """Pairs that a teacher makes for each row of the data, where their number is not given."""
 TEACHER, PAIRS, STUDENT = "teacher", "pairs", "student"

@@ -22,8 +22,6 @@ from flowleap.objectives import Objective
 from flowleap.times import Gradual, LogitNormal, OneTime, SortedPair, Uniform
 from flowleap.velocities import PlugIn
 
-__all__ = ["ALL", "PIXELS", "Kind", "Published", "Recipe"]
-
 Kind = Literal["image", "latents"]
 PIXELS: Kind = "image"
 UNTRIED = "not yet run here"

@@ -30,19 +30,6 @@ from flowleap.training.config import TrainConfig, from_dict
 from flowleap.training.online_evaluation import BEST
 from flowleap.training.posthoc import name_of, synthesized, width_in
 
-__all__ = [
-    "Run",
-    "device_of",
-    "load_run",
-    "note",
-    "origin",
-    "read_config",
-    "weights_file",
-    "weights_name",
-    "write_average",
-    "write_config",
-]
-
 WEIGHTS = ("ema", "raw", BEST)
 
 

@@ -22,8 +22,6 @@ from flowleap.training import checkpoint, report
 from flowleap.training.log import Reporter
 from flowleap.training.state import State
 
-__all__ = ["Results"]
-
 
 @dataclass
 class Results:

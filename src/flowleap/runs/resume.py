@@ -15,8 +15,6 @@ from flowleap.training import checkpoint, folder
 from flowleap.training.config import FREE, TrainConfig
 from flowleap.training.log import lines_of
 
-__all__ = ["choose", "compatible", "default_folder", "not_shorter", "resumable", "resumed_folder"]
-
 FOUND = ("teacher.weights", "teacher.checksum", "teacher.pairs", "init.weights", "init.checksum")
 """Fields that are found at the start of a run where they are not given."""
 

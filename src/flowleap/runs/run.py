@@ -27,8 +27,6 @@ from flowleap.training import folder
 from flowleap.training.config import TrainConfig
 from flowleap.training.log import Reporter
 
-__all__ = ["RunResult", "train"]
-
 
 @dataclass(frozen=True)
 class RunResult:

@@ -24,8 +24,6 @@ from flowleap.formatting import roughly
 from flowleap.runs import estimate
 from flowleap.runs.reading import Run
 
-__all__ = ["decoding", "first", "foretell", "place", "real", "writer"]
-
 MADE_HERE = re.compile(r"\d{6}\.png|labels\.csv")
 Writer = Callable[[Path, Tensor, Tensor | None, Run], None]
 

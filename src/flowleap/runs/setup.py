@@ -26,8 +26,6 @@ from flowleap.training.loop import Plan, Reads, train_step
 from flowleap.training.start import probe
 from flowleap.training.state import State, new_trained_network
 
-__all__ = ["Setup", "build_network"]
-
 
 class Setup:
     """Network, objective, data, state, plan and engine of the training of one network; nothing is written.

@@ -1,4 +1,4 @@
-"""The teacher of a run: found, held to what its student expects, and loaded, before any time is spent."""
+"""The teacher of a run: found, checked against what its student expects, and loaded."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from flowleap.runs.phases import TEACHER, asks_null, length, needs_pairs, number
 from flowleap.runs.reading import Run, device_of, load_run, read_config, weights_file
 from flowleap.training import folder
 from flowleap.training.config import TrainConfig
-
-__all__ = ["finished", "load", "place_of", "resolve"]
 
 PROGRESS = (0.0, 0.5, 1.0)
 
@@ -94,7 +92,7 @@ def finished(place: Path) -> bool:
 
 
 def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
-    """Hold a teacher to what its student expects.
+    """Check a teacher against what its student expects.
 
     Raises: ValueError for another data shape, number of classes, path, or network where its weights are to be gone on
         with; for a method that does not learn what is asked for, the instantaneous velocity or, of a first stage, jumps

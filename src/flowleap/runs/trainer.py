@@ -23,8 +23,6 @@ from flowleap.training.loop import Events, fit
 from flowleap.training.start import make_ready
 from flowleap.training.state import State
 
-__all__ = ["Trainer"]
-
 
 class Trainer:
     """Trains one network and writes its folder.

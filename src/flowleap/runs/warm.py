@@ -1,11 +1,10 @@
-"""A run that begins with the weights of another: of another method, other classes, another second time."""
+"""--init: a run that begins with the weights of another, of another method or with other classes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -14,13 +13,10 @@ from flowleap.data import Dataset
 from flowleap.data.shards import checksum
 from flowleap.networks.options import kinds
 from flowleap.networks.warm import begin_with
-from flowleap.objectives import Objective
 from flowleap.runs.phases import own_teacher
 from flowleap.runs.reading import Run, load_run, weights_file
 from flowleap.training import checkpoint
 from flowleap.training.config import TrainConfig
-
-__all__ = ["Start", "resolve"]
 
 IGNORED = ("DiT", "MLP", "UNet", "WithLogVariance", *networks.TAUGHT)
 """Kinds of networks that say nothing about how times and signs are read."""
@@ -57,7 +53,7 @@ def resolve(
     A resumed run has weights of its own: what it began with is not read again, unless it stopped before its first
     checkpoint.
 
-    Raises: ValueError for a method that begins with its teacher, a network seen through other adapters, or a run that
+    Raises: ValueError for a method that begins with its teacher, a network with other adapters around it, or a run that
         is not the one it began with; FileNotFoundError where there is no run.
     """
     if config.init.path is None or (resume and checkpoint.latest(place / "checkpoints") is not None):
@@ -69,7 +65,10 @@ def resolve(
             f"--init {config.init.path}: {config.method} begins with the weights of its teacher: {hint}"
         )
     run = _loaded(Path(config.init.path))
-    ours, theirs = (_adapters(options) for options in (config.network, run.config.network))
+    ours, theirs = (
+        [kind for kind in kinds(options) if kind not in IGNORED]
+        for options in (config.network, run.config.network)
+    )
     if ours != theirs:
         raise ValueError(
             f"--init {run.folder}: its network is seen through {' and '.join(theirs) or 'nothing'}, and that of this "
@@ -83,7 +82,14 @@ def resolve(
             "ones back, or start a new run"
         )
     same = same_classes(config, dataset, run)
-    remarks = _meaning(objective, run)
+    remarks = [
+        f"{name} is {theirs} there and {ours} here: its first samples are others"
+        for name, ours, theirs in (
+            ("path", objective.path, run.objective.path),
+            ("parameterization", objective.parameterization, run.objective.parameterization),
+        )
+        if ours != theirs
+    ]
     if not same and run.num_classes and dataset.num_classes:
         remarks.append(
             "its data are others, and none of its classes is known to be one of these: classes are the same that have "
@@ -107,16 +113,6 @@ def same_classes(config: TrainConfig, dataset: Dataset, run: Run) -> dict[int, i
     }
 
 
-def _meaning(objective: Objective, run: Run) -> list[str]:
-    """Say where what a network gives means something else."""
-    found = []
-    for name in ("path", "parameterization"):
-        ours, theirs = getattr(objective, name), getattr(run.objective, name)
-        if ours != theirs:
-            found.append(f"{name} is {theirs} there and {ours} here: its first samples are others")
-    return found
-
-
 def _loaded(place: Path) -> Run:
     """Return a run by its averaged weights; an imported one by those that it has."""
     try:
@@ -126,7 +122,3 @@ def _loaded(place: Path) -> Run:
         if run.imported is None:
             raise
         return run
-
-
-def _adapters(options: dict[str, Any]) -> list[str]:
-    return [kind for kind in kinds(options) if kind not in IGNORED]

@@ -33,19 +33,6 @@ from flowleap.training import ema
 from flowleap.training.distributed import whole
 from flowleap.training.state import AUXILIARY, State, TrainedNetwork
 
-__all__ = [
-    "CheckpointError",
-    "Progress",
-    "average_name",
-    "latest",
-    "load_weights",
-    "read_progress",
-    "restore",
-    "save",
-    "step_of",
-    "write_tensors",
-]
-
 KEPT = 2
 """How many checkpoints of a run stay on disk."""
 FORMAT = 1
@@ -141,13 +128,7 @@ def files_of(trained: TrainedNetwork, *, empty_moments: bool = False) -> dict[st
     Args:
         empty_moments: whether to describe an optimizer that has not stepped by what it will hold.
     """
-    files = {"network.safetensors": trained.network.state_dict()}
-    files |= {average_name(decay): copy.module.state_dict() for decay, copy in trained.averages.items()}
-    files |= {width_name(width): copy.module.state_dict() for width, copy in trained.powers.items()}
-    if trained.target is not None:
-        files["target.safetensors"] = trained.target.module.state_dict()
-    if trained.copy is not None:
-        files["frozen.safetensors"] = trained.copy.state_dict()
+    files = {name: network.state_dict() for name, network in networks_of(trained).items()}
     files[OPTIMIZER] = _moments(trained, fill=empty_moments)
     if trained.auxiliary is not None:
         theirs = files_of(trained.auxiliary, empty_moments=empty_moments)
@@ -155,14 +136,20 @@ def files_of(trained: TrainedNetwork, *, empty_moments: bool = False) -> dict[st
     return files
 
 
+def networks_of(trained: TrainedNetwork) -> dict[str, nn.Module]:
+    """Return a network and its copies by the names of their files."""
+    return {
+        "network.safetensors": trained.network,
+        **{average_name(decay): copy.module for decay, copy in trained.averages.items()},
+        **{f"width-{width:g}.safetensors": copy.module for width, copy in trained.powers.items()},
+        **({} if trained.target is None else {"target.safetensors": trained.target.module}),
+        **({} if trained.copy is None else {"frozen.safetensors": trained.copy}),
+    }
+
+
 def average_name(decay: float) -> str:
     """Return the name of the file with the running average of a decay."""
     return f"ema-{decay}.safetensors"
-
-
-def width_name(width: float) -> str:
-    """Return the name of the file with the power-function average of a width."""
-    return f"width-{width:g}.safetensors"
 
 
 def _moments(trained: TrainedNetwork, *, fill: bool) -> Tensors:
@@ -178,16 +165,9 @@ def _moments(trained: TrainedNetwork, *, fill: bool) -> Tensors:
 
 
 def _fill(trained: TrainedNetwork, files: dict[str, Tensors], step: int) -> None:
-    """Load checked tensors into a trained that is `step` updates old."""
-    trained.network.load_state_dict(files["network.safetensors"])
-    for decay, copy in trained.averages.items():
-        copy.module.load_state_dict(files[average_name(decay)])
-    for width, copy in trained.powers.items():
-        copy.module.load_state_dict(files[width_name(width)])
-    if trained.target is not None:
-        trained.target.module.load_state_dict(files["target.safetensors"])
-    if trained.copy is not None:
-        trained.copy.load_state_dict(files["frozen.safetensors"])
+    """Load checked tensors, those after `step` steps of the run, into a network, its copies and its optimizer."""
+    for name, network in networks_of(trained).items():
+        network.load_state_dict(files[name])
     for copy in trained.every_average():
         ema.restore(copy, trained.updates(step))
     places = {name: place for place, (name, _) in enumerate(trained.network.named_parameters())}

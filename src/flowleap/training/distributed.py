@@ -28,8 +28,6 @@ from flowleap.point import Point, Regression
 from flowleap.training.loss_module import LossModule
 from flowleap.training.state import State, TrainedNetwork
 
-__all__ = ["Engine", "micro_batches", "whole"]
-
 
 def micro_batches(objective: Objective, batch: int, per_device: int | None, accumulate: int = 1) -> int:
     """Return into how many micro-batches each process cuts its share of a batch.
@@ -132,7 +130,7 @@ class Engine:
         )
 
     def loss_modules(self, state: State, objective: Objective) -> dict[str, LossModule]:
-        """Return the loss of every trained as a module, by its role."""
+        """Return the loss of every network in training as a module, by its role."""
         return {
             trained.role: LossModule(trained.network, trained.flow, trained.frozen, task, self.precision)
             for trained, task in state.trained_networks(objective)
@@ -202,8 +200,7 @@ class Engine:
         from torch.distributed.device_mesh import init_device_mesh
 
         mesh = init_device_mesh(self.device.type, (processes.count(),))
-        every = [state.trained, *([] if state.trained.auxiliary is None else [state.trained.auxiliary])]
-        for trained in every:
+        for trained in state.networks:
             before = list(trained.network.parameters())
             self._hold(losses[trained.role], mesh)
             _follow(trained.optimizer, before, list(trained.network.parameters()), _shard)
@@ -220,15 +217,14 @@ class Engine:
 
     def unite(self, state: State) -> None:
         """Undo the division at the end: every process has whole networks, averages and optimizers again."""
-        every = [state.trained, *([] if state.trained.auxiliary is None else [state.trained.auxiliary])]
-        before = [list(trained.network.parameters()) for trained in every]
+        before = [list(trained.network.parameters()) for trained in state.networks]
         self.scatter()
         for holder, _ in self.holders:
             for module in holder.modules():
                 for name, weight in module.named_parameters(recurse=False):
                     plain = nn.Parameter(whole(weight.detach()), requires_grad=weight.requires_grad)
                     setattr(module, name, plain)
-        for trained, former in zip(every, before, strict=True):
+        for trained, former in zip(state.networks, before, strict=True):
             if self.holders:
                 _follow(
                     trained.optimizer,

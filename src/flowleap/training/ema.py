@@ -9,8 +9,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowleap.objectives import EMA
 
-__all__ = ["averaged", "restore"]
-
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 

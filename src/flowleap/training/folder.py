@@ -25,19 +25,6 @@ from flowleap.provenance import NewerFormat, format_of, git_state, version
 from flowleap.threads import Adaptive
 from flowleap.training.config import TrainConfig, nested, to_dict
 
-__all__ = [
-    "FORMAT",
-    "held",
-    "is_run",
-    "last_threads",
-    "newest",
-    "note_environment",
-    "note_threads",
-    "read",
-    "unused",
-    "write",
-]
-
 FORMAT = 2
 """Of config.json. The config of format 1 has no groups."""
 
@@ -180,7 +167,7 @@ def newest(folder: Path) -> Path:
 
 
 def note_environment(path: Path, adaptive: Adaptive | None = None) -> None:
-    """Add this sitting to the file at `path`: time, command, versions, git state, machine; its threads may change."""
+    """Add this start of the run to the file at `path`: time, command, versions, git state, machine, CPU threads."""
     sittings = json.loads(path.read_text(encoding="utf-8"))["sittings"] if path.exists() else []
     content = {"sittings": [*sittings, environment()]}
     replace_file(path, json.dumps(content, indent=2) + "\n")
@@ -189,7 +176,7 @@ def note_environment(path: Path, adaptive: Adaptive | None = None) -> None:
 
 
 def note_threads(path: Path, adaptive: Adaptive) -> None:
-    """Write the present number of CPU threads of this sitting, and all it had, into the file at `path`."""
+    """Write the present number of CPU threads, and all since resume, into the file at `path`."""
     content = json.loads(path.read_text(encoding="utf-8"))
     content["sittings"][-1] |= {"threads": adaptive.taken, "threads_used": sorted(adaptive.used)}
     replace_file(path, json.dumps(content, indent=2) + "\n")

@@ -7,9 +7,6 @@ from torch import Tensor
 
 from flowleap.point import Batch, Regression
 
-__all__ = ["Diverged", "Guard", "likely_cause"]
-
-
 VAGUE = "the loss is finite but its gradient is not"
 """What is left to say where nothing that was looked at is not finite."""
 
@@ -21,7 +18,7 @@ class Diverged(RuntimeError):
 class Guard:
     """Lets the optimizer step only where loss and gradient are finite, and counts the steps that it refused.
 
-    The verdict stays on the device: the fused optimizers take it as `found_inf`, the channel of gradient
+    Whether a step is finite stays on the device: the fused optimizers take it as `found_inf`, as in gradient
     scaling, and leave parameters and moments as they are where it is 1. Nothing waits for the device until
     `read` is called.
     """
@@ -40,7 +37,7 @@ class Guard:
     def count(self, *, whole: bool = True) -> None:
         """Count the step as skipped where an optimizer was refused; a streak ends where a `whole` step had none.
 
-        A step is whole where every trained took its turn.
+        A step is whole where every network was updated.
         """
         skipped, streak = self.counts.unbind()
         kept = self.bad if whole else 1

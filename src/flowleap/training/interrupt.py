@@ -11,8 +11,6 @@ from typing import Any, Self
 
 from flowleap import processes
 
-__all__ = ["Interruption"]
-
 ECHO = 3.0
 """Seconds in which a launcher of several processes may repeat a signal that they have had already."""
 

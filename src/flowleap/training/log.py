@@ -1,4 +1,4 @@
-"""What a run says: averages over log intervals as JSON lines, a progress bar, or plain lines."""
+"""Output of a run: averages over log intervals as JSON lines, a progress bar, or plain lines."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ from flowleap.losses import Loss
 from flowleap.objectives import Objective
 from flowleap.streams import keep_printing
 from flowleap.training.state import State
-
-__all__ = ["Lines", "Recorder", "Reporter", "explanation", "lines_of"]
 
 
 def explanation(objective: Objective) -> str:

@@ -28,8 +28,6 @@ from flowleap.training.log import Recorder
 from flowleap.training.loss_module import NUMBERS
 from flowleap.training.state import AUXILIARY, State, TrainedNetwork
 
-__all__ = ["Events", "Plan", "Reads", "draw_batch", "fit", "train_step"]
-
 
 @dataclass(frozen=True)
 class Plan:

@@ -11,8 +11,6 @@ from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.point import Point, Regression
 
-__all__ = ["NUMBERS", "LossModule", "autocast"]
-
 NUMBERS = ("raw_error", "loss", "derivative_norm", "jumps")
 """What a part of a batch adds to: its share of two means over the batch, a sum over rows r < t, and their number."""
 

@@ -27,10 +27,8 @@ from flowleap.training import checkpoint
 from flowleap.training.log import Lines
 from flowleap.training.state import State
 
-__all__ = ["BEST", "OnlineEvaluation", "chosen_steps"]
-
 SEED = 1_000_003
-"""The noise of these samples is not that of pictures and tables: the best is not chosen by what judges it."""
+"""Of the noise; pictures and tables have other noise, so that the best weights are not chosen by what measures them."""
 STANDARD = evaluation.STANDARDS["flowleap"]
 BEST = "best"
 BATCH = 250
@@ -61,7 +59,7 @@ class OnlineEvaluation:
     Args:
         place: the run folder; quality.jsonl, best.safetensors and best.json are written there.
         data: what the network learns from, without labels where it has no classes.
-        evaluator: what to hold the samples against, with the features of the distance.
+        evaluator: the data that samples are compared with, and the features of the distance.
         share: of the time of the run, 0 to measure never.
         last: the last step of the run.
         step: how many steps of it are done already.
@@ -80,9 +78,9 @@ class OnlineEvaluation:
     say: Callable[[str], None] = lambda text: None
 
     def __post_init__(self) -> None:
-        """Read what earlier sittings measured up to `step`; later lines, which may be made again, go."""
+        """Read what was measured up to `step`; later lines, which may be made again, are removed."""
         self.lines = Lines(self.place / "quality.jsonl", self.step)
-        self.budget = chosen_steps(self.objective, self.steps)
+        self.judged = chosen_steps(self.objective, self.steps)
         self.asked = labels.asked(STANDARD.labels, self.num, self.data.class_names, self.evaluator, SEED)
         self.predicted: float | None = None
         self.costs: list[float] = []
@@ -90,7 +88,7 @@ class OnlineEvaluation:
         best = self.place / f"{BEST}.json"
         processes.wait()  # all have read it before one writes
         kept = json.loads(best.read_text(encoding="utf-8")) if best.exists() else {}
-        comparable = kept.get("steps") == self.budget and same_evaluator(kept, self.protocol(""))
+        comparable = kept.get("steps") == self.judged and same_evaluator(kept, self.protocol(""))
         self.lowest = kept["distance"] if comparable else math.inf
 
     def __call__(self, state: State) -> None:
@@ -103,7 +101,7 @@ class OnlineEvaluation:
         if not processes.from_first(partial(self.affordable, state, self.predicted + reserve)):
             return
         begin = time.perf_counter()
-        with warnings.catch_warnings():  # the table says which budgets a method is not made for
+        with warnings.catch_warnings():  # the table says which numbers of steps a method is not made for
             warnings.simplefilter("ignore", UserWarning)
             for decay in state.trained.averages:
                 for steps in self.steps:
@@ -158,7 +156,7 @@ class OnlineEvaluation:
             "cost": round(cost, 4),
         }
         self.lines.append(row)
-        if steps == self.budget and distance is not None and distance < self.lowest:
+        if steps == self.judged and distance is not None and distance < self.lowest:
             self.lowest = distance
             if processes.first():
                 self.keep(state, decay, row)

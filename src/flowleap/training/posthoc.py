@@ -12,8 +12,6 @@ from flowleap.training.checkpoint import Tensors
 from flowleap.training.distributed import whole
 from flowleap.training.state import TrainedNetwork
 
-__all__ = ["name_of", "snapshots", "store", "synthesized", "width_in"]
-
 FOLDER = "averages"
 FARTHEST = 0.1
 """The largest part of a profile, by norm, that stored averages may leave unexplained."""
@@ -41,7 +39,7 @@ def width_in(weights: str) -> float | None:
 
 
 def store(place: Path, trained: TrainedNetwork, step: int) -> None:
-    """Store the power-function averages of a trained as they are after `step` steps."""
+    """Store the power-function averages of a network as they are after `step` steps."""
     updates = trained.updates(step)
     for width, average in trained.powers.items():
         tensors = {name: whole(tensor).cpu() for name, tensor in average.module.state_dict().items()}

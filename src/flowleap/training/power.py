@@ -22,8 +22,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["WIDEST", "combination", "decay", "exponent", "width_of"]
-
 WIDEST = 1 / math.sqrt(12)
 """The width of the mean of all weights (γ = 0), which no average here reaches."""
 

@@ -1,4 +1,4 @@
-"""What a run leaves for the eye: sample grids, curves of its metrics, the table of quality and time."""
+"""Sample grids, curves of metrics, and the table of quality and time in a run folder."""
 
 from __future__ import annotations
 
@@ -18,18 +18,6 @@ from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.progress import counted
 from flowleap.training.log import Reporter
-
-__all__ = [
-    "STEPS",
-    "affordable",
-    "draw_budgets",
-    "draw_curves",
-    "draw_samples",
-    "listed",
-    "tabulate",
-    "usual_steps",
-    "write_table",
-]
 
 STEPS = evaluation.STEPS
 """The numbers of steps that a finished run is judged at."""

@@ -1,4 +1,4 @@
-"""What happens between the building of a run and its first step: compiling, wrapping, and proof that both are sound."""
+"""Before the first step: the loss is compiled and wrapped for several processes, and both are checked."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from flowleap.training.loop import Plan, draw_batch
 from flowleap.training.loss_module import LossModule, autocast
 from flowleap.training.state import State, TrainedNetwork
 
-__all__ = ["NotSound", "make_ready"]
-
 CLOSE = {"fp32": 1e-4, "bf16": 5e-2}
 """How far gradients of the same loss may be apart, relative to their norm, by precision."""
 SLOPE = {"fp32": 1e-2, "bf16": 1e-1}
@@ -40,7 +38,7 @@ class NotSound(ValueError):
 
 @dataclass
 class Probe:
-    """The first loss of a trained on one part of a batch, and its gradient in this process alone."""
+    """The first loss of a network on one part of a batch, and its gradient in this process alone."""
 
     trained: TrainedNetwork
     objective: Objective

@@ -18,8 +18,6 @@ from flowleap.randomness import key_of
 from flowleap.training import power
 from flowleap.training.ema import averaged
 
-__all__ = ["AUXILIARY", "STUDENT", "State", "TrainedNetwork", "new_trained_network"]
-
 STUDENT, AUXILIARY = "student", "rival"
 """The roles of networks in training; draws and checkpoint files are keyed by them."""
 
@@ -95,6 +93,11 @@ class State:
     skipped: int = 0
     streak: int = 0
     seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def networks(self) -> list[TrainedNetwork]:
+        """The networks in training: that of the run and its auxiliary network, where it has one."""
+        return [self.trained, *([] if self.trained.auxiliary is None else [self.trained.auxiliary])]
 
     def trained_networks(self, objective: Objective) -> list[tuple[TrainedNetwork, Objective]]:
         """Return the networks in training with their objectives, in the order of their updates: the auxiliary first."""
