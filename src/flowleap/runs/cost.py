@@ -13,8 +13,6 @@ Auxiliary networks are counted too. A learned log-variance, a function of two ti
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,23 +66,23 @@ def cost(config: TrainConfig) -> float:
     objective = config.objective.for_run(length)
     if objective.needs_teacher:
         objective = objective.with_teacher(objective.flow_map(meter.frozen()))
+    tasks: list[tuple[Objective, FlowMap | None]] = [(objective, None)]
+    if objective.auxiliary is not None:
+        tasks.append((objective.auxiliary, objective.flow_map(meter)))
     spent = 0.0
     for index in range(POSITIONS):
         step = int((index + 0.5) * length / POSITIONS)
-        with meter.counting() as rows:
-            practise(objective, meter, config, step)
-        spent += sum(rows) / config.data.batch
-        if objective.auxiliary is not None:
-            with meter.counting() as rows:
-                practise(objective.auxiliary, meter, config, step, objective.flow_map(meter))
-            spent += sum(rows) / config.data.batch
+        for task, main in tasks:
+            meter.spent.clear()
+            evaluate(task, meter, config, step, main)
+            spent += sum(meter.spent) / config.data.batch
     return spent / POSITIONS
 
 
-def practise(
+def evaluate(
     objective: Objective, meter: Meter, config: TrainConfig, step: int, main: FlowMap | None = None
 ) -> None:
-    """Compute the loss of a step with a network that only counts; `main` is the frozen map of an auxiliary network."""
+    """Compute the target of a step with a network that only counts; `main` is the frozen map of an auxiliary one."""
     batch, classes = config.data.batch, meter.num_classes
     x = torch.linspace(-1.0, 1.0, batch * SAMPLE[0]).reshape(batch, *SAMPLE)
     label = None if classes is None else torch.arange(batch) % classes
@@ -114,12 +112,6 @@ class Meter(nn.Module):
 
     def _log_variance(self, t: Tensor, r: Tensor) -> Tensor:
         return torch.zeros_like(t)
-
-    @contextmanager
-    def counting(self) -> Iterator[list[int]]:
-        """Yield the list of what is spent inside, in rows."""
-        self.spent.clear()
-        yield self.spent
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
         graph = torch.is_grad_enabled()

@@ -102,7 +102,7 @@ def measured(found: Estimate) -> Lines:
         return []
     part = "" if speed.share > 0.999 else f" of a network cut to {speed.share:.2%} of the operations"
     share = "" if speed.peak is None else f", {speed.peak:.1%} of its peak"
-    told = [
+    lines = [
         (
             "measured here",
             f"{speed.measured:.4g} images/s on {speed.device}, {speed.steps} steps of {speed.rows} rows{part}: "
@@ -111,7 +111,7 @@ def measured(found: Estimate) -> Lines:
         ("so the run takes", f"{speed.images:.4g} images/s, {hours(found.hours)} on this machine"),
     ]
     if speed.load > clock.BUSY:
-        told.append(
+        lines.append(
             (
                 "warning",
                 f"this machine is busy: steps took {speed.load:.1f} times as long as the processor worked on them; "
@@ -119,8 +119,8 @@ def measured(found: Estimate) -> Lines:
             )
         )
     if (machines := -(-found.hours // 24)) > 1:
-        told.append(("in a day", f"{machines:,.0f} machines like this one"))
-    return told
+        lines.append(("in a day", f"{machines:,.0f} machines like this one"))
+    return lines
 
 
 def assumed(found: Estimate) -> Lines:

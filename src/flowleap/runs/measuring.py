@@ -41,7 +41,7 @@ def measure(
         features: their name, None for those of the run. num: None for what the standard asks for.
         reference: the name or place of other data or of their statistics, None for what the run was trained on.
         vae: another autoencoder than that of its latents.
-        say: told what could not be measured, in words.
+        say: called with what could not be measured, in words.
 
     Raises: ValueError, OSError where there is nothing to compare with, or what there is does not fit.
     """

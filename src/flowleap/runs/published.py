@@ -9,7 +9,7 @@ Inception network. NFE are network evaluations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -318,26 +318,21 @@ def _table_1() -> list[Recipe]:
             if row == "progressive-distillation" and guidance:
                 objective = progressive_distillation(guidance=guidance)
             numbers = zip((128, 4, 1), NUMBERS[row][classes is not None], strict=True)
-            table = f"{SHORTCUT}, table 1"
-            phases = 2 if objective.needs_run else 1
             found.append(
                 _frans(
                     f"{prefix}-{row}", f"{row.replace('-', ' ')}, table 1 of Frans et al., DiT-B/2, {title}", method,
-                    objective, "dit-base-2", classes, data, steps * phases, batch, notes,
-                    tuple(Published(v, f"FID-50k, {n} step{'s' * (n > 1)}", table) for n, v in numbers),
-                    guidance if row == "reflow" else None,
+                    objective, notes, numbers, f"{SHORTCUT}, table 1", network="dit-base-2", classes=classes,
+                    data=data, steps=steps * (2 if objective.needs_run else 1), batch=batch,
+                    pair_guidance=guidance if row == "reflow" else None,
                 )
             )  # fmt: skip
     found.append(
         _frans(
             "shortcut-xl2", "shortcut, DiT-XL/2, ImageNet-256", "shortcut_repo",
-            methods.shortcut("repo", guidance=1.5), "dit-xlarge-2", 1000, IMAGENET, 800_000, 256,
+            methods.shortcut("repo", guidance=1.5),
             ("the length is not known: the weights are those of a run that was continued",),
-            tuple(
-                Published(value, f"FID-50k, {steps} step{'s' * (steps > 1)}", f"{SHORTCUT_CODE}, README.md")
-                for steps, value in ((128, 3.8), (4, 7.8), (1, 10.6))
-            ),
-            None,
+            ((128, 3.8), (4, 7.8), (1, 10.6)), f"{SHORTCUT_CODE}, README.md", network="dit-xlarge-2", classes=1000,
+            data=IMAGENET, steps=800_000, batch=256,
         )
     )  # fmt: skip
     return found
@@ -348,24 +343,25 @@ def _frans(
     title: str,
     method: str,
     objective: Objective,
-    network: str,
-    classes: int | None,
-    data: str,
-    steps: int,
-    batch: int,
     notes: tuple[str, ...],
-    numbers: tuple[Published, ...],
-    pair_guidance: float | None,
+    numbers: Iterable[tuple[int, float]],
+    table: str,
+    *,
+    classes: int | None,
+    **settings: Any,
 ) -> Recipe:
-    """Return a recipe by the settings of kvfrans/shortcut-models; shortcut models read the exponent of their step."""
+    """Return a recipe by the settings of kvfrans/shortcut-models; shortcut models read the exponent of their step.
+
+    Args:
+        numbers: the published FID-50k by number of steps, and the table where it stands.
+    """
     return Recipe(
-        name=name, title=title, method=method, objective=objective, network=network, shape=(4, 32, 32),
-        classes=classes, kind="latents", data=data,
-        rows=IMAGES if classes else FACES, steps=steps, batch=batch, lr=1e-4, betas=(0.9, 0.999),
-        weight_decay=0.1, clip=None, ema=(0.999,), pair_guidance=pair_guidance,
+        name=name, title=title, method=method, objective=objective, shape=(4, 32, 32), classes=classes, kind="latents",
+        rows=IMAGES if classes else FACES, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1, clip=None, ema=(0.999,),
         adapters=("StepToken",) if method.startswith("shortcut") else (),
-        source=f"{SHORTCUT}; {SHORTCUT_CODE}, README.md and train.py", numbers=numbers,
-        notes=(*notes, *(["samples of 128 steps are guided by 1.5 there"] if classes else []), *UNLIKE),
+        source=f"{SHORTCUT}; {SHORTCUT_CODE}, README.md and train.py",
+        numbers=tuple(Published(v, f"FID-50k, {n} step{'s' * (n > 1)}", table) for n, v in numbers),
+        notes=(*notes, *(["samples of 128 steps are guided by 1.5 there"] if classes else []), *UNLIKE), **settings,
     )  # fmt: skip
 
 
@@ -413,9 +409,5 @@ def _own() -> list[Recipe]:
     ]  # fmt: skip
 
 
-def _collected(*groups: Callable[[], list[Recipe]]) -> dict[str, Recipe]:
-    return {recipe.name: recipe for group in groups for recipe in group()}
-
-
-ALL: dict[str, Recipe] = _collected(_esc, _meanflow, _table_1, _own)
+ALL: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_esc(), *_meanflow(), *_table_1(), *_own())}
 """Every recipe by its name."""

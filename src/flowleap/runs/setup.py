@@ -37,7 +37,7 @@ class Setup:
             method needs pairs.
         start: the weights that the network begins with, where they are those of another run.
         steps: the length of the training, None for that of the config.
-        say: told what was compiled and checked.
+        say: called with what was compiled and checked.
 
     Raises: ValueError where parts do not fit one another, or for a GPU that is not there.
     """

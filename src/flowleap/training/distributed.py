@@ -81,7 +81,7 @@ class Engine:
         micro: micro-batches of each process.
         shard: whether weights, averages and moments of the optimizer are divided among the processes.
         compiled: whether the loss is compiled. check: whether to check one process, too, before the first step.
-        say: told what was compiled and checked.
+        say: called with what was compiled and checked.
     """
 
     device: torch.device

@@ -63,7 +63,7 @@ class OnlineEvaluation:
         share: of the time of the run, 0 to measure never.
         last: the last step of the run.
         step: how many steps of it are done already.
-        say: told about a new best.
+        say: called when a new best is found.
     """
 
     place: Path
@@ -80,7 +80,7 @@ class OnlineEvaluation:
     def __post_init__(self) -> None:
         """Read what was measured up to `step`; later lines, which may be made again, are removed."""
         self.lines = Lines(self.place / "quality.jsonl", self.step)
-        self.judged = chosen_steps(self.objective, self.steps)
+        self.selected_at = chosen_steps(self.objective, self.steps)
         self.asked = labels.asked(STANDARD.labels, self.num, self.data.class_names, self.evaluator, SEED)
         self.predicted: float | None = None
         self.costs: list[float] = []
@@ -88,7 +88,7 @@ class OnlineEvaluation:
         best = self.place / f"{BEST}.json"
         processes.wait()  # all have read it before one writes
         kept = json.loads(best.read_text(encoding="utf-8")) if best.exists() else {}
-        comparable = kept.get("steps") == self.judged and same_evaluator(kept, self.protocol(""))
+        comparable = kept.get("steps") == self.selected_at and same_evaluator(kept, self.protocol(""))
         self.lowest = kept["distance"] if comparable else math.inf
 
     def __call__(self, state: State) -> None:
@@ -156,7 +156,7 @@ class OnlineEvaluation:
             "cost": round(cost, 4),
         }
         self.lines.append(row)
-        if steps == self.judged and distance is not None and distance < self.lowest:
+        if steps == self.selected_at and distance is not None and distance < self.lowest:
             self.lowest = distance
             if processes.first():
                 self.keep(state, decay, row)

@@ -20,7 +20,7 @@ from flowleap.progress import counted
 from flowleap.training.log import Reporter
 
 STEPS = evaluation.STEPS
-"""The numbers of steps that a finished run is judged at."""
+"""The numbers of steps that a finished run is measured at."""
 SHOWN = {"image": 100, "latents": 40, "points": 2000}
 SHARE, LEAST = 0.1, 5.0
 """The share of the time of training that pictures may take where no numbers of steps are named, and the seconds that
