@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flowleap import clock, networks, processes, threads
 from flowleap.data import Dataset
+from flowleap.data.batching import Shuffled
 from flowleap.networks.options import core
 from flowleap.randomness import generator
 from flowleap.runs.activations import Kept, kept, shape_of, shortened
@@ -268,7 +269,10 @@ class _Bench:
     """A training on random data, timed in the middle of the run, past the horizons of most schedules."""
 
     def __init__(self, config: TrainConfig, rows: int) -> None:
-        config = config.replace(batch=rows, per_device=None, accumulate=1, flip=None)
+        objective = replace(
+            config.objective, batching=Shuffled()
+        )  # the random rows fill no groups of a class
+        config = config.replace(objective=objective, batch=rows, per_device=None, accumulate=1, flip=None)
         self.rows, self.middle = rows, config.schedule.steps // 2
         self.flops = forward_flops(config.network) * cost(config) * rows
         with torch.device("meta"):
