@@ -426,15 +426,15 @@ class Trap:
 @pytest.mark.slow
 def test_nothing_in_a_file_of_weights_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for held, said in (({"a": Trap()}, "cannot be read"), ([1, 2], "no weights"), ({"a": 1}, "no weights")):
+    for held in ({"a": Trap()}, [1, 2], {"a": 1}):
         torch.save(held, "bad.pth")
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=r"bad\.pth: (not a|no) file of weights"):
             inception.load("adm", "bad.pth", unverified=True)
     torch.save({"a": torch.zeros(2)}, "bad.pth")
     with pytest.raises(ValueError, match="other weights than torch-fidelity's"):
         inception.load("adm", "bad.pth", unverified=True)
     Path("bad.pth").write_bytes(b"text")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="not a file of weights"):
         inception.load("adm", "bad.pth", unverified=True)
     assert not Path("trapped").exists()
 
@@ -522,7 +522,7 @@ def test_timm_models_without_weights_say_so(tiny, tmp_path):
     with pytest.raises(FileNotFoundError):
         adapters.timm_features("test_vit.r160_in1k", weights=path)
     path.write_bytes(b"text")
-    with pytest.raises(ValueError, match="cannot be read as weights"):
+    with pytest.raises(ValueError, match="not a file of weights"):
         adapters.timm_features("test_vit.r160_in1k", weights=path)
     state = tiny.state_dict()
     save_file({name: value for name, value in state.items() if name != "pos_embed"}, path)

@@ -55,6 +55,37 @@ def read_tensors(path: Path) -> dict[str, Any]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
+def read_weights(path: Path) -> dict[str, Any]:
+    """Return the tensors of a .safetensors, .npz, .pth or .pt file by name, without running code in it.
+
+    Raises: FileNotFoundError, or ValueError for a file of another kind.
+    """
+    import torch
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: {'a folder, not a' if path.is_dir() else 'no such'} file of weights"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return read_tensors(path)
+        if path.suffix == ".npz":
+            import numpy as np
+
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise many types
+        raise ValueError(
+            f"{path}: not a file of weights that can be read without running code (.safetensors, .npz, or .pth with "
+            "tensors alone)"
+        ) from error
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not (isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values())):
+        raise ValueError(f"{path}: no file of weights, a dictionary of tensors is expected")
+    return content
+
+
 def replace_file(path: Path, content: str | Callable[[Path], None]) -> None:
     """Write a file atomically, given its text or a function that writes to a path."""
     temporary = path.with_name(f".{path.name}.writing")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, float32, nn
 from torch.nn import functional
 
+from flowleap import files
 from flowleap.evaluation.features import Features
-from flowleap.files import read_tensors
 from flowleap.suggest import suggest
 
 POPULAR = ("vit_small_patch14_dinov2.lvd142m", "vit_base_patch14_dinov2.lvd142m", "resnet50.a1_in1k")
@@ -124,7 +124,7 @@ def timm_features(
             "give the file, or choose other features, such as --features pixel"
         ) from None
     if weights is not None:
-        read_weights(network, Path(weights))
+        load_weights(network, Path(weights))
     data = timm.data.resolve_model_data_config(network)
     filter = "bilinear" if data["interpolation"] == "bilinear" else "bicubic"
     channels, *size = data["input_size"]
@@ -150,25 +150,17 @@ def named(model: str) -> str:
     return "dinov2-" + head.replace("_dinov2", "") if "_dinov2" in head else model
 
 
-def read_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: nn.Module, path: Path) -> None:
     """Load the weights of a network from a file of tensors, without those of a classification head.
 
     Raises: OSError without a file; ValueError where they do not fit, or the file holds something else.
     """
-    if not path.is_file():
-        raise FileNotFoundError(2, "no such file", str(path))
-    try:
-        if path.suffix == ".safetensors":
-            state = read_tensors(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both raise many types
-        raise ValueError(f"{path} cannot be read as weights ({str(error).splitlines()[0]})") from None
+    state = files.read_weights(path)
     head = getattr(network, "pretrained_cfg", {}).get("classifier") or "head"
     heads = (head,) if isinstance(head, str) else tuple(head)
     try:
         missing, surplus = network.load_state_dict(state, strict=False)
-    except (RuntimeError, AttributeError, TypeError) as error:
+    except RuntimeError as error:
         raise ValueError(f"{path} does not fit the model: {' '.join(str(error).split())[:200]}") from None
     surplus = [name for name in surplus if not name.startswith(tuple(f"{part}." for part in heads))]
     if missing or surplus:

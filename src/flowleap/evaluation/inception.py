@@ -22,7 +22,7 @@ from torch import Tensor, float32, nn, uint8
 from torch.nn import functional
 
 from flowleap.evaluation.features import Features
-from flowleap.files import replace_file
+from flowleap.files import read_weights, replace_file
 from flowleap.suggest import suggest
 
 CHECKSUM = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -253,15 +253,8 @@ def network(weights: Path) -> tuple[nn.Sequential, Tensor]:
             "Inception features need torch-fidelity: pip install 'flowleap[fid]', or choose other features, "
             "such as --features pixel"
         ) from None
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a type for each way in which a file can be wrong
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{weights} cannot be read as weights of Inception ({reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{weights} holds no weights of Inception: expected a dictionary of tensors")
     held = io.BytesIO()
-    torch.save(dict(state), held)
+    torch.save(dict(read_weights(weights)), held)
     held.seek(0)
     try:
         with torch.random.fork_rng(devices=[]):  # building layers draws numbers

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flowleap.files import read_tensors
+from flowleap.files import read_weights
 
 Tensors = dict[str, Tensor]
 
@@ -205,7 +204,7 @@ def load(
     places = [file] if linear in (None, "equal") else [file, str(linear)]
     found: Tensors = {}
     for place in places:
-        found |= network.translate(read(Path(place)))
+        found |= network.translate(read_weights(Path(place)))
     if linear == "equal":
         found |= {f"w{i}": torch.ones(count) for i, count in enumerate(network.channels)}
     expected = network.state_dict()
@@ -234,31 +233,3 @@ def _complaint(
     )
     problems = "; ".join(text for text in (lacks if missing else "", shapes) if text)
     return f"{places}: not the weights of net={net!r} ({problems}); expected are {network.wanted()}"
-
-
-def read(path: Path) -> Tensors:
-    """Return the tensors of a .safetensors, .npz, .pth or .pt file by name, without running code in it.
-
-    Raises: FileNotFoundError, or ValueError for a file of another kind.
-    """
-    if not path.is_file():
-        what = "a folder, not a file" if path.is_dir() else "no such file"
-        raise FileNotFoundError(f"{path}: {what} of weights; name one with file=")
-    try:
-        if path.suffix == ".safetensors":
-            return read_tensors(path)
-        if path.suffix == ".npz":
-            import numpy as np
-
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path}: not a file of weights that can be read without running code (.safetensors, .npz, or .pth with "
-            "tensors alone)"
-        ) from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not (isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())):
-        raise ValueError(f"{path}: a dictionary of tensors is expected")
-    return content
