@@ -11,6 +11,7 @@ from typing import Any
 from flowleap import clock, evaluation, methods, runs, threads
 from flowleap import data as data_sets
 from flowleap.data import Dataset
+from flowleap.design import hyphens
 from flowleap.files import replace_file
 from flowleap.lock import vacant
 from flowleap.provenance import NewerFormat, format_of, version
@@ -125,20 +126,16 @@ class Request:
         Raises: ValueError for none, an unknown name, with similar ones, or a repeated one.
         """
         asked = TABLE if tuple(self.methods) == ("all",) else self.methods
-        keys = [methods.key(name) for name in asked]
-        for key in keys:
-            try:
-                methods.get(key)
-            except ValueError:
-                known = [name.replace("_", "-") for name in methods.names()]
-                raise ValueError(
-                    f"unknown method {key.replace('_', '-')!r}{suggest(key.replace('_', '-'), [*known, 'all'])}"
-                ) from None
-        twice = {key for key in keys if keys.count(key) > 1}
-        if twice or not keys:
+        names = [hyphens(methods.key(name)) for name in asked]
+        known = [*map(hyphens, methods.names())]
+        for name in names:
+            if name not in (*known, *map(hyphens, methods.aliases())):
+                raise ValueError(f"unknown method {name!r}{suggest(name, [*known, 'all'])}")
+        twice = {name for name in names if names.count(name) > 1}
+        if twice or not names:
             what = f"{', '.join(sorted(twice))} twice" if twice else "no method"
-            raise ValueError(f"{what} in a comparison: name each method once, or all".replace("_", "-"))
-        return tuple(key.replace("_", "-") for key in keys)
+            raise ValueError(f"{what} in a comparison: name each method once, or all")
+        return tuple(names)
 
     def dataset(self) -> Dataset:
         """Load the data of all runs."""
@@ -159,7 +156,7 @@ class Request:
         found: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
         for name, value in self.settings:
             owner, own, field = name.rpartition(":")
-            owner = methods.key(owner).replace("_", "-")
+            owner = hyphens(methods.key(owner))
             if own and owner not in self.names():
                 raise ValueError(
                     f"--set {name}: no method {owner!r} in this comparison{suggest(owner, self.names())}"
@@ -345,7 +342,7 @@ def configured(
 
 def taught_by(config: runs.TrainConfig) -> str:
     """Return the method of the teacher that a run trains itself."""
-    return config.objective.taught_by.replace("_", "-")
+    return hyphens(config.objective.taught_by)
 
 
 def taught(place: Path, configs: Mapping[str, runs.TrainConfig], dataset: Dataset) -> Row:
