@@ -50,7 +50,10 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     alone = CliRunner().invoke(app, command)
     found = [
         [{name: value for name, value in row.items() if name != "seconds"} for row in json.loads(text)]
-        for text in (done.stdout, alone.stdout)
+        for text in (
+            done.stdout[done.stdout.index("[\n") :],
+            alone.stdout,
+        )  # Gloo of torch 2.8 prints before it
     ]
     assert found[0] == found[1]
 
