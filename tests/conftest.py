@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections import Counter
@@ -24,6 +25,20 @@ from hypothesis import settings
 # The same examples on every run and no stopwatch: torch's first call of a kind may take seconds.
 settings.register_profile("flowleap", deadline=None, max_examples=25, derandomize=True, database=None)
 settings.load_profile("flowleap")
+
+
+def pytest_collection() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: the collector of garbage need not look at it again and again."""
+    gc.enable()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -267,6 +267,7 @@ def locked(name: str) -> str:
     return next(package["version"] for package in packages if package["name"] == name)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     version("typer") != locked("typer"), reason="another typer writes the help in other words"
 )

@@ -24,7 +24,7 @@ KINDS = {
         "dropout": 0.3, "log_variance": True,
     },
 }  # fmt: skip
-each_kind = pytest.mark.parametrize("kind", KINDS)
+each_kind = pytest.mark.parametrize("kind", ["DiT", pytest.param("UNet", marks=pytest.mark.slow)])
 D = torch.float64
 
 

@@ -180,6 +180,7 @@ def test_findings_keep_their_severity():
     assert re.findall(r'class="finding (\w+)"', html) == ["problem", "warning", "note", "note", "note"]
 
 
+@pytest.mark.slow
 def test_a_report_needs_nothing_but_itself(written):
     page = read(written)
     for tag, attributes in page.tags:
