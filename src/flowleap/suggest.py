@@ -7,9 +7,14 @@ from collections.abc import Iterable, Mapping
 
 __all__ = ["suggest"]
 
+LONG = 40
+"""Names of a list that is not repeated in an error which names those that are near."""
+
 
 def suggest(name: str, known: Iterable[str], short: Mapping[str, str] | None = None) -> str:
     """Return "; did you mean a or b? Known: a, b, c", or "; known: a, b, c" where no name is near.
+
+    A long list of known names is left out where some are near.
 
     Args:
         short: other names of some of them.
@@ -23,4 +28,6 @@ def suggest(name: str, known: Iterable[str], short: Mapping[str, str] | None = N
     every, spellings = ", ".join(names), names | dict(short or {})
     found = difflib.get_close_matches(name, spellings, n=3, cutoff=0.5)
     near = dict.fromkeys(spellings[one] for one in found)
-    return f"; did you mean {' or '.join(near)}? Known: {every}" if near else f"; known: {every}"
+    if not near:
+        return f"; known: {every}"
+    return f"; did you mean {' or '.join(near)}?" + (f" Known: {every}" if len(names) <= LONG else "")
