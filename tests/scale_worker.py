@@ -56,7 +56,7 @@ def configured(scenario: dict[str, Any]) -> runs.TrainConfig:
         "batch": 32,
         "eval_num": 0,
         "sample_every": 0,
-        "watch_share": 0.0,
+        "online_share": 0.0,
         "log_every": 1,
     }
     return runs.configure(

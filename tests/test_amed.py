@@ -447,7 +447,7 @@ def test_weights_that_mean_something_else_are_refused():
 # ---------------------------------------------------------------- runs
 
 
-TINY = [("network.width", "16"), ("network.depth", "2"), ("watch_share", "0")]
+TINY = [("network.width", "16"), ("network.depth", "2"), ("online_share", "0")]
 
 
 def cloud() -> Dataset:
@@ -519,7 +519,7 @@ def test_the_folder_of_a_run_is_all_it_needs(tmp_path: Path, quiet: Console):
         "amed",
         cloud(),
         teacher=taught,
-        settings=[("watch_share", "0")],
+        settings=[("online_share", "0")],
         steps=5,
         batch=16,
         eval_num=0,

@@ -532,7 +532,7 @@ def test_two_phases_are_resumed_in_each_of_them(tmp_path: Path, monkeypatch) -> 
 @pytest.mark.slow
 def test_one_teacher_teaches_all_that_have_one_and_is_a_row_itself(tmp_path: Path) -> None:
     config = runs.configure(
-        "flow-matching", "two-moons", settings=TINY, steps=14, batch=16, eval_num=0, watch_share=0
+        "flow-matching", "two-moons", settings=TINY, steps=14, batch=16, eval_num=0, online_share=0
     )
     teacher = str(runs.train(config, tmp_path / "teacher", console=quiet()).folder)
     names = ("shortcut", "consistency-distillation", "progressive-distillation")
@@ -567,7 +567,7 @@ def test_one_teacher_teaches_all_that_have_one_and_is_a_row_itself(tmp_path: Pat
 def test_a_method_that_is_made_to_start_from_a_teacher_is_given_it(tmp_path: Path) -> None:
     """Whether a row has a teacher follows from its objective, not from its name."""
     config = runs.configure(
-        "flow-matching", "two-moons", settings=TINY, steps=2, batch=16, eval_num=0, watch_share=0
+        "flow-matching", "two-moons", settings=TINY, steps=2, batch=16, eval_num=0, online_share=0
     )
     teacher = str(runs.train(config, tmp_path / "teacher", console=quiet()).folder)
     started = (*ASKED.settings, ("shortcut:starts_from_teacher", "true"))
@@ -578,7 +578,7 @@ def test_a_method_that_is_made_to_start_from_a_teacher_is_given_it(tmp_path: Pat
 
 def test_a_teacher_that_nobody_has_or_that_does_not_fit_is_refused_at_once(tmp_path: Path) -> None:
     config = runs.configure(
-        "diffusion", "two-moons", settings=TINY, steps=2, batch=16, eval_num=0, watch_share=0
+        "diffusion", "two-moons", settings=TINY, steps=2, batch=16, eval_num=0, online_share=0
     )
     teacher = str(runs.train(config, tmp_path / "teacher", console=quiet()).folder)
     for request, said_of_it in (

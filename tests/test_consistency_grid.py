@@ -151,7 +151,7 @@ def test_the_target_network_is_averaged_by_mu_of_k() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", GRIDDED)
 def test_a_resumed_run_is_the_uninterrupted_one(method: str, tmp_path: File) -> None:
-    options = {"steps": 12, "batch": 16, "eval_num": 0, "watch_share": 0}
+    options = {"steps": 12, "batch": 16, "eval_num": 0, "online_share": 0}
     config = runs.configure(method, "digits", settings=TINY, checkpoint_every=5, **options)
     quiet = Console(file=io.StringIO())
     whole = runs.train(config, tmp_path / "whole", console=quiet).folder
@@ -183,7 +183,7 @@ def test_a_method_that_starts_from_weights_alone_needs_a_run() -> None:
 
 @pytest.mark.slow
 def test_tuning_begins_as_the_run_it_starts_from(tmp_path: File) -> None:
-    quiet = {"eval_num": 0, "watch_share": 0, "batch": 16}
+    quiet = {"eval_num": 0, "online_share": 0, "batch": 16}
     first = runs.train(
         runs.configure("flow_matching", "digits", settings=TINY, steps=3, **quiet),
         tmp_path / "fm",
@@ -203,7 +203,7 @@ def test_tuning_begins_as_the_run_it_starts_from(tmp_path: File) -> None:
 @pytest.mark.slow
 def test_without_a_run_the_first_half_of_the_steps_makes_one(tmp_path: File) -> None:
     config = runs.configure(
-        "ect_tuned", "digits", settings=TINY, steps=7, batch=16, eval_num=0, watch_share=0
+        "ect_tuned", "digits", settings=TINY, steps=7, batch=16, eval_num=0, online_share=0
     )
     assert [phase.name for phase in runs.phases(config, 1797)] == ["teacher", "student"]
     assert runs.length(config) == 4 and runs.own_teacher(config)

@@ -57,7 +57,7 @@ def whole_story(method, data, tiny, network, tmp_path) -> None:
     rows = 64 if network is None or method == "shortcut" else 24  # the jumps of a shortcut need 56
     pairs = [("pair_steps", "2"), ("pairs", "64")] if method == "reflow" else []
     config = runs.configure(
-        method, data, network, [*tiny, *pairs], steps=STEPS, batch=rows, eval_num=0, watch_share=0
+        method, data, network, [*tiny, *pairs], steps=STEPS, batch=rows, eval_num=0, online_share=0
     )
     place = runs.train(config, tmp_path / "run", console=Console(file=io.StringIO())).folder
 

@@ -308,7 +308,7 @@ def trained(data_path: str, out: str, steps: int = 2) -> list[str]:
         "4",
     ]
     command += ["--no-eval", "--device", "cpu"]
-    for name, value in [*TINY, ("watch_share", "0")]:
+    for name, value in [*TINY, ("online_share", "0")]:
         command += ["--set", f"{name}={value}"]
     return command
 

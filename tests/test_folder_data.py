@@ -608,7 +608,7 @@ def test_the_evaluator_of_much_data_on_the_disk_is_a_part_that_says_so(three, mo
 # ---------------------------------------------------------------- runs
 
 
-SMALL = {"steps": 6, "batch": 8, "eval_num": 0, "watch_share": 0.0, "sample_every": 0, "log_every": 1}
+SMALL = {"steps": 6, "batch": 8, "eval_num": 0, "online_share": 0.0, "sample_every": 0, "log_every": 1}
 TINY = [("network.width", "16"), ("network.depth", "1"), ("network.heads", "2"), ("network.patch", "4")]
 
 
@@ -708,7 +708,7 @@ def test_a_run_from_the_command_line_reads_its_data_once(tmp_path, reads):
         "4",
     ]
     command += ["--num", "20", "--show", "1", "--device", "cpu", "--out", str(tmp_path / "run")]
-    for name, value in [*TINY, ("watch_num", "20")]:
+    for name, value in [*TINY, ("online_num", "20")]:
         command += ["--set", f"{name}={value}"]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -745,7 +745,7 @@ def test_training_on_a_folder_from_the_command_line(tmp_path):
         "--flip",
     ]
     command += ["--steps", "3", "--batch", "4", "--no-eval", "--out", str(out)]
-    for name, value in [*TINY, ("watch_share", "0")]:
+    for name, value in [*TINY, ("online_share", "0")]:
         command += ["--set", f"{name}={value}"]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0 and (out / "ema.safetensors").exists()

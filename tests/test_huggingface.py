@@ -250,7 +250,7 @@ def test_training_from_the_command_line(tmp_path):
         "4",
     ]
     command += ["--no-eval", "--out", str(out), "--set", "memory=0", "--workers", "1"]
-    for name, value in [*TINY, ("watch_share", "0")]:
+    for name, value in [*TINY, ("online_share", "0")]:
         command += ["--set", f"{name}={value}"]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0 and (out / "ema.safetensors").exists()

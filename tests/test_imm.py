@@ -305,7 +305,7 @@ def test_it_is_diagnosed_in_whole_groups_and_its_cost_is_counted(tmp_path):
     cloud = Dataset("cloud", x, torch.arange(64) % 3, 3, kind="points")
     config = runs.configure(
         "imm", cloud, settings=[("network.width", "8"), ("network.depth", "1")], steps=6, batch=20, eval_num=0,
-        watch_share=0, sample_every=0,
+        online_share=0, sample_every=0,
     )  # fmt: skip
     assert 3.7 < runs.cost(config) < 4, "one pass with a gradient, and one without but where s = r"
     runs.train(config, tmp_path / "run", dataset=cloud, console=Console(file=io.StringIO()))

@@ -35,7 +35,7 @@ diffusers = pytest.importorskip("diffusers")
 
 ROWS, HELD, SIDE, CLASSES = 45, 20, 8, 3
 TINY = [("network.width", "16"), ("network.depth", "1"), ("network.heads", "2")]
-FEW: dict[str, Any] = {"batch": 12, "eval_num": 0, "sample_every": 0, "watch_share": 0.0, "device": "cpu"}
+FEW: dict[str, Any] = {"batch": 12, "eval_num": 0, "sample_every": 0, "online_share": 0.0, "device": "cpu"}
 
 
 def call(*words: object) -> tuple[int, str, str]:

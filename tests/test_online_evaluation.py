@@ -194,7 +194,7 @@ def test_measuring_changes_nothing_of_the_training(tmp_path):
         config = runs.configure(
             "meanflow",
             "two-moons",
-            settings=[*TINY, ("watch_share", share), ("watch_num", 20)],
+            settings=[*TINY, ("online_share", share), ("online_num", 20)],
             steps=12,
             batch=16,
             log_every=4,
@@ -213,7 +213,7 @@ def test_measuring_changes_nothing_of_the_training(tmp_path):
 
 
 def test_too_few_samples_for_the_features_switch_it_off_with_a_word(tmp_path, capsys):
-    config = runs.configure("meanflow", "digits", settings=[*TINY, ("watch_num", 64)], steps=1, eval_num=0)
+    config = runs.configure("meanflow", "digits", settings=[*TINY, ("online_num", 64)], steps=1, eval_num=0)
     console = Console(width=300)
     runs.train(config, tmp_path / "run", console=console)
     assert "quality is not measured while training: num=64 samples are too few" in capsys.readouterr().out

@@ -224,7 +224,7 @@ def test_it_is_set_from_the_command_line_and_trains(files: Path, tmp_path: Path)
     setting = json.dumps({"type": "Perceptual", "file": str(files / "all.pth"), "size": 16})
     tiny = [("network.width", "16"), ("network.depth", "1"), ("network.heads", "2"), ("loss", setting)]
     config = runs.configure(
-        "consistency_training_original", "digits", settings=tiny, steps=2, batch=8, eval_num=0, watch_share=0
+        "consistency_training_original", "digits", settings=tiny, steps=2, batch=8, eval_num=0, online_share=0
     )
     place = runs.train(config, tmp_path / "run").folder
     last = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])

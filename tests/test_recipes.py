@@ -260,7 +260,7 @@ def test_a_recipe_is_trained(tmp_path) -> None:
     own = Dataset("mine", torch.rand(800, 1, 28, 28, generator=source) * 2 - 1, torch.arange(800) % 10, 10)
     settings = [("network.width", "24"), ("network.depth", "1"), ("network.heads", "2")]
     config, _ = by_recipe("fashion-mnist", own, settings=settings, steps=4, batch=16, eval_num=0)
-    config = config.replace(watch_share=0.0, sample_every=0)
+    config = config.replace(online_share=0.0, sample_every=0)
     result = runs.train(config, tmp_path / "run", dataset=own, console=Console(file=io.StringIO()))
     assert result.step == 4
     assert json.loads((result.folder / "config.json").read_text())["config"]["recipe"] == "fashion-mnist"

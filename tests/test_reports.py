@@ -118,7 +118,7 @@ def trained(tmp_path_factory) -> Path:
             "log_every": 2,
             "sample_every": 0,
             "eval_num": 0,
-            "watch_share": 0.0,
+            "online_share": 0.0,
         }
         tiny = [("network.width", "16"), ("network.depth", "1"), ("network.heads", "2")]
         for index, method in enumerate(("esc", "flow-matching")):

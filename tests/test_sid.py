@@ -505,7 +505,7 @@ def test_a_streak_lasts_through_steps_in_which_not_every_network_is_updated() ->
 # ---------------------------------------------------------------- runs
 
 
-TINY = [("network.width", "16"), ("network.depth", "1"), ("watch_share", "0")]
+TINY = [("network.width", "16"), ("network.depth", "1"), ("online_share", "0")]
 FILES = ("network", "ema", *(f"checkpoints/step-00000008/{name}" for name in (
     "network", "ema-0.999", "optimizer", "rival.network", "rival.optimizer",
 )))  # fmt: skip

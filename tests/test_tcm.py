@@ -28,7 +28,7 @@ from flowleap.times import StudentT, Truncation
 from flowleap.velocities import VelocitySource
 
 D = torch.float64
-TINY = [("network.width", "8"), ("network.depth", "1"), ("watch_share", "0")]
+TINY = [("network.width", "8"), ("network.depth", "1"), ("online_share", "0")]
 
 
 def mlp(seed: int = 0, classes: int | None = 3) -> nn.Module:

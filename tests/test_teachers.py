@@ -26,7 +26,7 @@ from flowleap.runs.pairs import seed_of
 from flowleap.training import loop
 from flowleap.training.state import TrainedNetwork
 
-TINY = [("network.width", "16"), ("network.depth", "1"), ("watch_share", "0")]
+TINY = [("network.width", "16"), ("network.depth", "1"), ("online_share", "0")]
 TAUGHT = ("progressive_distillation", "consistency_distillation", "reflow")
 FILES = ("network.safetensors", "ema.safetensors", "checkpoints/step-00000014/optimizer.safetensors")
 

@@ -247,7 +247,14 @@ def cloud() -> Dataset:
 
 def train(place: Path, *, resume: bool = False, **options: object) -> dict[str, object]:
     """Train a small run; return the last entry of its environment.json."""
-    settings = {"steps": 6, "batch": 16, "log_every": 1, "sample_every": 0, "eval_num": 0, "watch_share": 0.0}
+    settings = {
+        "steps": 6,
+        "batch": 16,
+        "log_every": 1,
+        "sample_every": 0,
+        "eval_num": 0,
+        "online_share": 0.0,
+    }
     config = runs.configure("meanflow", cloud(), settings=TINY, **settings | options)
     runs.train(config, place, dataset=cloud(), console=Console(file=io.StringIO()), resume=resume)
     return json.loads((place / "environment.json").read_text())["sittings"][-1]
@@ -306,7 +313,7 @@ def test_a_run_that_trains_its_own_teacher_notes_its_threads_where_they_are_look
     monkeypatch.setattr(threads, "fastest", lambda step, limit: 2)
     monkeypatch.setattr(threads, "Adaptive", Restless)
     config = runs.configure(
-        "consistency-distillation", cloud(), settings=TINY, batch=16, steps=12, eval_num=0, watch_share=0.0
+        "consistency-distillation", cloud(), settings=TINY, batch=16, steps=12, eval_num=0, online_share=0.0
     )
     runs.train(config, tmp_path / "run", dataset=cloud(), console=Console(file=io.StringIO()))
     for place in (tmp_path / "run", tmp_path / "run" / "teacher"):

@@ -255,7 +255,7 @@ def test_it_is_chosen_by_name_and_fits_the_data() -> None:
 def test_a_resumed_run_with_dropout_is_the_uninterrupted_one(tmp_path) -> None:
     settings = [(f"network.{name}", value) for name, value in (SMALL | {"dropout": 0.3}).items()]
     config = runs.configure(
-        "meanflow", "digits", network="unet-small", settings=settings, steps=6, batch=16, eval_num=0, watch_share=0,
+        "meanflow", "digits", network="unet-small", settings=settings, steps=6, batch=16, eval_num=0, online_share=0,
         sample_every=0, checkpoint_every=3,
     )  # fmt: skip
     whole = runs.train(config, tmp_path / "whole").folder

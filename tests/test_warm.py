@@ -24,7 +24,7 @@ from flowleap.training.log import Reporter
 SMALL = {"width": 16, "depth": 2, "heads": 2}
 IMAGE = (1, 8, 8)
 TINY = [(f"network.{name}", value) for name, value in SMALL.items()]
-QUIET = {"eval_num": 0, "watch_share": 0, "sample_every": 0}
+QUIET = {"eval_num": 0, "online_share": 0, "sample_every": 0}
 
 
 def awakened(network: nn.Module, seed: int = 0) -> nn.Module:

@@ -285,7 +285,7 @@ def weights_file(place: Path, config: TrainConfig, weights: str) -> tuple[Path, 
         best = place / f"{BEST}.safetensors"
         if not best.exists():
             raise FileNotFoundError(
-                f"{place} has no best weights: quality was not measured while it trained (watch_share=0, or too "
+                f"{place} has no best weights: quality was not measured while it trained (online_share=0, or too "
                 "short a run); use the weights of its end, --weights ema"
             )
         return best, checkpoint.step_of(best)

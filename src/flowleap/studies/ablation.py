@@ -19,6 +19,7 @@ from typing import Any
 from flowleap import methods, serialize
 from flowleap.objectives import Objective
 from flowleap.suggest import suggest
+from flowleap.training.config import FIELDS, FLAT
 
 BUILT_ON = {"esc": "meanflow", "shortcut_repo": "shortcut", "shortcut_esc": "shortcut"}
 """The method that a method extends."""
@@ -30,10 +31,10 @@ NAMES = {
 }
 """The names of components by their type; others have the name of their field."""
 GOVERNED = (
-    *("method", "data", "objective", "network", "teacher", "teacher_weights", "teacher_checksum"),
-    *("steps", "seed", "device", "features", "eval_num", "show"),
-    *("log_every", "sample_every", "checkpoint_every"),
-    *("watch_share", "watch_steps", "watch_num", "name"),
+    *("method", "data.name", "objective", "network", "seed", "parallel.device", "name"),
+    *("teacher.path", "teacher.weights", "teacher.checksum"),
+    *("schedule.steps", "schedule.log_every", "schedule.sample_every", "schedule.checkpoint_every"),
+    *(path for path in FIELDS if path.startswith("evaluation.")),
 )
 """Fields of a config that the study sets, or that would make its rows incomparable."""
 ALL = "all"
@@ -136,10 +137,11 @@ def crossed(
     Raises: ValueError for a field that the study sets, a repeated one, or one without values.
     """
     names = [name for name, _ in over]
-    for name, texts in over:
-        if name in GOVERNED:
+    paths = [FLAT.get(name, name) for name in names]
+    for path, (name, texts) in zip(paths, over, strict=True):
+        if path in GOVERNED:
             raise ValueError(f"--over {name}: a study decides this itself; ablate another field")
-        if names.count(name) > 1:
+        if paths.count(path) > 1:
             raise ValueError(f"--over {name} twice: give all its values at once, as in {name}=V1,V2")
         if not texts or not all(texts) or len(set(texts)) < len(texts):
             raise ValueError(

@@ -333,7 +333,7 @@ def configured(
             eval_num=0,
             show=tuple(sorted(request.steps)),
             sample_every=0,
-            watch_share=0.0,
+            online_share=0.0,
         )
 
     alone = with_teacher(None)

@@ -282,10 +282,15 @@ RENAMED = {
     "watch_steps": "evaluation.online_steps",
     "watch_num": "evaluation.online_num",
 }
+LEAVES = [path.partition(".")[2] for path in FIELDS]
 FLAT = {
-    path.partition(".")[2]: path for path in FIELDS if "." in path and path not in RENAMED.values()
+    leaf: path
+    for path, leaf in zip(FIELDS, LEAVES, strict=True)
+    if leaf not in ("", "name") and LEAVES.count(leaf) == 1
 } | RENAMED
-"""The dotted path of every field in a group by its short name, which was its name in format 1 of config.json."""
+"""The dotted paths of fields in groups by their short names and by their names in format 1 of config.json; `name` is a
+field of the objective.
+"""
 FREE = (
     "schedule.steps",
     "schedule.log_every",
