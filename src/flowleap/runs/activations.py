@@ -1,4 +1,4 @@
-"""What the graph of a prediction keeps for its gradient: bytes counted where autograd saves tensors.
+"""Memory of activations: the bytes that autograd saves in a forward pass for the gradient.
 
 Counted on this machine, on few rows of a network with few blocks, and extended to all of them: what a row adds, what a
 block adds, and what is there in any case (weights in a lower precision, cast once).
@@ -24,7 +24,7 @@ FEW = 2
 
 @dataclass(frozen=True)
 class Kept:
-    """Bytes that the graph of one prediction keeps.
+    """Bytes that autograd saves in one forward pass.
 
     Args:
         row: for each row. once: whatever the rows are.
@@ -41,7 +41,7 @@ class Kept:
 
 
 def kept(options: Mapping[str, Any], precision: str, device: torch.device) -> Kept:
-    """Return what a network of these options keeps, in "fp32" or "bf16"."""
+    """Return the bytes that autograd saves for a network of these options, in "fp32" or "bf16"."""
     row, once = _line(lambda rows: _whole(options, rows, precision, device))
     block = 0.0
     if core(options).get("checkpointing"):

@@ -1,4 +1,4 @@
-"""What a run costs: images and forward-equivalents, counted in steps of its own objective.
+"""The cost of a run in images and forward-equivalents, counted in steps of its objective.
 
 | a row of the batch                         | forward-equivalents |
 |--------------------------------------------|---------------------|
@@ -32,14 +32,14 @@ from flowleap.training.config import TrainConfig
 from flowleap.training.log import lines_of
 
 POSITIONS = 14
-"""Where in a run its steps are tried out: twice in each of seven stages."""
+"""Equally spaced steps of a run that are counted: two in each of seven stages."""
 SAMPLE = (2,)
 """The shape of a sample does not matter to the count."""
 
 
 @dataclass(frozen=True)
 class Bill:
-    """What a phase of a run costs.
+    """The cost of a phase of a run.
 
     Args:
         phase: its name. steps, images: as in `phases.Phase`.
@@ -96,7 +96,7 @@ def evaluate(
 
 
 class Meter(nn.Module):
-    """A network of one weight that notes what its evaluations would cost."""
+    """A network of one weight that records the cost of its evaluations."""
 
     def __init__(self, num_classes: int | None, learned: bool, spent: list[int] | None = None) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Meter(nn.Module):
             self.log_variance = self._log_variance
 
     def frozen(self) -> Meter:
-        """Return a frozen network that notes in the same place."""
+        """Return a frozen network with the same record."""
         return Meter(self.num_classes, self.learned, self.spent).requires_grad_(False)
 
     def _log_variance(self, t: Tensor, r: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class Meter(nn.Module):
 
 
 def bill(config: TrainConfig, rows: int) -> tuple[Bill, ...]:
-    """Return what each phase of a run on a data set of so many rows costs.
+    """Return the cost of each phase of a run on a data set of so many rows.
 
     A pair costs the evaluations of the teacher for it: `pair_steps`, twice as many where these are guided.
     """

@@ -1,4 +1,4 @@
-"""What a run says before its first step: what is trained, on which data, where and for how long."""
+"""Messages before the first step: what is trained, on which data, where and for how long."""
 
 from __future__ import annotations
 

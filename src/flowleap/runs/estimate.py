@@ -1,4 +1,4 @@
-"""What a run will take, before it is begun: parameters, memory, floating point operations, images/s and hours.
+"""Estimate of a run: parameters, memory, floating point operations, images/s and hours.
 
 | quantity              | how                                                                                      |
 |-----------------------|------------------------------------------------------------------------------------------|
@@ -84,7 +84,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured: images/s of a step, on `rows` rows and `share` of the operations of the network.
+    """Measured speed: images/s of a step on `rows` rows and `share` of the operations of the network.
 
     `flops` are operations/s. `peak` is the share of the peak of the device, where that is known. On a CPU all of it is
     by processor time, so that other work on the machine does not count; `load` is by how much the wall time was longer.
@@ -103,7 +103,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take.
+    """Parameters, memory, operations and time of a run.
 
     Args:
         parameters: all; trained: those that are trained.
@@ -143,7 +143,7 @@ class Estimate:
 
 
 def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed: bool = True) -> Estimate:
-    """Return what a run on a data set of so many rows will take.
+    """Return the estimate of a run on a data set of so many rows.
 
     Args:
         seconds: how long measuring the speed may take. speed: whether to measure it.

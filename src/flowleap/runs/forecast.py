@@ -1,4 +1,4 @@
-"""What a run will take, in words: memory, operations and hours of an `Estimate`, as rows of a table."""
+"""The table of an `Estimate`: memory, operations and hours, in words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowleap.training.config import TrainConfig
 CARDS = (("24 GB", 24e9), ("80 GB", 80e9))
 """Memory of GPUs, of which a tenth is left alone."""
 LEFT, NODE, SHORT = 0.9, 8, 0.1
-"""The share of memory that is used, the GPUs of a node, and hours below which a GPU is not spoken of."""
+"""The share of memory that is used, the GPUs of a node, and hours below which GPUs are left out."""
 LARGE = 4e9
 """A state of so many bytes is worth dividing among devices."""
 size = partial(scaled, unit="B")
@@ -34,7 +34,7 @@ def forecast(config: TrainConfig, dataset: Dataset | None = None) -> Estimate:
 
 
 def table(config: TrainConfig, found: Estimate) -> Table:
-    """Return what a run will take as a table of words."""
+    """Return the estimate of a run as a table."""
     made = Table.of_words("", "what the run will take")
     for label, text in (*described(config, found), *measured(found), *assumed(found)):
         made.add(label, text)
@@ -124,7 +124,7 @@ def measured(found: Estimate) -> Lines:
 
 
 def assumed(found: Estimate) -> Lines:
-    """Return the rows about the time on GPUs, where it is worth speaking of."""
+    """Return the rows about the time on GPUs, where it is at least `SHORT`."""
     alone = {name: found.hours_on(PEAKS[name]) for name in ("A100", "H100")}
     return [
         (

@@ -1,4 +1,4 @@
-"""The quality of a run by number of network evaluations, against the data it learned from or others that are named."""
+"""The quality of a finished run by NFE, against its own data or others."""
 
 from __future__ import annotations
 

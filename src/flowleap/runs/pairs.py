@@ -1,4 +1,4 @@
-"""The pairs of noise and sample that a teacher makes for reflow: resumable, with progress, exactly as many as asked."""
+"""Pairs of noise and sample that a teacher makes for reflow; an interrupted phase is resumed."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from flowleap import methods
 from flowleap.networks.options import inside
 from flowleap.objectives import Objective
 from flowleap.times import LogNormal, OneTime
-from flowleap.training.config import TrainConfig
+from flowleap.training.config import InitConfig, TeacherConfig, TrainConfig
 
 PAIRS_PER_ROW = 4
 """Pairs that a teacher makes for each row of the data, where their number is not given."""
@@ -98,18 +98,14 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
         times=times,
         label_dropout=dropout,
     )
-    return config.replace(
+    return replace(
+        config,
         method=student.taught_by,
         objective=objective,
         network=inside(config.network),
-        steps=config.schedule.steps // 2,
-        teacher_weights=None,
-        teacher_checksum=None,
-        init=None,
-        init_weights=None,
-        init_checksum=None,
-        pairs=None,
-        pair_guidance=None,
+        schedule=replace(config.schedule, steps=config.schedule.steps // 2),
+        teacher=TeacherConfig(pair_steps=config.teacher.pair_steps),
+        init=InitConfig(),
     )
 
 

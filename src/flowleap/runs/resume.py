@@ -1,4 +1,4 @@
-"""Which folder and config a call of `train` means, and whether a run can be resumed with that config."""
+"""Choose the folder and the config of a call of `train`, and check whether a run can be resumed with that config."""
 
 from __future__ import annotations
 

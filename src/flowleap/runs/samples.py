@@ -1,4 +1,4 @@
-"""Samples of a run: those that pictures show, real ones beside them, and samples as files."""
+"""Samples of a run for pictures, real samples beside them, and samples as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a step is spread: over processes, over micro-batches, over shards of the weights; multi-process enters here.
+"""A step on several processes, in micro-batches, or with weights divided among processes.
 
 The batch of the recipe is always the *global* one. It is dealt out to `processes × micro-batches` parts
 (`Objective.part`), every process adds up the gradients of its own parts, and these are averaged over processes, so that
@@ -59,7 +59,7 @@ def micro_batches(objective: Objective, batch: int, per_device: int | None, accu
 
 
 def divisible(objective: Objective) -> None:
-    """Refuse to split the batches of a method whose target averages over what cannot be found elsewhere.
+    """Check that the batches of a method can be split: a target may average over rows of the whole batch.
 
     Raises: ValueError.
     """
@@ -118,7 +118,7 @@ class Engine:
 
     @cached_property
     def accelerator(self) -> Any:
-        """Accelerate, for several processes."""
+        """The `Accelerator` that wraps losses for several processes."""
         from accelerate import Accelerator, DistributedDataParallelKwargs
 
         options = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -165,7 +165,7 @@ class Engine:
         return numbers, regression
 
     def _alone(self, module: Any) -> Any:
-        """A context whose backward is not synchronized."""
+        """Return a context in which a backward pass is not synchronized."""
         if processes.count() == 1:
             return nullcontext()
         return _unsynchronized(module) if self.shard else self.accelerator.no_sync(module)
@@ -177,19 +177,19 @@ class Engine:
         return numbers
 
     def gather(self) -> None:
-        """Have the whole weights of every network that a step may ask, until the next `scatter`."""
+        """Gather the weights of every network that a step evaluates, until the next `scatter`."""
         for holder, averages in self.holders:
             if not averages:
                 holder.unshard()
 
     def scatter(self) -> None:
-        """Give the weights of others back."""
+        """Free the gathered weights of other processes."""
         for holder, _ in self.holders:
             holder.reshard()
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Have the whole weights of every network and average, as evaluation asks for them."""
+        """A context with the whole weights of every network and average, for evaluation."""
         for holder, _ in self.holders:
             holder.unshard()
         yield
@@ -236,7 +236,7 @@ class Engine:
 
 
 class _Holder(nn.Module):
-    """A unit of sharding around a module that is asked directly: the hooks are on this one, which is never called."""
+    """A unit of sharding around a module; its hooks never run, because the module inside is called directly."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -245,20 +245,20 @@ class _Holder(nn.Module):
 
 @contextmanager
 def _unsynchronized(module: Any) -> Iterator[None]:
-    """Let the gradients of a divided module wait."""
+    """A context in which the gradients of a divided module are not synchronized."""
     module.set_requires_gradient_sync(False)
     yield
     module.set_requires_gradient_sync(True)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor whole, gathered where it is divided; every process must ask for the same ones in turn."""
+    """Return a tensor gathered from all processes where it is divided; all processes must call this together."""
     gather: Any = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
 
 
 def _shard(value: Tensor, like: Any) -> Tensor:
-    """Return this process's shard of what belongs to a divided parameter; a counter stays what it is."""
+    """Return this process's shard of an optimizer moment of a divided parameter; a counter stays as it is."""
     from torch.distributed.tensor import distribute_tensor
 
     if value.ndim == 0 or value.shape != like.shape:
@@ -272,7 +272,7 @@ def _follow(
     after: list[nn.Parameter],
     moved: Callable[[Tensor, nn.Parameter], Tensor],
 ) -> None:
-    """Let an optimizer go on with parameters that took the place of others."""
+    """Replace the parameters of an optimizer, and move their moments."""
     new: dict[Any, nn.Parameter] = dict(zip(before, after, strict=True))
     for group in optimizer.param_groups:
         group["params"] = [new[parameter] for parameter in group["params"]]

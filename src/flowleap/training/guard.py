@@ -8,7 +8,7 @@ from torch import Tensor
 from flowleap.point import Batch, Regression
 
 VAGUE = "the loss is finite but its gradient is not"
-"""What is left to say where nothing that was looked at is not finite."""
+"""The cause where data, prediction, derivative, target and loss are all finite."""
 
 
 class Diverged(RuntimeError):
@@ -28,7 +28,7 @@ class Guard:
         self.bad = torch.zeros((), dtype=torch.int64, device=device)
 
     def step(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-        """Let `optimizer` step where the boolean scalar `finite` is true, and only note it where it is not."""
+        """Let `optimizer` step where the boolean scalar `finite` is true, else record that it did not."""
         bad = (~finite).to(torch.int64)
         optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         optimizer.step()

@@ -1,4 +1,4 @@
-"""Ctrl-C (and a polite kill): the first finishes the step and saves, the second stops at once."""
+"""Ctrl-C and SIGTERM: the first finishes the step and saves, the second stops at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ECHO = 3.0
 
 
 class Interruption:
-    """A context in which SIGINT and SIGTERM are remembered, not obeyed; called, it says whether one came.
+    """A context in which SIGINT and SIGTERM are only recorded; called, it returns whether one came.
 
     The second signal raises KeyboardInterrupt. Outside of the main thread, where Python allows no handlers,
     nothing changes. `promise` is what is said when the first comes.

@@ -27,7 +27,7 @@ from flowleap.training.state import State
 
 
 def explanation(objective: Objective) -> str:
-    """Return what the error that is shown says of a method, and what it does not."""
+    """Return a sentence on what the shown error means for a method."""
     losses = [part for part in objective.parts() if isinstance(part, Loss)]
     shown = "Shown: unweighted error (mean squared residual); "
     logged = "the weighted loss is in metrics.jsonl."
@@ -90,7 +90,7 @@ class Recorder:
 
     @contextmanager
     def aside(self, state: State) -> Iterator[None]:
-        """Keep what happens inside out of the images per second."""
+        """A context whose time does not count in the images per second."""
         begin = time.perf_counter()
         state.seconds = begin - self.start
         yield
@@ -98,10 +98,10 @@ class Recorder:
 
 
 class Lines:
-    """What a run measures as JSON lines, one object with its `step` per line: metrics.jsonl, quality.jsonl."""
+    """A file of JSON lines, one object with its `step` per line: metrics.jsonl, quality.jsonl."""
 
     def __init__(self, path: Path, step: int = 0) -> None:
-        """Open the file of a run that is `step` steps old; later rows, which will be made again, go.
+        """Open the file; rows after `step`, which will be written again, are removed.
 
         Of several processes only the first reads and writes; to the others the file is empty.
         """
@@ -124,7 +124,7 @@ class Lines:
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
-    """Return the objects in a file of JSON lines, none without a file; broken lines, as a crash leaves them, go."""
+    """Return the objects in a file of JSON lines, none without a file; broken lines are skipped."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     rows = []
     for line in lines:
@@ -134,10 +134,10 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 
 class Reporter:
-    """Speaks to the user: a live bar on a terminal, otherwise a plain line at least `every` seconds apart."""
+    """Prints messages and progress: a live bar on a terminal, otherwise a line at least every `every` seconds."""
 
     def __init__(self, console: Console | None = None, every: float = 10.0) -> None:
-        """Speak on a console, standard output by default; of several processes only the first is heard."""
+        """Print to a console, standard output by default; of several processes only the first prints."""
         keep_printing()
         if not processes.first():
             console = Console(file=io.StringIO(), quiet=True)
@@ -183,7 +183,7 @@ class Reporter:
         self.count("step")
 
     def count(self, what: str) -> None:
-        """Say how far the bar is, now and then and at its end, where no bar is shown."""
+        """Print the progress every `every` seconds and at the end, where no bar is shown."""
         bar = self.bar
         if not self.shown and (time.perf_counter() - self.spoken >= self.every or bar.done >= bar.total):
             self.spoken = time.perf_counter()

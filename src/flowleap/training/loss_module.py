@@ -76,7 +76,7 @@ def numbers(regression: Regression, loss: Tensor, total: int) -> Tensor:
 
 
 def detached(regression: Regression) -> Regression:
-    """Return a regression without its graph and without what is not looked at."""
+    """Return prediction, target and derivative norm of a regression without their graph."""
     norm = regression.derivative_norm
     return Regression(
         prediction=regression.prediction.detach(),

@@ -1,4 +1,4 @@
-"""Power-function averages in the folder of a run, stored now and then, and averages of other widths made of them."""
+"""Power-function averages stored in a run folder, and averages of other widths computed from them."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ Gradients = dict[str, Tensor | None]
 
 
 class NotSound(ValueError):
-    """A check before the first step failed: training would not do what it says."""
+    """A check before the first step failed."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Probe:
 
 
 def make_ready(engine: Engine, state: State, objective: Objective, data: Dataset, plan: Plan) -> None:
-    """Compile and wrap the losses of a run as its engine says, and check on several processes that this is sound.
+    """Compile and wrap the losses of a run as its engine says; on several processes, check the result.
 
     Nothing of the state changes but where it lies. Nothing is checked where no step is left.
 
@@ -76,7 +76,7 @@ def make_ready(engine: Engine, state: State, objective: Objective, data: Dataset
 
 
 def proofs(engine: Engine, objective: Objective, probes: list[Probe], plan: Plan, step: int) -> list[str]:
-    """Return, in words, what was checked and how well it holds.
+    """Check parts, gradients and derivatives; return, in words, what was checked and the errors found.
 
     Raises: NotSound where something does not.
     """
@@ -112,7 +112,7 @@ def probe(
 
 
 def compile_loss(loss: LossModule, found: Probe, engine: Engine, total: int) -> None:
-    """Compile the forward of a loss, and hold what comes out to the loss as it is; keep that where they differ.
+    """Compile the forward of a loss; it stays uncompiled where loss or gradient would differ.
 
     Raises: ValueError where the machine has no compiler.
     """
@@ -139,7 +139,7 @@ def compile_loss(loss: LossModule, found: Probe, engine: Engine, total: int) -> 
 
 
 def needs_compiler(device: torch.device) -> None:
-    """Refuse to compile on a machine that cannot.
+    """Check that the machine has a compiler.
 
     Raises: ValueError.
     """
@@ -152,7 +152,7 @@ def needs_compiler(device: torch.device) -> None:
 
 
 def gradient(loss: nn.Module, trained: TrainedNetwork, point: Point, total: int) -> tuple[float, Gradients]:
-    """Return a loss and its gradient by the names of the weights, None where it reaches none."""
+    """Return a loss and its gradient by weight name, None for a weight without a gradient."""
     trained.optimizer.zero_grad()
     value = loss(point, total)[0]
     value.backward()
@@ -162,7 +162,7 @@ def gradient(loss: nn.Module, trained: TrainedNetwork, point: Point, total: int)
 
 
 def unused(gradients: Gradients) -> list[str]:
-    """Return the weights that the loss reaches in no process: a head that no loss asks, for one."""
+    """Return the names of weights without a gradient in any process, such as those of an unused head."""
     here = [name for name, gradient in gradients.items() if gradient is None]
     return sorted(set.intersection(*map(set, processes.every(here))))
 
@@ -181,14 +181,14 @@ def distance(found: Gradients, expected: Gradients) -> float:
 
 
 def digest(tensors: list[Tensor]) -> list[float]:
-    """Return numbers that are the same in two processes only where these tensors are."""
+    """Return sums of tensors and of their squares, to compare tensors between processes."""
     sums = [torch.stack([tensor.double().sum(), tensor.double().square().sum()]) for tensor in tensors]
     found: list[float] = torch.stack(sums).flatten().tolist()
     return found
 
 
 def same_weights(state: State, objective: Objective) -> None:
-    """Raise where processes start with other weights, or averages, than the first."""
+    """Raise NotSound where weights or averages of a process differ from those of the first."""
     for trained, _ in state.trained_networks(objective):
         tensors = [*trained.network.parameters(), *trained.network.buffers()]
         tensors += [weight for copy in trained.every_average() for weight in copy.parameters()]
@@ -202,7 +202,7 @@ def same_weights(state: State, objective: Objective) -> None:
 
 
 def covered_once(engine: Engine, objective: Objective, plan: Plan, step: int) -> None:
-    """Raise unless the parts of all processes are the rows of a batch, each once."""
+    """Raise NotSound unless the parts of all processes hold each row of a batch once."""
     whole_batch = [torch.arange(plan.batch)]
     here = [objective.part(plan.batch, step, plan.seed, part, engine.parts) for part in engine.own]
     rows = processes.gathered(torch.cat(here if engine.parts > 1 else whole_batch))
@@ -214,7 +214,7 @@ def covered_once(engine: Engine, objective: Objective, plan: Plan, step: int) ->
 
 
 def synchronized(engine: Engine, found: Probe, batch: int) -> float:
-    """Return how far a gradient that was brought together is from the mean of those of the processes.
+    """Return the relative error of a synchronized gradient against the mean of the gradients of the processes.
 
     Raises: NotSound where it is far, or processes hold different ones.
     """
@@ -243,7 +243,7 @@ def synchronized(engine: Engine, found: Probe, batch: int) -> float:
 
 
 def derivative_error(engine: Engine, found: Probe) -> float | None:
-    """Return how far du/dt by forward-mode differentiation, as the target takes it, is from a central difference.
+    """Return the relative error of du/dt by forward-mode differentiation against a central difference.
 
     The network is asked with its weights a little disturbed: at the start many answer zero, and so do their
     derivatives. The difference is taken in float32; in bf16 its rounding would be larger than what is looked for.

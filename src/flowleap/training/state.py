@@ -1,4 +1,4 @@
-"""The state of a run: all that a checkpoint holds. Draws are keyed by (seed, step), not stateful."""
+"""The state of a run, which a checkpoint holds. Random draws are keyed by (seed, step) and have no state."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class TrainedNetwork:
             average.update_parameters(self.network)
 
     def refresh(self, stage: int) -> None:
-        """Let the first average of the weights, as it stands, be the frozen map where this stage is a new one."""
+        """Copy the first average of the weights into the frozen map where a new stage begins."""
         if self.copy is not None and stage != self.stage:
             average = next(iter(self.averages.values()))
             self.copy.load_state_dict(average.module.state_dict())
