@@ -29,15 +29,15 @@ class Evaluators:
     @cached_property
     def online(self) -> evaluation.Evaluator | None:
         """All data, for quality while training; None where they are too few."""
-        return self.of(self.dataset)
+        return self.evaluator_for(self.dataset)
 
     @cached_property
     def final(self) -> evaluation.Evaluator | None:
         """The held-out part of the data, or else all, for the finished run; None where it is too small."""
         apart = data_sets.held_out(self.dataset)
-        return self.online if apart is None else self.of(apart)
+        return self.online if apart is None else self.evaluator_for(apart)
 
-    def of(self, dataset: Dataset) -> evaluation.Evaluator | None:
+    def evaluator_for(self, dataset: Dataset) -> evaluation.Evaluator | None:
         """Return what samples are compared with in a data set; None, with its reason, where it is too small."""
         try:
             return evaluation.evaluator_for(

@@ -84,7 +84,7 @@ class Results:
         finals = {"network.safetensors": trained.network}
         for rank, (decay, copy) in enumerate(trained.averages.items()):
             finals[checkpoint.average_name(decay) if rank else "ema.safetensors"] = copy.module
-        num, drawn, measured = processes.from_first(self.chosen)
+        num, drawn, measured = processes.from_first(self.choose_steps)
         self.announce(num, drawn, measured)
         if processes.first():
             for name, network in finals.items():
@@ -98,7 +98,7 @@ class Results:
         self.conclude()
         return table
 
-    def chosen(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    def choose_steps(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
         """Return how many samples the final picture shows, at which numbers of steps, and those of the table."""
         objective, config = self.setup.objective, self.setup.config
         if config.evaluation.show is not None:

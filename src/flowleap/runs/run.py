@@ -84,14 +84,14 @@ def train(
             not_shorter(place, config)
 
         work = Work(place, config, dataset, start, reporter, locks, Evaluators(config, dataset))
-        setup = None if resume else work.tried()
+        setup = None if resume else work.trial_steps()
         work.adaptive = take_threads(config, place, None if setup is None else setup.fastest_threads)
         del setup  # its memory is needed
         if not resume:
             hold(locks, place, reporter, new=True, overwrite=overwrite)
         note(place, config, dataset, work.adaptive)
 
-        result = work.carried_out()
+        result = work.run_phases()
         if result.signal is None and processes.first():
             reporter.say(report_cost(place, config, len(dataset)))
         return result
@@ -116,7 +116,7 @@ class Work:
     teacher: Run | None = None
     rows: Dataset | None = None
 
-    def tried(self) -> Setup:
+    def trial_steps(self) -> Setup:
         """Compute a trial step of every network that is trained, before a file is written; return the last setup.
 
         Raises: ValueError where something does not fit.
@@ -128,7 +128,7 @@ class Work:
         setup.trial_step()
         return setup
 
-    def carried_out(self) -> RunResult:
+    def run_phases(self) -> RunResult:
         """Do one phase after another, up to a signal."""
         every = phases(self.config, len(self.dataset))
         if self.config.objective.needs_run:
@@ -159,24 +159,24 @@ class Work:
         note(place, config, self.dataset, self.adaptive)
         trainer = self.trainer(place, Setup(config, self.dataset, say=self.reporter.say))
         if trainer.train(self.adaptive) is None and trainer.signal is not None:
-            self.reporter.say(f"interrupted after the last step of the teacher; {self.continued}")
+            self.reporter.say(f"interrupted after the last step of the teacher; {self.resume_command}")
         return RunResult(self.place, trainer.state.step, trainer.signal, phase=TEACHER)
 
     def make_pairs(self) -> RunResult:
         """Let the teacher make the pairs of noise and sample that are missing."""
-        teacher = self.taught()
+        teacher = self.load_teacher()
         assert teacher is not None
         store = pairs.store(self.place / PAIRS, self.config, self.dataset, teacher)
         signal = pairs.make(store, self.config, self.dataset, teacher, self.reporter)
         if signal is None:
             self.rows = pairs.rows(store, self.dataset)
         else:
-            self.reporter.say(f"interrupted after {store.done} pairs; {self.continued}")
+            self.reporter.say(f"interrupted after {store.done} pairs; {self.resume_command}")
         return RunResult(self.place, 0, signal, phase=PAIRS)
 
     def train_student(self) -> RunResult:
         """Train the network of the run."""
-        teacher = self.taught()
+        teacher = self.load_teacher()
         setup = Setup(
             self.config,
             self.dataset,
@@ -189,7 +189,7 @@ class Work:
         signal = trainer.train(self.adaptive)
         return RunResult(self.place, trainer.state.step, signal, trainer.table, skipped=trainer.state.skipped)
 
-    def taught(self) -> Run | None:
+    def load_teacher(self) -> Run | None:
         """Return the trained teacher, None without one; config.json names the weights of one that was trained here."""
         if self.teacher is None and self.config.objective.needs_run:
             self.teacher = teachers.load(self.config, self.place)
@@ -207,8 +207,8 @@ class Work:
         return trainer
 
     @property
-    def continued(self) -> str:
-        """The command that goes on."""
+    def resume_command(self) -> str:
+        """What to say about how the run is resumed."""
         return f"continue with: flowleap train --resume --out {shlex.quote(str(self.place))}"
 
 
