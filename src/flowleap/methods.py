@@ -302,7 +302,7 @@ def sct(path: str = "trigonometric") -> Objective:
 
     The warm-up is 10,000 steps in the paper, a fortieth of the run here. Two steps (`steps=2`) go through the middle of
     the path, with fresh noise; the published stop is at 1.1 rad, `times=(1, 0.7, 0)`. Adam's betas are published as
-    (0.9, 0.99): `--set betas=0.9,0.99`.
+    (0.9, 0.99): `--set optimizer.betas=0.9,0.99`.
 
     Args:
         path: "trigonometric": F per angle and unit of the data, ln σ ~ N(−1, 1.4²), a tangent of normalized length

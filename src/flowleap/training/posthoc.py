@@ -72,7 +72,7 @@ def synthesized(place: Path, width: float, step: int | None = None) -> tuple[Ten
     stored = snapshots(place)
     if not stored:
         raise ValueError(
-            f"{place} has stored no averages to make others of: train with --set widths=0.05,0.1 (and "
+            f"{place} has stored no averages to make others of: train with --set optimizer.widths=0.05,0.1 (and "
             "width_every=STEPS)"
         )
     steps = {checkpoint.step_of(path): updates for path, _, updates in stored}
