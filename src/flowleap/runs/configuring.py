@@ -99,7 +99,12 @@ def resolve(
     given = {dotted(name): value for name, value in options.items() if value is not None}
     asked = given | {FLAT.get(name, name): value for name, value in settings}
     if recipe is None:
-        dataset = data if isinstance(data, Dataset) else _load(data, known, asked)
+        if not isinstance(data, Dataset):
+            if data is None:
+                data = known.get("data", {}).get("name") or DATA
+            seen = preprocessing_of((_preprocessing(data, known) | asked).items())
+            data = data_sets.load(data, preprocessing=seen)
+        dataset = data
         base = _preset(method or METHOD, dataset) | _preprocessing(dataset.address, known)
         own = base.pop("network")
         if known:
@@ -128,13 +133,6 @@ def resolve(
         return Resolved(config, dataset)
     plain = complete_network(wrapped(from_fields({**base, **found, "network": own})), dataset)
     return Resolved(config, dataset, tuple(recipes.changes(chosen, dataset, plain, config)))
-
-
-def _load(data: str | None, known: Mapping[str, Any], settings: Mapping[str, Any]) -> Dataset:
-    """Load the data of a run, None for those of another run with the values `known`, or else `DATA`."""
-    name = (known.get("data", {}).get("name") or DATA) if data is None else data
-    settings = {**_preprocessing(name, known), **settings}
-    return data_sets.load(name, preprocessing=preprocessing_of(settings.items()))
 
 
 def _preset(method: str, dataset: Dataset) -> dict[str, Any]:

@@ -292,25 +292,10 @@ FLAT = {
 field of the objective.
 """
 FREE = (
-    "schedule.steps",
-    "schedule.log_every",
-    "schedule.sample_every",
-    "schedule.checkpoint_every",
-    "data.name",
-    "data.strict",
-    "data.workers",
-    "optimizer.patience",
-    "parallel.device",
-    "parallel.threads",
-    "parallel.per_device",
-    "parallel.accumulate",
-    "parallel.shard",
-    "parallel.compiled",
-    "parallel.check",
-    "teacher.path",
-    "evaluation.num",
-    "evaluation.show",
-    "evaluation.online_share",
+    *("schedule.steps", "schedule.log_every", "schedule.sample_every", "schedule.checkpoint_every"),
+    *("data.name", "data.strict", "data.workers", "optimizer.patience", "teacher.path"),
+    *("evaluation.num", "evaluation.show", "evaluation.online_share"),
+    *(path for path in FIELDS if path.startswith("parallel.") and path != "parallel.precision"),
 )
 """The fields that may change when a run is resumed; only the steps and the device change its numbers, threads and the
 split of a batch beyond rounding none. A teacher may have moved, and data at a path, but their checksums may not have
@@ -398,19 +383,9 @@ def from_dict(content: Mapping[str, Any]) -> TrainConfig:
     """
     objective = content.get("objective")
     if isinstance(objective, dict):
-        content = {**content, "objective": serialize.from_dict(_completed(objective))}
+        batching = objective.get("batching")
+        if isinstance(batching, dict) and batching.get("type") == ClassGroups.__name__:
+            # a version without the field drew classes uniformly
+            objective = {**objective, "batching": {"classes": "uniform", **batching}}
+        content = {**content, "objective": serialize.from_dict(objective)}
     return from_fields(flattened(content))
-
-
-def _completed(objective: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of an objective with what an earlier version did that did not know a field: draw classes
-    uniformly.
-    """
-    batching = objective.get("batching")
-    if (
-        not isinstance(batching, dict)
-        or batching.get("type") != ClassGroups.__name__
-        or "classes" in batching
-    ):
-        return objective
-    return {**objective, "batching": {**batching, "classes": "uniform"}}
