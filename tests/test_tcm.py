@@ -375,7 +375,7 @@ def test_teachers_that_are_no_first_stage_are_refused(quiet, tmp_path):
     with pytest.raises(ValueError, match=r"network of .* is .* another than asked for"):
         train(quiet, config(teacher=stage, settings=[("network.width", "12")]), tmp_path / "run")
     with pytest.raises(ValueError, match="not trained for the instantaneous velocity"):
-        teachers.resolve(config("reflow", teacher=stage, settings=edm), cloud())
+        teachers.find(config("reflow", teacher=stage, settings=edm), cloud())
     assert not (tmp_path / "run").exists()
 
 

@@ -59,7 +59,7 @@ def begun(config: runs.TrainConfig, place: Path) -> tuple[runs.Setup, str]:
     """A training before its first step, and what is said of it."""
     text = io.StringIO()
     dataset = data.load(config.data.name)
-    config, start = warm.resolve(config, place, False, dataset)
+    config, start = warm.find(config, place, False, dataset)
     setup = runs.Setup(config, dataset, start=start)
     describe(setup, Evaluators(config, dataset), place, Reporter(Console(file=text, width=200)))
     return setup, text.getvalue()
@@ -263,18 +263,18 @@ def test_what_makes_no_sense_is_refused(flow: Path, tmp_path: Path) -> None:
     def refused(message: str, method: str = "meanflow", **options) -> None:
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             config = runs.configure(method, **({"init": flow} | options))
-            warm.resolve(config, tmp_path / "run", False, data.load("digits"))
+            warm.find(config, tmp_path / "run", False, data.load("digits"))
 
     refused("begins with the weights of its teacher: leave it out", "consistency-distillation", teacher=flow)
     refused("begins with the weights of its teacher: give that run as --teacher", "progressive-distillation")
     refused("seen through nothing, and that of this run through NoiseTime", "ect")
     config = runs.configure("meanflow", init=flow, network="dit-tiny")
-    start = warm.resolve(config, tmp_path, False, data.load("digits"))[1]
+    start = warm.find(config, tmp_path, False, data.load("digits"))[1]
     with pytest.raises(ValueError, match=f"--init {flow}: nothing fits"):
         start.into(runs.build_network(config))
     with pytest.raises(FileNotFoundError):
         runs.configure("meanflow", init=tmp_path / "nowhere")
-    curved = warm.resolve(runs.configure("sct", init=flow), tmp_path, False, data.load("digits"))[1]
+    curved = warm.find(runs.configure("sct", init=flow), tmp_path, False, data.load("digits"))[1]
     assert any("path is LinearPath" in line and "first samples are others" in line for line in curved.remarks)
 
 

@@ -79,7 +79,7 @@ def train(
             hold(locks, place, reporter)
             processes.from_first(lambda: resumable(place))
         dataset = loaded(config, dataset, place if resume else None)
-        config, start = warm.resolve(teachers.resolve(config, dataset), place, resume, dataset)
+        config, start = warm.find(teachers.find(config, dataset), place, resume, dataset)
         if resume:
             not_shorter(place, config)
 

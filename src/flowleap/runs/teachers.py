@@ -29,7 +29,7 @@ def place_of(config: TrainConfig, place: Path) -> Path:
     return place / TEACHER if config.teacher.path is None else Path(config.teacher.path)
 
 
-def resolve(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+def find(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     """Return the config of a run with all that follows from its teacher and its data, which fit one another.
 
     Raises: ValueError for a teacher that is not finished or does not fit, or that is not the one the run began with;

@@ -45,7 +45,7 @@ class Start:
         return [f"begins with {self.run.folder}, {self.run.weights}", *taken.lines, *self.remarks]
 
 
-def resolve(
+def find(
     config: TrainConfig, place: Path, resume: bool, dataset: Dataset
 ) -> tuple[TrainConfig, Start | None]:
     """Return the config of a run with the name and checksum of the weights it begins with, and these.

@@ -357,7 +357,7 @@ def taught(place: Path, configs: Mapping[str, runs.TrainConfig], dataset: Datase
             "methods such as consistency-distillation"
         )
     for config in students:
-        teachers.resolve(config, dataset)
+        teachers.find(config, dataset)
     return billed(GIVEN, runs.read_config(place), len(dataset), None)
 
 
