@@ -277,3 +277,10 @@ def test_the_page_of_the_command_line_has_the_help_texts():
     for name, text in made["sections"]().items():
         assert text in told, f"docs/cli.md has another help text of `{name}`: run python docs/make_cli.py"
     assert told == "\n".join(["\n", *made["sections"]().values()]), "run python docs/make_cli.py"
+
+
+def test_files_name_one_version():
+    release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\n## {release}\n" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {release}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f'\nname = "flowleap"\nversion = "{release}"\n' in (ROOT / "uv.lock").read_text()
