@@ -512,8 +512,9 @@ def test_a_set_of_samples_is_measured_as_one(digits, evaluator):
 @pytest.mark.slow
 def test_the_order_of_many_samples_changes_nothing_much(digits, monkeypatch):
     """Samples sorted by class score as shuffled ones: bounded parts of them are random parts."""
-    monkeypatch.setattr("flowleap.evaluation.evaluator.PAIRS", 400)
     evaluator = evaluation.evaluator_for(digits, evaluation.named("digits"))
+    assert len(evaluator.paired) == len(digits)
+    monkeypatch.setattr("flowleap.evaluation.evaluator.PAIRS", 400)  # of the samples only
     by_class = digits.label.argsort(stable=True)
     shuffled, ordered = (
         evaluation.measure(digits.x[rows], digits.label[rows], evaluator) for rows in (..., by_class)
