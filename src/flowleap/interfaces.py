@@ -494,6 +494,10 @@ class Loss(Part):
         """The loss that this one weighs; None for a distance."""
         return None
 
+    def chain(self) -> list[Loss]:
+        """Return this loss and those inside it, the outermost first."""
+        return [self] if self.inner is None else [self, *self.inner.chain()]
+
     @property
     def error_power(self) -> float:
         """The power of the error that the loss is divided by: with 1 its value stays near 1 whatever the error is."""

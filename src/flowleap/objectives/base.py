@@ -98,6 +98,11 @@ class Objective(Cited):
         found: Objective | None = self.frozen.auxiliary
         return found
 
+    @property
+    def losses(self) -> list[Loss]:
+        """The loss and those inside it, and those of the auxiliary objective."""
+        return self.loss.chain() + ([] if self.auxiliary is None else self.auxiliary.losses)
+
     def flow_map(self, network: Network) -> FlowMap:
         """Return the flow map of a network with this objective's parameterization, path, conditioning and start."""
         meaning = (self.parameterization, self.path, self.conditioning, self.start)
@@ -289,7 +294,7 @@ class Objective(Cited):
         if jump is not None:
             value = _resolved(flow, point.rows(0, point.num_jumps), jump)
             target = torch.cat([value.to(target.dtype), target])
-        of_departure = any(isinstance(part, Loss) and part.learned == "t" for part in within(self.loss))
+        of_departure = any(loss.learned == "t" for loss in self.loss.chain())
         log_variance = flow.log_variance(point.t, point.t if of_departure else point.r)
         if jump is None:
             return Regression(prediction, target, log_variance)

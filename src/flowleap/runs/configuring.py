@@ -18,7 +18,6 @@ from typing import Any
 from flowleap import data as data_sets
 from flowleap import extensions, methods, networks, serialize
 from flowleap.data import Dataset
-from flowleap.losses import Loss
 from flowleap.networks import options as network_options
 from flowleap.networks.options import core, inside, kinds, with_core
 from flowleap.runs import recipes
@@ -211,7 +210,7 @@ def complete_network(config: TrainConfig, dataset: Dataset) -> TrainConfig:
                 f"a {kind} is made for images and {dataset.name} holds points: use --network mlp"
             )
         options.setdefault(shape, list(dataset.shape))
-        learned = any(isinstance(part, Loss) and part.learned for part in objective.parts())
+        learned = any(loss.learned for loss in objective.losses)
         if networks.knows(kind, "classes"):
             options.setdefault("classes", dataset.num_classes)
         if networks.knows(kind, "log_variance"):

@@ -20,7 +20,6 @@ from torch import Tensor
 from flowleap import processes, terminal
 from flowleap.files import replace_file
 from flowleap.formatting import duration
-from flowleap.losses import Loss
 from flowleap.objectives import Objective
 from flowleap.streams import keep_printing
 from flowleap.training.state import State
@@ -28,7 +27,7 @@ from flowleap.training.state import State
 
 def explanation(objective: Objective) -> str:
     """Return a sentence on what the shown error means for a method."""
-    losses = [part for part in objective.parts() if isinstance(part, Loss)]
+    losses = objective.losses
     shown = "Shown: unweighted error (mean squared residual); "
     logged = "the weighted loss is in metrics.jsonl."
     if any(part.error_power == 1 for part in losses):
