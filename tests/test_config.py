@@ -74,7 +74,7 @@ def test_a_value_that_does_not_fit_is_named_by_its_path():
     fields = USUAL.flat()
     for changes, message in (
         ({"lr": -1.0}, r"optimizer\.lr=-1.0: input should be greater than 0"),
-        ({"betas": (0.9,)}, r"optimizer.betas=\(0.9,\): 2 values or more are expected"),
+        ({"betas": (0.9,)}, r"optimizer.betas=\(0.9,\): more values are expected"),
         ({"seed": True}, "seed=True: a truth value does not fit"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -138,3 +138,17 @@ def test_a_study_of_an_earlier_version_is_continued_by_old_and_new_names(tmp_pat
     (tmp_path / "plan.json").write_text(json.dumps(content | {"format": 3, "rows": {}}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"plan.json has format 3"):
         study.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("recipe", "--recipe"), ("init.path", "--init"), ("init", "--init"), ("teacher", "--teacher")],
+)
+def test_what_other_settings_follow_from_is_an_option_and_no_setting(name, option):
+    with pytest.raises(ValueError, match=f"is not set as a field: use {option} somewhere"):
+        runs.configure("esc", "two-moons", settings=[(name, "somewhere")])
+
+
+def test_a_network_goes_by_its_name():
+    with pytest.raises(ValueError, match="a name is expected"):
+        runs.configure("esc", "two-moons", network={"kind": "MLP"})  # type: ignore[arg-type]

@@ -104,3 +104,22 @@ def test_a_config_of_every_method_is_read_to_the_same_objective(method, tmp_path
         written["steps"],
     )
     assert (tmp_path / "config.json").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.slow
+def test_it_teaches_a_new_run(tmp_path):
+    """Options of its network that came later have their defaults there."""
+    place = copied("esc", tmp_path / "old")
+    runs.train(None, place, resume=True, console=Console(file=io.StringIO()))
+    config = runs.configure("consistency-distillation", teacher=place, steps=2, eval_num=0, sample_every=0)
+    assert runs.train(config, tmp_path / "student", console=Console(file=io.StringIO())).step == 2
+
+
+def test_too_few_samples_for_a_table_are_refused_before_it_goes_on(tmp_path):
+    place = copied("shortcut", tmp_path / "run")
+    weights = content(place / "checkpoints")
+    result = CliRunner().invoke(
+        app, ["train", "--resume", "--out", str(place), "--steps", "14", "--num", "50"]
+    )
+    assert result.exit_code != 0 and "samples are too few" in result.stderr
+    assert content(place / "checkpoints") == weights and not (place / "ema.safetensors").exists()

@@ -372,7 +372,7 @@ def test_teachers_that_are_no_first_stage_are_refused(quiet, tmp_path):
     with pytest.raises(ValueError, match=r"not trained to go to the data in one step.*give a run of ect"):
         train(quiet, config(teacher=diffusion), tmp_path / "run")
     stage = train(quiet, config("ect", steps=4), tmp_path / "stage").folder
-    with pytest.raises(ValueError, match=r"network of .* is .* another than asked for"):
+    with pytest.raises(ValueError, match=r"network of .* has .* is asked for: leave out --network"):
         train(quiet, config(teacher=stage, settings=[("network.width", "12")]), tmp_path / "run")
     with pytest.raises(ValueError, match="not trained for the instantaneous velocity"):
         teachers.find(config("reflow", teacher=stage, settings=edm), cloud())

@@ -42,8 +42,10 @@ NETWORKS |= {
 def named(name: str) -> dict[str, Any]:
     """Return the options of a network by its name in `NETWORKS`, or of a kind that was imported.
 
-    Raises: ValueError for an unknown name.
+    Raises: ValueError for an unknown name, or no name.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"network={name!r}: a name is expected, one of {', '.join(NETWORKS)}")
     if name.strip() in networks.own():
         return {"kind": name.strip()}
     key = name.strip().lower().replace("_", "-")

@@ -23,7 +23,7 @@ from flowleap.networks.options import core, inside, kinds, with_core
 from flowleap.runs import recipes
 from flowleap.training import folder
 from flowleap.training.config import FLAT, TrainConfig, dotted, from_fields
-from flowleap.training.settings import PREPROCESSING, change, preprocessing_of
+from flowleap.training.settings import PREPROCESSING, change, preprocessing_of, refuse_named
 
 METHOD, DATA = "esc", "digits"
 """The method and the data of a run where none are named."""
@@ -94,7 +94,9 @@ def resolve(
         of another method or another kind of data; FileNotFoundError for a teacher that is no run.
     """
     others = [folder.read(Path(place))["config"] for place in (teacher, init) if place is not None]
-    settings, known = list(settings), others[0] if others and recipe is None else {}
+    settings = list(settings)
+    refuse_named(settings)
+    known = others[0] if others and recipe is None else {}
     given = {dotted(name): value for name, value in options.items() if value is not None}
     asked = given | {FLAT.get(name, name): value for name, value in settings}
     if recipe is None:

@@ -135,7 +135,11 @@ class Results:
         usual = report.usual_steps(self.setup.objective)
         absent = [steps for steps in usual if steps not in drawn]
         if absent or num < self.most:
-            what = f"{listed(absent)} steps are" if absent else f"the other {self.most - num} samples are"
+            what = (
+                f"{listed(absent)} steps are"
+                if absent
+                else f"{self.most - num:,} of {self.most:,} samples are"
+            )
             say(
                 f"{what} not in the picture, which would take longer than {report.SHARE:.0%} of training; to see them: "
                 f"flowleap sample {name} --steps {(absent or usual)[-1]} --num {self.most}"

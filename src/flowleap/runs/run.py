@@ -84,6 +84,7 @@ def train(
             not_shorter(place, config)
 
         work = Work(place, config, dataset, start, reporter, locks, Evaluators(config, dataset))
+        work.evaluators.check()
         setup = None if resume else work.trial_steps()
         work.adaptive = take_threads(config, place, None if setup is None else setup.fastest_threads)
         del setup  # its memory is needed
@@ -121,7 +122,6 @@ class Work:
 
         Raises: ValueError where something does not fit.
         """
-        self.evaluators.check()
         if own_teacher(self.config):
             Setup(teacher_config(self.config), self.dataset).trial_step()
         setup = Setup(self.config, self.dataset, start=self.start)

@@ -107,9 +107,19 @@ class Setup:
         Raises: ValueError where something does not fit, or memory is exhausted.
         """
         losses = self.engine.loss_modules(self.state, self.objective)
-        with self.enough_memory():
-            for trained, task in self.state.trained_networks(self.objective):
-                probe(losses[trained.role], trained, task, self.engine, self.data, self.plan, 0)
+        try:
+            with self.enough_memory():
+                for trained, task in self.state.trained_networks(self.objective):
+                    probe(losses[trained.role], trained, task, self.engine, self.data, self.plan, 0)
+        except RuntimeError as error:
+            # torch: forward-mode derivatives of convolutions mix types under autocast on a CPU
+            mixed = "type" in str(error) and self.config.parallel.precision == "bf16"
+            if not mixed or self.objective.target.derivative is None:
+                raise
+            raise ValueError(
+                f"torch cannot take this derivative of the network in bfloat16 ({str(error).splitlines()[0]}): use "
+                "--precision fp32, or --set target.derivative=CentralDifference"
+            ) from error
 
     def fastest_threads(self, limit: int) -> int:
         """Return with how many CPU threads, up to `limit`, a trial step is fastest; on a GPU all are taken."""

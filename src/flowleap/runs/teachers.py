@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from flowleap import networks
 from flowleap.data import Dataset
 from flowleap.data.classes import listed
@@ -104,8 +102,7 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
             f"{name} makes samples of shape {run.shape}, but those of {dataset.name} are {dataset.shape}: give a "
             "teacher that was trained on this data"
         )
-    with torch.device("meta"):
-        classes = networks.build(config.network).num_classes
+    classes = networks.build_on_meta(config.network).num_classes
     if classes != run.num_classes:
         raise ValueError(
             f"{name} knows {run.num_classes or 'no'} classes, but its student {classes or 'none'}: give both the same "
@@ -132,10 +129,17 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
             f"{name} is {run.objective.name}, which is not trained for the instantaneous velocity (r = t) that a "
             "teacher is asked for: give a run of flow-matching, or of another method with rows r = t"
         )
-    if student.starts_from_teacher and body(run.config.network) != body(inside(config.network)):
+    theirs, ours = (
+        body(run.network.config),
+        body(inside(config.network)),
+    )  # with the defaults of what is not stated
+    if student.starts_from_teacher and theirs != ours:
+        names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
         raise ValueError(
-            f"{config.method} goes on from the weights of its teacher, but the network of {run.folder} is "
-            f"{networks.describe(run.network)}, another than asked for: leave out --network and --set network.…"
+            f"{config.method} goes on from the weights of its teacher, but the network of {run.folder} has "
+            f"{listed([f'{name}={theirs.get(name)}' for name in names])}, where "
+            f"{listed([f'{name}={ours.get(name)}' for name in names])} is asked for: leave out --network and "
+            "--set network.…"
         )
     if asks_null(config) and run.objective.label_dropout == 0:
         raise ValueError(

@@ -364,7 +364,7 @@ def problems(error: ValidationError) -> list[str]:
         what = problem["msg"]
         if problem["type"] == "missing":
             count = len(problem["input"]) if isinstance(problem["input"], tuple | list) else None
-            what = "a value is needed" if count is None else f"{count + 1} values or more are expected"
+            what = "a value is needed" if count is None else "more values are expected"
         found.setdefault(name, f"{name}={problem['input']!r}: {what[:1].lower()}{what[1:]}")
     return list(found.values())
 

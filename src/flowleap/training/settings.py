@@ -22,6 +22,8 @@ WHOLE = {
     "network": "use --network for its name, and network.width=64 for an option of it",
 }
 """The fields of the config that are not set by `change`, and what to do instead."""
+NAMED = {"recipe": "--recipe", "init.path": "--init", "teacher.path": "--teacher"}
+"""Fields of a new run that other fields follow from, and their options."""
 PREPROCESSING = tuple(f"data.{field.name}" for field in fields(Preprocessing))
 """The fields that say how images at a path are preprocessed."""
 
@@ -58,6 +60,17 @@ def change(config: TrainConfig, settings: Iterable[tuple[str, Any]]) -> TrainCon
             ]
             raise ValueError(f"unknown field {name!r}{suggest(head, every, FLAT)}")
     return config.replace(**changed, objective=serialize.overrides(config.objective, parts))
+
+
+def refuse_named(settings: Iterable[tuple[str, Any]]) -> None:
+    """Refuse settings of a new run that other fields follow from.
+
+    Raises: ValueError.
+    """
+    for name, value in settings:
+        path = FLAT.get(name, name)
+        if path in NAMED and value is not None:
+            raise ValueError(f"{name!r} is not set as a field: use {NAMED[path]} {value}")
 
 
 def preprocessing_of(settings: Iterable[tuple[str, Any]]) -> Preprocessing | None:
