@@ -129,10 +129,8 @@ def check(run: Run, config: TrainConfig, dataset: Dataset) -> None:
             f"{name} is {run.objective.name}, which is not trained for the instantaneous velocity (r = t) that a "
             "teacher is asked for: give a run of flow-matching, or of another method with rows r = t"
         )
-    theirs, ours = (
-        body(run.network.config),
-        body(inside(config.network)),
-    )  # with the defaults of what is not stated
+    ours = body(inside(config.network))
+    theirs = body(networks.build_on_meta(run.config.network).config)  # with the options that came later
     if student.starts_from_teacher and theirs != ours:
         names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
         raise ValueError(
