@@ -1,7 +1,7 @@
 """Make a run of the present version for tests/test_old_runs.py: `python tests/golden/make_run.py NAME METHOD`.
 
-Done once for each format of run folders. The run stops after step 7 of 12; `end` holds the weights that it comes to when
-it is resumed, and samples of these.
+Done once for each format of run folders. The run stops after step 7 of 12; `end` holds the weights that it comes to
+when it is resumed, and samples of these.
 """
 
 from __future__ import annotations
