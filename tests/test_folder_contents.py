@@ -152,6 +152,19 @@ def test_classes_one_folder_below_are_pointed_out(tmp_path):
     assert str(tmp_path / "PetImages") in said and "cat, dog" in said
 
 
+def test_parts_inside_the_classes_are_pointed_out(tmp_path):
+    put(tmp_path, "cat/train/1.png", "cat/test/1.png", "dog/train/1.png", "dog/test/1.png")
+    found = data.load(tmp_path)
+    assert len(found) == 4 and found.class_names == ("cat", "dog")
+    assert note(found, "the classes have sub-folders test, train, of which all images are used").endswith(
+        "train/cat"
+    )
+    with pytest.raises(ValueError, match="of which all images are used.*leave out --strict"):
+        data.load(tmp_path, preprocessing=Preprocessing(strict=True))
+    clear = data.load(put(tmp_path / "b", "cat/left/1.png", "cat/train/1.png", "dog/left/1.png"))
+    assert not any("sub-folders" in text for text in clear.notes)
+
+
 # ---------------------------------------------------------------- stray images
 
 

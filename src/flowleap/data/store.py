@@ -130,7 +130,7 @@ class Files(_Described):
         """A message on doubtful classes; empty where all images lie in sub-folders, or none does."""
         many = len(self.skipped.loose)
         loose = f"left out: {many:,} image{'s' * (many > 1)} beside the sub-folders ({listed(self.skipped.loose)})"
-        return "; ".join(filter(None, [loose if many else "", self.doubt]))
+        return "; ".join(filter(None, [loose if many else "", self.doubt, self._splits_within()]))
 
     def with_doubt(self, *reasons: str) -> Files:
         """The same files with these reasons for doubt, empty ones left out."""
@@ -146,6 +146,21 @@ class Files(_Described):
         return (
             f"all images lie in {self.root / self.classes[0]}, whose sub-folders are no classes "
             f"({listed(sorted(inner, key=natural))}); give its path where they are"
+        )
+
+    def _splits_within(self) -> str:
+        """A message where the classes have sub-folders that are splits, as in cat/train, which are all used."""
+        inner: set[str] = set()
+        for name in self.names if self.classes else ():
+            below = name.split("/")
+            if len(below) < 3:
+                return ""
+            inner.add(below[1])
+        if len(inner) < 2 or not parts_of(sorted(inner)).whole:
+            return ""
+        return (
+            f"the classes have sub-folders {listed(sorted(inner))}, of which all images are used; to hold some out, "
+            f"put the classes into such folders, as in {sorted(inner)[-1]}/{self.classes[0]}"
         )
 
     def only(self, rows: np.ndarray) -> Files:
