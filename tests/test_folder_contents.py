@@ -159,7 +159,7 @@ def test_parts_inside_the_classes_are_pointed_out(tmp_path):
     assert note(found, "the classes have sub-folders test, train, of which all images are used").endswith(
         "train/cat"
     )
-    with pytest.raises(ValueError, match="of which all images are used.*leave out --strict"):
+    with pytest.raises(ValueError, match=r"of which all images are used.*leave out --strict"):
         data.load(tmp_path, preprocessing=Preprocessing(strict=True))
     clear = data.load(put(tmp_path / "b", "cat/left/1.png", "cat/train/1.png", "dog/left/1.png"))
     assert not any("sub-folders" in text for text in clear.notes)
