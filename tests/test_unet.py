@@ -265,3 +265,21 @@ def test_a_resumed_run_with_dropout_is_the_uninterrupted_one(tmp_path) -> None:
     assert runs.train(None, place, resume=True).step == 6
     ours, theirs = (runs.load_run(one, "raw").network.state_dict() for one in (whole, place))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.slow
+def test_a_derivative_that_torch_lacks_in_bfloat16_is_refused_with_a_way_out(tmp_path):
+    """Forward-mode derivatives of convolutions under autocast on a CPU; a central difference works."""
+    small = [("network.width", "8"), ("network.multipliers", "[1]"), ("network.depth", "1")]
+    options = {
+        "network": "unet-small",
+        "device": "cpu",
+        "precision": "bf16",
+        "batch": 8,
+        "steps": 1,
+        "eval_num": 0,
+    }
+    config = runs.configure("esc", "digits", settings=[*small, ("network.attention", "[]")], **options)
+    with pytest.raises(ValueError, match=r"in bfloat16 .*use --precision fp32, or --set target\.derivative="):
+        runs.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
