@@ -13,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from flowleap import methods, networks
 from flowleap.data import Dataset
@@ -73,6 +74,17 @@ def test_training_lowers_the_raw_error() -> None:
     assert [row["step"] for row in rows] == [50, 100, 150, 200]
     # nearly one point of data: v is nearly known from x_t; a network of zeros has E v² ≈ 1
     assert rows[-1]["raw_error"] < 0.5 * rows[0]["raw_error"] < 1.0
+
+
+def test_a_trace_of_training_names_the_parts_of_a_step() -> None:
+    objective = methods.flow_matching().for_run(2)
+    state = begin(networks.MLP(2, width=16, depth=1), objective)
+    with profile(activities=[ProfilerActivity.CPU]) as traced:
+        fit(state, objective, points(), plan(2, log_every=1, sample_every=2, checkpoint_every=2), silent())
+    calls = {event.key: event.count for event in traced.key_averages()}
+    step = {"draw": 4, "forward": 2, "backward": 2, "optimizer": 2, "averages": 2}
+    whole = step | {"log": 4, "evaluate": 2, "sample": 1, "save": 1}
+    assert {name: calls.get(name) for name in whole} == whole
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counts() -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,13 @@ def now(device: torch.device, waits: bool = False) -> Moment:
         torch.cuda.synchronize(device)
     wall = time.perf_counter()
     return Moment(wall, time.thread_time() if device.type == "cpu" and not waits else wall)
+
+
+def named(name: str) -> AbstractContextManager[Any]:
+    """Return a context whose time has a name, such as "draw", in the traces of `torch.profiler`."""
+    from torch.profiler import record_function
+
+    return record_function(name)
 
 
 def load(spans: Iterable[Moment]) -> float:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from flowleap import processes
+from flowleap import clock, processes
 from flowleap.interfaces import VelocitySource
 from flowleap.objectives import Objective
 from flowleap.point import Point, Regression
@@ -160,8 +160,10 @@ class Engine:
         """Add the gradient of these rows of a batch of `total`; the last part of a step brings processes together."""
         module = self.modules[trained.role]
         with self._alone(module) if not last else nullcontext():
-            loss, numbers, regression = module(point, total)
-            (loss * processes.count()).backward()  # processes are averaged
+            with clock.named("forward"):
+                loss, numbers, regression = module(point, total)
+            with clock.named("backward"):
+                (loss * processes.count()).backward()  # processes are averaged
         return numbers, regression
 
     def _alone(self, module: Any) -> Any:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from flowleap import processes
+from flowleap import clock, processes
 from flowleap.data import Dataset
 from flowleap.objectives import Objective
 from flowleap.point import Batch, Regression
@@ -184,8 +184,9 @@ def fit(
 
         # numbers, pictures, a checkpoint (reading the guard waits for the device, which costs a CPU nothing)
         state.step += 1
-        for one in updates:
-            recorder.add(one.numbers, one.norm, auxiliary=one.role == AUXILIARY)
+        with clock.named("log"):
+            for one in updates:
+                recorder.add(one.numbers, one.norm, auxiliary=one.role == AUXILIARY)
         done = state.step == plan.steps
         leaving = processes.any_of(events.interrupted()) or done
         log, save = (leaving or every(n, state.step) for n in (plan.log_every, plan.checkpoint_every))
@@ -193,7 +194,8 @@ def fit(
             state.skipped, state.streak = guard.read()
         lost = state.streak >= plan.patience
         if log or lost:
-            events.log(recorder.row(state, lr * state.trained.lr_scale))
+            with clock.named("log"):
+                events.log(recorder.row(state, lr * state.trained.lr_scale))
         if lost:
             first = next((one for one in updates if not one.finite), updates[-1])
             found = likely_cause(first.batch, first.regression, first.loss, recorder.usual_derivative)
@@ -204,11 +206,14 @@ def fit(
             measured, shown = log and (done or not leaving), done or every(plan.sample_every, state.step)
             with engine.whole() if measured or shown else nullcontext():
                 if measured:
-                    events.measure(state)
+                    with clock.named("evaluate"):
+                        events.measure(state)
                 if shown:
-                    events.sample(state)
+                    with clock.named("sample"):
+                        events.sample(state)
             if save and (leaving or not state.streak):
-                events.save(state)
+                with clock.named("save"):
+                    events.save(state)
         events.tick(state.step)
         if leaving:
             break
@@ -220,7 +225,8 @@ def train_step(
 ) -> list[Update]:
     """Draw the batch of step `state.step`, and update every network that is due; an auxiliary network comes first."""
     draw = partial(draw_batch, data, objective, plan, state.step, engine.device, parts=engine.parts)
-    batches, lr = [draw(part) for part in engine.own], plan.learning_rate(state.step)
+    with clock.named("draw"):
+        batches, lr = [draw(part) for part in engine.own], plan.learning_rate(state.step)
     updates = [
         update(trained, task, batches, plan, state.step, lr, guard, engine)
         for trained, task in state.trained_networks(objective)
@@ -265,7 +271,8 @@ def update(
     numbers: Any = 0.0
     for batch in batches:
         engine.gather()
-        point = objective.draw(batch, step, trained.key(plan.seed), trained.frozen)
+        with clock.named("draw"):
+            point = objective.draw(batch, step, trained.key(plan.seed), trained.frozen)
         more, regression = engine.learn(trained, point, plan.batch, last=batch is batches[-1])
         numbers = numbers + more
     engine.scatter()
@@ -273,12 +280,14 @@ def update(
     loss = numbers[NUMBERS.index("loss")]
 
     # one step of the optimizer; then the averages follow
-    trained.set_learning_rate(lr)
-    weights = [weight for weight in trained.network.parameters() if weight.requires_grad]
-    norm = whole(clip_grad_norm_(weights, math.inf if plan.clip is None else plan.clip))
-    finite = (loss + norm).isfinite()
-    guard.step(trained.optimizer, finite)
-    trained.update_averages()
+    with clock.named("optimizer"):
+        trained.set_learning_rate(lr)
+        weights = [weight for weight in trained.network.parameters() if weight.requires_grad]
+        norm = whole(clip_grad_norm_(weights, math.inf if plan.clip is None else plan.clip))
+        finite = (loss + norm).isfinite()
+        guard.step(trained.optimizer, finite)
+    with clock.named("averages"):
+        trained.update_averages()
     return Update(trained.role, numbers, batches[-1], regression, loss, norm, finite)
 
 
