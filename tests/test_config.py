@@ -102,6 +102,18 @@ def test_a_renamed_field_of_the_command_line_works_and_says_its_new_name():
     assert "warning: --set warmup is called schedule.warmup now" in CliRunner().invoke(app, command).stderr
 
 
+@pytest.mark.parametrize("command", [["train"], ["compare", "--methods", "esc"]])
+def test_an_option_and_a_setting_of_the_same_field_must_agree(command, tmp_path):
+    both = [*command, "--lr", "1e-3", "--out", str(tmp_path / "out"), "--set"]
+    result = CliRunner().invoke(app, [*both, "optimizer.lr=2e-3"])
+    text = " ".join(result.stderr.replace("│", " ").split())
+    assert result.exit_code == 2
+    assert "--lr gives 0.001 and --set optimizer.lr=2e-3, which is the same field: leave one" in text
+    assert not (tmp_path / "out").exists()
+    agreeing = CliRunner().invoke(app, [*both, "lr=0.001", "--set", "no.field=1"])
+    assert "unknown field 'no.field'" in agreeing.stderr
+
+
 def test_an_old_config_is_upgraded_in_memory_and_its_file_when_the_run_writes(tmp_path):
     place = Path(shutil.copytree(GOLDEN / "runs" / "shortcut" / "run", tmp_path / "run"))
     before = (place / "config.json").read_bytes()

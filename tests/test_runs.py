@@ -559,7 +559,10 @@ def test_a_run_ends_with_its_time_its_picture_and_what_was_skipped(tmp_path: Pat
     run.results.conclude()
     text = said(drawing)
     assert "11 of 12 steps were skipped" in text and "--lr (now 0.001)" in text
-    assert f"done in 8 min: {tmp_path}; picture: {tmp_path}/grid.png; sample with: flowleap sample" in text
+    assert (
+        f"done, trained in 8 min: {tmp_path}; picture: {tmp_path}/grid.png; sample with: flowleap sample"
+        in text
+    )
     assert (
         runs.RunResult(tmp_path, 12, skipped=11).failed and not runs.RunResult(tmp_path, 12, skipped=5).failed
     )

@@ -309,7 +309,7 @@ def test_accelerate_launches_the_command(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("batch 32 = 2 processes × 2 micro-batches of 8, bf16") == 1
-    assert done.stdout.count("checked: 2 processes") == 1 and done.stdout.count("\ndone in ") == 1
+    assert done.stdout.count("checked: 2 processes") == 1 and done.stdout.count("\ndone, trained in ") == 1
     assert (
         runs.load_run(place).step == 4
         and json.loads((place / "config.json").read_text())["config"]["parallel"]["precision"] == "bf16"

@@ -173,12 +173,10 @@ def train(
         return
     if as_json and not dry_run:
         raise typer.BadParameter("it belongs to --dry-run", param_hint="--json")
-    about = {
-        **run.given(),
-        "method": method,
-        "eval_num": 0 if no_eval else num,
-        "settings": options.renamed(settings),
-    }
+    about = {**run.given(), "method": method, "eval_num": 0 if no_eval else num}
+    changes = options.renamed(settings)
+    options.refuse_twice(about, changes)
+    about["settings"] = changes
     config, out, dataset = settled(about, out, recipe, resume=resume, dry_run=dry_run)
     if dry_run:
         foretell(config, dataset, as_json)

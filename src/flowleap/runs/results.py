@@ -172,6 +172,6 @@ class Results:
         picture = self.place / "grid.png"
         shown = f"; picture: {picture}" if picture.exists() else ""
         self.reporter.say(
-            f"done in {roughly(state.seconds)}: {self.place}{shown}; sample with: flowleap sample {name}; look at it: "
-            f"flowleap report {name}"
+            f"done, trained in {roughly(state.seconds)}: {self.place}{shown}; sample with: flowleap sample {name}; "
+            f"look at it: flowleap report {name}"
         )
