@@ -18,14 +18,15 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import interleaved
 from PIL import Image
 
 import flowleap
 from flowleap import autoencoders, data
+from flowleap.clock import Moment
 from flowleap.data.latent_cache import Cache
 
 
@@ -55,23 +56,12 @@ def draw(folder: Path, num: int, size: int) -> None:
         Image.fromarray((255 * large).byte().permute(1, 2, 0).numpy()).save(path)
 
 
-Taken = dict[str, list[tuple[float, float]]]
+def now() -> Moment:
+    """Return the readings of the wall clock and of the processor clock of all threads."""
+    return Moment(time.perf_counter(), time.process_time())
 
 
-def interleaved(works: dict[str, Callable[[], None]], rounds: int) -> Taken:
-    """Return the seconds, and those of all processors, of each, run in turn; one round is thrown away."""
-    taken: Taken = {name: [] for name in works}
-    names = list(works)
-    for turn in range(rounds + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start, busy = time.perf_counter(), time.process_time()
-            works[name]()
-            if turn:
-                taken[name].append((time.perf_counter() - start, time.process_time() - busy))
-    return taken
-
-
-def measure(args: argparse.Namespace, place: Path) -> Taken:
+def measure(args: argparse.Namespace, place: Path) -> dict[str, list[Moment]]:
     """Time both ways of encoding."""
     build(place / "vae", args.width)
     draw(place / "images", args.num, args.size)
@@ -95,10 +85,10 @@ def measure(args: argparse.Namespace, place: Path) -> Taken:
         if args.device.startswith("cuda"):
             torch.cuda.synchronize()
 
-    return interleaved({"whole": whole, "bare": bare}, args.rounds)
+    return interleaved({"whole": whole, "bare": bare}, args.rounds, now=now)
 
 
-def report(args: argparse.Namespace, taken: Taken, command: str) -> str:
+def report(args: argparse.Namespace, taken: dict[str, list[Moment]], command: str) -> str:
     """Return what was measured, as Markdown."""
     whole, bare = (
         [args.num / statistics.median(column) for column in zip(*taken[name], strict=True)]

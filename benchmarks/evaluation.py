@@ -19,11 +19,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import interleaved
 
 import flowleap
 from flowleap import data, evaluation, methods, networks
@@ -56,17 +56,10 @@ print(max(seen) - before)
 """
 
 
-def interleaved(works: dict[str, Work], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each, run in turn, in an order that rotates; one round is thrown away."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    names = list(works)
-    for turn in range(rounds + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.perf_counter()
-            works[name]()
-            if turn:
-                taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+def medians(works: dict[str, Work], rounds: int) -> dict[str, float]:
+    """Return the median seconds of each work."""
+    taken = interleaved(works, rounds)
+    return {name: statistics.median(one.wall for one in moments) for name, moments in taken.items()}
 
 
 def digits(rounds: int) -> tuple[float, float]:
@@ -88,7 +81,7 @@ def digits(rounds: int) -> tuple[float, float]:
         "evaluation": lambda: evaluation.evaluate(flow, objective, digits, STEPS, num=NUM, batch=BATCH),
         "bare": bare,
     }
-    found = interleaved(works, rounds)
+    found = medians(works, rounds)
     return found["evaluation"], found["bare"]
 
 
@@ -107,7 +100,7 @@ def extraction(features: evaluation.Features, images: torch.Tensor, rounds: int)
             for part in images.split(features.batch):
                 features.extract(part)
 
-    found = interleaved({"measured": measured, "bare": bare}, rounds)
+    found = medians({"measured": measured, "bare": bare}, rounds)
     return len(images) / found["measured"], len(images) / found["bare"]
 
 

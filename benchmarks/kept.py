@@ -6,8 +6,6 @@ Used by table1.py and space.py; a folder for each part beside the page that show
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -15,6 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from measuring import processor
 
 KEPT = ("table.md", "table.csv", "table.json", "samples.png")
 Cells = dict[tuple[str, int], float]
@@ -112,12 +112,7 @@ def paste(one: Path, several: Path, index: int, budgets: int) -> None:
 
 def machine() -> str:
     """Return what this machine is."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{os.cpu_count()} cores of {model}, no GPU used"
+    return f"{processor()}, no GPU used"
 
 
 def section(kept: Path, part: Part, extra: Cells | None = None, told: tuple[str, ...] = ()) -> list[str]:

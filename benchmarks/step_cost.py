@@ -1,142 +1,286 @@
 """What a training step costs, as a ratio to a plain flow-matching step.
 
-    uv run python benchmarks/step_cost.py            # on an otherwise idle machine
+    uv run python benchmarks/step_cost.py --write            # on an otherwise idle machine
     uv run python benchmarks/step_cost.py --device cuda --write
+    uv run python benchmarks/step_cost.py --device cuda --network dit-base-2 --precision bf16 --compile --batch 256 \\
+        --methods "flow matching;meanflow;esc, guided"
 
-The same network, batch and process for every method; rounds are interleaved (one step of each method in turn, in an
-order that rotates), and the median over rounds is reported. A step is everything that the loop of training does: the
-batch, draws, targets, forward, backward, gradient clipping, Adam, averages; in the middle of a run, with the turn of
-every trained. Students have a teacher of the same network. `--write` puts the table into benchmarks/step_cost.md.
+The same network, batch and process for every method; one step of each method in turn, in an order that rotates. A step
+is everything that the loop of training does: the batch, draws, targets, forward, backward, gradient clipping, Adam,
+averages; in the middle of a run, with the turn of every network that is trained. Students have a teacher of the same
+network. The floating point operations of matrix products and attention in a step are counted by torch.
+
+A second table has the network and the batch of the default job on digits. A third says how much of a step is drawing,
+the optimizer, the averages and the numbers of the log.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import measuring
 import torch
+from measuring import Spread, Training
 
-import flowleap
-from flowleap import methods, runs
+from flowleap import clock, data, methods, pictures, runs
 from flowleap.data import Dataset
+from flowleap.training.config import TrainConfig
+from flowleap.training.log import Recorder
+from flowleap.training.loop import train_step
 
 Settings = tuple[tuple[str, str], ...]
+DIFFERENCE: Settings = (("target.derivative", "CentralDifference"),)
+TWO_PASS: Settings = (("target.derivative", "TwoPass"),)
+ONE_PASS: Settings = (("target.derivative", "ExactJVP"),)
 GUIDED: Settings = (("guidance", '{"type": "Guidance", "omega": 1.0, "kappa": 0.5}'),)
-CLASSES, ROWS_OF_DATA, STEPS = 10, 1280, 1_000_000
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method with settings of its own, and the ratio it must not exceed."""
+    """A method with settings of its own.
+
+    Args:
+        bound: the least cost that is known, as a ratio to flow matching, None for that which is counted. A row costs 3
+            evaluations, forward and backward; a jump 2 more, for the difference of two values or the two halves; a
+            guided row 1 without its label, and 1 with it where that is not what the network is trained to predict.
+        goal: the ratio that is asked for, at most.
+    """
 
     method: str
     settings: Settings = ()
     bound: float | None = None
+    goal: float | None = None
 
 
+JUMP = 1 + 0.25 * 2 / 3
+NULL = (0.75 * 1 + 0.25 * 2) / 3
 ROWS: dict[str, Row] = {
-    "flow matching": Row("flow_matching"),
-    "shortcut, paper, k = 1/4": Row("shortcut", bound=1.25),
-    "shortcut, repo, k = 1/4": Row("shortcut_repo", (("times.share", "0.25"),), bound=1.25),
-    "meanflow": Row("meanflow", bound=1.5),
-    "meanflow, one pass (ExactJVP)": Row("meanflow", (("target.derivative", "ExactJVP"),)),
-    "meanflow, central difference": Row("meanflow", (("target.derivative", "CentralDifference"),)),
-    "meanflow, guided": Row("meanflow", GUIDED),
-    "esc": Row("esc"),
-    "esc, guided": Row("esc", GUIDED, bound=2.2),
+    "flow matching": Row("flow_matching", bound=1.0),
+    "shortcut, paper, k = 1/4": Row("shortcut", bound=JUMP, goal=1.2),
+    "shortcut, repo, k = 1/4": Row("shortcut_repo", (("times.share", "0.25"),), bound=JUMP, goal=1.2),
+    "meanflow": Row("meanflow", bound=JUMP, goal=1.22),
+    "meanflow, central difference": Row("meanflow", DIFFERENCE, bound=JUMP),
+    "meanflow, two passes (TwoPass)": Row("meanflow", TWO_PASS, bound=JUMP),
+    "meanflow, one pass (ExactJVP)": Row("meanflow", ONE_PASS, bound=JUMP),
+    "meanflow, guided": Row("meanflow", GUIDED, bound=JUMP + NULL),
+    "esc": Row("esc", bound=JUMP, goal=1.25),
+    "esc, guided": Row("esc", GUIDED, bound=JUMP + NULL, goal=1.68),
+    "sct": Row("sct", bound=1 + 2 / 3, goal=1.8),
+    "sct linear": Row("sct_linear", bound=1 + 2 / 3),
 }
 NAMED = {row.method for row in ROWS.values()}
 ROWS |= {name.replace("_", " "): Row(name) for name in methods.names() if name not in NAMED}
+ON_DIGITS = {name: replace(row, goal=None) for name, row in list(ROWS.items())[:11]}
+ON_DIGITS["meanflow"] = replace(ROWS["meanflow"], goal=1.25)
+PARTS = ("draw", "forward", "backward", "optimizer", "averages", "log")
+TAKEN_APART = ("flow matching", "meanflow", "esc, guided")
 
 
-def stepper(row: Row, args: argparse.Namespace) -> Callable[[int], object]:
-    """Return a function that makes one training step with a network of its own, in the middle of a long run."""
-    side = 2 * args.side
-    random = torch.Generator().manual_seed(0)
-    images = torch.randn((ROWS_OF_DATA, 1, side, side), generator=random).clamp(-1, 1)
-    data = Dataset("noise", images, torch.arange(ROWS_OF_DATA) % CLASSES, CLASSES)
-    sizes = {"patch": 2, "width": args.width, "depth": args.depth, "heads": args.width // 64}
-    settings = [(f"network.{name}", str(size)) for name, size in sizes.items()]
-    settings += [("label_dropout", str(methods.get(row.method).label_dropout)), *row.settings]
-    config = runs.configure(
-        row.method, data, settings=settings, steps=STEPS, batch=args.batch, device=args.device
+@dataclass(frozen=True)
+class Cost:
+    """What was measured of a method: seconds of a step, operations, and bytes on a GPU (None: on a CPU)."""
+
+    seconds: Spread
+    flops: float
+    peak: int | None
+    bound: float | None
+    goal: float | None
+
+
+def config_of(row: Row, dataset: Dataset, args: argparse.Namespace, **options: Any) -> TrainConfig:
+    """Return the config of a row, with its label dropout."""
+    settings = [("label_dropout", str(methods.get(row.method).label_dropout)), *row.settings]
+    settings = options.pop("settings", []) + settings
+    return runs.configure(
+        row.method, dataset, settings=settings, steps=measuring.STEPS, device=args.device, **options
     )
-    setup = runs.Setup(config, data, steps=STEPS)
-    return lambda k: setup.timed(STEPS // 2 + k, lambda spans: True)
 
 
-def measure(args: argparse.Namespace) -> dict[str, float]:
-    """Return the median seconds of a step of every method."""
-    steppers = {name: stepper(row, args) for name, row in ROWS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steppers}
-    names = list(steppers)
-    for k in range(args.warmup + args.rounds):
-        for name in names[k % len(names) :] + names[: k % len(names)]:
-            start = time.perf_counter()
-            steppers[name](k)
-            if k >= args.warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+def transformers(args: argparse.Namespace) -> Callable[[Row], Training]:
+    """Return what makes the training of a row on random images."""
+    if args.network is not None:
+        latents = measuring.noise_images(args.side * 2, channels=4)
+        given = partial(config_of, network=args.network)
+    else:
+        latents = measuring.noise_images(args.side * 2)
+        sizes = {"patch": 2, "width": args.width, "depth": args.depth, "heads": max(1, args.width // 64)}
+        given = partial(config_of, settings=[(f"network.{name}", str(size)) for name, size in sizes.items()])
+    return lambda row: Training(
+        given(row, latents, args, batch=args.batch, precision=args.precision), latents
+    )
 
 
-def table(medians: dict[str, float]) -> list[str]:
-    """Return the table as lines of Markdown."""
-    base = medians["flow matching"]
-    lines = ["| method | ms per step | ratio to flow matching | at most |", "|---|---:|---:|---:|"]
-    for name, median in medians.items():
-        bound = ROWS[name].bound
-        limit = "" if bound is None else f"{bound:g}"
-        lines.append(f"| {name} | {1000 * median:.1f} | {median / base:.2f} | {limit} |")
-    return lines
+def on_digits(args: argparse.Namespace) -> Callable[[Row], Training]:
+    """Return what makes the training of a row with the network and the batch of the default job."""
+    digits = data.load("digits")
+    options: dict[str, Any] = (
+        {"batch": 32, "settings": [("network.width", "16"), ("network.depth", "1")]} if args.tiny else {}
+    )
+    return lambda row: Training(config_of(row, digits, args, **options), digits)
+
+
+def measure(
+    rows: dict[str, Row], build: Callable[[Row], Training], args: argparse.Namespace
+) -> tuple[dict[str, Cost], dict[str, Training]]:
+    """Return the cost of a step of every row, and the trainings."""
+    device, trainings, flops, peaks = torch.device(args.device), {}, {}, {}
+    for name, row in rows.items():
+        trainings[name] = training = build(row)
+        flops[name] = training.flops(1 if args.tiny else 2)
+        if args.compile:
+            training.prepare(compiled=True)
+        peaks[name] = training.peak() if device.type == "cuda" else None
+    works = {name: training.step for name, training in trainings.items()}
+    taken = measuring.interleaved(works, args.rounds, args.warmup, lambda: clock.now(device))
+    clocks = {name: [moment.work if args.busy else moment.wall for moment in taken[name]] for name in rows}
+    costs = {
+        name: Cost(measuring.spread(clocks[name]), flops[name], peaks[name], row.bound, row.goal)
+        for name, row in rows.items()
+    }
+    return costs, trainings
+
+
+def cost_table(costs: dict[str, Cost], peak: float) -> list[str]:
+    """Return what was measured as a table.
+
+    Args:
+        peak: operations/s of a large matrix product.
+    """
+    base, rows = costs["flow matching"], []
+    cuda = base.peak is not None
+    for name, cost in costs.items():
+        ratio = cost.seconds.over(base.seconds.median)
+        counted = cost.flops / base.flops
+        goal = (
+            "" if cost.goal is None else f"{cost.goal:g}: {'yes' if ratio.median <= cost.goal else '**no**'}"
+        )
+        share = cost.flops / cost.seconds.median / peak
+        cells = [
+            *(name, f"{1000 * cost.seconds.median:.1f}", ratio.text(), f"{counted:.2f}"),
+            *(f"{cost.bound or counted:.2f}", goal, f"{share:.0%}"),
+        ]
+        rows.append([*cells, f"{(cost.peak or 0) / (base.peak or 1):.2f}"] if cuda else cells)
+    head = "method|ms per step|ratio to flow matching|operations, ratio|bound|goal|share of the matmul peak"
+    return measuring.table([*head.split("|"), *(["peak memory, ratio"] if cuda else [])], rows)
+
+
+def parts_of(training: Training, args: argparse.Namespace) -> dict[str, Spread]:
+    """Return the shares of a step that its parts have, and that of the numbers of the log."""
+    setup = training.setup
+    recorder = Recorder(setup.engine.device, setup.plan.batch, 0.0)
+    shares: dict[str, list[float]] = {part: [] for part in PARTS}
+    for _ in range(args.rounds):
+        before = clock.now(setup.engine.device)
+        with measuring.stopwatch(args.device) as seconds:
+            updates = train_step(
+                setup.state, setup.objective, setup.data, setup.plan, setup.engine, training.guard
+            )
+            with clock.named("log"):
+                recorder.add(updates[0].numbers, updates[0].norm)
+                training.guard.read()
+        whole = clock.now(setup.engine.device).since(before).wall
+        for part in PARTS:
+            shares[part].append(seconds[part] / whole)
+    return {part: measuring.spread(found) for part, found in shares.items()}
+
+
+def parts_table(found: dict[str, dict[str, Spread]]) -> list[str]:
+    """Return the shares of the parts of a step as a table."""
+    rows = []
+    for name, shares in found.items():
+        aside = sum(shares[part].median for part in PARTS if part not in ("forward", "backward"))
+        rows.append([name, *(f"{shares[part].median:.1%}" for part in PARTS), f"{aside:.1%}"])
+    return measuring.table(["step", *PARTS, "all but forward and backward"], rows)
+
+
+def draw(costs: dict[str, Cost], path: Path) -> None:
+    """Draw the ratios with their quartiles, the bounds as strokes."""
+    base = costs["flow matching"]
+    figure, (axis,) = measuring.axes(7.2, 1.2 + 0.22 * len(costs))
+    for index, cost in enumerate(costs.values()):
+        low, median, high = cost.seconds.over(base.seconds.median)
+        bound = cost.bound or cost.flops / base.flops
+        first = index == 0
+        axis.plot([low, high], [index, index], color=pictures.BLUE, alpha=0.4, linewidth=4)
+        axis.plot(
+            median, index, "o", color=pictures.BLUE, label="measured, with quartiles" if first else None
+        )
+        axis.plot(bound, index, "|", color=pictures.COLORS[1], markersize=12, markeredgewidth=2,
+                  label="bound by operations" if first else None)  # fmt: skip
+    axis.set_yticks(range(len(costs)), costs)
+    axis.invert_yaxis()
+    axis.set_xlim(left=0.8)
+    axis.set_xlabel("time of a training step / flow-matching step", color=pictures.INK)
+    axis.legend(frameon=False, fontsize=9, loc="lower right")
+    figure.savefig(path)
+
+
+NOTES = (
+    "Medians of rounds of one step of each method in turn, with quartiles. *Operations*: those of matrix products and "
+    "attention in a step, counted by torch. *Bound*: what the least known way costs, with three evaluations for a row, "
+    "forward and backward, two more for a jump (the difference of two values, or two halves), one more for a guided "
+    "row without its label and one with it where the network does not predict that anyway; counted where a method has "
+    "no such number. Forward-mode differentiation costs as torch does it.",
+    "",
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = measuring.parser(__doc__, rounds=40)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--side", type=int, default=8, help="tokens per side (8: 64 tokens)")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--warmup", type=int, default=5)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--write", action="store_true", help="write the table into benchmarks/step_cost.md")
-    args = parser.parse_args()
-    lines = table(measure(args))
-    where = (
-        torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    parser.add_argument("--network", help="a network by name, on images of 4 channels, such as dit-base-2")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--methods", help="only these rows of the table, separated by semicolons")
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument(
+        "--busy", action="store_true", help="processor time instead of wall time; with --threads 1"
     )
-    settings = (
-        f"DiT {args.depth} × {args.width}, {args.side**2} tokens, batch {args.batch}, fp32, {args.rounds} interleaved "
-        f"rounds, {where} ({platform.machine()}), torch {torch.__version__}, flowleap {flowleap.__version__}"
+    args = measuring.parsed(
+        parser, {"rounds": 1, "warmup": 0, "width": 32, "depth": 1, "side": 2, "batch": 32}
     )
-    print(settings, *lines, sep="\n")
-    if args.write:
-        path = Path(__file__).with_suffix(".md")
-        path.write_text("\n".join([*HEADER, settings, "", *lines, *NOTES]) + "\n", encoding="utf-8")
+    chosen = TAKEN_APART if args.tiny else ROWS if args.methods is None else args.methods.split(";")
+    costs, trainings = measure({name: ROWS[name] for name in chosen}, transformers(args), args)
+    size = 256 if args.tiny else 8192 if args.device == "cuda" else 2048
+    peak = measuring.matmul_peak(args.device, args.precision, size)
+    shares = {name: parts_of(trainings[name], args) for name in TAKEN_APART if name in trainings}
+    images = args.batch / costs["flow matching"].seconds.median
+    title = f"{args.network or f'DiT {args.depth} × {args.width}'}, {args.side**2} tokens, batch {args.batch}"
+    lines = [
+        *NOTES,
+        f"## {title}, {args.precision}{', compiled' * args.compile}",
+        "",
+        f"{args.rounds} rounds. Flow matching: {images:,.0f} images/s. Matrix products: {peak / 1e9:,.0f} GFLOP/s.",
+        "",
+        *cost_table(costs, peak),
+    ]
+    numbers: dict[str, Any] = {"matmul_peak": peak, "costs": as_numbers(costs)}
+    if args.methods is None:
+        del trainings
+        chosen = TAKEN_APART if args.tiny else ON_DIGITS
+        small, trainings = measure({name: ON_DIGITS[name] for name in chosen}, on_digits(args), args)
+        shares |= {f"{name}, on digits": parts_of(trainings[name], args) for name in TAKEN_APART}
+        lines += ["", "## The network and batch of the default job on digits", "", *cost_table(small, peak)]
+        numbers["digits"] = as_numbers(small)
+    lines += ["", "## Parts of a step", "", *parts_table(shares)]
+    numbers["parts"] = {
+        name: {part: share._asdict() for part, share in found.items()} for name, found in shares.items()
+    }
+    measuring.publish(args, "Cost of a training step", lines, numbers, partial(draw, costs))
 
 
-HEADER = (
-    "# Cost of a training step",
-    "",
-    "Made by `uv run python benchmarks/step_cost.py --write`. A step is everything that the loop of training does "
-    "(batch, draws, targets, forward, backward, clipping, Adam, averages), in the middle of a run; medians of one "
-    "interleaved run; ratios, not milliseconds, are the result.",
-    "",
-)
-NOTES = (
-    "",
-    "Where the ratios come from: the JVP runs on the quarter of the rows with r < t only, without a reverse graph; "
-    "guidance asks the network on rows inside the window that keep their label, both labels in one pass; one student "
-    "pass covers all rows; shortcut asks its target network twice, on the rows that jump only.",
-    "",
-    "By the same measure (SiT 6 × 192, 64 tokens, batch 32, two CPU cores) the reference code of ESC costs 2.80 for "
-    "MeanFlow without guidance, 3.51 with guidance and 3.72 for ESC with guidance. CUDA: not measured.",
-)
+def as_numbers(costs: dict[str, Cost]) -> dict[str, Any]:
+    """Return costs as JSON-able values."""
+    return {name: {**asdict(cost), "seconds": cost.seconds._asdict()} for name, cost in costs.items()}
+
 
 if __name__ == "__main__":
     main()
