@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from flowleap import Batch, methods
+from flowleap import Batch, methods, networks
 from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass, time_rate
 from flowleap.paths import LinearPath, TrigPath
+from flowleap.tensors import repeated
 
 D = torch.float64
 
@@ -152,9 +153,78 @@ def test_rows_near_the_ends_step_as_far_as_the_domain_allows():
 
     rate = taken(CentralDifference(0.01), field, x, t, torch.full_like(x, 3.0))[1]
     torch.testing.assert_close(rate, torch.full_like(x, 11.0), rtol=1e-12, atol=0)
-    after, before = asked
+    (both,) = asked
+    after, before = both.chunk(2)
     torch.testing.assert_close(after, torch.tensor([0.01, 0.014, 0.51, 1.0, 1.0], dtype=D))
     torch.testing.assert_close(before, torch.tensor([0.0, 0.0, 0.49, 0.988, 0.99], dtype=D))
+
+
+def in_two_calls(strategy, field, x, t, tangent, domain, curve, scale):
+    """The difference as defined: F after, then F before, each by a call of its own, from the same random state."""
+    low, high = domain
+    h, k = (high - t).clamp(0.0, strategy.eps), (t - low).clamp(0.0, strategy.eps)
+    points = [
+        curve(time) if strategy.along == "path" else x + step[:, None] * tangent
+        for time, step in ((t + h, h), (t - k, -k))
+    ]
+    with torch.no_grad():
+        state = torch.random.get_rng_state()
+        after = field(points[0], t + h)
+        torch.random.set_rng_state(state)
+        before = field(points[1], t - k)
+    rate = (after.double() - before.double()) / ((t + h).double() - (t - k).double())[:, None]
+    return (rate if scale is None else scale.double()[:, None] * rate).to(x.dtype)
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
+@pytest.mark.parametrize("along", ["tangent", "path"])
+@pytest.mark.parametrize(("kind", "tolerance"), [(D, 1e-10), (torch.float32, 1e-5)], ids=str)
+def test_one_call_of_twice_the_rows_is_the_difference_of_two_calls(kind, tolerance, along, scaled):
+    """With labels, a landing time of each row and rows within ε of both ends."""
+    path, eps = TrigPath(), 5e-3
+    x, _, noise = (each.to(kind) for each in rows(21))
+    t = torch.tensor([0.3, 0.002, 1.0, 0.999, 0.6, 0.7], dtype=kind)
+    r = torch.tensor([0.1, 0.0, 0.2, 0.998, 0.598, 0.0], dtype=kind)
+    label, scale = torch.tensor([0, 1, 2, 0, 1, 2]), torch.linspace(-1, 1, 6, dtype=kind) if scaled else None
+    torch.manual_seed(2)
+    network = networks.MLP(4, classes=3, width=16, depth=1).to(kind)
+    nn.init.normal_(network.final_layer.weight)
+
+    def field(x, t):
+        calls.append(len(x))
+        return network(x, t, repeated(r, x), repeated(label, x))
+
+    about = {"domain": (r, 1.0), "curve": lambda time: path.point(x, noise, time), "scale": scale}
+    given = (CentralDifference(eps, along=along), field, path.point(x, noise, t), t)
+    calls: list[int] = []
+    rate = given[0](*given[1:], path.velocity(x, noise, t), **about)[1]
+    assert calls == [12]
+    expected = in_two_calls(*given, path.velocity(x, noise, t), **about)
+    assert float((rate - expected).norm() / expected.norm()) < tolerance * (1 if kind == D else 10)
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["keys of rows", "random state"])
+def test_one_call_drops_the_same_at_both_points(keyed):
+    """Through a training step of a network with dropout, with fewer jumps than half of the batch."""
+    torch.manual_seed(3)
+    network = networks.UNet((1, 4, 4), width=8, multipliers=(1,), depth=1, attention=(), dropout=0.3).to(D)
+    nn.init.normal_(network.conv_out.weight, std=0.1)
+    for block in network.blocks:
+        nn.init.normal_(block.conv2.weight, std=0.1)
+    targets = []
+    for derivative in (TwoPass(), CentralDifference(1e-5)):
+        meanflow = methods.meanflow()
+        objective = replace(meanflow, target=replace(meanflow.target, derivative=derivative))
+        x = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=D)
+        point = objective.draw(Batch(x), 1, 1)
+        assert point.num_jumps == 2
+        torch.manual_seed(4)
+        point = point if keyed else replace(point, keys=None)
+        targets.append(objective.regress(objective.flow_map(network), None, point).target)
+    torch.testing.assert_close(targets[1], targets[0], rtol=1e-7, atol=1e-7)
+    assert not torch.allclose(
+        targets[0], objective.regress(objective.flow_map(network.eval()), None, point).target
+    )
 
 
 def test_both_evaluations_of_a_difference_see_the_same_dropout():
@@ -178,8 +248,8 @@ def test_attention_is_differentiated_forward():
     x, t, tangent = rows(8, batch=4, dims=24)
 
     def field(x, t):
-        tokens = x.reshape(4, 1, 6, 4) * (1 + t[:, None, None, None])
-        return F.scaled_dot_product_attention(tokens, tokens.cos(), tokens.sin()).reshape(4, 24)
+        tokens = x.reshape(-1, 1, 6, 4) * (1 + t[:, None, None, None])
+        return F.scaled_dot_product_attention(tokens, tokens.cos(), tokens.sin()).reshape(-1, 24)
 
     exact = taken(ExactJVP(), field, x, t, tangent)[1]
     torch.testing.assert_close(taken(TwoPass(), field, x, t, tangent)[1], exact, rtol=0, atol=0)
@@ -251,7 +321,7 @@ def test_differences_never_ask_for_a_landing_after_the_departure():
     r = torch.tensor([0.4999, 0.499, 0.2], dtype=D)
     curve = lambda time: x  # noqa: E731
     _, rate = CentralDifference(eps=5e-3)(field, x, t, torch.zeros_like(x), domain=(r, 1.0), curve=curve)
-    assert all((time >= r).all() and (time <= 1).all() for time in asked)
+    assert all((time >= repeated(r, time)).all() and (time <= 1).all() for time in asked)
     assert torch.allclose(rate, x)
 
 

@@ -6,7 +6,7 @@
 |-------------------|-------------------------------------------------------|------------|----------------------------|
 | ExactJVP          | forward-mode AD; value and derivative from one pass   | exact      | no                         |
 | TwoPass           | the same AD without a graph; the prediction made anew | exact      | no                         |
-| CentralDifference | two evaluations at t ± ε                              | 2          | yes                        |
+| CentralDifference | one evaluation of twice the rows, at t ± ε            | 2          | yes                        |
 
 Attention backend, autocast and random state under differentiation are this file's business and nobody else's:
 fused attention has no forward-mode derivative, so the math backend is forced here (torch 2.8 – 2.13).
@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
@@ -62,7 +61,8 @@ class Derivative(Cited, ABC):
         """Return (F(x, t) or None, c dF/dt), the derivative without a graph, the value with one where `single_pass`.
 
         Args:
-            field: F(x, t), differentiable; landing time and label are fixed inside it.
+            field: F(x, t), differentiable; landing time and label are fixed inside it. It takes the rows of `x`, or
+                several copies of them one after another, see `tensors.repeated`.
             x, t, tangent: the point, its time and dx/dt; (batch, *dims), (batch,), (batch, *dims).
             domain: the times [r, t_max] outside which F is not evaluated; r (batch,) is the landing time.
             curve: t ↦ x_t of the same (x, ε) pair; read by `CentralDifference(along="path")` alone.
@@ -148,7 +148,8 @@ class CentralDifference(Derivative):
         along: "tangent" takes x± = x ± ε·tangent, which carries any velocity (guided, plug-in, own);
             "path" re-noises the same (x, ε) pair at t ± ε, right for the unguided conditional velocity only.
 
-    Both evaluations see the same random state, so dropout masks agree. The difference is taken in float64. A scale
+    Both points are evaluated in one call of twice the rows; where F draws random numbers, in two calls that draw the
+    same, so that dropout masks agree. Rows must not depend on one another. The difference is taken in float64. A scale
     multiplies the quotient, which is bounded by 1/ε, and leaves the two points where they are.
     Raises: ValueError for a non-positive ε or an unknown `along`.
     Source: Wang et al. 2025 (arXiv 2509.04394), differential derivation equation; its code has ε = 0.005, "path".
@@ -187,20 +188,42 @@ class CentralDifference(Derivative):
             return curve(t + h) if self.along == "path" else x + like(h, x) * tangent
 
         with torch.no_grad():
-            with _restored_randomness(x.device):
-                after = field(shifted(forward), t + forward)
-            before = field(shifted(-backward), t - backward)
-            span = like((t + forward).double() - (t - backward).double(), x)
+            times = torch.cat([t + forward, t - backward])
+            after, before = _alike(field, torch.cat([shifted(forward), shifted(-backward)]), times)
+            span = like(times[: len(t)].double() - times[len(t) :].double(), x)
             span = torch.where(span > 0, span, 1.0)  # t = r = t_max: no room, and no difference
             rate = (after.double() - before.double()) / span
             return None, (rate if scale is None else like(scale.double(), x) * rate).to(x.dtype)
 
 
-@contextmanager
-def _restored_randomness(device: torch.device) -> Iterator[None]:
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
+def _alike(field: Field, x: Image, t: Time) -> tuple[Image, Image]:
+    """Return F on two copies of the rows, with the same random numbers for both: in one call where F draws none."""
+    compiling = (
+        torch.compiler.is_compiling()
+    )  # the compiled loss of a network that draws differs, and is not used
+    start = None if compiling else _random_state(x.device)
+    first, second = field(x, t).chunk(2)
+    if start is None or all(map(torch.equal, start, _random_state(x.device))):
+        return first, second
+    x_1, x_2, t_1, t_2 = *x.chunk(2), *t.chunk(2)
+    _set_random_state(x.device, start)
+    first = field(x_1, t_1)
+    end = _random_state(x.device)
+    _set_random_state(x.device, start)
+    second = field(x_2, t_2)
+    _set_random_state(x.device, end)
+    return first, second
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_device]
+
+
+def _set_random_state(device: torch.device, state: list[Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)
 
 
 def time_rate(schedule: Callable[[Time], tuple[Tensor, ...]], t: Time) -> tuple[Tensor, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 from torch import Tensor
 
-__all__ = ["Image", "Label", "Time", "like", "squared_norm"]
+__all__ = ["Image", "Label", "Time", "like", "repeated", "squared_norm"]
 
 Image = Tensor
 """(batch, *dims), floating point: images (batch, channels, height, width) or points (batch, dims)."""
@@ -20,6 +22,18 @@ def like(t: Time, x: Image) -> Tensor:
     Shapes: t (batch,), x (batch, *dims) → (batch, 1, …, 1).
     """
     return t.reshape(-1, *[1] * (x.ndim - 1))
+
+
+@overload
+def repeated(rows: Tensor, x: Image) -> Tensor: ...
+@overload
+def repeated(rows: Label, x: Image) -> Label: ...
+def repeated(rows: Label, x: Image) -> Label:
+    """Return copies of per-row numbers, one after another, for an `x` that holds as many copies of the rows.
+
+    Shapes: rows (batch,) or None, x (copies · batch, *dims) → (copies · batch,) or None.
+    """
+    return rows if rows is None or len(rows) == len(x) else rows.repeat(len(x) // len(rows))
 
 
 def squared_norm(x: Image, reduce: str = "sum") -> Tensor:

@@ -11,9 +11,10 @@ from torch import Tensor
 from flowleap.derivatives import Derivative, TwoPass
 from flowleap.flow_map import FlowMap
 from flowleap.interfaces import Composition, Identity
+from flowleap.networks import dropout
 from flowleap.objectives.diagonal import singular
 from flowleap.point import Point, Target
-from flowleap.tensors import Image, like, squared_norm
+from flowleap.tensors import Image, Time, like, repeated, squared_norm
 from flowleap.velocities import VelocitySource
 
 __all__ = ["Eulerian"]
@@ -127,13 +128,17 @@ class Eulerian(Identity):
         p = point
         assert p.v is not None
         label = p.network_label(flow.num_classes)
-        own = self.derivative.single_pass and frozen.network is flow.network
-        source = flow if own else frozen
+        same = frozen.network is flow.network
+        source = flow if same else frozen
         along = p.v if self.tangent is None else self.tangent(p, frozen)
         terms = _Terms.at(flow, p)
-        with torch.set_grad_enabled(own and torch.is_grad_enabled()):
+
+        def field(x: Image, t: Time) -> Image:
+            return source.output(x, t, repeated(p.r, x), repeated(label, x))
+
+        with dropout.keyed(p.keys), torch.set_grad_enabled(same and torch.is_grad_enabled()):
             output, rate = self.derivative(
-                lambda x, t: source.output(x, t, p.r, label),
+                field,
                 p.x_t,
                 p.t,
                 along,
@@ -141,19 +146,26 @@ class Eulerian(Identity):
                 curve=lambda t: p.path.point(p.x, p.noise, t),
                 scale=terms.scale if self.weighting == "cos2" else None,
             )
+            asked = output is None and self._moves_output
+            if asked:
+                output = field(p.x_t, p.t)
         with torch.no_grad():
-            value = self._value(terms.over(rate), frozen, p, output, rate)
-        return Target(value, output if own else None, squared_norm(rate, "mean").sqrt())
+            value = self._value(terms.over(rate), p, output, rate)
+        serves = same and (asked or self.derivative.single_pass)
+        return Target(value, output if serves else None, squared_norm(rate, "mean").sqrt())
 
-    def _value(self, terms: _Terms, frozen: FlowMap, p: Point, output: Image | None, rate: Image) -> Image:
+    @property
+    def _moves_output(self) -> bool:
+        """Whether the target is the output of the network and a step from there."""
+        return self.weighting == "cos2" or self.normalize is not None or self.clip is not None
+
+    def _value(self, terms: _Terms, p: Point, output: Image | None, rate: Image) -> Image:
         """Return the regressed value of F; `rate` is dF/dt, or scale · dF/dt under "cos2"."""
         assert p.v is not None
         warm = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
-        bounded = self.normalize is not None or self.clip is not None
-        if self.weighting == "unit" and not bounded:
+        if not self._moves_output:
             return -(warm * (terms.a_rate * p.x_t + terms.b * rate) + terms.a * p.v) / terms.b_rate
-        if output is None:
-            output = frozen.output(p.x_t, p.t, p.r, p.network_label(frozen.num_classes))
+        assert output is not None
         output = output.to(rate.dtype)
         if self.weighting == "unit":
             drift = warm * (terms.a_rate * p.x_t + terms.b * rate) + terms.a * p.v

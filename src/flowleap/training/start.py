@@ -17,6 +17,7 @@ from flowleap.derivatives import CentralDifference, TwoPass
 from flowleap.objectives import Objective
 from flowleap.point import Point
 from flowleap.randomness import generator
+from flowleap.tensors import repeated
 from flowleap.training.distributed import Engine, whole
 from flowleap.training.loop import Plan, draw_batch
 from flowleap.training.loss_module import LossModule, autocast
@@ -289,7 +290,7 @@ def _rates(engine: Engine, found: Probe, p: Point, width: float) -> tuple[Tensor
     along = p.path.velocity(p.x, p.noise, p.t)
 
     def field(x: Tensor, t: Tensor) -> Tensor:
-        return flow.output(x, t, p.r, label)
+        return flow.output(x, t, repeated(p.r, x), repeated(label, x))
 
     with autocast(engine.precision, engine.device):
         rate = TwoPass()(field, p.x_t, p.t, along, **about)[1]

@@ -34,7 +34,7 @@ from flowleap.oracles import Gaussian
 from flowleap.paths import Path
 from flowleap.point import Batch, Point
 from flowleap.randomness import generator
-from flowleap.tensors import Image, Label, Time, like, squared_norm
+from flowleap.tensors import Image, Label, Time, like, repeated, squared_norm
 from flowleap.times import Adjacent, NoiseGrid
 from flowleap.velocities import Conditional
 
@@ -353,7 +353,8 @@ class Probes:
 
         def field(x: Image, f: Tensor) -> Image:
             t = clock.time(f)
-            return flow.output(x, t, rows.r if self.jumps else t, rows.label)
+            landing = repeated(rows.r, x) if self.jumps else t
+            return flow.output(x, t, landing, repeated(rows.label, x))
 
         along = like(clock.rate(rows.t), rows.x_t) * flow.velocity(rows.x_t, rows.t, label=rows.label)
         settings: dict[str, Any] = {"domain": (landing, 1.0), "curve": lambda f: rows.x_t}
