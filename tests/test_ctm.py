@@ -200,7 +200,7 @@ def test_off_the_grid_the_last_step_is_shorter():
     point = objective.point(images(1), images(1, 1), *times((0.9, 0.3, 0.1)))
     for finest, expected in ((0.25, [0.9, 0.65, 0.65, 0.4, 0.4, 0.3]), (0.0, [0.9, 0.3])):
         asked.clear()
-        objective.target(straight, straight, replace(point, finest=finest))
+        objective.regress(straight, straight, replace(point, finest=finest))
         assert asked == expected
 
 

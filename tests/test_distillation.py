@@ -272,7 +272,7 @@ def test_the_first_stage_is_taught_by_the_teacher_and_the_others_by_the_refreshe
     for step, by in ((0, "teacher"), (9, "teacher"), (10, "copy"), (69, "copy")):
         asked.clear()
         objective.regress(flow, frozen, objective.draw(Batch(images(4)), step, key=0))
-        assert asked == [by, by, "student"], "two half steps and one prediction"
+        assert asked == ["student", by, by], "one prediction and two half steps"
 
 
 def test_guidance_enters_once_and_is_inherited():

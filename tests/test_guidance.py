@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from flowleap import Batch, FlowMap, methods, samplers
+from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
 from flowleap.guidance import FinestLevel, Guidance, guide
-from flowleap.paths import LinearPath
+from flowleap.networks.dropout import Dropout, row_keys
+from flowleap.objectives import EMA, Consistency, Eulerian, Objective, SelfConsistency
+from flowleap.parameterization import EDM, Endpoint, Noise, Preconditioned, Velocity
+from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.point import Point
+from flowleap.times import DyadicGrid, LogNormal, Particles, SortedPair
 
 D = torch.float64
 NULL = 3
@@ -188,6 +195,151 @@ def test_a_guided_objective_changes_the_targets_of_the_guided_rows_alone():
     expected = torch.where(inside[:, None], mixture(guided.guidance, point, conditional), conditional)
     torch.testing.assert_close(without.target, conditional, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(with_.target, expected, rtol=1e-12, atol=1e-12)
+
+
+# without asking twice
+
+
+class Small(nn.Module):
+    """A smooth network of points of two numbers, with labels and dropout; counts the rows that each label is asked."""
+
+    num_classes = NULL
+
+    def __init__(self, kind: torch.dtype = D, dropout: float = 0.3) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.table = nn.Embedding(NULL + 1, 4)
+            self.inner, self.outer = nn.Linear(8, 16), nn.Linear(16, 2)
+        self.dropout = Dropout(dropout, 0)
+        self.asked: list[list[int]] = []
+        self.to(kind)
+
+    def forward(self, x, t, r, label):
+        self.asked.append(label.bincount(minlength=NULL + 1).tolist())
+        h = torch.cat([x, t[:, None].to(x), r[:, None].to(x), self.table(label)], 1)
+        return self.outer(self.dropout(torch.tanh(self.inner(h)), row_keys(x)))
+
+    def log_variance(self, t, r):
+        return self.table.weight[0, 0] * (t + r)
+
+
+SPREAD = replace(methods.sct().target, derivative=TwoPass(), warmup=0.0)
+PAIRS = SortedPair(diagonal=0.5)
+COMPOSITIONS = {
+    "esc": {},
+    "no plug-in, one pass": {"velocity": methods.meanflow().velocity, "target": Eulerian(ExactJVP())},
+    "difference, window": {"target": Eulerian(CentralDifference()), "guidance": Guidance(1.0, 0.5, (0.2, 0.6))},
+    "no null label": {"guidance": Guidance(0.5, 0.5)},
+    "null label alone": {"guidance": Guidance(2.0, 0.0)},
+    "negative weights": {"guidance": Guidance(0.25, -0.5)},
+    "all rows jump": {"times": replace(PAIRS, diagonal=0.0)},
+    "no row jumps": {"times": replace(PAIRS, diagonal=1.0)},
+    "trigonometric velocity": {"path": TrigPath(), "parameterization": Velocity(), "target": SPREAD},
+    "trigonometric, scaled": {
+        "path": TrigPath(0.5),
+        "parameterization": Preconditioned(Velocity(), gain=0.8),
+        "target": SPREAD,
+    },
+    "points": {"target": Consistency(space="map", keep_labels=False), "times": Particles(1)},
+    "noise": {"path": VPPath(), "parameterization": Noise()},
+    "EDM": {
+        "path": VEPath(),
+        "parameterization": EDM(),
+        "times": replace(PAIRS, law=LogNormal(-1.1, 2.0)),
+        "guidance": Guidance(1.0, 0.5, (0.1, 10.0)),
+        "target": replace(SPREAD, normalize=None),
+    },
+    "endpoint": {"target": SelfConsistency(), "times": DyadicGrid(share=0.5), "parameterization": Endpoint()},
+}  # fmt: skip
+
+
+def guided(name: str) -> Objective:
+    made = replace(methods.esc(), guidance=Guidance(1.0, 0.5), label_dropout=0.3, times=PAIRS)
+    return replace(made, **COMPOSITIONS[name])
+
+
+def drawn(objective: Objective, network: nn.Module, kind: torch.dtype, rows: int = 32) -> Point:
+    x = torch.randn(rows, 2, generator=torch.Generator().manual_seed(0), dtype=D).to(kind)
+    return objective.draw(
+        Batch(x, torch.arange(rows) % NULL), step=5, key=2, frozen=objective.flow_map(network)
+    )
+
+
+def gradients(
+    objective: Objective, network: nn.Module, target: nn.Module, point: Point
+) -> list[torch.Tensor]:
+    """The target, the prediction and the gradient of every weight."""
+    network.zero_grad()
+    found = objective.regress(objective.flow_map(network), objective.flow_map(target), point)
+    objective.per_sample(found, point).mean().backward()
+    return [
+        found.target,
+        found.prediction.detach(),
+        *(weight.grad.clone() for weight in network.parameters()),
+    ]
+
+
+@pytest.mark.parametrize(("kind", "near"), [(D, 1e-12), (torch.float32, 1e-6)], ids=str)
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_targets_are_those_of_a_network_that_is_asked_for_everything(name, kind, near):
+    """A copy of the network is asked both labels on all guided rows; the network itself answers some as it predicts."""
+    objective, network = guided(name), Small(kind)
+    point = drawn(objective, network, kind)
+    if name == "difference, window" and kind != D:
+        near *= 1 / 5e-3  # the quotient multiplies what rounding leaves
+    other = copy.deepcopy(network)
+    own, plain = (gradients(objective, network, target, point) for target in (network, other))
+    assert 0 < len(point.guided) < len(point) and bool(point.dropped.any())
+    for mine, expected in zip(own, plain, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=near, atol=near * float(expected.abs().max()))
+
+
+def test_in_half_precision_targets_are_those_of_a_network_that_is_asked_for_everything():
+    objective, network = guided("esc"), Small(torch.float32)
+    point = drawn(objective, network, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        own, plain = (gradients(objective, network, n, point) for n in (network, copy.deepcopy(network)))
+    for mine, expected in zip(own, plain, strict=True):
+        assert float((mine - expected).norm()) <= 1e-2 * float(expected.norm())
+
+
+@pytest.mark.parametrize(
+    ("guidance", "asked"),
+    [
+        (Guidance(1.0, 0.5), lambda known, jumps: [*jumps, sum(known)]),
+        (Guidance(0.5, 0.5), lambda known, jumps: [*jumps, 0]),
+        (Guidance(2.0, 0.0), lambda known, jumps: [0, 0, 0, sum(known)]),
+        (Guidance(1.0, 0.5, (0.2, 0.6)), lambda known, jumps: [*jumps, sum(known)]),
+        (Guidance(1.0, 0.0), None),
+        (Guidance(1.0, 0.5, (0.999, 1.0)), None),
+    ],
+    ids=repr,
+)
+def test_what_the_student_predicts_anyway_is_not_asked_again(guidance, asked):
+    """One call between prediction and derivative: rows r < t with their label, and guided rows without."""
+    objective, network = replace(guided("esc"), guidance=guidance), Small()
+    point = drawn(objective, network, D)
+    objective.regress(objective.flow_map(network), None, point)
+    whole, *between, slope = network.asked
+    assert whole == torch.where(point.dropped, NULL, point.label).bincount(minlength=NULL + 1).tolist()
+    assert sum(slope) == point.num_jumps
+    if asked is None:
+        assert between == []
+        return
+    known, jumps = (
+        point.label[rows].bincount(minlength=NULL).tolist()
+        for rows in (point.guided, point.guided[point.guided < point.num_jumps])
+    )
+    assert 0 < sum(jumps) < sum(known) and between == [asked(known, jumps)]
+
+
+def test_another_network_that_targets_are_made_with_is_asked_both_labels():
+    objective, network, average = replace(guided("esc"), frozen=EMA(0.9)), Small(), Small()
+    point = drawn(objective, network, D)
+    objective.regress(objective.flow_map(network), objective.flow_map(average), point)
+    known = point.label[point.guided].bincount(minlength=NULL).tolist()
+    assert len(network.asked) == 1 and average.asked[0] == [*known, len(point.guided)]
 
 
 # shortcut's finest level

@@ -118,7 +118,10 @@ class FlowMap:
         """
         t = times_for(t, x)
         r = t if r is None else times_for(r, x)
-        output = self.output(x, t, r, label)
+        return self.velocity_of(self.output(x, t, r, label), x, t, r)
+
+    def velocity_of(self, output: Image, x: Image, t: Time, r: Time) -> Image:
+        """Return the velocity u that an output F given at (x, t, r) stands for, see `velocity`."""
         a, b = self.parameterization.coefficients(self.path, t, r)
         a_rate, b_rate = self.parameterization.landing_rates(self.path, t)
         diagonal = (t - r).abs() <= 1e-7 * self.path.t_max

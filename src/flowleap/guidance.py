@@ -92,24 +92,25 @@ class Guidance(TrainedGuidance):
         inside = (point.t >= low) & (point.t <= high)
         return _kept(inside, point)
 
-    def __call__(self, flow: FlowMap, point: Point, velocity: Image) -> Image:
-        """Return ṽ, like `velocity`; networks are asked on `point.guided` only."""
-        rows, null = point.guided, self.null
-        if rows is None or len(rows) == 0 or (self.kappa == 0 and null == 0):
+    @torch.no_grad()
+    def __call__(self, flow: FlowMap, point: Point, velocity: Image, known: Image | None = None) -> Image:
+        """Return ṽ, like `velocity`: the network is asked once, on `point.guided` only, and not for what is `known`."""
+        rows = point.guided
+        if rows is None or len(rows) == 0 or not self.drives:
             return velocity
         assert point.label is not None
-        x, t, label = point.x_t[rows], point.t[rows], point.label[rows]
-        asked = [(w, y) for w, y in ((self.kappa, label), (null, _null(label, flow.num_classes))) if w != 0]
-        repeat = len(asked)
-        with torch.no_grad(), dropout.only(rows):
-            answers = flow.velocity(
-                x.repeat(repeat, *[1] * (x.ndim - 1)),
-                t.repeat(repeat),
-                label=torch.cat([y for _, y in asked]),
-            )
+        jumps = len(rows) if known is None else point.guided_jumps
+        named, bare = rows[: jumps if self.kappa else 0], rows[: len(rows) if self.null else 0]
+        label = torch.cat([point.label[named], _null(point.label[bare], flow.num_classes)])
+        answers = _velocity(flow, point, torch.cat([named, bare]), label)
         mixed = self.omega * velocity[rows]
-        for (weight, _), answer in zip(asked, answers.chunk(repeat), strict=True):
-            mixed = mixed + weight * answer
+        if self.kappa:
+            answer = answers[: len(named)]
+            if known is not None:
+                answer = torch.cat([answer, known[rows[jumps:] - point.num_jumps]])
+            mixed = mixed + self.kappa * answer
+        if self.null:
+            mixed = mixed + self.null * answers[len(named) :]
         return velocity.index_copy(0, rows, mixed.to(velocity.dtype))
 
 
@@ -153,7 +154,7 @@ class FinestLevel(TrainedGuidance):
             )
         return None
 
-    def __call__(self, flow: FlowMap, point: Point, velocity: Image) -> Image:
+    def __call__(self, flow: FlowMap, point: Point, velocity: Image, known: Image | None = None) -> Image:
         """Return the velocity as it is: the diagonal is trained without guidance."""
         return velocity
 
@@ -170,6 +171,14 @@ def _kept(inside: Tensor, point: Point) -> Tensor:
         )
     kept = inside if point.dropped is None else inside & ~point.dropped
     return kept.nonzero().squeeze(1)
+
+
+def _velocity(flow: FlowMap, point: Point, rows: Tensor, label: Tensor) -> Image:
+    """Return u(x_t, t, t | label) on these rows; without rows the network is not asked."""
+    if len(rows) == 0:
+        return point.x_t[rows]
+    with dropout.only(rows):
+        return flow.velocity(point.x_t[rows], point.t[rows], label=label)
 
 
 def _null(label: Tensor, num_classes: int | None) -> Tensor:

@@ -310,8 +310,13 @@ class TrainedGuidance(Part):
         """Return the indices of the rows to guide; the times and masks are those of the CPU."""
 
     @abstractmethod
-    def __call__(self, flow: FlowMap, point: Point, velocity: Image) -> Image:
-        """Return the guided velocity, like `velocity`."""
+    def __call__(self, flow: FlowMap, point: Point, velocity: Image, known: Image | None = None) -> Image:
+        """Return the guided velocity, like `velocity`.
+
+        Args:
+            known: u(x_t, t, t) of `flow` on the rows r = t under the labels that it sees, without a graph, where it has
+                been asked already; None where it has not.
+        """
 
     @property
     def drives(self) -> bool:
@@ -342,7 +347,15 @@ class Identity(Part):
 
     @abstractmethod
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
-        """Return the target of the rows of `point`, all of which have r < t and carry `point.v`."""
+        """Return the target of the rows of `point`, all of which have r < t and carry `point.v` and `point.output`."""
+
+    def predicts(self, own: bool) -> bool:
+        """Return whether it asks the student itself; otherwise that is asked before, and the answer is `point.output`.
+
+        Args:
+            own: whether targets are made with the network in training, and not with another.
+        """
+        return False
 
     def flow_map(self, network: Network, *meaning: Any) -> FlowMap:
         """Return the map of a network; `meaning`: parameterization, path, conditioning and start of a `FlowMap`."""

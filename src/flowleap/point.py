@@ -83,12 +83,13 @@ class Point:
     a velocity may average over them, but nothing is learned from them here.
     `extra_noise` (batch, *dims) is the standard normal noise that samples are made of, where a part makes some, beside
     noise that is added to them.
-    `guided` holds the indices of the rows that training guidance applies to; `onward` those of the rows with s > r,
-    which have a second step s → r; `finest` is the step length at or
-    below which a grid method asks for the instantaneous velocity, and in which a solver steps (0 where times are
-    continuous); `jump_scale` is the
-    scale at which frozen jumps of the guided rows are guided; `v` is the velocity that drives the target, set by
-    `Objective.regress`; `progress` is the fraction of the run that has passed.
+    `guided` holds the indices of the rows that training guidance applies to, in rising order, of which the first
+    `guided_jumps` have r < t; `onward` those of the rows with s > r, which have a second step s → r.
+    `finest` is the step length at or below which a grid method asks for the instantaneous velocity, and in which a
+    solver steps (0 where times are continuous); `jump_scale` is the scale at which frozen jumps of the guided rows are
+    guided; `progress` is the fraction of the run that has passed.
+    Set by `Objective.regress`: `v`, the velocity that drives the target, and `output`, the student's F(x_t, t, r) with
+    a graph, (batch, *dims) both; `output` is None where the identity asks the student itself (`Identity.predicts`).
     """
 
     path: Path
@@ -106,7 +107,9 @@ class Point:
     group: Tensor | None = None
     guided: Tensor | None = None
     onward: Tensor | None = None
+    guided_jumps: int = 0
     v: Image | None = None
+    output: Image | None = None
     extra_noise: Image | None = None
     keys: Tensor | None = None
     context: Image | None = None

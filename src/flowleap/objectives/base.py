@@ -273,32 +273,43 @@ class Objective(Cited):
         return draws.context(self, label, here, total)
 
     def regress(self, flow: FlowMap, frozen: FlowMap | None, point: Point) -> Regression:
-        """Return the prediction on every row, in one pass, and its target: the identity's, or v where r = t."""
+        """Return the prediction on every row, in one pass, and its target: the identity's, or v where r = t.
+
+        The student is asked first, so that what it answers need not be asked again for a target: where targets are made
+        with the network in training itself, u(x_t, t, t) on the rows r = t, which guidance needs, is its prediction.
+        """
         with dropout.keyed(point.keys):
             return self._regress(flow, self.frozen.resolve(self, flow, frozen, point.progress), point)
 
     def _regress(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Regression:
         for one in (flow, frozen):
             self._check(one)
+        jumps, own = point.num_jumps, frozen.network is flow.network
+        start = jumps if self.target.predicts(own) else 0
+        output = _output(flow, point, start)
+        answered = output[jumps - start :]
         with torch.no_grad():
-            v = self.velocity(point, frozen)
-            v = v if self.guidance is None else self.guidance(frozen, point, v)
-            point = replace(point, v=v)
-            rest = point.rows(point.num_jumps, len(point))
-            target = diagonal(flow, rest)
-        jump = self.target(flow, frozen, point.rows(0, point.num_jumps)) if point.num_jumps else None
-        done = 0 if jump is None or jump.prediction is None else point.num_jumps
-        prediction = _predict(flow, point, done)
-        if done and jump is not None and jump.prediction is not None:
-            prediction = torch.cat([jump.prediction, prediction])
-        if jump is not None:
-            value = _resolved(flow, point.rows(0, point.num_jumps), jump)
-            target = torch.cat([value.to(target.dtype), target])
+            v = self._driving(frozen, point, answered.detach() if own else None)
+            point = replace(point, v=v, output=None if start else output)
+            target = diagonal(flow, point.rows(jumps, len(point)))
         of_departure = any(loss.learned == "t" for loss in self.loss.chain())
         log_variance = flow.log_variance(point.t, point.t if of_departure else point.r)
-        if jump is None:
-            return Regression(prediction, target, log_variance)
+        if jumps == 0:
+            return Regression(output, target, log_variance)
+        p = point.rows(0, jumps)
+        jump = self.target(flow, frozen, p)
+        prediction = output if jump.prediction is None else torch.cat([jump.prediction, answered])
+        target = torch.cat([_resolved(flow, p, jump).to(target.dtype), target])
         return Regression(prediction, target, log_variance, jump.space, jump.derivative_norm, jump.sample)
+
+    def _driving(self, frozen: FlowMap, point: Point, answered: Image | None) -> Image:
+        """Return the velocity that drives the target, guided; `answered` are outputs of `frozen` on the rows r = t."""
+        v = self.velocity(point, frozen)
+        if self.guidance is None:
+            return v
+        rest = point.rows(point.num_jumps, len(point))
+        known = None if answered is None else frozen.velocity_of(answered, rest.x_t, rest.t, rest.r)
+        return self.guidance(frozen, point, v, known)
 
     def per_sample(self, regression: Regression, point: Point) -> Tensor:
         """Return the weighted loss of every row, (batch,)."""
@@ -367,11 +378,10 @@ def _resolved(flow: FlowMap, point: Point, jump: Target) -> Image:
     return torch.where(still, diagonal(flow, point).to(jump.value.dtype), jump.value)
 
 
-def _predict(flow: FlowMap, point: Point, start: int) -> Image:
+def _output(flow: FlowMap, point: Point, start: int) -> Image:
     """Return the output of the student on the rows from `start` on; with none left it is not asked."""
-    if start == len(point):
-        return point.x_t[start:]
-    label = point.network_label(flow.num_classes)
-    known = None if label is None else label[start:]
-    with dropout.keyed(None if point.keys is None else point.keys[start:]):
-        return flow.output(point.x_t[start:], point.t[start:], point.r[start:], known)
+    p = point.rows(start, len(point))
+    if len(p) == 0:
+        return p.x_t
+    with dropout.keyed(p.keys):
+        return flow.output(p.x_t, p.t, p.r, p.network_label(flow.num_classes))

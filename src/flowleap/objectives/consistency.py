@@ -81,8 +81,8 @@ class Consistency(Identity):
             x_r = self._landing(frozen, p)
         if self.space == "output":
             return Target(flow.output_for(x_r, p.x_t, p.t, p.r))
-        prediction = flow(p.x_t, p.t, p.r, p.network_label(flow.num_classes))
-        return Target(x_r, prediction, space="map")
+        assert p.output is not None
+        return Target(x_r, flow.step(p.output, p.x_t, p.t, p.r), space="map")
 
     def _landing(self, frozen: FlowMap, p: Point) -> Image:
         """Return X_{s→r}(x_s), and x_s itself where s = r."""

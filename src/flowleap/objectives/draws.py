@@ -121,7 +121,7 @@ def point(
         step=step,
         progress=1.0 if o.steps is None else o.progress(step),
     )
-    made = replace(made, guided=_guided_rows(o, made)).to(x.device)
+    made = _guided(o, made).to(x.device)
     return replace(made, x_t=o.path.point(x, noise, made.t).to(x.dtype))
 
 
@@ -176,11 +176,13 @@ def _groups(o: Composition, slots: Tensor) -> Tensor | None:
     return group
 
 
-def _guided_rows(o: Composition, made: Point) -> Tensor | None:
+def _guided(o: Composition, made: Point) -> Point:
+    """Return the point with the rows that are guided, counted on the CPU."""
     if o.guidance is None:
-        return None
+        return made
     mask = None if made.dropped is None else made.dropped.cpu()
-    return o.guidance.rows(replace(made, dropped=mask))
+    rows = o.guidance.rows(replace(made, dropped=mask))
+    return replace(made, guided=rows, guided_jumps=int((rows < made.num_jumps).sum()))
 
 
 def _order(random: torch.Generator, total: int, group: int) -> Tensor:

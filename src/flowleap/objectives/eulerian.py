@@ -124,19 +124,23 @@ class Eulerian(Identity):
             f"{slope}, where nothing is left to regress: use AverageVelocity() or Velocity()"
         )
 
+    def predicts(self, own: bool) -> bool:
+        return own and self.derivative.single_pass
+
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
         p = point
         assert p.v is not None
         label = p.network_label(flow.num_classes)
         same = frozen.network is flow.network
-        source = flow if same else frozen
+        own = self.predicts(same)
+        source = flow if own else frozen
         along = p.v if self.tangent is None else self.tangent(p, frozen)
         terms = _Terms.at(flow, p)
 
         def field(x: Image, t: Time) -> Image:
             return source.output(x, t, repeated(p.r, x), repeated(label, x))
 
-        with dropout.keyed(p.keys), torch.set_grad_enabled(same and torch.is_grad_enabled()):
+        with dropout.keyed(p.keys), torch.set_grad_enabled(own and torch.is_grad_enabled()):
             output, rate = self.derivative(
                 field,
                 p.x_t,
@@ -146,13 +150,11 @@ class Eulerian(Identity):
                 curve=lambda t: p.path.point(p.x, p.noise, t),
                 scale=terms.scale if self.weighting == "cos2" else None,
             )
-            asked = output is None and self._moves_output
-            if asked:
-                output = field(p.x_t, p.t)
-        with torch.no_grad():
+        with dropout.keyed(p.keys), torch.no_grad():
+            if output is None and self._moves_output:
+                output = p.output if same and p.output is not None else field(p.x_t, p.t)
             value = self._value(terms.over(rate), p, output, rate)
-        serves = same and (asked or self.derivative.single_pass)
-        return Target(value, output if serves else None, squared_norm(rate, "mean").sqrt())
+        return Target(value, output if own else None, squared_norm(rate, "mean").sqrt())
 
     @property
     def _moves_output(self) -> bool:

@@ -44,6 +44,9 @@ class ScoreGap(Identity):
     }
     cites: ClassVar[tuple[str, ...]] = ("zhou2024score",)
 
+    def predicts(self, own: bool) -> bool:
+        return True
+
     def refusal(self, o: Composition) -> str | None:
         if o.times.has_diagonal:
             return (

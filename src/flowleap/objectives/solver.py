@@ -116,6 +116,9 @@ class LearnedSolver(Identity):
     def flow_map(self, network: Network, *meaning: Any) -> FlowMap:
         return _map_of(network, *meaning)
 
+    def predicts(self, own: bool) -> bool:
+        return True
+
     def sampling_advice(self, name: str, guidance: float | None) -> list[str]:
         trained, asked = self.teacher.guidance or 1.0, guidance or 1.0
         if trained == asked:

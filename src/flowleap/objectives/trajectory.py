@@ -83,10 +83,11 @@ class Trajectory(Identity):
 
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
         p, label, end = point, point.network_label(frozen.num_classes), point.path.t_min
-        assert p.onward is not None
+        assert p.onward is not None and p.output is not None
         t, s, r = torch.stack([p.t, p.s, p.r]).cpu()
         before = (r > end).nonzero().squeeze(1).to(p.t.device)
-        prediction = _jump(frozen.held(), flow(p.x_t, p.t, p.r, label), p.r, end, label, before)
+        landed = flow.step(p.output, p.x_t, p.t, p.r)
+        prediction = _jump(frozen.held(), landed, p.r, end, label, before)
         with torch.no_grad():
             x_s = _solve(self._field(frozen), p, _steps(t, s, p.finest), label)
             x_r = _jump(flow, x_s, p.s, p.r, label, p.onward)
