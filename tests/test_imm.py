@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowleap import FlowMap, methods, networks, runs
 from flowleap.data import Dataset
@@ -214,11 +215,60 @@ def test_one_particle_is_consistency_training_with_a_bounded_distance():
 
 
 def test_groups_must_be_whole():
-    regression, point = pair()
+    p, objective = pair()[1], methods.imm()
     group = torch.tensor([0] * 4 + [1] * 4 + [0] * 4)
-    for wrong in (group, torch.tensor([0] * 5 + [1] * 7)):
+    assert objective.point(p.x, p.noise, p.t, p.s, p.r, group=p.group).group_size == 4
+    for wrong in (group, torch.tensor([0] * 5 + [1] * 7), torch.tensor([0] * 4 + [1] * 4)):
         with pytest.raises(ValueError, match="all of the same number"):
-            MomentMatching()(regression, replace(point, group=wrong))
+            objective.point(p.x, p.noise, p.t, p.s, p.r, group=wrong)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation makes, forward and backward."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for each in made if isinstance(made, list | tuple) else [made]:
+            if isinstance(each, Tensor):
+                self.numel = max(self.numel, each.numel())
+        return made
+
+
+@pytest.mark.parametrize("kernel", ["laplace", "rbf"])
+@pytest.mark.parametrize(("kind", "near"), [(D, 1e-10), (torch.float32, 1e-5)], ids=str)
+def test_the_loss_is_that_of_all_differences_and_holds_none_of_them(kernel, kind, near):
+    """Values and gradients are those of (groups, M, M, D) differences, and no tensor is larger than the batch."""
+    y, other = (torch.randn(24, 200, generator=random(i), dtype=D).to(kind) for i in (1, 2))
+    held = torch.where(torch.arange(24)[:, None] % 2 == 0, other, y + 1e-3 * other)
+    regression, point = pair(groups=2, size=12, y=y, held=held)
+    loss = MomentMatching(kernel)
+
+    def plain(y):
+        a, b = (each.reshape(2, 12, 200) for each in (y, held))
+        scale = loss.scale(point.path, point.t[::12], point.r[::12]).to(kind)[:, None, None] / 200
+
+        def mean(one, two):
+            distance = (one[:, :, None] - two[:, None]).square().sum(3).clamp_min(1e-16).sqrt() * scale
+            return torch.exp(-distance if kernel == "laplace" else -distance.square() / 2).mean((1, 2))
+
+        gap = mean(a, a) + mean(b, b) - 2 * mean(a, b)
+        return (loss.weight(point.path, point.t[::12]).to(kind) * gap).repeat_interleave(12)
+
+    with Largest() as largest:
+        found = loss(regression, point)
+        found.mean().backward()
+    assert largest.numel <= y.numel()
+    again = y.clone().requires_grad_(True)
+    with Largest() as largest:
+        expected = plain(again)
+        expected.mean().backward()
+    assert largest.numel == 2 * 12 * 12 * 200, "which is what is counted here"
+    scale = float(expected.detach().abs().max())
+    torch.testing.assert_close(found, expected, rtol=near, atol=near * scale)
+    slope = float(again.grad.abs().max())
+    torch.testing.assert_close(regression.prediction.grad, again.grad, rtol=near, atol=near * slope)
 
 
 @pytest.mark.parametrize("kernel", ["laplace", "rbf"])

@@ -76,8 +76,8 @@ class Point:
 
     Shapes: x, noise, x_t, v (batch, *dims); t, s, r (batch,); label, group, dropped, plug_in (batch,).
     `label` survives being dropped; `dropped` says which rows the network sees without it.
-    `group` says which rows a set-level loss compares with one another, None where every row stands alone; rows of one
-    group are neighbors and share their times.
+    `group` says which rows a set-level loss compares with one another, None where every row stands alone; the
+    `group_size` rows of one group are neighbors and share their times.
     `keys` (batch,) say what a network with dropout drops in each row, the same in every evaluation of it.
     `context` (others, *dims) are rows of the global batch that are held elsewhere, and `context_label` their classes:
     a velocity may average over them, but nothing is learned from them here.
@@ -108,6 +108,7 @@ class Point:
     guided: Tensor | None = None
     onward: Tensor | None = None
     guided_jumps: int = 0
+    group_size: int = 1
     v: Image | None = None
     output: Image | None = None
     extra_noise: Image | None = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from flowleap.interfaces import Composition, Loss
 from flowleap.paths import Path
@@ -75,7 +76,7 @@ class MomentMatching(Loss):
         return None
 
     def __call__(self, regression: Regression, point: Point) -> Tensor:
-        size = _group_size(point.group, len(point))
+        size = point.group_size
         wide = torch.promote_types(regression.prediction.dtype, torch.float32)
         ours, theirs = (
             each.flatten(1).to(wide).unflatten(0, (-1, size))
@@ -100,8 +101,8 @@ class MomentMatching(Loss):
 
     def _similarity(self, first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
         """Return the mean of k over all pairs of each group: (groups, M, D) twice → (groups,)."""
-        squares = (first[:, :, None] - second[:, None]).square().sum(3)
-        distance = squares.clamp_min(EQUAL**2).sqrt() * (scale / first.shape[2])
+        distance: Tensor = _Distance.apply(first, second)
+        distance = distance * (scale / first.shape[2])
         exponent = distance if self.kernel == "laplace" else distance.square() / 2
         return torch.exp(-exponent).mean((1, 2))
 
@@ -110,19 +111,26 @@ EQUAL = 1e-8
 """Points nearer to one another than this are equal, and no gradient runs between them."""
 
 
-def _group_size(group: Tensor | None, rows: int) -> int:
-    """Return how many rows make a group; those of a group are neighbors, and all groups are alike.
+class _Distance(torch.autograd.Function):
+    """d_ij = ‖a_i − b_j‖, at least `EQUAL`, without a tensor of M × M × D, such as the backward of `cdist` has on CUDA.
 
-    Raises: ValueError where they are not.
+    The gradients Σ_j w_ij (a_i − b_j) and Σ_i w_ij (b_j − a_i), w = grad/d, are matrix products, in float64, for points
+    may be near to one another.
+
+    Shapes: a, b (groups, M, D) → (groups, M, M).
     """
-    if group is None:
-        return 1
-    group = group.cpu()
-    count = group.unique_consecutive(return_counts=True)[1]
-    size = int(count[0])
-    if rows != len(group) or bool((count != size).any()) or len(group.unique()) != len(count):
-        raise ValueError(
-            f"groups of {count.tolist()} rows of {rows}: groups of neighboring rows, all of the same number, are "
-            "expected"
-        )
-    return size
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").clamp_min(EQUAL)
+        ctx.save_for_backward(a, b, distance)
+        return distance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        a, b, distance, slope = (each.double() for each in (*ctx.saved_tensors, gradient))
+        weight = slope / distance * (distance > EQUAL)
+        back = weight.transpose(1, 2)
+        found = weight.sum(2, keepdim=True) * a - weight @ b, back.sum(2, keepdim=True) * b - back @ a
+        return found[0].to(gradient.dtype), found[1].to(gradient.dtype)

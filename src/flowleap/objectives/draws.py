@@ -101,6 +101,7 @@ def point(
                 "rows with r < t come first in a point, then the rows with r = t: sort the rows so"
             )
     t, s, r = (time.clamp_min(low) for time in (t, s, r))
+    group = _groups(o, torch.arange(len(x))) if group is None else group
     made = Point(
         path=o.path,
         x=x,
@@ -113,7 +114,8 @@ def point(
         label=label,
         dropped=dropped,
         plug_in=plug_in,
-        group=_groups(o, torch.arange(len(x))) if group is None else group,
+        group=group,
+        group_size=1 if group is None or o.times.group is None else _group_size(group.cpu(), len(x)),
         onward=(s > r).nonzero().squeeze(1),
         extra_noise=extra_noise,
         finest=o.times.finest,
@@ -174,6 +176,21 @@ def _groups(o: Composition, slots: Tensor) -> Tensor | None:
             f"give every process a multiple of {size} consecutive rows"
         )
     return group
+
+
+def _group_size(group: Tensor, rows: int) -> int:
+    """Return how many rows make a group; those of a group are neighbors, and all groups are alike.
+
+    Raises: ValueError where they are not.
+    """
+    count = group.unique_consecutive(return_counts=True)[1]
+    size = int(count[0])
+    if rows != len(group) or bool((count != size).any()) or len(group.unique()) != len(count):
+        raise ValueError(
+            f"groups of {count.tolist()} rows of {rows}: groups of neighboring rows, all of the same number, are "
+            "expected"
+        )
+    return size
 
 
 def _guided(o: Composition, made: Point) -> Point:
