@@ -83,18 +83,30 @@ def interleaved(
     return taken
 
 
+def timed(
+    works: Mapping[str, Callable[[], object]], args: argparse.Namespace, warmup: int
+) -> dict[str, Spread]:
+    """Return the seconds of each work in interleaved rounds, by the device and the clock that `args` name."""
+    taken = interleaved(works, args.rounds, warmup, lambda: clock.now(torch.device(args.device)))
+    return {
+        name: spread(moment.work if args.busy else moment.wall for moment in moments)
+        for name, moments in taken.items()
+    }
+
+
 @contextmanager
-def stopwatch(device: str = "cpu") -> Iterator[dict[str, float]]:
-    """Yield the wall seconds, so far, of the parts of training that `clock.named` names."""
+def stopwatch(args: argparse.Namespace) -> Iterator[dict[str, float]]:
+    """Yield the seconds, so far, of the parts of training that `clock.named` names, by the clock that `args` name."""
     seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
-    def timed(name: str) -> Iterator[None]:
-        before = clock.now(torch.device(device)).wall
+    def taking(name: str) -> Iterator[None]:
+        before = clock.now(torch.device(args.device))
         yield
-        seconds[name] += clock.now(torch.device(device)).wall - before
+        taken = clock.now(torch.device(args.device)).since(before)
+        seconds[name] += taken.work if args.busy else taken.wall
 
-    with mock.patch.object(clock, "named", timed):
+    with mock.patch.object(clock, "named", taking):
         yield seconds
 
 
@@ -184,6 +196,7 @@ def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--rounds", type=int, default=rounds, help=f"default: {rounds}")
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    made.add_argument("--busy", action="store_true", help="processor time, not wall time; with --threads 1")
     made.add_argument("--threads", type=int, help="CPU threads; default: as torch chooses")
     made.add_argument(
         "--tiny", action="store_true", help="a smoke run of seconds, whose numbers mean nothing"

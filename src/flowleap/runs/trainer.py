@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flowleap import processes, threads
+from flowleap import clock, processes, threads
 from flowleap.data import Dataset
 from flowleap.runs.describe import describe
 from flowleap.runs.evaluators import Evaluators
@@ -70,7 +70,8 @@ class Trainer:
         signal = self.fit(adaptive)
         if signal is None:
             try:
-                self.table = self.results.write(self.metrics.rows())
+                with clock.named("table"):
+                    self.table = self.results.write(self.metrics.rows())
             except KeyboardInterrupt:
                 self.reporter.say(f"the run is trained, its table is not made; {self.remains()}")
                 raise
