@@ -22,6 +22,7 @@ FLOORS = (
         "fields",
         "files",
         "lock",
+        "memory",
         "processes",
         "progress",
         "provenance",

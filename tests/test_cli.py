@@ -5,7 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import signal
+import weakref
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy
@@ -15,10 +20,11 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from flowleap import data, design, evaluation, methods, objectives, runs, samplers, serialize, streams
+from flowleap import data, design, evaluation, memory, methods, objectives, runs, samplers, serialize, streams
 from flowleap.cli import app, group, options
+from flowleap.evaluation import generation
 from flowleap.formatting import number
-from flowleap.runs import estimate, samples
+from flowleap.runs import sample_files, samples
 
 SMALL = {"steps": 4, "batch": 20, "eval_num": 0, "sample_every": 0, "checkpoint_every": 0, "device": "cpu"}
 
@@ -144,10 +150,77 @@ def test_a_folder_holds_the_images_in_their_own_size(digits, tmp_path):
 
 @pytest.mark.slow
 def test_many_samples_are_foretold_and_refused_where_they_do_not_fit(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(estimate, "free_memory", lambda device: 1e9)
-    called = call("sample", digits, "--num", 10_000_000, "--out", tmp_path / "many.npz")
-    assert called.exit_code == 2 and "10,000,000 samples: 2.6 GB in memory, about" in called.stderr
-    assert "do not fit into the 1 GB of free memory" in called.stderr and not list(tmp_path.iterdir())
+    monkeypatch.setattr(memory, "free", lambda device: 1e9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=2e9))
+    for name, size, room in (
+        ("many.png", "2.6 GB in memory", "1 GB that are free in memory"),
+        ("many.npz", "5.1 GB in the disk", "2 GB that are free in the disk"),
+    ):
+        called = call("sample", digits, "--num", 10_000_000, "--out", tmp_path / name)
+        assert called.exit_code == 2 and f"10,000,000 samples: at most {size}, about" in called.stderr
+        assert f"do not fit into the {room}" in called.stderr and not list(tmp_path.iterdir())
+
+
+def contents(place):
+    """The files of a folder, or the arrays of a .npz, by name."""
+    if place.is_dir():
+        return {path.name: path.read_bytes() for path in place.iterdir()}
+    with numpy.load(place) as file:
+        return {name: file[name].tobytes() for name in file.files}
+
+
+@pytest.mark.parametrize("name", ["images", "images.npz"])
+def test_the_same_command_continues_after_an_interruption(digits, tmp_path, monkeypatch, name):
+    """In the third of five batches; the result is bitwise that of a call without interruption."""
+    words = ("sample", digits, "--num", 23, "--per-device", 5, "--out")
+    ok(*words, tmp_path / f"whole-{name}")
+    add, calls = files_of(name).add, []
+
+    def stopping(self, start, samples):
+        calls.append(start)
+        if start == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+        add(self, start, samples)
+
+    monkeypatch.setattr(files_of(name), "add", stopping)
+    stopped = call(*words, tmp_path / name)
+    assert stopped.exit_code == 130 and "continue with the same command" in stopped.stderr
+    written = calls[-1] + 5
+    assert 15 <= written < 23 and f"{written} of 23 samples are written" in stopped.stderr
+    assert "seed 0 instead of 1" in refused(*words, tmp_path / name, "--seed", 1)
+    calls.clear()
+    again = call(*words, tmp_path / name)
+    assert again.exit_code == 0 and f"{written} of 23 samples are there" in again.stderr
+    assert calls == list(range(written, 23, 5))
+    assert contents(tmp_path / name) == contents(tmp_path / f"whole-{name}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, f"whole-{name}"])
+
+
+def files_of(name):
+    return sample_files.kind_of(Path(name))
+
+
+@pytest.mark.parametrize("name", ["images", "images.npz"])
+def test_samples_in_memory_are_few_whatever_their_number(digits, tmp_path, monkeypatch, name):
+    """At most four batches of samples are alive at a time, of three batches as of twelve."""
+    run, alive, most = runs.load_run(digits), weakref.WeakSet(), []
+    sample = generation.Request.sample
+
+    def counted(self, rows):
+        made = sample(self, rows)
+        alive.add(made)
+        most.append(len(alive))
+        return made
+
+    monkeypatch.setattr(generation.Request, "sample", counted)
+    for batches in (3, 12):
+        most.clear()
+        label = evaluation.cycle(5 * batches, 10)
+        request = generation.Request(run.flow, run.objective, run.shape, label=label, bounds=(-1.0, 1.0))
+        files = sample_files.place(run, tmp_path / f"{batches}-{name}", label)
+        assert files.begin({}, overwrite=False) == 0
+        assert samples.write(request, files, 5 * batches, batch=5) == 5 * batches
+        assert len(most) == batches and max(most) <= 4
 
 
 def test_an_output_is_replaced_only_when_asked(digits, tmp_path):
@@ -694,6 +767,8 @@ def test_data_given_by_hand_is_drawn_without_the_real_points(moons, tmp_path):
     run = runs.load_run(moons)
     foreign = replace(run, config=run.config.replace(data="my-points"))
     assert foreign.config.data.name not in data.names
-    samples.write_picture(tmp_path / "a.png", torch.randn(50, 2), None, foreign)
+    files = sample_files.place(foreign, tmp_path / "a.png", None)
+    files.add(0, torch.randn(50, 2))
+    files.close()
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width < 1.5 * picture.height

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowleap import networks, runs
+from flowleap import memory, runs
+from flowleap.data import Dataset
+from flowleap.point import Batch
 from flowleap.runs import activations, cost, estimate, forecast, recipes
 from flowleap.runs.estimate import Speed, forward_flops
-from flowleap.training.loss_module import autocast
 
 CPU = torch.device("cpu")
 DIT = {"kind": "DiT", "image": [4, 8, 8], "classes": 10, "patch": 2, "width": 32, "depth": 4, "heads": 2}
@@ -118,8 +119,8 @@ def test_memory_is_that_of_what_is_computed_at_a_time() -> None:
 @pytest.mark.slow
 def test_weights_divided_among_devices() -> None:
     """A share of everything, and one whole network with its gradients while a step is computed."""
-    memory = estimate.Memory(rows=1, weights=4, gradients=4, optimizer=8, copies=8, activations=100)
-    assert memory.divided(8) == 24 / 8 + 8
+    held = estimate.Memory(rows=1, weights=4, gradients=4, optimizer=8, copies=8, activations=100)
+    assert held.divided(8) == 24 / 8 + 8
     config = runs.configure("meanflow", "digits", batch=256)
     for settings, devices, rows in (({}, 1, 256), ({}, 8, 32), ({"per_device": 32}, 8, 32), ({"per_device": 20}, 8, 16),
                                     ({"accumulate": 4}, 8, 8), ({"accumulate": 4, "per_device": 5}, 8, 5)):  # fmt: skip
@@ -128,48 +129,53 @@ def test_weights_divided_among_devices() -> None:
     assert "activations of 32 rows" in shown["with --shard on 8"]
 
 
-def kept_whole(options: dict, rows: int, precision: str = "fp32") -> int:
-    """Bytes that the whole network keeps for its gradient, counted at once, each storage once, weights apart."""
-    network = networks.build(options).train()
-    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
-    kept: dict[int, torch.Tensor] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in weights:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    x, t = torch.randn(rows, *options["image"]), torch.full((rows,), 0.7)
-    label = None if options["classes"] is None else torch.zeros(rows, dtype=torch.int64)
-    with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        autocast(precision, CPU),
-    ):
-        network(x, t, t / 2, label)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+SMALL = [("network.width", "32"), ("network.depth", "4"), ("network.heads", "2")]
+GUIDED = ("guidance", '{"type": "Guidance", "omega": 1.0, "kappa": 0.5}')
+STEPS = {
+    "flow matching": ("flow_matching", ()),
+    "difference": ("meanflow", (("target.derivative", "CentralDifference"),)),
+    "guided, bf16": ("esc", (GUIDED, ("label_dropout", "0.1"), ("precision", "bf16"))),
+    "checkpointing": ("meanflow", (("network.checkpointing", "true"),)),
+    "teacher": ("ctm", ()),
+    "U-Net": ("flow_matching", (("network", "unet-small"),)),
+}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("options", [DIT, {**DIT, "depth": 7}, UNET], ids=["DiT", "deep", "UNet"])
-def test_activations_are_those_of_the_whole_network(options: dict, precision: str) -> None:
-    """Two blocks and two rows say what seven blocks and eleven rows keep."""
-    found = activations.kept(options, precision, CPU)
-    assert found.at(11) == pytest.approx(kept_whole(options, 11, precision), rel=0.01)
-    assert found.block == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [{**DIT, "depth": 7}, UNET], ids=["DiT", "UNet"])
-def test_checkpointed_activations_are_the_inputs_and_one_block(options: dict) -> None:
-    plain = activations.kept(options, "fp32", CPU)
-    found = activations.kept({**options, "checkpointing": True}, "fp32", CPU)
-    assert found.row * 11 + found.once == pytest.approx(
-        kept_whole({**options, "checkpointing": True}, 11), rel=0.02
+def counted(config: runs.TrainConfig) -> int:
+    """The bytes at the peak of a real step, each tensor counted from when it is made until it is freed."""
+    setup = runs.Setup(config, Dataset("noise", *noise(config), 10))
+    trained = setup.state.trained
+    point = setup.objective.draw(
+        Batch(setup.data.x, setup.data.label), config.schedule.steps // 2, config.seed, trained.frozen
     )
-    assert 0 < found.block < 0.6 * plain.row and found.at(11) < plain.at(11)
+    loss = setup.engine.loss_modules(setup.state, setup.objective)[trained.role]
+    images = [value for value in vars(point).values() if isinstance(value, torch.Tensor) and value.ndim > 1]
+    with memory.Allocations() as found:
+        found.leave_out(*trained.network.parameters(), *trained.network.buffers(), *images)
+        loss(point, len(point))[0].backward()
+    return found.peak + sum(image.untyped_storage().nbytes() for image in images)
 
 
-def test_frozen_networks_keep_nothing_for_weights() -> None:
+def noise(config: runs.TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = config.data.batch
+    return torch.randn(rows, *activations.shape_of(config.network)), torch.arange(rows) % 10
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_activations_are_those_of_a_real_step(name: str) -> None:
+    """Fake tensors and two blocks say what four blocks of numbers take, with gradients and targets, to 2 %."""
+    method, settings = STEPS[name]
+    given = dict(settings)
+    network = given.pop("network", None)
+    sizes = SMALL if network is None else [("network.width", "16")]
+    config = runs.configure(
+        method, "digits", network=network, settings=[*sizes, *given.items()], batch=24, device="cpu"
+    )
+    found = activations.activations(config, 24, 16, CPU)
+    assert found.at(24) == pytest.approx(counted(config), rel=0.02)
+
+
+def test_shortened_networks_keep_their_adapters() -> None:
     short = activations.shortened({"kind": "Reversed", "network": DIT}, 2)
     assert short["network"]["depth"] == 2 and activations.shortened(UNET, 1) == UNET
     assert activations.shortened(DIT, 9) == DIT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from dataclasses import replace
 
 import numpy
@@ -12,7 +13,7 @@ import torch
 from scipy import linalg
 from torch import nn
 
-from flowleap import data, evaluation, methods
+from flowleap import data, evaluation, memory, methods
 from flowleap.evaluation import (
     distances,
     features,
@@ -309,6 +310,55 @@ def test_samples_depend_on_seed_and_index_only(still):
 
     torch.testing.assert_close(make(40, 40)[:11], make(11, 3), rtol=0, atol=1e-5)
     assert not torch.allclose(make(11, 11), make(11, 11, seed=1))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_objective_samples_in_inference_mode_to_ordinary_tensors(still):
+    """Without a graph, and such that what comes after may have one; samplers keep the gradient."""
+    objective, flow = still
+    flow.network.eval()
+    noise, label, modes = torch.randn(3, 1, 8, 8), torch.arange(3), []
+    handle = flow.network.register_forward_hook(lambda *_: modes.append(torch.is_inference_mode_enabled()))
+    found = objective.sample(flow, noise, label=label)
+    handle.remove()
+    assert modes == [True] and not found.requires_grad and not found.is_inference()
+    weight = torch.ones(3, 1, 8, 8, requires_grad=True)
+    (found * weight).sum().backward()
+    assert torch.equal(weight.grad, found)
+    kept = objective.sampling.sample(flow, noise, label=label)
+    assert kept.requires_grad and torch.equal(kept.detach(), found)
+
+
+def test_overlapped_is_map_in_a_thread():
+    """In order; the next item is made before the result is taken, and no more than that."""
+    made, seen = [], []
+
+    def items():
+        for number in range(5):
+            made.append(number)
+            yield number
+
+    def square(number):
+        seen.append(threading.current_thread())
+        return number * number
+
+    results = generation.overlapped(square, items())
+    assert next(results) == 0 and made == [0, 1]
+    assert list(results) == [1, 4, 9, 16] and threading.main_thread() not in seen
+    with pytest.raises(ZeroDivisionError):
+        list(generation.overlapped(lambda number: 1 // number, items()))
+
+
+def test_memory_decides_how_many_samples_are_made_at_a_time(still, monkeypatch):
+    """Warnings are left to the samples themselves."""
+    objective, flow = still
+    request = generation.Request(flow, objective, (1, 8, 8), label=generation.cycle(40, 10))
+    assert request.rows_at_once() == 250
+    monkeypatch.setattr(memory, "free", lambda device: 1e5)
+    few = request.rows_at_once()
+    assert 1 <= few < 250
+    made = [len(part) for part, _ in request.stream(range(20), few)]
+    assert sum(made) == 20 and made[0] == min(20, few)
 
 
 def test_labels_cycle():

@@ -1,11 +1,11 @@
 """flowleap: train one-step image generators from scratch.
 
-from flowleap import Batch, methods, networks, samplers
+from flowleap import Batch, methods, networks
 
 objective = methods.esc()
 flow = objective.flow_map(network)
 loss = objective(flow, frozen=flow, batch=Batch(x, label), step=k, key=seed)
-images = samplers.chain(flow, noise, steps=1, label=y)
+images = objective.sample(flow, noise, label=y)
 
 Rooms are loaded when they are first asked for, so that `flowleap --help` need not wait for torch.
 """

@@ -31,7 +31,7 @@ from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
 from flowleap.parameterization import AverageVelocity
 from flowleap.paths import Path
-from flowleap.randomness import generator
+from flowleap.randomness import generator, key_of
 from flowleap.tensors import Image, Label, like
 from flowleap.times import spaced
 
@@ -216,8 +216,10 @@ def _rounded(given: float, exact: float) -> bool:
 
 def noise(seed: int, indices: Sequence[int] | Tensor, shape: Sequence[int]) -> Tensor:
     """Return standard normal noise (len(indices), *shape), float32; row i depends on (seed, index i) only, bitwise."""
-    rows = [torch.randn(tuple(shape), generator=generator(seed, "sample", int(i))) for i in indices]
-    return torch.stack(rows) if rows else torch.empty(0, *shape)
+    own, made = torch.Generator(), torch.empty(len(indices), *shape)
+    for row, i in zip(made.unbind(), indices, strict=True):
+        torch.randn(row.shape, generator=own.manual_seed(key_of(seed, "sample", int(i))), out=row)
+    return made
 
 
 def _generator_of(row: Tensor, seed: int) -> torch.Generator:

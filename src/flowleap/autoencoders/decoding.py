@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flowleap import memory
 from flowleap.autoencoders.model import Autoencoder, load
 from flowleap.data.codec import Codec
 
@@ -24,7 +25,7 @@ class Decoder:
     """Decodes samples of the network, x / scaling + shift, and clamps the images to [-1, 1].
 
     Args:
-        batch: number of latents decoded at a time.
+        batch: number of latents decoded at a time, fewer where the memory of a GPU is exhausted.
 
     Shapes: (n, latent channels, h, w) -> float32 (n, channels, height, width), on the CPU.
     """
@@ -35,7 +36,10 @@ class Decoder:
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Decode latents; images of latents that are not finite are NaN."""
-        made = [self._images(part) for part in latents.split(self.batch)]
+        rows = memory.Rows(self.batch).computed(
+            range(len(latents)), lambda p: self._images(latents[p.start : p.stop])
+        )
+        made = list(rows)
         return torch.cat(made) if made else torch.empty(0, *self.shape(tuple(latents.shape[1:])))
 
     def _images(self, latents: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ def of_run(
         steps,
         standard,
         seed=sampling.seed,
-        batch=sampling.per_device,
+        batch=sampling.per_device or 250,
         guidance=sampling.guidance,
         vae=sampling.vae,
         say=say,

@@ -108,6 +108,7 @@ def counting(text: str, total: int) -> Iterator[Callable[[int], None]]:
         nonlocal shown
         bar.done += done
         now = time.perf_counter()
+        bar.parts = (f"{bar.done / (now - bar.start):,.1f}/s",)
         if not screen.is_terminal and first and now - shown >= EVERY:
             shown, left = now, bar.left()
             ending = "" if left is None else f", {duration(left)} left"

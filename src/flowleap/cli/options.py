@@ -145,6 +145,14 @@ PerDevice = Annotated[
     int,
     Option(min=1, help="Rows that a process computes at a time; affects speed and memory only."),
 ]
+SamplesPerDevice = Annotated[
+    int | None,
+    Option(
+        min=1,
+        help="Rows that a process computes at a time; affects speed and memory only.",
+        show_default="250, or fewer if memory is short; sample: up to 1024 on a GPU",
+    ),
+]
 Device = Annotated[
     str,
     Option(help="Where to compute: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."),
@@ -263,7 +271,7 @@ class Sampling:
     guidance: Guidance = None
     renoise: Renoise = None
     vae: Vae = None
-    per_device: PerDevice = 250
+    per_device: SamplesPerDevice = None
     device: Device = "auto"
     threads: Threads = None
     imports: Imports = None

@@ -5,17 +5,24 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
+from typer import Exit, Option
 
 from flowleap.cli import options
-from flowleap.cli.group import echo, say, waiting
+from flowleap.cli.group import echo, say
 from flowleap.cli.launcher import on_all_processes
 from flowleap.formatting import plural
 
+if TYPE_CHECKING:
+    from flowleap.evaluation.generation import Request
+    from flowleap.runs.sample_files import SampleFiles
+
 MANY = 10_000
-"""From this number of samples on, the time and memory they take are printed first."""
+"""From this number of samples on, the time and room they take are printed first."""
+SIGNALED = 128
+"""What is added to the number of a signal to make the exit code."""
+MESSAGE = "finishing this batch; once more to stop at once"
 
 Steps = Annotated[int | None, Option(min=1, help="Sampling steps from noise to image.", show_default="1")]
 Num = Annotated[int | None, Option(min=1, help="How many samples are made.", show_default="100; 2000 points")]
@@ -55,52 +62,89 @@ def sample(
     """Sample images from a trained run.
 
     Classes are sampled in turn unless --label says otherwise. Image i depends on the seed and on i only. Latents are
-    decoded by the autoencoder they were made with, if it is available. Started by torchrun, all processes share the
-    work.
+    decoded by the autoencoder they were made with, if it is available. A .npz or a folder is written as the images are
+    made, at a constant memory; after an interruption, the same command continues. Started by torchrun, all processes
+    share the work.
     """
     times = sampling.grid(steps)
     path = run / ("samples.npz" if latents else "samples.png") if out is None else out
 
     from flowleap import evaluation, processes, runs
-    from flowleap.runs import samples
+    from flowleap.evaluation.generation import Request
+    from flowleap.runs import sample_files, samples
 
-    samples.writer(path)
-    options.refuse_to_overwrite(path, overwrite)
+    def refuse_to_overwrite(path: Path) -> None:
+        options.refuse_to_overwrite(path, overwrite or sample_files.unfinished(path))
+
+    sample_files.kind_of(path)
+    refuse_to_overwrite(path)
     loaded = runs.load_run(run, weights=sampling.weights, device=options.device(sampling.device))
     objective = options.renoised(loaded.objective, sampling.renoise)
     ((budget, _),) = evaluation.samplings(loaded.flow, (steps or 1,), times)
     decoder = None if latents else loaded.decoder(sampling.vae)
-    path, write = samples.place(loaded, path if latents else out, decoder)
-    options.refuse_to_overwrite(path, overwrite)
+    shown = loaded if decoder is None else replace(loaded, kind="image", shape=decoder.shape(loaded.shape))
     count = num or (2000 if len(loaded.shape) == 1 else 100)
     wanted, which = evaluation.labels.wanted(label, count, loaded.classes, loaded.class_counts)
-    nfe = objective.nfe(budget, guidance=sampling.guidance, times=times)
+    files = sample_files.place(shown, path if latents else out, wanted)
+    refuse_to_overwrite(files.path)
+    request = Request(
+        loaded.flow,
+        objective,
+        loaded.shape,
+        seed=sampling.seed,
+        label=wanted,
+        steps=None if times else budget,
+        times=times,
+        guidance=sampling.guidance,
+        bounds=evaluation.BOUNDS.get(loaded.kind),
+        decode=decoder,
+    )
     if count > MANY:
-        processes.from_first(lambda: samples.foretell(loaded, count, nfe, sampling.per_device, say))
+        processes.from_first(lambda: samples.foretell(request, files, count, say))
+    about = {
+        "num": count,
+        "label": label,
+        "weights": loaded.weights,
+        "decoder": decoder and decoder.autoencoder.checksum,
+    }
+    done = processes.from_first(lambda: files.begin(samples.asked(loaded, request) | about, overwrite))
+    seconds = make(request, files, count, done, sampling.per_device)
+    things = "latents" if shown.kind == "latents" else "samples"
+    speed = (
+        f"{seconds:.2f} s ({(count - done) / seconds:,.0f} {'images' if shown.kind == 'image' else things}/s)"
+    )
+    echo(
+        f"{files.path}: {count} {things}{which}, {way(request, budget)}, {speed}, seed {sampling.seed}, weights "
+        f"{loaded.weights}{samples.decoding(loaded, decoder)}"
+    )
+
+
+def way(request: Request, steps: int) -> str:
+    """Return in words what was done for each sample in so many steps."""
+    fresh = request.objective.sampling.renoised(steps)
+    noise = f" with fresh noise between them (γ = {fresh:g})" if fresh else ""
+    return f"{plural(request.nfe, 'network evaluation')} each{noise}"
+
+
+def make(request: Request, files: SampleFiles, count: int, done: int, batch: int | None) -> float:
+    """Make and write the samples that are missing, with progress; return the seconds that it took.
+
+    Raises: typer.Exit if interrupted.
+    """
+    from flowleap import processes
+    from flowleap.progress import counted
+    from flowleap.runs import samples
+    from flowleap.training.interrupt import Interruption
+
+    if done:
+        say(f"{files.path}: {done:,} of {count:,} samples are there, going on with the others")
     start = time.perf_counter()
-    with waiting(f"making {count} samples"):
-        made = evaluation.generate(
-            loaded.flow,
-            objective,
-            loaded.shape,
-            count,
-            seed=sampling.seed,
-            label=wanted,
-            steps=None if times else budget,
-            times=times,
-            guidance=sampling.guidance,
-            batch=sampling.per_device,
-            bounds=evaluation.BOUNDS.get(loaded.kind),
-            decode=decoder,
-            shared=True,
+    with Interruption(MESSAGE) as interruption, counted(f"making {count} samples", count - done) as tick:
+        written = samples.write(request, files, count, done, batch=batch, tick=tick, interrupted=interruption)
+    if written < count:
+        kept = f"{written:,} of {count:,} samples are written: continue with the same command"
+        say(
+            "interrupted; " + ("a .png needs all samples, nothing is written" if files.home is None else kept)
         )
-    if not processes.first():
-        return
-    seconds = time.perf_counter() - start
-    write(path, made, wanted, replace(loaded, kind="image") if decoder else loaded)
-    fresh = objective.sampling.renoised(budget)
-    way = f" with fresh noise between them (γ = {fresh:g})" if fresh else ""
-    cost = f"{plural(nfe, 'network evaluation')} each{way}, {seconds:.2f} s, seed {sampling.seed}"
-    things = "samples" if decoder or loaded.kind != "latents" else "latents"
-    told = samples.decoding(loaded, decoder)
-    echo(f"{path}: {count} {things}{which}, {cost}, weights {loaded.weights}{told}")
+        raise Exit(SIGNALED + max(filter(None, processes.every(interruption.signal))))
+    return time.perf_counter() - start

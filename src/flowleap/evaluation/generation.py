@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from flowleap import clock, processes, samplers
+from flowleap import clock, memory, processes, samplers
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 
@@ -18,6 +22,13 @@ Decode = Callable[[Tensor], Tensor]
 """(n, *shape of a latent) -> images (n, channels, height, width) in [-1, 1], float32, on the CPU."""
 Tick = Callable[[int], None]
 """Called with the number of network evaluations of single samples since the last call."""
+Batch = tuple[Tensor, Tensor | None]
+"""Samples and their labels, None without classes."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+MOST = {"cpu": 250}
+"""The most rows at a time where memory decides, by kind of device: larger batches are not faster on a CPU."""
+MOST_ON_GPU = 1024
 
 
 class NotFinite(ValueError):
@@ -130,46 +141,129 @@ def counting(flow: FlowMap, total: int, tick: Tick) -> Iterator[None]:
     tick(total - done)
 
 
-def stream(
-    flow: FlowMap,
-    objective: Objective,
-    shape: Sequence[int],
-    rows: range,
-    *,
-    seed: int = 0,
-    label: Tensor | None = None,
-    steps: int | None = None,
-    times: Sequence[float] | None = None,
-    guidance: float | None = None,
-    batch: int = 250,
-    bounds: tuple[float, float] | None = None,
-    decode: Decode | None = None,
-    tick: Tick = lambda nfe: None,
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield the samples numbered `rows` with their labels, a batch at a time, on the CPU, in float32.
+@dataclass(frozen=True)
+class Request:
+    """Which samples are asked for, and how they are made; sample i starts from the noise of (seed, i).
 
     Args:
         shape: of one sample, or of one latent where `decode` makes images of latents, see `flowleap.autoencoders`.
+        label: of all samples, (all samples,) int64, None for none.
+        steps, times, guidance: as in `Objective.sample`.
         bounds: what values are clamped to, as image files do.
+        tick: called with the network evaluations that are done.
 
-    Shapes: label (all samples,) or None -> (≤ batch, *shape), (≤ batch,) or None.
-    Raises: ValueError for a batch below 1, or times that do not lead from noise to data.
+    Raises: ValueError for times that do not lead from noise to data.
     """
-    if batch < 1:
-        raise ValueError(f"batches of {batch} samples: at least 1 is needed")
-    device = device_of(flow)
-    nfe = objective.nfe(len(times) - 1 if times else steps or 1, guidance=guidance, times=times)
-    for start in range(rows.start, rows.stop, batch):
-        stop = min(start + batch, rows.stop)
-        noise = samplers.noise(seed, torch.arange(start, stop), tuple(shape)).to(device)
-        wanted = None if label is None else label[start:stop]
-        there = None if wanted is None else wanted.to(device)
-        with evaluating(flow), counting(flow, nfe * (stop - start), tick):
-            made = objective.sample(flow, noise, steps=steps, times=times, label=there, guidance=guidance)
-        made = made.float().cpu() if decode is None else decode(made.float())
-        if bounds is not None:  # what is infinite must not become an image
-            made = torch.where(made.isfinite(), made.clamp(*bounds), torch.nan)
-        yield made, wanted
+
+    flow: FlowMap
+    objective: Objective
+    shape: Sequence[int]
+    seed: int = 0
+    label: Tensor | None = None
+    steps: int | None = None
+    times: Sequence[float] | None = None
+    guidance: float | None = None
+    bounds: tuple[float, float] | None = None
+    decode: Decode | None = None
+    tick: Tick = lambda nfe: None
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.flow)
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations of one sample."""
+        steps = len(self.times) - 1 if self.times else self.steps or 1
+        return self.objective.nfe(steps, guidance=self.guidance, times=self.times)
+
+    def labels(self, rows: range) -> Tensor | None:
+        """Return the labels of some samples, (rows,), None without."""
+        return None if self.label is None else self.label[rows.start : rows.stop]
+
+    def sample(self, rows: range) -> Tensor:
+        """Return the samples of these numbers as the network makes them, (rows, *shape), on its device, no gradient."""
+        noise = samplers.noise(self.seed, rows, tuple(self.shape)).to(self.device)
+        label = self.labels(rows)
+        there = None if label is None else label.to(self.device)
+        with evaluating(self.flow), counting(self.flow, self.nfe * len(rows), self.tick):
+            return self.objective.sample(
+                self.flow, noise, steps=self.steps, times=self.times, label=there, guidance=self.guidance
+            )
+
+    def finished(self, made: Tensor) -> Tensor:
+        """Return samples of the network decoded and clamped, float32, on the CPU; what is infinite becomes NaN."""
+        made = made.float().cpu() if self.decode is None else self.decode(made.float())
+        if self.bounds is None:
+            return made
+        return torch.where(made.isfinite(), made.clamp(*self.bounds), torch.nan)
+
+    def rows_at_once(self) -> int:
+        """Return how many samples are made at a time where memory decides: at most 250, 1,024 on a GPU.
+
+        Fewer where they would take more than half of the free memory (`memory.fitting`).
+        """
+        most = MOST.get(self.device.type, MOST_ON_GPU)
+
+        def trial(rows: int) -> None:
+            self.finished(quiet.sample(range(rows)))
+
+        few = None if self.label is None else self.label[:1].expand(memory.TRIAL)
+        quiet = replace(self, label=few, tick=lambda nfe: None, steps=1, times=None)
+        with warnings.catch_warnings():  # advice on steps is given with the samples
+            warnings.simplefilter("ignore", UserWarning)
+            return memory.fitting(trial, self.device, most)
+
+    def stream(self, rows: range, batch: int | memory.Rows = 250) -> Iterator[Batch]:
+        """Yield the samples numbered `rows` with their labels, a batch at a time, on the CPU, in float32.
+
+        Where the memory of a GPU is exhausted the batch is halved.
+
+        Shapes: (≤ batch, *shape), (≤ batch,) or None.
+        Raises: ValueError for a batch below 1.
+        """
+        size = batch if isinstance(batch, memory.Rows) else memory.Rows(batch)
+        for part, made in size.computed(rows, lambda part: (part, self.sample(part))):
+            yield self.finished(made), self.labels(part)
+
+
+def overlapped(compute: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield compute(item) in order, as `map` does, but in a thread, while the next item is made and the last is used.
+
+    At most three items are there at a time.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        waiting = None
+        for item in items:
+            computing = thread.submit(compute, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = computing
+        if waiting is not None:
+            yield waiting.result()
+
+
+class Aside:
+    """Finishes samples of a request, on a GPU in a CUDA stream of its own beside the one that makes the next samples.
+
+    aside(aside.queued(made)) is request.finished(made); the second call belongs into a thread, see `overlapped`.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.stream = torch.cuda.Stream(request.device) if request.device.type == "cuda" else None
+
+    def queued(self, made: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Return samples with the event at which their device has made them."""
+        return made, None if self.stream is None else torch.cuda.current_stream(made.device).record_event()
+
+    def __call__(self, item: tuple[Tensor, torch.cuda.Event | None]) -> Tensor:
+        made, ready = item
+        with torch.cuda.stream(self.stream):
+            if self.stream is not None and ready is not None:
+                self.stream.wait_event(ready)
+                made.record_stream(self.stream)
+            return self.request.finished(made)
 
 
 def generate(
@@ -189,7 +283,7 @@ def generate(
     shared: bool = False,
     tick: Tick = lambda nfe: None,
 ) -> Tensor:
-    """Return exactly `num` samples, on the CPU, in float32; sample i starts from the noise of (seed, i). See `stream`.
+    """Return exactly `num` samples, on the CPU, in float32; sample i starts from the noise of (seed, i). See `Request`.
 
     `shared`: every process makes its share and has all of them afterwards; all must call.
 
@@ -199,11 +293,12 @@ def generate(
     """
     if num < 1:
         raise ValueError(f"num={num} samples: at least 1 is needed")
-    made = stream(
-        flow, objective, shape, processes.share(num) if shared else range(num), seed=seed, label=label, steps=steps,
-        times=times, guidance=guidance, batch=batch, bounds=bounds, decode=decode, tick=tick,
+    request = Request(
+        flow, objective, shape, seed=seed, label=label, steps=steps, times=times, guidance=guidance, bounds=bounds,
+        decode=decode, tick=tick,
     )  # fmt: skip
-    own = [part for part, _ in made]  # none in a process without a share
+    rows = processes.share(num) if shared else range(num)
+    own = [part for part, _ in request.stream(rows, batch)]  # none in a process without a share
     samples = torch.cat([part for parts in processes.every(own) for part in parts] if shared else own)
     broken = int((~samples.flatten(1).isfinite().all(dim=1)).sum())
     if broken:

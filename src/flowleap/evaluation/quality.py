@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,16 +112,13 @@ def evaluate(
         decoder="" if decoder is None else decoder.autoencoder.codec().name,
     )
     generation.warm_up(flow, dataset.shape, asked.label, max(1, min(batch, num)))
-    make = partial(
-        generation.stream,
+    request = generation.Request(
         flow,
         objective,
         dataset.shape,
-        processes.share(num),
         seed=seed,
         label=asked.label,
         guidance=guidance,
-        batch=batch,
         bounds=BOUNDS.get(dataset.kind),
         decode=decoder,
         tick=tick,
@@ -131,7 +127,7 @@ def evaluate(
     for count, grid in planned:
         budget = spent(objective, count, grid, guidance)
         timer, tally = Timer(generation.device_of(flow)), Tally(evaluator)
-        made = make(times=grid) if grid else make(steps=count)
+        made = replace(request, times=grid, steps=None if grid else count).stream(processes.share(num), batch)
         for samples, label in timer.around(made):
             tally.add(samples, asked.there(label))
         numbers = tally.numbers()

@@ -338,11 +338,17 @@ class Objective(Cited):
     ) -> Image:
         """Return images from standard normal noise in `steps` steps (one by default) or over given times.
 
+        Computed in inference mode: the images are ordinary tensors, without a gradient to the weights or the noise.
+        `sampling.sample` and the functions of `flowleap.samplers` keep it, and serve networks that differentiate
+        themselves.
+
         Warns: where a budget was not trained, or guidance comes on top of what training baked in.
         """
         for sentence in self.advice(steps, times, guidance):
             warnings.warn(sentence, stacklevel=2)
-        return self.sampling.sample(flow, noise, 1 if steps is None else steps, times, label, guidance)
+        with torch.inference_mode():
+            images = self.sampling.sample(flow, noise, 1 if steps is None else steps, times, label, guidance)
+        return images.clone()
 
     def advice(
         self, steps: int | None = None, times: Sequence[float] | None = None, guidance: float | None = None

@@ -1,68 +1,134 @@
-"""Memory of activations: the bytes that autograd saves in a forward pass for the gradient.
+"""Memory of activations: the peak of the loss and the backward pass of a training step, computed without numbers.
 
-Counted on this machine, on few rows of a network with few blocks, and extended to all of them: what a row adds, what a
-block adds, and what is there in any case (weights in a lower precision, cast once).
+The step is that of the objective, with its targets, on fake tensors, which have shapes and types only: a machine plans
+networks that it could not hold. Counted is every tensor, also those of a target without gradient, from the operation
+that makes it until it is freed (`memory.Allocations`). Networks of like blocks are computed with one and with two
+blocks, and extended to all of them. Workspaces inside of kernels are not seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from flowleap import networks
-from flowleap.networks.options import core, with_core
-from flowleap.training.loss_module import autocast
-
-FEW = 2
-"""Blocks of a network that is measured where its blocks are alike, and rows that it is measured on."""
+from flowleap import memory, networks
+from flowleap.flow_map import FlowMap
+from flowleap.networks.options import core, inside, with_core
+from flowleap.objectives import Objective
+from flowleap.point import Batch
+from flowleap.randomness import generator
+from flowleap.runs.phases import needs_pairs
+from flowleap.training.config import TrainConfig
+from flowleap.training.loss_module import LossModule
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Bytes that autograd saves in one forward pass.
-
-    Args:
-        row: for each row. once: whatever the rows are.
-        block: for each row, the largest block of the network, computed again where it is checkpointed.
-    """
+class Activations:
+    """Bytes at the peak of a step, beside weights, optimizer and copies: row · rows + once."""
 
     row: float
     once: float
-    block: float
 
     def at(self, rows: int) -> int:
-        """Return the bytes at so many rows, with the block that is being computed again."""
-        return round(self.once + rows * (self.row + self.block))
+        """Return the bytes at so many rows."""
+        return max(0, round(self.once + rows * self.row))
 
 
-def kept(options: Mapping[str, Any], precision: str, device: torch.device) -> Kept:
-    """Return the bytes that autograd saves for a network of these options, in "fp32" or "bf16"."""
-    row, once = _line(lambda rows: _whole(options, rows, precision, device))
-    block = 0.0
-    if core(options).get("checkpointing"):
-        plain = shortened(with_core(options, {**core(options), "checkpointing": False}), FEW)
-        block = _line(lambda rows: max(_profile(plain, rows, precision, device)[1:]))[0]
-    return Kept(row=row, once=once, block=block)
+def activations(config: TrainConfig, rows: int, fewer: int, device: torch.device) -> Activations:
+    """Return the bytes of a step of a run, from steps on `rows` rows and on `fewer`."""
+    most, least = (_peak(config, count, device) for count in (rows, fewer))
+    slope = (most - least) / (rows - fewer) if rows > fewer else most / rows
+    return Activations(row=slope, once=most - rows * slope)
 
 
-def _line(count: Callable[[int], float]) -> tuple[float, float]:
-    """Return slope and height of a straight line through one row and a few."""
-    first, later = count(1), count(FEW)
-    slope = (later - first) / (FEW - 1)
-    return slope, first - slope
+def _peak(config: TrainConfig, rows: int, device: torch.device) -> float:
+    """Return the bytes at the peak of a step of the whole network."""
+    if shortened(config.network, 2) == dict(config.network):
+        return max(_peaks(config, rows, device))
+    one, two = (
+        _peaks(config.replace(network=shortened(config.network, depth)), rows, device) for depth in (1, 2)
+    )
+    more = core(config.network)["depth"] - 1
+    return max(first + more * (second - first) for first, second in zip(one, two, strict=True))
 
 
-def _whole(options: Mapping[str, Any], rows: int, precision: str, device: torch.device) -> float:
-    """Return the bytes that a whole network keeps, from that of one block and of two where its blocks are alike."""
-    if shortened(options, FEW) == dict(options):
-        return sum(_profile(options, rows, precision, device))
-    one, two = (sum(_profile(shortened(options, depth), rows, precision, device)) for depth in (1, 2))
-    return one + (core(options)["depth"] - 1) * (two - one)
+def _peaks(config: TrainConfig, rows: int, device: torch.device) -> tuple[float, float]:
+    """Return the bytes at the peak of the loss and at that of the backward pass, of the network that takes the most."""
+    mode, steps = FakeTensorMode(allow_non_fake_inputs=True), config.schedule.steps
+
+    def faked(options: Mapping[str, Any]) -> nn.Module:
+        return _without_numbers(networks.build_on_meta(options), mode, device)
+
+    def frozen(options: Mapping[str, Any]) -> nn.Module:
+        return faked(options).requires_grad_(False).eval()
+
+    objective = config.objective.for_run(steps)
+    if objective.needs_run:
+        objective = objective.with_teacher(objective.flow_map(frozen(inside(config.network))))
+    flow = objective.flow_map(faked(config.network).train())
+    own = objective.frozen.copy is None and objective.auxiliary is None
+    held = flow if own else objective.flow_map(frozen(config.network))
+    tasks = [(objective, flow, held)]
+    if objective.auxiliary is not None:
+        tasks.append((objective.auxiliary, objective.auxiliary.flow_map(faked(config.network).train()), held))
+    found = [_of_task(config, *task, rows, mode, device) for task in tasks]
+    loss, backward = (max(each) for each in zip(*found, strict=True))
+    return loss, backward
+
+
+def _of_task(
+    config: TrainConfig,
+    objective: Objective,
+    flow: FlowMap,
+    frozen: FlowMap,
+    rows: int,
+    mode: FakeTensorMode,
+    device: torch.device,
+) -> tuple[float, float]:
+    """Return the bytes at the peak of one loss and of its backward pass, in the middle of a run."""
+    x = torch.randn(rows, *shape_of(config.network), generator=generator(0, "activations"))
+    label = None if flow.num_classes is None else torch.arange(rows) % flow.num_classes
+    batch = Batch(x, label, x if needs_pairs(objective) else None)
+    point = objective.draw(batch, config.schedule.steps // 2, config.seed, frozen)
+    drawn = {f.name: getattr(point, f.name) for f in fields(point)}
+    tensors = {name: value for name, value in drawn.items() if isinstance(value, Tensor)}
+    # times, labels and masks, one number for each row, keep their values: what is computed may depend on them
+    images: dict[str, Any] = {
+        name: _fake(value, mode, device) for name, value in tensors.items() if value.ndim > 1
+    }
+    known: dict[str, Any] = {name: value.to(device) for name, value in tensors.items() if value.ndim < 2}
+    network: Any = flow.network
+    loss = LossModule(network, flow, frozen, objective, config.parallel.precision)
+    with memory.Allocations() as found:
+        found.leave_out(*network.parameters(), *network.buffers(), *images.values())
+        value = loss(replace(point, **images, **known), rows)[0]
+        forward, found.peak = found.peak, found.live
+        value.backward()
+    held = sum(image.untyped_storage().nbytes() for image in images.values())
+    return held + forward, held + found.peak
+
+
+def _fake(tensor: Tensor, mode: FakeTensorMode, device: torch.device) -> Tensor:
+    made: Any = FakeTensor
+    found: Tensor = made(mode, tensor.detach().to("meta"), device)
+    return found
+
+
+def _without_numbers(network: nn.Module, mode: FakeTensorMode, device: torch.device) -> nn.Module:
+    """Return a network, on the meta device, with fake tensors in place of its weights and buffers."""
+    for module in network.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                module._parameters[name] = nn.Parameter(_fake(weight, mode, device), weight.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = _fake(buffer, mode, device)
+    return network
 
 
 def shortened(options: Mapping[str, Any], depth: int) -> dict[str, Any]:
@@ -73,59 +139,7 @@ def shortened(options: Mapping[str, Any], depth: int) -> dict[str, Any]:
     return with_core(options, {**inner, "depth": depth})
 
 
-def _profile(options: Mapping[str, Any], rows: int, precision: str, device: torch.device) -> list[float]:
-    """Return the bytes kept outside of the blocks and in each block of a network, for a prediction on so many rows."""
-    with torch.random.fork_rng(devices=[]):
-        network: Any = networks.build(options).to(device).train()
-        given = _given(core(options), rows, device)
-        with _watched(network, _blocks(network)) as found, autocast(precision, device):
-            network(*given)
-    return found
-
-
 def shape_of(options: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the shape of a sample of a network."""
     inner = core(options)
     return tuple(inner["image"] if "image" in inner else inner["shape"])
-
-
-def _given(inner: Mapping[str, Any], rows: int, device: torch.device) -> tuple[Any, ...]:
-    x, t = torch.randn(rows, *shape_of(inner), device=device), torch.full((rows,), 0.7, device=device)
-    label = None if inner.get("classes") is None else torch.zeros(rows, dtype=torch.int64, device=device)
-    return x, t, t / 2, label
-
-
-def _blocks(network: Any) -> list[nn.Module]:
-    """Return the blocks of a network, inside of adapters too; those that are frozen are not counted."""
-    while not hasattr(network, "blocks") and hasattr(network, "network"):
-        network = network.network
-    return list(getattr(network, "blocks", []))
-
-
-@contextmanager
-def _watched(network: nn.Module, parts: list[nn.Module]) -> Iterator[list[float]]:
-    """Yield the bytes that are saved inside, first outside of the parts, then in each; a storage counts once."""
-    weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
-    found, seen, now = [0.0] * (1 + len(parts)), set(weights), [0]
-
-    def save(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            alive.append(tensor)  # so that no other tensor comes to lie in the same place
-            found[now[0]] += storage.nbytes()
-        return tensor
-
-    def enter(index: int) -> Any:
-        return lambda *_: now.__setitem__(0, index)
-
-    alive: list[Tensor] = []
-    hooks = []
-    for index, part in enumerate(parts, 1):
-        hooks += [part.register_forward_pre_hook(enter(index)), part.register_forward_hook(enter(0))]
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-            yield found
-    finally:
-        for hook in hooks:
-            hook.remove()

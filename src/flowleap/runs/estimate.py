@@ -6,7 +6,7 @@
 | weights, gradients    | 4 bytes a parameter, 4 for each that is trained                                          |
 | optimizer             | 8 bytes for each that is trained: the two moments of Adam                                |
 | averages, other nets  | 4 bytes a parameter of each copy: averages, target and auxiliary network, teacher |
-| activations           | counted where autograd saves them, see `activations`                                     |
+| activations           | the peak of a step beside all of these, see `activations`                                |
 | operations of a step  | those of a forward pass (counted by torch, two for a multiply-add) times `cost`          |
 | images/s              | real steps of the objective on this machine, on what of batch and network fits           |
 | hours                 | operations of the whole run by the operations/s that were measured                       |
@@ -29,12 +29,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowleap import clock, networks, processes, threads
+from flowleap import clock, memory, networks, processes, threads
 from flowleap.data import Dataset
 from flowleap.data.batching import Shuffled
 from flowleap.networks.options import core
 from flowleap.randomness import generator
-from flowleap.runs.activations import Kept, kept, shape_of, shortened
+from flowleap.runs.activations import Activations, activations, shape_of, shortened
 from flowleap.runs.cost import bill, cost
 from flowleap.runs.phases import PAIRS
 from flowleap.runs.reading import device_of
@@ -152,31 +152,35 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
         network = networks.build(config.network)
     every = sum(weight.numel() for weight in network.parameters())
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
-    device, precision = device_of(config.parallel.device), config.parallel.precision
-    activations = kept(config.network, precision, device)
     copies, others = _copies(config)
     micro_batches(
         config.objective, config.data.batch, config.parallel.per_device, config.parallel.accumulate
     )  # refuses what cannot be split
     at_once = rows_at_once(config, processes.count())
-    memory = Memory(
+    parts = -(-config.data.batch // (processes.count() * at_once))
+    fewer = max((n for n in REDUCED if n < at_once and _takes(config, n)), default=at_once)
+    kept = activations(config, at_once, fewer, device_of(config.parallel.device))
+    gradients = 4 * trained * (1 + others)
+    if parts == 1:  # gradients come when activations go
+        kept = replace(kept, once=kept.once - gradients)
+    held = Memory(
         rows=at_once,
         weights=4 * every * (1 + others),
-        gradients=4 * trained * (1 + others),
+        gradients=gradients,
         optimizer=8 * trained * (1 + others),
         copies=4 * every * copies,
-        activations=activations.at(at_once),
+        activations=kept.at(at_once),
     )
     forward, equivalents = forward_flops(config.network), cost(config)
     bills = bill(config, max(1, rows))
     total = forward * sum(one.forward_equivalents for one in bills)
-    found = measure(config, seconds, activations) if speed else None
+    found = measure(config, seconds, kept) if speed else None
     return Estimate(
         parameters=every,
         trained=trained,
-        memory=memory,
-        activation_row=activations.row + activations.block,
-        activation_once=activations.once,
+        memory=held,
+        activation_row=kept.row,
+        activation_once=kept.once,
         forward=forward,
         equivalents=equivalents,
         step=forward * equivalents,
@@ -216,7 +220,7 @@ def _copies(config: TrainConfig) -> tuple[int, int]:
     return held + objective.needs_teacher, int(objective.auxiliary is not None)
 
 
-def measure(config: TrainConfig, seconds: float = SECONDS, activations: Kept | None = None) -> Speed:
+def measure(config: TrainConfig, seconds: float = SECONDS, activations: Activations | None = None) -> Speed:
     """Return images/s of real steps of a run, on what of its batch and its blocks fits into time and memory.
 
     The first step is on few rows and two blocks; the whole network follows where it fits, then more rows, as long as a
@@ -300,11 +304,11 @@ def _takes(config: TrainConfig, rows: int) -> bool:
     return rows % objective.group == 0
 
 
-def _most(activations: Kept | None, device: torch.device) -> float:
+def _most(activations: Activations | None, device: torch.device) -> float:
     """Return the most rows whose activations fit comfortably into the memory that is free."""
     if activations is None or not activations.row:
         return math.inf
-    return 0.5 * free_memory(device) / (activations.row + activations.block)
+    return 0.5 * memory.free(device) / activations.row
 
 
 def _fits(config: TrainConfig, device: torch.device) -> bool:
@@ -313,20 +317,7 @@ def _fits(config: TrainConfig, device: torch.device) -> bool:
         count = sum(weight.numel() for weight in networks.build(config.network).parameters())
     copies, others = _copies(config)
     needed = 4 * count * (4 * (1 + others) + copies)
-    return needed < 0.5 * free_memory(device)
-
-
-def free_memory(device: torch.device | str) -> float:
-    """Return the bytes of memory that are free on a device."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":") for line in file)
-        return 1024.0 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return 8e9
+    return needed < 0.5 * memory.free(device)
 
 
 def _peak(device: torch.device) -> float | None:

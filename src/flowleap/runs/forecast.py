@@ -56,7 +56,7 @@ def described(config: TrainConfig, found: Estimate) -> Lines:
             f"+ {size(m.activations)} activations of {m.rows} rows = {size(m.total)}",
         ),
         *divided(config, found),
-        ("each further row", f"{size(found.activation_row)} of activations, those that autograd keeps"),
+        ("each further row", f"{size(found.activation_row)} of activations at the peak of a step"),
         ("rows that fit", "; ".join(f"{name}: {within(config, found, most)}" for name, most in CARDS)),
         (
             "operations",

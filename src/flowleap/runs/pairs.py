@@ -81,17 +81,16 @@ def make(
             parts = [noise[:0]]
             with warnings.catch_warnings():  # which steps suit the teacher is the user's choice
                 warnings.simplefilter("ignore", UserWarning)
-                for part, _ in generation.stream(
+                request = generation.Request(
                     teacher.flow,
                     teacher.objective,
                     origin.shape,
-                    own,
                     seed=origin.seed,
                     label=label,
                     steps=origin.steps,
                     guidance=origin.guidance,
-                    batch=BATCH,
-                ):
+                )
+                for part, _ in request.stream(own, BATCH):
                     parts.append(part)
                     done = wanted.start + processes.count() * sum(map(len, parts))
                     reporter.advance(min(done, wanted.stop))

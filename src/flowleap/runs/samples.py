@@ -1,31 +1,29 @@
-"""Samples of a run for pictures, real samples beside them, and samples as files."""
+"""Samples of a run for pictures, real samples beside them, and samples that are written as they are made."""
 
 from __future__ import annotations
 
-import csv
 import math
-import re
+import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
-from flowleap import data as data_sets
-from flowleap import evaluation, pictures
+from flowleap import evaluation, memory, processes
 from flowleap.autoencoders import Decoder
 from flowleap.data import Dataset
 from flowleap.data.codec import Codec
-from flowleap.files import replace_file
+from flowleap.evaluation.generation import Aside, Request, overlapped
 from flowleap.formatting import roughly
-from flowleap.runs import estimate
 from flowleap.runs.reading import Run
+from flowleap.runs.sample_files import SampleFiles
 
-MADE_HERE = re.compile(r"\d{6}\.png|labels\.csv")
-Writer = Callable[[Path, Tensor, Tensor | None, Run], None]
+USUAL = 250
+"""Rows at a time by which the time of many samples is foretold."""
 
 
 def first(run: Run, num: int, steps: int, decoder: Decoder | None = None) -> Tensor:
@@ -65,19 +63,105 @@ def real(data: Dataset, num: int, decoder: Decoder | None = None) -> Tensor:
     return data.x[torch.stack(taken)]
 
 
-def foretell(run: Run, num: int, nfe: int, batch: int, say: Callable[[str], None]) -> None:
-    """Say how much memory and time many samples take, before any is made.
+def foretell(request: Request, files: SampleFiles, num: int, say: Callable[[str], None]) -> None:
+    """Say how much room and time many samples take, before any is made.
 
-    Raises: ValueError where they do not fit into memory.
+    Raises: ValueError where they do not fit.
     """
-    needed, room = 4.0 * num * math.prod(run.shape), estimate.free_memory("cpu")
-    seconds = evaluation.pace(run.flow, run.shape, min(batch, num)) * nfe * num
-    say(f"{num:,} samples: {needed / 1e9:.2g} GB in memory, about {roughly(seconds)} to make")
+    each, where = files.room
+    needed = float(each * num * math.prod(files.run.shape))
+    room = memory.free("cpu") if where == "memory" else shutil.disk_usage(existing(files.path)).free
+    seconds = evaluation.pace(request.flow, request.shape, min(USUAL, num)) * request.nfe * num
+    say(f"{num:,} samples: at most {needed / 1e9:.2g} GB in {where}, about {roughly(seconds)} to make")
     if needed > room:
         raise ValueError(
-            f"--num {num}: {needed / 1e9:.3g} GB of samples do not fit into the {room / 1e9:.3g} GB of free memory: "
-            "make fewer at a time, each with a --seed and an --out of its own"
+            f"--num {num}: {needed / 1e9:.3g} GB of samples do not fit into the {room / 1e9:.3g} GB that are free in "
+            f"{where}: make fewer at a time, each with a --seed and an --out of its own"
         )
+
+
+def existing(path: Path) -> Path:
+    """Return the nearest folder above a path that exists."""
+    return next(above for above in path.absolute().parents if above.is_dir())
+
+
+def write(
+    request: Request,
+    files: SampleFiles,
+    num: int,
+    done: int = 0,
+    *,
+    batch: int | None = None,
+    tick: Callable[[int], None] = lambda samples: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> int:
+    """Make samples number `done` to `num` − 1 and write them as they are made; return how many are written in all.
+
+    Memory holds a few batches, whatever `num` is. Files are written in a thread while the next samples are made, and on
+    a GPU samples are decoded and copied meanwhile too. Processes share each round of batches, and the first one writes.
+
+    Args:
+        batch: the most rows at a time of a process, None to let memory decide (`Request.rows_at_once`).
+        tick: called with the samples that are made. interrupted: asked before each round.
+
+    Raises: NotFinite where samples hold NaN or infinity.
+    """
+    request = replace(request, tick=in_samples(tick, request.nfe))
+    size, aside = memory.Rows(batch or request.rows_at_once()), Aside(request)
+    through = map if request.device.type == "cpu" else overlapped  # on a CPU both would want the same cores
+
+    def made() -> Iterator[Any]:
+        for own in rounds(done, num, size, interrupted):
+            parts = [*size.computed(own, request.sample)] or [torch.empty(0, *request.shape)]
+            yield aside.queued(torch.cat(parts))
+
+    def gathered() -> Iterator[tuple[int, Tensor]]:
+        start = done
+        for own in through(aside, made()):
+            samples = processes.gathered(own)
+            if broken := int((~samples.flatten(1).isfinite().all(dim=1)).sum()):
+                raise evaluation.NotFinite(broken, len(samples))
+            yield start, samples
+            start += len(samples)
+
+    save = files.write if processes.first() else lambda start, samples: len(samples)
+    done += sum(overlapped(lambda batch: save(*batch), gathered()))
+    if done == num and processes.first():
+        files.close()
+    return done
+
+
+def asked(run: Run, request: Request) -> dict[str, Any]:
+    """Return what the samples of a run depend on beside its weights; an interrupted call goes on where it is equal."""
+    return {
+        "run": str(run.folder.resolve()),
+        "seed": request.seed,
+        "steps": request.steps,
+        "times": request.times,
+        "guidance": request.guidance,
+        "renoise": request.objective.sampling.renoise,
+    }
+
+
+def rounds(done: int, num: int, size: memory.Rows, interrupted: Callable[[], bool]) -> Iterator[range]:
+    """Yield the samples that this process makes in each round: one batch for each process."""
+    while done < num and not processes.any_of(interrupted()):
+        stop = min(num, done + processes.count() * min(processes.every(size.count)))
+        own = processes.share(stop - done)
+        yield range(done + own.start, done + own.stop)
+        done = stop
+
+
+def in_samples(tick: Callable[[int], None], nfe: int) -> Callable[[int], None]:
+    """Return a function that takes network evaluations of one process, and calls `tick` with samples of all."""
+    spent = 0
+
+    def spend(evaluations: int) -> None:
+        nonlocal spent
+        before, spent = spent // nfe, spent + processes.count() * evaluations
+        tick(spent // nfe - before)
+
+    return spend
 
 
 def decoding(run: Run, decoder: Decoder | None) -> str:
@@ -91,83 +175,3 @@ def decoding(run: Run, decoder: Decoder | None) -> str:
     if run.kind != "latents" or run.codec is None:
         return ""
     return f"; images are what {run.codec.vae} decodes from them {way(run.codec)}"
-
-
-# ---------------------------------------------------------------- files
-
-
-def writer(path: Path) -> Writer:
-    """Return how to write to a path, by its suffix.
-
-    Raises: ValueError for a suffix that is neither .png nor .npz nor that of a folder.
-    """
-    known: dict[str, Writer] = {".png": write_picture, ".npz": write_arrays, "": write_folder}
-    suffix = "" if path.is_dir() else path.suffix.lower()
-    if suffix not in known:
-        raise ValueError(f"{path}: --out takes a .png, a .npz or a folder, not {path.suffix!r}")
-    return known[suffix]
-
-
-def place(run: Run, out: Path | None, decoder: Decoder | None) -> tuple[Path, Writer]:
-    """Return where samples of a run are written, and how; by default into its folder.
-
-    Raises: ValueError for what the place cannot hold: pictures of latents that are not decoded, a folder of points.
-    """
-    latents = run.kind == "latents" and decoder is None
-    path = run.folder / ("samples.npz" if latents else "samples.png") if out is None else out
-    write = writer(path)
-    if latents and write is not write_arrays:
-        raise ValueError(
-            f"{path}: the samples of {run.folder} are latents, not yet images: name the autoencoder that decodes them "
-            "with --vae, or write them as a .npz"
-        )
-    if len(run.shape) == 1 and write is write_folder:
-        raise ValueError(f"{path}: points are written as a .png scatter plot or a .npz, not as a folder")
-    return path, write
-
-
-def write_picture(path: Path, samples: Tensor, label: Tensor | None, run: Run) -> None:
-    """A grid of images with a row for each class where several are shown, or points beside the real data."""
-    if samples.ndim == 2:
-        behind = (
-            data_sets.load(run.config.data.name).x[:] if run.config.data.name in data_sets.names else None
-        )
-        pictures.scatter({f"{len(samples)} samples": samples}, path, real=behind)
-        return
-    pictures.save(pictures.grid(samples, label=label, names=run.classes), path)
-
-
-def write_arrays(path: Path, samples: Tensor, label: Tensor | None, run: Run) -> None:
-    """images, points or latents in float32, labels in int64 (−1 where there are none), and the names of the classes."""
-    numbers = numpy.full(len(samples), -1) if label is None else label.numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    name = {"points": "points", "latents": "latents"}.get(run.kind, "images")
-    arrays: dict[str, Any] = {name: samples.numpy()}
-    if label is not None:
-        arrays["classes"] = numpy.array(run.classes)
-
-    def write(partial: Path) -> None:
-        with partial.open("wb") as file:
-            numpy.savez_compressed(file, **arrays, labels=numbers.astype("int64"))
-
-    replace_file(path, write)
-
-
-def write_folder(path: Path, samples: Tensor, label: Tensor | None, run: Run) -> None:
-    """One PNG per image in its own size, 000000.png and up, with labels.csv; earlier ones are removed."""
-    from PIL import Image
-
-    path.mkdir(parents=True, exist_ok=True)
-    for entry in path.iterdir():
-        if MADE_HERE.fullmatch(entry.name):
-            entry.unlink()
-    for index, colors in enumerate(pictures.pixels(samples)):
-        gray = colors[..., 0] if samples.shape[1] == 1 else colors
-        Image.fromarray(gray).save(path / f"{index:06d}.png")
-    if label is not None:
-        with (path / "labels.csv").open("w", encoding="utf-8", errors="replace", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(("file", "label", "class"))
-            table.writerows(
-                (f"{i:06d}.png", value, run.classes[value]) for i, value in enumerate(label.tolist())
-            )

@@ -168,20 +168,18 @@ class OnlineEvaluation:
 
     def distance(self, flow: Any, steps: int) -> float | None:
         """The Fréchet distance of samples at a number of steps, over all processes; None where some are not finite."""
-        batches = generation.stream(
+        request = generation.Request(
             flow,
             self.objective,
             self.data.shape,
-            processes.share(self.num),
             seed=SEED,
             label=self.asked.label,
             steps=steps,
-            batch=BATCH,
             bounds=evaluation.BOUNDS.get(self.data.kind),
             decode=evaluation.decoder_for(self.data, self.evaluator, generation.device_of(flow)),
         )
         rows: list[Tensor] = []
-        for samples, _ in batches:
+        for samples, _ in request.stream(processes.share(self.num), BATCH):
             if not bool(samples.isfinite().all()):
                 rows.clear()
                 break
