@@ -112,7 +112,7 @@ def test_memory_is_that_of_what_is_computed_at_a_time() -> None:
     settings = [("per_device", "10"), ("widths", "0.05,0.1")]
     cut = estimate.estimate(runs.configure("meanflow", "digits", settings=settings), 1797, speed=False).memory
     assert (whole.rows, cut.rows) == (96, 10)
-    assert cut.activations == pytest.approx(whole.activations * 10 / 96, rel=0.05)
+    assert cut.activations == pytest.approx(whole.activations * 10 / 96, rel=0.1)
     assert cut.copies == whole.copies + 2 * whole.weights
 
 
