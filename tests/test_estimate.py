@@ -14,6 +14,7 @@ from flowleap.runs import activations, cost, estimate, forecast, recipes
 from flowleap.runs.estimate import Speed, forward_flops
 
 CPU = torch.device("cpu")
+SHORT = [("network.depth", "1")]
 DIT = {"kind": "DiT", "image": [4, 8, 8], "classes": 10, "patch": 2, "width": 32, "depth": 4, "heads": 2}
 UNET = {"kind": "UNet", "image": [1, 8, 8], "classes": None, "width": 8, "multipliers": [1, 2], "depth": 1,
         "attention": [1]}  # fmt: skip
@@ -81,7 +82,7 @@ def test_a_step_costs_its_forward_equivalents() -> None:
 
 @pytest.mark.slow
 def test_weights_gradients_moments_and_averages() -> None:
-    config = runs.configure("esc", "digits", settings=[("ema", "0.99,0.999")])
+    config = runs.configure("esc", "digits", settings=[*SHORT, ("ema", "0.99,0.999")])
     found, count = estimate.estimate(config, 1797, speed=False), None
     count = sum(weight.numel() for weight in runs.build_network(config).parameters())
     m = found.memory
@@ -100,7 +101,7 @@ def test_weights_gradients_moments_and_averages() -> None:
     ],
 )
 def test_targets_teachers_and_auxiliary_networks_are_copies(method: str, copies: int, others: int) -> None:
-    found = estimate.estimate(runs.configure(method, "digits"), 1797, speed=False).memory
+    found = estimate.estimate(runs.configure(method, "digits", settings=SHORT), 1797, speed=False).memory
     own = found.weights // (1 + others)
     assert found.copies == copies * own and found.optimizer == 2 * found.weights
 
@@ -108,8 +109,8 @@ def test_targets_teachers_and_auxiliary_networks_are_copies(method: str, copies:
 @pytest.mark.slow
 def test_memory_is_that_of_what_is_computed_at_a_time() -> None:
     """Micro-batches need their rows only; every stored average is a copy more."""
-    whole = estimate.estimate(runs.configure("meanflow", "digits"), 1797, speed=False).memory
-    settings = [("per_device", "10"), ("widths", "0.05,0.1")]
+    whole = estimate.estimate(runs.configure("meanflow", "digits", settings=SHORT), 1797, speed=False).memory
+    settings = [*SHORT, ("per_device", "10"), ("widths", "0.05,0.1")]
     cut = estimate.estimate(runs.configure("meanflow", "digits", settings=settings), 1797, speed=False).memory
     assert (whole.rows, cut.rows) == (96, 10)
     assert cut.activations == pytest.approx(whole.activations * 10 / 96, rel=0.1)
@@ -121,7 +122,7 @@ def test_weights_divided_among_devices() -> None:
     """A share of everything, and one whole network with its gradients while a step is computed."""
     held = estimate.Memory(rows=1, weights=4, gradients=4, optimizer=8, copies=8, activations=100)
     assert held.divided(8) == 24 / 8 + 8
-    config = runs.configure("meanflow", "digits", batch=256)
+    config = runs.configure("meanflow", "digits", settings=SHORT, batch=256)
     for settings, devices, rows in (({}, 1, 256), ({}, 8, 32), ({"per_device": 32}, 8, 32), ({"per_device": 20}, 8, 16),
                                     ({"accumulate": 4}, 8, 8), ({"accumulate": 4, "per_device": 5}, 8, 5)):  # fmt: skip
         assert estimate.rows_at_once(config.replace(**settings), devices) == rows
@@ -129,7 +130,7 @@ def test_weights_divided_among_devices() -> None:
     assert "activations of 32 rows" in shown["with --shard on 8"]
 
 
-SMALL = [("network.width", "32"), ("network.depth", "4"), ("network.heads", "2")]
+SMALL = [("network.width", "32"), ("network.depth", "3"), ("network.heads", "2")]
 GUIDED = ("guidance", '{"type": "Guidance", "omega": 1.0, "kappa": 0.5}')
 STEPS = {
     "flow matching": ("flow_matching", ()),
@@ -163,7 +164,7 @@ def noise(config: runs.TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("name", STEPS)
 def test_activations_are_those_of_a_real_step(name: str) -> None:
-    """Fake tensors and two blocks say what four blocks of numbers take, with gradients and targets, to 2 %."""
+    """Fake tensors and two blocks say what three blocks of numbers take, with gradients and targets, to 2 %."""
     method, settings = STEPS[name]
     given = dict(settings)
     network = given.pop("network", None)
@@ -222,7 +223,7 @@ def test_a_cut_network_is_scaled_by_its_operations(monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_hours_follow_from_operations() -> None:
-    config = runs.configure("esc", "digits")
+    config = runs.configure("esc", "digits", settings=SHORT)
     found = estimate.estimate(config, 1797, seconds=0.2)
     assert isinstance(found.speed, Speed) and found.hours is not None
     assert found.hours == pytest.approx(found.images / found.speed.images / 3600)
