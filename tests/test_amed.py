@@ -28,6 +28,7 @@ from flowleap.oracles import Gaussian
 from flowleap.parameterization import AverageVelocity, Noise, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.point import Batch
+from flowleap.randomness import RowGenerator
 from flowleap.samplers import Sampling
 from flowleap.tensors import like
 from flowleap.times import Intervals, LogNormal, spaced
@@ -271,7 +272,7 @@ def test_rows_are_shared_equally_among_intervals(steps, stops, size):
     law = Intervals(steps)
     seen: dict[float, int] = {}
     for key in range(20):
-        draw = law.draw(torch.Generator().manual_seed(key), size, 0.5)
+        draw = law.draw(RowGenerator(key, "times", total=size), 0.5)
         assert draw.num_jumps == size and torch.equal(draw.s, draw.r) and (draw.t > draw.r).all()
         pairs = set(zip(draw.t.tolist(), draw.r.tolist(), strict=True))
         found = {(round(t * steps, 4), round(r * steps, 4)) for t, r in pairs}
@@ -284,7 +285,7 @@ def test_rows_are_shared_equally_among_intervals(steps, stops, size):
 
 
 def test_intervals_of_noise_levels_are_those_of_the_grid():
-    draw = Intervals(6, 0.002, 80.0).draw(torch.Generator(), 9, 0.0)
+    draw = Intervals(6, 0.002, 80.0).draw(RowGenerator(0, "times", total=9), 0.0)
     grid = samplers.grid(VEPath(), 3)
     assert sorted(set(draw.t.tolist()), reverse=True) == pytest.approx(grid[:-1])
     for steps in (2, 11):

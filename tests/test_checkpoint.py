@@ -253,6 +253,7 @@ def test_a_pickle_is_not_executed(folder: Path, tmp_path: Path) -> None:
         ("[]", "not the state"),
         ('{"format": 7}', "another version"),
         ('{"format": 1}', "not the"),
+        ("{}", "not the"),
     ],
 )
 def test_a_spoiled_state_file_is_named(folder: Path, text: str, reason: str) -> None:

@@ -55,6 +55,7 @@ from flowleap.parameterization import (
     Velocity,
 )
 from flowleap.paths import LinearPath, Path, TrigPath, VEPath, VPPath
+from flowleap.randomness import RowGenerator
 from flowleap.samplers import Sampling
 from flowleap.tensors import like
 from flowleap.times import (
@@ -257,7 +258,7 @@ def gap(o: Objective, rows: int = 64) -> tuple[float, float]:
     """
     random_ = torch.Generator().manual_seed(0)
     law: Any = o.times.on(o.path)
-    *times, off = law.draw(random_, rows, 1.0)
+    *times, off = law.draw(RowGenerator(0, "times", total=rows), 1.0)
     t, s, r = (time.double().clamp(o.path.t_min, o.path.t_max) for time in times)
     if o.times.lands == "data":
         s = torch.where((s <= r) & (r < t), o.path.t_min, s)  # t_min exactly, not in single precision
@@ -449,7 +450,7 @@ def test_laws_that_land_at_the_data_may_have_a_velocity_beside() -> None:
 @pytest.mark.parametrize("law", [*ON_UNIT, *ON_LEVELS], ids=str)
 def test_what_a_law_says_of_its_jumps_is_what_it_draws(law: TimeLaw) -> None:
     jumps = law
-    (t, s, r, off) = law.draw(torch.Generator().manual_seed(0), 2048, 0.5)
+    (t, s, r, off) = law.draw(RowGenerator(0, "times", total=2048), 0.5)
     low = 0.0021 if law in ON_LEVELS else 0.0
     assert jumps.has_diagonal == (off < 2048) and (off == 0) == (jumps.lands == "nowhere")
     t, s, r = t[:off], s[:off], r[:off]

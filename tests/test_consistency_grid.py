@@ -21,6 +21,7 @@ from flowleap.objectives import EMA, Consistency, Eulerian, GridEMA, Objective, 
 from flowleap.oracles import Gaussian
 from flowleap.parameterization import EDM, ConsistencyEDM, Parameterization, Velocity
 from flowleap.paths import LinearPath, Path, TrigPath, VEPath, VPPath
+from flowleap.randomness import RowGenerator
 from flowleap.tensors import like
 from flowleap.times import LogNormal, NoiseGrid, Ratio
 from flowleap.training import ema
@@ -300,7 +301,7 @@ def test_weights_are_for_rows_that_jump_and_wide_numbers() -> None:
 def test_the_finest_grids_keep_their_steps_apart_in_single_precision() -> None:
     law = compositions.ict().times
     for clock, most in (("levels", 1e-3), ("trigonometric", 0.05), ("linear", 0.02)):
-        t, s, _, _ = replace(law, clock=clock).draw(torch.Generator().manual_seed(0), 20_000, 1.0)
+        t, s, _, _ = replace(law, clock=clock).draw(RowGenerator(0, "times", total=20_000), 1.0)
         assert bool((t > s).all())
         levels = law.levels(1.0)
         times = {"levels": levels, "linear": levels / (1 + levels)}.get(

@@ -19,6 +19,7 @@ from flowleap.oracles import Gaussian
 from flowleap.parameterization import AverageVelocity, Endpoint, Parameterization, Velocity
 from flowleap.paths import LinearPath, Path, TrigPath, VPPath
 from flowleap.point import Point
+from flowleap.randomness import RowGenerator
 from flowleap.tensors import like
 from flowleap.times import LogitNormal, Trajectories
 from flowleap.velocities import Own, Teacher
@@ -260,7 +261,7 @@ def test_losses_compare_points_as_they_compare_outputs(loss):
 
 
 def law_draws(law: Trajectories, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    t, s, r, off = law.draw(torch.Generator().manual_seed(seed), size, 1.0)
+    t, s, r, off = law.draw(RowGenerator(seed, "times", total=size), 1.0)
     scaled = (time[:off].double() * law.base_steps for time in (t, s, r))
     for time in (found := [one.numpy() for one in scaled]):
         assert np.abs(time - time.round()).max() < 1e-5, "all times are on the grid"
@@ -291,7 +292,7 @@ def test_longer_ways_are_likelier_and_the_rest_is_uniform():
 
 def test_the_other_rows_are_those_of_flow_matching():
     law = Trajectories(share=0.25, law=LogitNormal(0.3, 0.7))
-    t, s, r, off = law.draw(torch.Generator().manual_seed(3), 40_000, 1.0)
+    t, s, r, off = law.draw(RowGenerator(3, "times", total=40_000), 1.0)
     assert off == 10_000 and torch.equal(t[off:], s[off:]) and torch.equal(t[off:], r[off:])
     expected = stats.norm(0.3, 0.7)
     assert stats.kstest(torch.logit(t[off:].double()).numpy(), expected.cdf).pvalue > 1e-3
@@ -314,7 +315,7 @@ def test_laws_without_a_meaning_are_refused(changes, said):
 
 def test_a_batch_too_small_for_one_row_on_the_grid_is_refused():
     with pytest.raises(ValueError, match="a batch of at least 2"):
-        Trajectories().draw(torch.Generator(), 1, 0.0)
+        Trajectories().draw(RowGenerator(0, "times", total=1), 0.0)
 
 
 # the methods

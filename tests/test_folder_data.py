@@ -547,7 +547,7 @@ def test_data_in_memory_need_no_reading_ahead(three):
             assert reading is dataset
 
 
-def test_flips_are_drawn_for_the_global_batch(three):
+def test_flips_belong_to_the_rows_of_the_global_batch(three):
     whole, held, disk = three
     rows, here = torch.arange(30), torch.tensor([3, 4, 17])
     seen = [replace(dataset, flip=True).take(rows, 5, 1) for dataset in three]

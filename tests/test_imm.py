@@ -20,6 +20,7 @@ from flowleap.objectives import Consistency, Objective
 from flowleap.oracles import Gaussian
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.point import Batch, Point, Regression
+from flowleap.randomness import RowGenerator
 from flowleap.studies import plan
 from flowleap.times import OneTime, Particles
 
@@ -48,7 +49,7 @@ def pair(groups: int = 3, size: int = 4, dims: int = 5, **changes: Tensor) -> tu
 @pytest.mark.parametrize("group", [1, 4, 7])
 def test_rows_of_a_group_share_their_times(group, path):
     law = Particles(group, t_max=0.994 * path.t_max)
-    t, s, r, off = law.on(path).draw(random(), 28 * 7, 0.5)
+    t, s, r, off = law.on(path).draw(RowGenerator(0, "times", total=28 * 7), 0.5)
     assert off == len(t) == len(s) == len(r) == 196 and bool(((r < t) & (r <= s) & (s <= t)).all())
     for time in (t, s, r):
         groups = time.reshape(-1, group)
@@ -60,7 +61,7 @@ def test_rows_of_a_group_share_their_times(group, path):
 def test_times_are_uniform_and_the_step_is_one_of_the_noise_level():
     t, s, r, _ = (
         time.double() if isinstance(time, Tensor) else time
-        for time in Particles(1).draw(random(), 20_000, 1.0)
+        for time in Particles(1).draw(RowGenerator(0, "times", total=20_000), 1.0)
     )
     quantiles = torch.linspace(0.1, 0.9, 9, dtype=D)
     assert float(((t / 0.994).quantile(quantiles) - quantiles).abs().max()) < 0.02

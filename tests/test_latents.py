@@ -27,7 +27,7 @@ from flowleap.data.latent_cache import Cache, Contents, is_cache
 from flowleap.data.shards import ShardError
 from flowleap.lock import locked
 from flowleap.progress import shown_by
-from flowleap.randomness import generator
+from flowleap.randomness import RowGenerator
 from flowleap.runs import PRESETS
 from forked import forked, needs_processes
 
@@ -374,7 +374,7 @@ def test_mirrored_latents_are_a_choice(tmp_path, cache, vaes, images):
     never, usual = found.turned(False), found.turned(None)
     assert usual.mirrors and found.turned(True).mirrors and not never.mirrors
     plain = never.draws.cache.contents.codec.scaled
-    noise = torch.randn(ROWS, *found.shape, generator=generator(7, "latents/posterior", 3))
+    noise = RowGenerator(7, "latents/posterior", 3, total=ROWS).normal(*found.shape)
     torch.testing.assert_close(never.take(rows, 3, 7), plain(latents.drawn(found.draws.stored(rows), noise)))
     assert not torch.equal(usual.take(rows, 3, 7), never.take(rows, 3, 7))
     ok("data", "encode", images, "--vae", vaes["tiny"], "--out", tmp_path / "plain", "--no-flip")

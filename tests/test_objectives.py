@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from flowleap import Batch, FlowMap, methods, networks
+from flowleap import Batch, FlowMap, methods, networks, randomness
 from flowleap.couplings import Independent, StoredPairs
 from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
 from flowleap.guidance import FinestLevel, Guidance
@@ -23,7 +23,7 @@ from flowleap.losses import AdaptivePower, LearnedVariance, MomentMatching, Squa
 from flowleap.objectives import EMA, Consistency, Eulerian, LearnedSolver, Objective, Self, SelfConsistency
 from flowleap.parameterization import AverageVelocity, Endpoint, Preconditioned, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
-from flowleap.randomness import generator
+from flowleap.randomness import RowGenerator
 from flowleap.samplers import Sampling
 from flowleap.times import DyadicGrid, FullJump, LogitNormal, LogNormal, OneTime, SortedPair, Uniform
 from flowleap.velocities import Conditional, Own, PlugIn
@@ -255,8 +255,23 @@ def test_parts_of_a_batch_draw_what_the_whole_batch_draws(name, split, scattered
 def test_the_noise_of_a_row_is_that_row_of_the_noise_of_the_step(name):
     """Whatever the times, the order and the method: what published code must be fed to be compared."""
     point = traced(name).draw(batch(dtype=torch.float32), step=2, key=7)
-    noise = torch.randn(ROWS, 3, generator=generator(7, "noise", 2))
+    noise = RowGenerator(7, "noise", 2, total=ROWS).normal(3)
     assert torch.equal(point.noise, noise[point.x[:, 0].long()])
+
+
+@pytest.mark.parametrize("rows", [16, 128])
+def test_a_process_draws_the_numbers_of_its_rows_alone(rows, monkeypatch):
+    """Words of 64 random bits, in blocks of four: 63 blocks of noise a row, 6 of other numbers, 27 of the order."""
+    words, made = randomness._SOURCE.words, []
+    monkeypatch.setattr(
+        randomness._SOURCE,
+        "words",
+        lambda name, block, count: (made.append(count), words(name, block, count))[1],
+    )
+    randomness.permutation.cache_clear()
+    row, x, label = torch.arange(rows), torch.zeros(rows, 500), torch.zeros(rows, dtype=torch.int64)
+    method("esc").draw(Batch(x, label, row=row, size=128, context=x[:0]), 3, 0)
+    assert sum(made) == rows * (63 + 6) + 27
 
 
 def test_noise_can_be_brought_along():

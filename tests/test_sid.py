@@ -26,6 +26,7 @@ from flowleap.parameterization import Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.paths import Path as Curve
 from flowleap.point import Point, Regression
+from flowleap.randomness import RowGenerator
 from flowleap.tensors import like
 from flowleap.times import Denoising, NoiseLevels, OneTime, Uniform
 from flowleap.training import checkpoint, loop
@@ -248,7 +249,7 @@ def test_the_generator_begins_as_the_denoiser_of_its_teacher() -> None:
 
 
 def test_noise_levels_are_the_published_grid_made_continuous() -> None:
-    t = NoiseLevels().sample(torch.Generator().manual_seed(0), 200_000).double()
+    t = NoiseLevels().sample(RowGenerator(0, "times", total=200_000)).double()
     level = t / (1 - t)
     grid = [
         (0.002 ** (1 / 7) + share * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
@@ -258,7 +259,7 @@ def test_noise_levels_are_the_published_grid_made_continuous() -> None:
     for place, share in zip(grid[1:-1], (0.25, 0.5, 0.75), strict=True):
         assert float((level < place).double().mean()) == pytest.approx(share, abs=5e-3)
     law = Denoising(Uniform(0.2, 0.4))
-    drawn = law.draw(torch.Generator().manual_seed(0), 50, 0.0)
+    drawn = law.draw(RowGenerator(0, "times", total=50), 0.0)
     assert drawn.num_jumps == 50 and law.support == (0.2, 0.4)
     assert bool(
         (drawn.r == 0).all() and (drawn.s == 0).all() and (drawn.t >= 0.2).all() and (drawn.t < 0.4).all()

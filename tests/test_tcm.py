@@ -22,6 +22,7 @@ from flowleap.oracles import Gaussian
 from flowleap.parameterization import Endpoint
 from flowleap.paths import VEPath
 from flowleap.point import Batch, Point, Regression
+from flowleap.randomness import RowGenerator
 from flowleap.runs import teachers
 from flowleap.studies import plan
 from flowleap.times import StudentT, Truncation
@@ -159,11 +160,11 @@ def test_exact_stages_are_a_fixed_point_and_a_spoilt_first_stage_is_not():
 @pytest.mark.parametrize(("size", "rows"), [(96, 24), (64, 16), (5, 1)])
 def test_the_share_of_rows_on_the_boundary_is_fixed(size, rows):
     for seed in range(3):
-        draw = Truncation().draw(torch.Generator().manual_seed(seed), size, 0.0)
+        draw = Truncation().draw(RowGenerator(seed, "times", total=size), 0.0)
         assert int((draw.t == 1).sum()) == rows and draw.num_jumps == size
         assert bool((draw.s < draw.t).all()) and bool((draw.r == 0).all())
     drawn = [
-        int((Truncation().draw(torch.Generator().manual_seed(i), 2, 0.0).t == 1).sum()) for i in range(400)
+        int((Truncation().draw(RowGenerator(i, "times", total=2), 0.0).t == 1).sum()) for i in range(400)
     ]
     assert sum(drawn) / 800 == pytest.approx(0.25, abs=0.06), "by chance where there is no whole one"
 

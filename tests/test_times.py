@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from flowleap.objectives import Refreshed
+from flowleap.randomness import RowGenerator
 from flowleap.times import (
     Adjacent,
     Curriculum,
@@ -63,8 +64,8 @@ LAWS = [
 ]
 
 
-def random(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def rows(total: int, seed: int = 0) -> RowGenerator:
+    return RowGenerator(seed, "times", total=total)
 
 
 def fits(sample: torch.Tensor, cdf, level: float = 1e-3) -> bool:
@@ -82,7 +83,7 @@ def logit_normal(mean: float, std: float):
 @given(seed=st.integers(0, 999), size=st.sampled_from([64, 96, 200]), progress=st.floats(0, 1))
 @pytest.mark.parametrize("law", LAWS, ids=repr)
 def test_times_fall_and_the_rows_with_a_jump_come_first(law, seed, size, progress):
-    draw = law.draw(random(seed), size, progress)
+    draw = law.draw(rows(size, seed), progress)
     t, s, r, off = draw
     assert len(t) == len(s) == len(r) == size and t.dtype == s.dtype == r.dtype == torch.float32
     assert bool(((t >= s) & (s >= r)).all())
@@ -93,7 +94,7 @@ def test_times_fall_and_the_rows_with_a_jump_come_first(law, seed, size, progres
 
 @pytest.mark.parametrize("law", LAWS, ids=repr)
 def test_draws_are_functions_of_the_generator(law):
-    first, again, other = (law.draw(random(seed), 64, 0.01) for seed in (1, 1, 2))
+    first, again, other = (law.draw(rows(64, seed), 0.01) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first[:3], again[:3], strict=True))
     assert isinstance(law, Curriculum) or not torch.equal(first.t, other.t)
 
@@ -114,13 +115,13 @@ def test_draws_are_functions_of_the_generator(law):
     ],
 )
 def test_laws_of_one_time_have_their_distribution(law, cdf):
-    assert fits(law.sample(random(), 20_000), cdf)
+    assert fits(law.sample(rows(20_000)), cdf)
 
 
 def test_the_pair_is_the_maximum_and_the_minimum_of_two_draws():
     """P(max ≤ t) = F², P(min ≤ r) = 1 − (1 − F)²; the diagonal keeps the law of the maximum."""
     cdf = logit_normal(-0.4, 1.0)
-    t, _, r, off = SortedPair(LogitNormal(-0.4, 1.0), diagonal=0.5).draw(random(), 40_000, 1.0)
+    t, _, r, off = SortedPair(LogitNormal(-0.4, 1.0), diagonal=0.5).draw(rows(40_000), 1.0)
     assert off == 20_000
     assert fits(t[:off], lambda t: cdf(t) ** 2) and fits(t[off:], lambda t: cdf(t) ** 2)
     assert fits(r[:off], lambda r: 1 - (1 - cdf(r)) ** 2)
@@ -130,7 +131,7 @@ def test_a_landing_law_of_its_own():
     """P(max ≤ t) = F G."""
     first, second = logit_normal(0.4, 1.0), logit_normal(-1.2, 1.0)
     law = SortedPair(LogitNormal(0.4), landing=LogitNormal(-1.2), diagonal=0.0)
-    t, _, r, _ = law.draw(random(), 20_000, 1.0)
+    t, _, r, _ = law.draw(rows(20_000), 1.0)
     assert fits(t, lambda t: first(t) * second(t))
     assert fits(r, lambda r: 1 - (1 - first(r)) * (1 - second(r)))
 
@@ -139,14 +140,14 @@ def test_a_landing_law_of_its_own():
     ("size", "diagonal", "off"), [(64, 0.75, 16), (96, 0.75, 24), (10, 0.0, 10), (10, 1.0, 0)]
 )
 def test_the_number_of_diagonal_rows_is_exact(size, diagonal, off):
-    assert {SortedPair(diagonal=diagonal).draw(random(seed), size, 1.0).num_jumps for seed in range(20)} == {
+    assert {SortedPair(diagonal=diagonal).draw(rows(size, seed), 1.0).num_jumps for seed in range(20)} == {
         off
     }
 
 
 def test_the_number_of_diagonal_rows_may_be_random():
     """Binomial(64, 1/4): mean 16, standard deviation √12."""
-    counts = np.array([SortedPair(fixed=False).draw(random(seed), 64, 1.0).num_jumps for seed in range(400)])
+    counts = np.array([SortedPair(fixed=False).draw(rows(64, seed), 1.0).num_jumps for seed in range(400)])
     assert counts.mean() == pytest.approx(16, abs=4 * math.sqrt(12 / 400))
     assert counts.std() == pytest.approx(math.sqrt(12), rel=0.15)
 
@@ -166,13 +167,13 @@ def test_landings_at_the_data_follow_the_arc_cosine(horizon):
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 1.0), (0.05, 2 / 3), (0.1, 0.0), (0.7, 0.0)])
 def test_the_share_of_landings_at_the_data(progress, share):
     law = Gradual(SortedPair(diagonal=0.5), horizon=0.1)
-    t, _, r, off = law.draw(random(), 8_000, progress)
+    t, _, r, off = law.draw(rows(8_000), progress)
     assert off == 4_000
     zeros = int((r[:off] == 0).sum())
     assert abs(zeros - share * off) <= 4 * math.sqrt(off * share * (1 - share))
     assert torch.equal(r[off:], t[off:]), "diagonal rows stay on the diagonal"
     if progress == 0.7:
-        plain = law.pair.draw(random(), 8_000, progress)
+        plain = law.pair.draw(rows(8_000), progress)
         assert torch.equal(plain.t, t) and torch.equal(plain.r, r), "once over, it is the pair itself"
 
 
@@ -184,7 +185,7 @@ def test_the_share_of_landings_at_the_data(progress, share):
 )
 def test_quotas_are_the_published_ones(size, every, whole, each):
     """`each` rows of d = 1/2 … 1/64, from fine to coarse, then `whole` rows of d = 1."""
-    t, _, r, off = DyadicGrid(share=1 / every, quotas=True).draw(random(), size, 0.0)
+    t, _, r, off = DyadicGrid(share=1 / every, quotas=True).draw(rows(size), 0.0)
     assert off == size // every
     exponents = (-(t - r)[:off].log2()).round().int().tolist()
     assert exponents == sorted(exponents, reverse=True), "guidance takes the finest rows first"
@@ -195,18 +196,16 @@ def test_quotas_are_the_published_ones(size, every, whole, each):
 def test_a_batch_too_small_for_its_jumps_is_refused_and_told_how_many_rows_it_needs(quotas, least):
     law = DyadicGrid(share=1 / 8, quotas=quotas)
     with pytest.raises(ValueError, match=f"at least {least}, a larger share, or quotas=False"):
-        law.draw(random(), 32 if quotas else 7, 0.0)
+        law.draw(rows(32 if quotas else 7), 0.0)
     with pytest.raises(ValueError, match="a batch of"):
-        law.draw(random(), least - 1, 0.0)
-    law.draw(random(), least, 0.0)
+        law.draw(rows(least - 1), 0.0)
+    law.draw(rows(least), 0.0)
 
 
 @given(power=st.integers(1, 9), seed=st.integers(0, 99))
 def test_jumps_start_and_land_on_multiples_of_their_length(power, seed):
     law = DyadicGrid(share=0.5, base_steps=2**power)
-    t, s, r, off = (
-        v.double() if isinstance(v, torch.Tensor) else v for v in law.draw(random(seed), 256, 0.0)
-    )
+    t, s, r, off = (v.double() if isinstance(v, torch.Tensor) else v for v in law.draw(rows(256, seed), 0.0))
     d = (t - r)[:off]
     assert torch.equal(d.log2(), d.log2().round()) and float(d.min()) >= 2 / 2**power and float(d.max()) <= 1
     assert torch.equal(t[:off] / d, (t[:off] / d).round())
@@ -218,7 +217,7 @@ def test_jumps_start_and_land_on_multiples_of_their_length(power, seed):
 
 def test_jump_lengths_and_starting_points_are_uniform():
     """Each of the seven lengths equally often, each multiple of the length equally often: χ²."""
-    t, _, r, off = DyadicGrid(share=1.0).draw(random(), 28_000, 0.0)
+    t, _, r, off = DyadicGrid(share=1.0).draw(rows(28_000), 0.0)
     exponents = (-(t - r).log2()).round().int()
     counts = torch.bincount(exponents, minlength=7)
     assert off == 28_000 and len(counts) == 7
@@ -232,10 +231,10 @@ def test_jump_lengths_and_starting_points_are_uniform():
 
 def test_diagonal_times_of_the_grid():
     """{1/N, …, 1} equally often, or any law."""
-    t, _, _, off = DyadicGrid(share=1 / 8, base_steps=16).draw(random(), 32_000, 0.0)
+    t, _, _, off = DyadicGrid(share=1 / 8, base_steps=16).draw(rows(32_000), 0.0)
     counts = torch.bincount((t[off:] * 16).long(), minlength=17)
     assert counts[0] == 0 and stats.chisquare(counts[1:].numpy()).pvalue > 1e-3
-    t, _, _, off = DyadicGrid(share=1 / 8, law=LogitNormal(-0.4)).draw(random(), 20_000, 0.0)
+    t, _, _, off = DyadicGrid(share=1 / 8, law=LogitNormal(-0.4)).draw(rows(20_000), 0.0)
     assert fits(t[off:], logit_normal(-0.4, 1.0))
 
 
@@ -273,7 +272,7 @@ def test_where_the_levels_begin(steps, begins):
 @pytest.mark.parametrize("level", range(7))
 def test_a_level_of_the_curriculum(level):
     """t = (j + 1)/2^b, s = t − 2^−b, r = 0; the whole batch, every cell equally often."""
-    t, s, r, off = Curriculum().draw(random(), 6_400, (level + 0.5) / 7)
+    t, s, r, off = Curriculum().draw(rows(6_400), (level + 0.5) / 7)
     assert off == 6_400 and torch.equal(t - s, torch.full_like(t, 2.0**-level)) and not r.any()
     assert torch.equal((t * 2**level), (t * 2**level).round())
     counts = torch.bincount((t * 2**level).long() - 1, minlength=2**level)
@@ -285,7 +284,7 @@ def test_a_level_of_the_curriculum(level):
 @pytest.mark.parametrize("level", range(7))
 def test_a_level_of_the_halvings(level):
     """t − r = 2^−b in two halves, all on the grid, every cell equally often."""
-    t, s, r, off = Halving().draw(random(), 6_400, (6 - level + 0.5) / 7)
+    t, s, r, off = Halving().draw(rows(6_400), (6 - level + 0.5) / 7)
     assert off == 6_400 and torch.equal(t - r, torch.full_like(t, 2.0**-level)) and torch.equal(t - s, s - r)
     counts = torch.bincount((t * 2**level).long() - 1, minlength=2**level)
     assert len(counts) == 2**level and (level == 0 or stats.chisquare(counts.numpy()).pvalue > 1e-3)
@@ -294,7 +293,7 @@ def test_a_level_of_the_halvings(level):
 
 @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
 def test_adjacent_times_stay_on_one_grid(progress):
-    t, s, r, off = Adjacent(16).draw(random(), 6_400, progress)
+    t, s, r, off = Adjacent(16).draw(rows(6_400), progress)
     counts = torch.bincount((t * 16).long() - 1, minlength=16)
     assert (
         off == 6_400 and not r.any() and len(counts) == 16 and stats.chisquare(counts.numpy()).pvalue > 1e-3
@@ -303,20 +302,20 @@ def test_adjacent_times_stay_on_one_grid(progress):
 
 
 def test_a_share_of_the_rows_lands_at_the_data():
-    t, s, r, off = ToData().draw(random(), 51_200, 0.3)
+    t, s, r, off = ToData().draw(rows(51_200), 0.3)
     assert off == 6_400 and not r[:off].any() and torch.equal(s, r)
-    for rows in (t[:off], t[off:]):
-        counts = torch.bincount((rows * 128).long() - 1, minlength=128)
+    for some in (t[:off], t[off:]):
+        counts = torch.bincount((some * 128).long() - 1, minlength=128)
         assert len(counts) == 128 and stats.chisquare(counts.numpy()).pvalue > 1e-3
-    t, _, _, off = ToData(law=Uniform()).draw(random(), 20_000, 0.0)
+    t, _, _, off = ToData(law=Uniform()).draw(rows(20_000), 0.0)
     assert fits(t[off:], stats.uniform.cdf)
 
 
 @pytest.mark.parametrize(("size", "off"), [(8, 1), (15, 1), (16, 2), (96, 12), (100, 12)])
 def test_the_number_of_rows_that_land_at_the_data_is_exact(size, off):
-    assert ToData().draw(random(), size, 0.0).num_jumps == off
+    assert ToData().draw(rows(size), 0.0).num_jumps == off
     with pytest.raises(ValueError, match="at least 8, or a larger share"):
-        ToData().draw(random(), 7, 0.0)
+        ToData().draw(rows(7), 0.0)
 
 
 def test_the_last_level_begins_where_the_horizon_says():
@@ -361,9 +360,9 @@ def test_laws_that_make_no_sense_are_refused_by_name(make, named):
 
 
 def test_full_jumps_land_at_the_data_and_stop_at_once():
-    t, s, r, off = FullJump(LogitNormal(-1.0, 1.4), diagonal=0.75).draw(random(), 40, 0.0)
+    t, s, r, off = FullJump(LogitNormal(-1.0, 1.4), diagonal=0.75).draw(rows(40), 0.0)
     assert off == 10 and torch.equal(s, t) and not bool(r[:10].any()) and torch.equal(r[10:], t[10:])
-    assert FullJump().draw(random(), 40, 0.0).num_jumps == 40
+    assert FullJump().draw(rows(40), 0.0).num_jumps == 40
     with pytest.raises(ValueError, match=r"FullJump\(diagonal=1.5\)"):
         FullJump(diagonal=1.5)
 
@@ -371,10 +370,10 @@ def test_full_jumps_land_at_the_data_and_stop_at_once():
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_levels_on_the_trigonometric_path_are_log_normal(scale):
     """ln(κ tan(πt/2)) ~ N(mean, std²); with κ = 1 the levels are those of the logit-normal law on the linear path."""
-    t = LogNormalAngle(-1.0, 1.4, scale).sample(random(), 4000).double()
+    t = LogNormalAngle(-1.0, 1.4, scale).sample(rows(4000)).double()
     assert fits(torch.log(scale * torch.tan(t * math.pi / 2)), stats.norm(-1.0, 1.4).cdf)
     if scale == 1:
-        linear = LogitNormal(-1.0, 1.4).sample(random(), 4000).double()
+        linear = LogitNormal(-1.0, 1.4).sample(rows(4000)).double()
         torch.testing.assert_close(torch.tan(t * math.pi / 2), linear / (1 - linear), rtol=1e-3, atol=1e-3)
     for bad in ({"std": 0.0}, {"noise_scale": -1.0}):
         with pytest.raises(ValueError, match="positive numbers"):
@@ -384,7 +383,7 @@ def test_levels_on_the_trigonometric_path_are_log_normal(scale):
 def test_jumps_that_start_anywhere_cover_the_grid():
     """t uniform on {d, d + 1/N, …, 1}, r = t − d, s half-way; the sizes have the quotas of the other law."""
     law = DyadicGrid(share=1.0, base_steps=8, quotas=True, anywhere=True)
-    t, s, r, off = law.draw(random(), 3000, 0.0)
+    t, s, r, off = law.draw(rows(3000), 0.0)
     jump = t - r
     assert off == 3000 and Counter(jump.tolist()) == {0.25: 1000, 0.5: 1000, 1.0: 1000}
     torch.testing.assert_close(s, (t + r) / 2)

@@ -19,6 +19,7 @@ from flowleap import samplers
 from flowleap.flow_map import FlowMap
 from flowleap.guidance import guide
 from flowleap.interfaces import Composition, Coupling
+from flowleap.randomness import RowGenerator
 from flowleap.tensors import Image, Label
 
 __all__ = ["Coupling", "Generated", "Independent", "LivePairs", "StoredPairs"]
@@ -116,7 +117,7 @@ class StoredPairs(Coupling):
     def with_teacher(self, flow: FlowMap) -> StoredPairs:
         return replace(self, teacher=flow)
 
-    def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
+    def noise(self, generator: RowGenerator, shape: tuple[int, ...]) -> Image:
         raise ValueError(
             "StoredPairs trains on pairs of noise and what a teacher made of it, and this batch has no noise: "
             "give Batch(x, label, noise)"

@@ -20,7 +20,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
-import torch
 from torch import Tensor
 
 from flowleap.citations import Cited
@@ -29,6 +28,7 @@ from flowleap.flow_map import Conditioning, FlowMap, Network
 from flowleap.parameterization import Parameterization
 from flowleap.paths import Path
 from flowleap.point import Point, Regression, Target
+from flowleap.randomness import RowGenerator
 from flowleap.tensors import Image, Label, Time
 
 __all__ = [
@@ -139,7 +139,10 @@ class Part(Cited, ABC):
 
 
 class Draw(NamedTuple):
-    """Times of a batch: t ≥ s ≥ r, each (batch,) float32 on the CPU; rows [0, num_jumps) have r < t."""
+    """Times of rows of a batch: t ≥ s ≥ r, each (rows,) float32 on the CPU.
+
+    Those of the rows [0, num_jumps) of the global batch have r < t.
+    """
 
     t: Time
     s: Time
@@ -159,8 +162,14 @@ class TimeLaw(Part):
         """The interval all times lie in."""
 
     @abstractmethod
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        """Return the times of a batch; `progress` is the fraction of the run that has passed."""
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        """Return the times of some rows of a batch; those of a row depend on no other row.
+
+        Args:
+            generator: draws numbers for these rows; `generator.rows` says which they are of the global batch, and
+                `generator.total` how many that has.
+            progress: the fraction of the run that has passed.
+        """
 
     def on(self, path: Path) -> TimeLaw:
         """Return the law on a path, for one that speaks of noise levels.
@@ -244,9 +253,9 @@ class TimeLaw(Part):
 class Coupling(Part):
     """A law of the pairs (x, ε)."""
 
-    def noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Image:
-        """Return standard normal noise for the global batch, `shape`, float32 on the CPU."""
-        return torch.randn(shape, generator=generator)
+    def noise(self, generator: RowGenerator, shape: tuple[int, ...]) -> Image:
+        """Return standard normal noise of some rows, (rows, *shape), float32 on the device of the generator."""
+        return generator.normal(*shape)
 
     def data(
         self,

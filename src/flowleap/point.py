@@ -23,8 +23,8 @@ class Batch:
         label: (batch,) int64, or None.
         noise: (batch, *dims) standard normal noise to use instead of drawing it, or None.
         row: (batch,) int64 on the CPU: which rows of the *global* batch these are; None for all of them.
-        size: the size of the global batch; None where all of its rows are here. Draws are made for the global
-            batch and sliced by `row`, so the split over processes does not change them.
+        size: the size of the global batch; None where all of its rows are here. Draws depend on the row of the
+            global batch, so the split over processes does not change them.
         context: (others, *dims): rows of the global batch that are not here, but that a velocity averages over with
             those that are (`PlugIn`); None for none. `context_label` (others,) are their classes.
 

@@ -16,6 +16,7 @@ from flowleap import methods
 from flowleap.objectives import EMA, GridEMA
 from flowleap.parameterization import ConsistencyEDM
 from flowleap.paths import LinearPath, VEPath
+from flowleap.randomness import RowGenerator
 from flowleap.tensors import like
 from flowleap.times import NoiseGrid
 
@@ -58,7 +59,7 @@ def test_the_decay_of_the_target_follows_the_grid():
 @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
 def test_times_are_neighbors_of_the_grid_all_alike(progress):
     law = NoiseGrid()
-    t, s, r, off = law.draw(torch.Generator().manual_seed(0), 4000, progress)
+    t, s, r, off = law.draw(RowGenerator(0, "times", total=4000), progress)
     levels = grid(law.points(progress))
     torch.testing.assert_close(law.levels(progress), torch.tensor(levels, dtype=D), rtol=1e-12, atol=0)
     single = torch.tensor(levels).float()
@@ -134,7 +135,7 @@ def test_the_parameterization_is_the_identity_at_any_landing_and_only_for_noise_
 def test_esc_times_are_the_grid_by_the_arc_tangent():
     objective = methods.consistency_training("esc")
     expected = torch.tensor([2 / math.pi * math.atan(level) for level in grid(151)]).float()
-    t, s, r, _ = objective.times.draw(torch.Generator().manual_seed(0), 3000, 1.0)
+    t, s, r, _ = objective.times.draw(RowGenerator(0, "times", total=3000), 1.0)
     assert set(t.tolist()) <= set(expected.tolist()) and bool((r == 0).all())
     assert float(t.max()) == pytest.approx(2 / math.pi * math.atan(80)) and bool((s < t).all())
 
@@ -145,7 +146,7 @@ def test_esc_loss(path):
     objective = methods.consistency_training("esc")
     if path == "linear":
         objective = replace(objective, path=LinearPath(), times=NoiseGrid(clock="linear"))
-    law = objective.times.draw(torch.Generator().manual_seed(3), 12, 0.4)
+    law = objective.times.draw(RowGenerator(3, "times", total=12), 0.4)
     t, s = law.t.double(), law.s.double()
     random = torch.Generator().manual_seed(4)
     x, e = (torch.randn(12, 5, dtype=D, generator=random) for _ in range(2))
@@ -168,7 +169,7 @@ def test_esc_loss(path):
 
 def test_the_linear_clock_is_where_the_path_has_that_noise():
     law = NoiseGrid(clock="linear")
-    t = law.draw(torch.Generator().manual_seed(0), 500, 1.0).t.double()
+    t = law.draw(RowGenerator(0, "times", total=500), 1.0).t.double()
     levels = torch.tensor(grid(151), dtype=D)
     nearest = (t / (1 - t))[:, None].sub(levels).abs().div(levels).amin(1)
     assert float(nearest.max()) < 1e-4 and float(t.max()) == pytest.approx(80 / 81, rel=1e-6)

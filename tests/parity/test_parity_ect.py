@@ -14,6 +14,7 @@ from flowleap.losses import Norm, Weighted
 from flowleap.objectives import Self
 from flowleap.paths import VEPath
 from flowleap.point import Regression
+from flowleap.randomness import RowGenerator
 from flowleap.tensors import like
 from flowleap.times import LogNormal, Ratio
 
@@ -39,13 +40,13 @@ def test_the_ratio(stage):
 
 def test_stage_0_is_denoising_up_to_level_ln_7_and_the_ratio_closes():
     law = Ratio()
-    t, s, r, off = law.draw(torch.Generator().manual_seed(0), 2000, 0.0)
+    t, s, r, off = law.draw(RowGenerator(0, "times", total=2000), 0.0)
     assert bool((s[t < math.log(7) - 1e-3] == 0).all()) and bool((s[t > math.log(7) + 1e-3] > 0).all())
     assert off == 2000 and bool((r == 0).all()) and bool((s < t).all())
-    t, s, _, _ = law.draw(torch.Generator().manual_seed(0), 2000, 0.99)
+    t, s, _, _ = law.draw(RowGenerator(0, "times", total=2000), 0.99)
     assert float((1 - s / t).max()) <= 5 / 256 + 1e-6
     assert float(t.max()) <= 80 and law.horizon == 7 / 8 and Ratio(stages=1, base=256.0).horizon is None
-    logs = law.draw(torch.Generator().manual_seed(1), 20_000, 0.5).t.log()
+    logs = law.draw(RowGenerator(1, "times", total=20_000), 0.5).t.log()
     assert float(logs.median()) == pytest.approx(-1.1, abs=0.06)
     assert float(logs.quantile(0.8413) - logs.quantile(0.1587)) / 2 == pytest.approx(2.0, abs=0.06)
 
@@ -110,8 +111,8 @@ def test_a_tuned_run_of_flow_matching_has_the_same_loss():
 
 
 def test_the_laws_draw_the_same_levels():
-    by_level = Ratio().draw(torch.Generator().manual_seed(0), 500, 0.5)
-    linear = Ratio(clock="linear").draw(torch.Generator().manual_seed(0), 500, 0.5)
+    by_level = Ratio().draw(RowGenerator(0, "times", total=500), 0.5)
+    linear = Ratio(clock="linear").draw(RowGenerator(0, "times", total=500), 0.5)
     for level, time in zip(by_level[:2], linear[:2], strict=True):
         torch.testing.assert_close((level / (1 + level)), time, rtol=1e-6, atol=0)
 

@@ -14,6 +14,7 @@ from flowleap import methods
 from flowleap.losses import PseudoHuber, Weighted
 from flowleap.objectives import Eulerian, Self
 from flowleap.paths import LinearPath
+from flowleap.randomness import RowGenerator
 from flowleap.tensors import like
 from flowleap.times import LogNormal, NoiseGrid
 
@@ -50,7 +51,7 @@ def test_how_often_each_cell_is_drawn(stage):
     expected = torch.tensor(mass, dtype=D) / sum(mass)
     found = law.probabilities(stage / 8)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-    t = law.draw(torch.Generator().manual_seed(0), 20_000, stage / 8).t
+    t = law.draw(RowGenerator(0, "times", total=20_000), stage / 8).t
     cell = torch.searchsorted(torch.tensor(levels).float(), t) - 1
     drawn = torch.bincount(cell, minlength=n - 1).double() / 20_000
     assert float((drawn - expected).abs().max()) < 0.012

@@ -19,6 +19,7 @@ from torch import Tensor
 from flowleap import methods
 from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
 from flowleap.losses import Squared, Weighted
+from flowleap.randomness import RowGenerator
 
 D = torch.float64
 SPREAD = 0.5
@@ -138,7 +139,7 @@ def test_the_prior_weight() -> None:
 
 def test_the_law_of_times_of_sct() -> None:
     """θ = arctan(e^z/σ_d), z ~ N(−1, 1.4²): σ_d tan θ is log-normal, and r = 0, s = t throughout."""
-    draw = methods.sct().times.draw(torch.Generator().manual_seed(0), 40_000, 0.5)
+    draw = methods.sct().times.draw(RowGenerator(0, "times", total=40_000), 0.5)
     logs = torch.log(SPREAD * torch.tan(draw.t.double() * math.pi / 2))
     assert abs(float(logs.mean()) + 1.0) < 0.03 and abs(float(logs.std()) - 1.4) < 0.03
     assert draw.num_jumps == 40_000 and torch.equal(draw.s, draw.t) and not bool(draw.r.any())

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from flowleap import methods
 from flowleap.networks import Truncated
+from flowleap.randomness import RowGenerator
 from flowleap.times import StudentT, Truncation
 
 D = torch.float64
@@ -92,7 +93,7 @@ def test_the_step_below_is_the_published_ratio() -> None:
 )
 def test_levels_have_the_truncated_law(law: StudentT) -> None:
     """(F((ln t − μ)/σ) − F(a))/(F(b) − F(a)) with F of Student's law, as scipy has it."""
-    t = law.sample(torch.Generator().manual_seed(0), 20_000).double().numpy()
+    t = law.sample(RowGenerator(0, "times", total=20_000)).double().numpy()
     assert t.min() >= law.low and t.max() <= law.high
 
     def standard(level):

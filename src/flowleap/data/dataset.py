@@ -15,7 +15,7 @@ from flowleap.data.ahead import Ahead
 from flowleap.data.codec import Codec
 from flowleap.data.preprocessing import Preprocessing
 from flowleap.data.rows import Rows, Samples, blocks, not_finite, random_rows, some
-from flowleap.randomness import generator
+from flowleap.randomness import RowGenerator
 
 LOOKED_AT = 1000
 """How many images enter the checksum of a data set on the disk, a fixed random part."""
@@ -84,7 +84,7 @@ class Dataset:
 
         Args:
             rows: of the global batch.
-            step: the training step. key: the seed of the run; random choices are drawn for the global batch.
+            step: the training step. key: the seed of the run.
             here: places in the global batch that this process computes, None for all.
 
         Shapes: rows (global batch,), here (batch,) → (batch, *shape).
@@ -93,8 +93,7 @@ class Dataset:
         x = self.x[wanted] if self.ahead is None else self.ahead(wanted, step)
         if not self.flip:
             return x
-        mirrored = torch.rand(len(rows), generator=generator(key, "flip", step)) < 0.5
-        mirrored = mirrored if here is None else mirrored[here]
+        mirrored = RowGenerator(key, "flip", step, total=len(rows), rows=here).uniform() < 0.5
         return torch.where(mirrored.view(-1, *(1 for _ in self.shape)), x.flip(-1), x)
 
     @property

@@ -21,7 +21,7 @@ from flowleap.data.parts import held_out_split
 from flowleap.data.preprocessing import Preprocessing
 from flowleap.data.rows import Rows
 from flowleap.data.shards import Shard, ShardError
-from flowleap.randomness import generator
+from flowleap.randomness import RowGenerator, generator
 
 FIXED = "latents/fixed"
 
@@ -134,7 +134,7 @@ class Latents(Dataset):
     def take(self, rows: Tensor, step: int, key: int, here: Tensor | None = None) -> Tensor:
         """Return scaled posterior samples of the rows of a batch: a pure function of (rows, step, key).
 
-        Noise and mirroring are drawn for the global batch and sliced by `here`.
+        Noise and mirroring are those of the places in the global batch, `here`.
         Shapes: rows (global batch,), here (batch,) → (batch, *shape), (z − shift) · scaling.
         """
         if not self.whole:
@@ -142,13 +142,11 @@ class Latents(Dataset):
         contents = self.draws.cache.contents
         flipped = noise = None
         if contents.flipped and self.mirrored:
-            flipped = torch.rand(len(rows), generator=generator(key, "latents/flip", step)) < 0.5
+            flipped = RowGenerator(key, "latents/flip", step, total=len(rows), rows=here).uniform() < 0.5
         if contents.posterior:
-            draws = generator(key, "latents/posterior", step)
-            noise = torch.randn(len(rows), *contents.shape, generator=draws)
-        if here is not None:
-            rows = rows[here]
-            flipped, noise = (None if part is None else part[here] for part in (flipped, noise))
+            random = RowGenerator(key, "latents/posterior", step, total=len(rows), rows=here)
+            noise = random.normal(*contents.shape)
+        rows = rows if here is None else rows[here]
         return contents.codec.scaled(drawn(self.draws.stored(rows, flipped), noise))
 
     @cached_property

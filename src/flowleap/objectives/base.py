@@ -223,7 +223,7 @@ class Objective(Cited):
     def draw(self, batch: Batch, step: int, key: int, frozen: FlowMap | None = None) -> Point:
         """Make every random choice of a step: order, times, noise, dropped labels, plug-in rows, live pairs.
 
-        Draws are made on the CPU for the global batch, keyed by (key, stream, step), and sliced by `batch.row`.
+        Draws are functions of (key, stream, step, row of the global batch), made for the rows that are here.
         """
         return draws.draw(self, batch, step, key, frozen)
 

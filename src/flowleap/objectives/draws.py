@@ -1,7 +1,7 @@
-"""All randomness of a training step, drawn for the global batch on the CPU and sliced by the rows that are here.
+"""All randomness of a training step, drawn for the rows that are here, as functions of (key, stream, step, row).
 
-Generators are keyed by (key, stream, step), so that one process and many see the same draws, and a run that is
-interrupted resumes exactly.
+One process and many see the same draws, each makes those of its own rows alone, and a run that is interrupted resumes
+exactly. Times and what is counted are made on the CPU, noise where the data are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flowleap.flow_map import FlowMap
 from flowleap.interfaces import Composition
 from flowleap.networks import dropout
 from flowleap.point import Batch, Point
-from flowleap.randomness import generator
+from flowleap.randomness import RowGenerator, permutation
 from flowleap.tensors import Image, Label, Time
 
 __all__ = ["EARLIEST", "context", "draw", "part", "point"]
@@ -35,34 +35,35 @@ def draw(o: Composition, batch: Batch, step: int, key: int, frozen: FlowMap | No
             "split changes the target",
             stacklevel=3,
         )
-    law = o.times.on(o.path).draw(generator(key, "times", step), total, o.progress(step))
-    order = _order(generator(key, "order", step), total, o.times.group or 1)
-    slots, rows = _local(order, batch.row)
+    slots, rows, numbers = _local(_Order(o, total, step, key), batch.row)
+
+    def random(stream: str, rows: Tensor, device: torch.device | str = "cpu") -> RowGenerator:
+        return RowGenerator(key, stream, step, total=total, rows=rows, device=device)
 
     def chance(share: float, stream: str) -> Tensor | None:
         """Return which rows an event of this probability happens to, or None where it never does."""
-        return (torch.rand(total, generator=generator(key, stream, step)) < share)[slots] if share else None
+        return random(stream, slots).uniform() < share if share else None
 
+    law = o.times.on(o.path).draw(random("times", slots), o.progress(step))
     num_jumps = int((slots < law.num_jumps).sum())
-    shape = (total, *batch.x.shape[1:])
+    shape, device = batch.x.shape[1:], batch.x.device
     if batch.noise is None:
-        noise = o.coupling.noise(generator(key, "noise", step), shape)[order[slots]].to(batch.x)
+        noise = o.coupling.noise(random("noise", numbers, device), shape).to(batch.x)
     else:
         noise = batch.noise[rows.to(batch.noise.device)]
     extra_noise = None
     if o.coupling.makes_samples or o.target.makes_samples:
-        extra_noise = torch.randn(shape, generator=generator(key, "latent", step))[order[slots]].to(batch.x)
+        extra_noise = random("latent", numbers, device).normal(*shape).to(batch.x)
     dropped = None if batch.label is None else chance(o.label_dropout, "labels")
     if dropped is not None and o.target.keep_labels:
         dropped[:num_jumps] = False
     plug_in = None if o.velocity.averages == 1 else chance(o.velocity.averages, "plug-in")
-    here = rows.to(batch.x.device)
+    here = rows.to(device)
     label = None if batch.label is None else batch.label[here]
-    keys = torch.randint(1 << 31, (total,), generator=generator(key, "dropout", step))
-    keys = keys[order[slots]].to(batch.x.device)
+    keys = random("dropout", numbers).integers(1 << 31).to(device)
     with dropout.keyed(keys):
         x = o.coupling.data(batch.x[here], noise, label, num_jumps, frozen, extra_noise)
-    t, s, r = _in_domain(o, law.t[slots], law.s[slots], law.r[slots], num_jumps)
+    t, s, r = _in_domain(o, law.t, law.s, law.r, num_jumps)
     made = point(
         o, x, noise, t, s, r, label, step, dropped, plug_in, _groups(o, slots), num_jumps, extra_noise
     )
@@ -129,17 +130,17 @@ def point(
 
 def part(o: Composition, total: int, step: int, key: int, index: int, parts: int) -> Tensor:
     """Return which rows of the global batch make up a part of it; see `Objective.part`."""
-    group = o.times.group or 1
-    order = _order(generator(key, "order", step), total, group).view(-1, group)
-    if not 0 <= index < parts <= len(order):
-        what = "rows" if group == 1 else f"groups of {group} rows"
+    order = _Order(o, total, step, key)
+    if not 0 <= index < parts <= order.units:
+        what = "rows" if order.group == 1 else f"groups of {order.group} rows"
         raise ValueError(
-            f"{o.name}: part {index + 1} of {parts} of a batch of {total} rows, which has {len(order)} {what}: "
-            f"give at most {len(order)} parts (processes times micro-batches), or a larger batch"
+            f"{o.name}: part {index + 1} of {parts} of a batch of {total} rows, which has {order.units} {what}: "
+            f"give at most {order.units} parts (processes times micro-batches), or a larger batch"
         )
     if o.averages_rows:
-        return torch.arange(total)[total * index // parts : total * (index + 1) // parts]
-    return order[index::parts].flatten()
+        return torch.arange(total * index // parts, total * (index + 1) // parts)
+    first = torch.arange(index, order.units, parts) * order.group
+    return order.rows((first[:, None] + torch.arange(order.group)).flatten())
 
 
 def context(o: Composition, label: Label, here: Tensor, total: int) -> Tensor:
@@ -202,26 +203,37 @@ def _guided(o: Composition, made: Point) -> Point:
     return replace(made, guided=rows, guided_jumps=int((rows < made.num_jumps).sum()))
 
 
-def _order(random: torch.Generator, total: int, group: int) -> Tensor:
-    """Return the row of the global batch at each place of a point: a permutation that keeps groups together.
+class _Order:
+    """The row of the global batch at each place of a point, and back: a permutation that keeps groups together.
 
     Raises: ValueError where groups do not fill the batch.
     """
-    if total % group:
-        raise ValueError(
-            f"a batch of {total} rows is not made of whole groups of {group}: use a batch of "
-            f"{max(1, round(total / group)) * group}, or another times.group"
-        )
-    first = torch.randperm(total // group, generator=random) * group
-    return (first[:, None] + torch.arange(group)).flatten()
+
+    def __init__(self, o: Composition, total: int, step: int, key: int) -> None:
+        self.group, self.total = o.times.group or 1, total
+        if total % self.group:
+            raise ValueError(
+                f"a batch of {total} rows is not made of whole groups of {self.group}: use a batch of "
+                f"{max(1, round(total / self.group)) * self.group}, or another times.group"
+            )
+        self.units = total // self.group
+        self.permutation = permutation(key, "order", step, self.units)
+
+    def rows(self, slots: Tensor) -> Tensor:
+        """Return the rows at these places."""
+        return self.permutation(slots // self.group) * self.group + slots % self.group
+
+    def slots(self, rows: Tensor) -> Tensor:
+        """Return the places of these rows."""
+        return self.permutation.places(rows // self.group) * self.group + rows % self.group
 
 
-def _local(order: Tensor, row: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the slots this process holds and, for each, its row in the local batch."""
+def _local(order: _Order, row: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the places of the global order that are here, rising, and the row of each, here and in the batch."""
     if row is None:
-        return torch.arange(len(order)), order
-    where = torch.full((len(order),), -1, dtype=torch.int64)
-    where[row.cpu()] = torch.arange(len(row))
-    local = where[order]
-    slots = (local >= 0).nonzero().squeeze(1)
-    return slots, local[slots]
+        slots = torch.arange(order.total)
+        rows = order.rows(slots)
+        return slots, rows, rows
+    row = row.cpu()
+    slots, rows = order.slots(row).sort()
+    return slots, rows, row[rows]

@@ -33,7 +33,7 @@ from flowleap import clock, memory, networks, processes, threads
 from flowleap.data import Dataset
 from flowleap.data.batching import Shuffled
 from flowleap.networks.options import core
-from flowleap.randomness import generator
+from flowleap.randomness import RowGenerator, generator
 from flowleap.runs.activations import Activations, activations, shape_of, shortened
 from flowleap.runs.cost import bill, cost
 from flowleap.runs.phases import PAIRS
@@ -298,7 +298,7 @@ def _takes(config: TrainConfig, rows: int) -> bool:
     """Whether an objective takes batches of so many rows."""
     objective = config.objective
     try:
-        objective.times.on(objective.path).draw(generator(0, "times"), rows, 1.0)
+        objective.times.on(objective.path).draw(RowGenerator(0, "times", total=rows), 1.0)
     except ValueError:
         return False
     return rows % objective.group == 0

@@ -11,9 +11,10 @@ from flowleap import networks
 from flowleap.data import Dataset
 from flowleap.data.classes import listed
 from flowleap.data.shards import checksum
+from flowleap.interfaces import Draw
 from flowleap.networks.options import core, inside, with_core
 from flowleap.objectives import Objective
-from flowleap.randomness import generator
+from flowleap.randomness import RowGenerator
 from flowleap.runs.phases import TEACHER, asks_null, length, needs_pairs, number_of_pairs, own_teacher
 from flowleap.runs.reading import Run, device_of, load_run, read_config, weights_file
 from flowleap.training import folder
@@ -152,17 +153,20 @@ def body(options: Mapping[str, Any]) -> dict[str, Any]:
     return with_core(options, inner)
 
 
+def _draws(objective: Objective) -> list[Draw]:
+    """Return times of 64 rows at some times of a run."""
+    return [objective.times.draw(RowGenerator(0, "times", total=64), progress) for progress in PROGRESS]
+
+
 def learns_velocity(objective: Objective) -> bool:
     """Whether a method trains rows r = t at any time of a run."""
-    draws = (objective.times.draw(generator(0, "times"), 64, progress) for progress in PROGRESS)
-    return any(draw.num_jumps < 64 for draw in draws)
+    return any(draw.num_jumps < 64 for draw in _draws(objective))
 
 
 def learns_data(objective: Objective) -> bool:
     """Whether a method trains rows on the whole way to the data, as consistency models do, at any time of a run."""
-    draws = (objective.times.draw(generator(0, "times"), 64, progress) for progress in PROGRESS)
     low = objective.path.t_min
-    whole = [(draw.r[: draw.num_jumps] <= low).any() for draw in draws]
+    whole = [(draw.r[: draw.num_jumps] <= low).any() for draw in _draws(objective)]
     return any(bool(each) for each in whole) and objective.times.boundary is None
 
 

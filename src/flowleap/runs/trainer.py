@@ -56,8 +56,11 @@ class Trainer:
     def restore(self) -> None:
         """Go to the last checkpoint of the folder; a run without one begins again."""
         path = checkpoint.latest(self.place / "checkpoints")
-        if path is not None:
-            checkpoint.restore(path, self.state)
+        if path is not None and checkpoint.restore(path, self.state).drawn_otherwise:
+            self.reporter.say(
+                f"{self.place} was begun by an earlier version, which drew other random numbers: it goes on with those "
+                "of this version, so that its weights are no longer bitwise what they would have been"
+            )
 
     def train(self, adaptive: threads.Adaptive | None = None) -> int | None:
         """Train to the end and write the results, or to a signal, which is returned; processes leave together.

@@ -20,6 +20,7 @@
 | Truncation | t from a boundary on, a share of rows on it, r = 0          | ratio · t | TCM                   |
 
 A law draws rows in the order in which points carry them: the `num_jumps` rows with r < t first, then the rows r = t.
+The times of a row depend on its place in that order and on the numbers drawn for it, not on other rows.
 Marginal laws are `Uniform`, `LogitNormal`, `LogNormalAngle` and `NoiseLevels` on [0, 1] and `LogNormal` for the
 variance-exploding path.
 """

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 
 from flowleap.interfaces import Composition, Draw, Lands, TimeLaw
-from flowleap.times.grid import reach
+from flowleap.randomness import RowGenerator
+from flowleap.times.grid import binomial, reach
 from flowleap.times.laws import Law, LogitNormal, NoiseLevels
 
 __all__ = ["Denoising", "FullJump", "Gradual", "OneTime", "SortedPair"]
@@ -29,8 +30,8 @@ class OneTime(TimeLaw):
     def support(self) -> tuple[float, float]:
         return self.law.support
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        t = self.law.sample(generator, size)
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        t = self.law.sample(generator)
         return Draw(t, t, t, 0)
 
 
@@ -69,15 +70,15 @@ class SortedPair(TimeLaw):
     def has_diagonal(self) -> bool:
         return self.diagonal > 0
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        first = self.law.sample(generator, size)
-        second = (self.landing or self.law).sample(generator, size)
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        first = self.law.sample(generator)
+        second = (self.landing or self.law).sample(generator)
         if self.fixed:
-            num_jumps = size - round(self.diagonal * size)
+            num_jumps = generator.total - round(self.diagonal * generator.total)
         else:
-            num_jumps = int((torch.rand(size, generator=generator) >= self.diagonal).sum())
+            num_jumps = binomial(generator, 1 - self.diagonal)
         t, r = torch.maximum(first, second), torch.minimum(first, second)
-        r = torch.cat([r[:num_jumps], t[num_jumps:]])
+        r = torch.where(generator.rows < num_jumps, r, t)
         return Draw(t, t, r, num_jumps)
 
 
@@ -113,10 +114,9 @@ class Gradual(TimeLaw):
         """Return P(r := t_min) once this fraction of the run has passed."""
         return math.acos(min(1.0, progress / self.horizon)) / math.acos(0.0)
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        t, s, r, num_jumps = self.pair.draw(generator, size, progress)
-        to_data = torch.rand(size, generator=generator) < self.probability(progress)
-        to_data[num_jumps:] = False
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        t, s, r, num_jumps = self.pair.draw(generator, progress)
+        to_data = (generator.rows < num_jumps) & (generator.uniform() < self.probability(progress))
         return Draw(t, s, torch.where(to_data, torch.zeros_like(r), r), num_jumps)
 
 
@@ -135,9 +135,9 @@ class Denoising(TimeLaw):
     def support(self) -> tuple[float, float]:
         return self.law.support
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        t = self.law.sample(generator, size)
-        return Draw(t, torch.zeros(size), torch.zeros(size), size)
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        t = self.law.sample(generator)
+        return Draw(t, torch.zeros_like(t), torch.zeros_like(t), generator.total)
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,8 @@ class FullJump(TimeLaw):
     def refusal(self, o: Composition) -> str | None:
         return self.law.refusal(o.path)
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        t = self.law.sample(generator, size)
-        num_jumps = size - round(self.diagonal * size)
-        r = torch.cat([torch.zeros(num_jumps), t[num_jumps:]])
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        t = self.law.sample(generator)
+        num_jumps = generator.total - round(self.diagonal * generator.total)
+        r = torch.where(generator.rows < num_jumps, 0.0, t)
         return Draw(t, t, r, num_jumps)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flowleap.interfaces import Draw, Lands, TimeLaw
+from flowleap.randomness import RowGenerator
 from flowleap.times.grid import cells, check_base, reach, stage
 from flowleap.times.laws import Law
 
@@ -65,15 +66,15 @@ class DyadicGrid(TimeLaw):
     def finest(self) -> float:
         return 1 / self.base_steps
 
-    def exponents(self, generator: torch.Generator, jumps: int) -> Tensor:
-        """Return b of each jumping row, (jumps,): quotas from fine to coarse, or uniform."""
+    def exponents(self, generator: RowGenerator, jumps: int) -> Tensor:
+        """Return b of each row, the first `jumps` of which jump: quotas from fine to coarse, or uniform."""
         if not self.quotas:
-            return torch.randint(self.levels, (jumps,), generator=generator)
+            return generator.integers(self.levels)
         each = jumps // self.levels
-        fine_to_coarse = torch.arange(self.levels - 1, -1, -1).repeat_interleave(each)
-        return torch.cat([fine_to_coarse, torch.zeros(jumps - len(fine_to_coarse), dtype=torch.int64)])
+        return (self.levels - 1 - generator.rows // each).clamp_min(0)
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        size = generator.total
         jumps = int(size * self.share)
         least = self.levels if self.quotas else 1
         if jumps < least:
@@ -85,16 +86,12 @@ class DyadicGrid(TimeLaw):
         count = 2.0 ** self.exponents(generator, jumps)
         jump = 1 / count
         starts = self.base_steps * (1 - jump) + 1 if self.anywhere else count
-        start = (torch.rand(jumps, generator=generator) * starts).floor().minimum(starts - 1)
+        start = (generator.uniform() * starts).float().floor().minimum(starts - 1)
         start = start / self.base_steps if self.anywhere else start * jump
-        t, s, r = 1 - start, 1 - start - 0.5 * jump, 1 - start - jump
-        rest = size - jumps
-        if self.law is None:
-            grid = torch.randint(1, self.base_steps + 1, (rest,), generator=generator)
-            diagonal = grid / self.base_steps
-        else:
-            diagonal = self.law.sample(generator, rest)
-        t, s, r = (torch.cat([jumping, diagonal]) for jumping in (t, s, r))
+        on_diagonal = cells(generator, self.base_steps)[0] if self.law is None else self.law.sample(generator)
+        t, s, r = (
+            torch.where(generator.rows < jumps, 1 - start - part * jump, on_diagonal) for part in (0, 0.5, 1)
+        )
         return Draw(t, s, r, jumps)
 
 
@@ -133,9 +130,9 @@ class Curriculum(TimeLaw):
         """Return b once this fraction of the run has passed."""
         return stage(progress, self.levels)
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        t, s = cells(generator, size, 2 ** self.level(progress))
-        return Draw(t, s, torch.zeros(size), size)
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        t, s = cells(generator, 2 ** self.level(progress))
+        return Draw(t, s, torch.zeros_like(t), generator.total)
 
 
 @dataclass(frozen=True)
@@ -184,6 +181,6 @@ class Halving(TimeLaw):
         """Return b once this fraction of the run has passed."""
         return self.levels - 1 - stage(progress, self.levels)
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        t, r = cells(generator, size, 2 ** self.level(progress))
-        return Draw(t, (t + r) / 2, r, size)
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        t, r = cells(generator, 2 ** self.level(progress))
+        return Draw(t, (t + r) / 2, r, generator.total)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from flowleap.interfaces import Composition, Draw, Lands, TimeLaw
+from flowleap.randomness import RowGenerator
 from flowleap.times.grid import below, cells, check_count, reach, spaced
 from flowleap.times.laws import Law, LogitNormal
 
@@ -34,9 +35,9 @@ class Adjacent(TimeLaw):
     def __post_init__(self) -> None:
         check_count(self, self.base_steps)
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        t, s = cells(generator, size, self.base_steps)
-        return Draw(t, s, torch.zeros(size), size)
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        t, s = cells(generator, self.base_steps)
+        return Draw(t, s, torch.zeros_like(t), generator.total)
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,18 @@ class ToData(TimeLaw):
     def has_diagonal(self) -> bool:
         return self.share < 1
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        jumps = int(size * self.share)
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        jumps = int(generator.total * self.share)
         if jumps < 1:
             raise ValueError(
-                f"a batch of {size} leaves no row to jump (share {self.share:g}): use a batch of at least "
+                f"a batch of {generator.total} leaves no row to jump (share {self.share:g}): use a batch of at least "
                 f"{math.ceil(1 / self.share)}, or a larger share"
             )
-        start, _ = cells(generator, jumps, self.base_steps)
-        if self.law is None:
-            diagonal, _ = cells(generator, size - jumps, self.base_steps)
-        else:
-            diagonal = self.law.sample(generator, size - jumps)
-        t, r = torch.cat([start, diagonal]), torch.cat([torch.zeros(jumps), diagonal])
+        jumping = generator.rows < jumps
+        t, _ = cells(generator, self.base_steps)
+        if self.law is not None:
+            t = torch.where(jumping, t, self.law.sample(generator))
+        r = torch.where(jumping, 0.0, t)
         return Draw(t, r, r, jumps)
 
 
@@ -141,12 +141,12 @@ class Intervals(TimeLaw):
     def solver_steps(self) -> int:
         return self.steps
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
         grid = torch.tensor(spaced(self.high, self.low, self.steps)[::2])
         count = self.steps // 2
-        first = torch.randint(count, (), generator=generator)  # a batch may be smaller than the grid
-        place = (torch.arange(size) + first) % count
-        return Draw(grid[place], grid[place + 1], grid[place + 1], size)
+        first = int(generator.common() * count)  # a batch may be smaller than the grid
+        place = (generator.rows + first) % count
+        return Draw(grid[place], grid[place + 1], grid[place + 1], generator.total)
 
 
 @dataclass(frozen=True)
@@ -201,18 +201,18 @@ class Trajectories(TimeLaw):
     def finest(self) -> float:
         return 1 / self.base_steps
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        rows = int(size * self.share)
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        rows = int(generator.total * self.share)
         if rows < 1:
             raise ValueError(
-                f"a batch of {size} leaves no row on the grid (share {self.share:g}): use a batch of at least "
-                f"{math.ceil(1 / self.share)}, or a larger share"
+                f"a batch of {generator.total} leaves no row on the grid (share {self.share:g}): use a batch of at "
+                f"least {math.ceil(1 / self.share)}, or a larger share"
             )
         weights = torch.arange(1.0, (self.longest or self.base_steps) + 1)
-        steps = 1 + torch.multinomial(weights, rows, replacement=True, generator=generator)
+        steps = 1 + generator.choice(weights)
         stop = below(generator, self.base_steps - steps)
         landing = below(generator, stop)
         grid = (torch.stack([stop + steps, stop, landing]) / self.base_steps).unbind()
-        diagonal = self.law.sample(generator, size - rows)
-        t, s, r = (torch.cat([on_grid, diagonal]) for on_grid in grid)
+        diagonal = self.law.sample(generator)
+        t, s, r = (torch.where(generator.rows < rows, on_grid, diagonal) for on_grid in grid)
         return Draw(t, s, r, rows)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from flowleap.interfaces import TimeLaw
+from flowleap.randomness import RowGenerator
 from flowleap.tensors import Time
 
-__all__ = ["below", "cells", "check_base", "check_count", "reach", "spaced", "stage"]
+__all__ = ["below", "binomial", "cells", "check_base", "check_count", "reach", "spaced", "stage"]
 
 
 def spaced(high: float, low: float, steps: int, rho: float | None = None) -> list[float]:
@@ -39,15 +40,29 @@ def stage(progress: float, stages: int) -> int:
     )  # k/K as a float may fall short of a whole stage
 
 
-def below(generator: torch.Generator, most: Tensor) -> Tensor:
-    """Return whole numbers, each uniform on {0, …, most}."""
-    return (torch.rand(len(most), generator=generator) * (most + 1)).floor().clamp(max=most).to(torch.int64)
+def below(generator: RowGenerator, most: Tensor) -> Tensor:
+    """Return whole numbers, that of each row uniform on {0, …, most}."""
+    return (generator.uniform() * (most + 1)).to(torch.int64)
 
 
-def cells(generator: torch.Generator, size: int, count: int) -> tuple[Time, Time]:
-    """Return the upper and lower ends of `size` of the `count` equal cells of [0, 1], drawn uniformly."""
-    cell = torch.randint(count, (size,), generator=generator)
+def cells(generator: RowGenerator, count: int) -> tuple[Time, Time]:
+    """Return the upper and lower ends of one of `count` equal cells of [0, 1] for each row, drawn uniformly."""
+    cell = generator.integers(count)
     return (cell + 1) / count, cell / count
+
+
+def binomial(generator: RowGenerator, share: float) -> int:
+    """Return of how many rows of the global batch, each with this probability, something is true.
+
+    The number is drawn by the inverse of its distribution function, one for all rows.
+    """
+    n = generator.total
+    if share in (0.0, 1.0):
+        return round(share * n)
+    k = torch.arange(n + 1, dtype=torch.float64)
+    ways = math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+    reached = torch.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share)).cumsum(0)
+    return min(n, int((reached <= generator.common() * reached[-1]).sum()))
 
 
 def check_base(law: TimeLaw, n: int) -> None:

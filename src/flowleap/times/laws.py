@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flowleap.citations import Cited
 from flowleap.paths import Path
+from flowleap.randomness import RowGenerator
 
 __all__ = ["Law", "LogNormal", "LogNormalAngle", "LogitNormal", "NoiseLevels", "Uniform"]
 
@@ -25,8 +26,8 @@ class Law(Cited, ABC):
         """The interval the times lie in."""
 
     @abstractmethod
-    def sample(self, generator: torch.Generator, size: int) -> Tensor:
-        """Return (size,) float32."""
+    def sample(self, generator: RowGenerator) -> Tensor:
+        """Return a time for each row of the generator, (rows,) float32."""
 
     def refusal(self, path: Path) -> str | None:
         """Return why its times are not those of a path, or None."""
@@ -48,8 +49,8 @@ class Uniform(Law):
     def support(self) -> tuple[float, float]:
         return self.low, self.high
 
-    def sample(self, generator: torch.Generator, size: int) -> Tensor:
-        return self.low + (self.high - self.low) * torch.rand(size, generator=generator)
+    def sample(self, generator: RowGenerator) -> Tensor:
+        return (self.low + (self.high - self.low) * generator.uniform()).float()
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class LogitNormal(Law):
         if not self.std > 0:
             raise ValueError(f"LogitNormal(std={self.std}): a positive standard deviation is expected")
 
-    def sample(self, generator: torch.Generator, size: int) -> Tensor:
-        return torch.sigmoid(self.mean + self.std * torch.randn(size, generator=generator))
+    def sample(self, generator: RowGenerator) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * generator.normal().double()).float()
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,11 @@ class NoiseLevels(Law):
     def support(self) -> tuple[float, float]:
         return 0.0, 1.0
 
-    def sample(self, generator: torch.Generator, size: int) -> Tensor:
+    def sample(self, generator: RowGenerator) -> Tensor:
         first, last = self.low ** (1 / self.rho), self.high ** (1 / self.rho)
-        way = self.share * torch.rand(size, generator=generator)
+        way = self.share * generator.uniform()
         level = (first + way * (last - first)) ** self.rho
-        return level / (1 + level)
+        return (level / (1 + level)).float()
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,8 @@ class LogNormal(Law):
         if not self.std > 0:
             raise ValueError(f"LogNormal(std={self.std}): a positive standard deviation is expected")
 
-    def sample(self, generator: torch.Generator, size: int) -> Tensor:
-        return torch.exp(self.mean + self.std * torch.randn(size, generator=generator))
+    def sample(self, generator: RowGenerator) -> Tensor:
+        return torch.exp(self.mean + self.std * generator.normal().double()).float()
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,6 @@ class LogNormalAngle(Law):
             "same number"
         )
 
-    def sample(self, generator: torch.Generator, size: int) -> Tensor:
-        level = torch.exp(self.mean + self.std * torch.randn(size, generator=generator))
-        return torch.atan(level / self.noise_scale) * (2 / math.pi)
+    def sample(self, generator: RowGenerator) -> Tensor:
+        level = torch.exp(self.mean + self.std * generator.normal().double())
+        return (torch.atan(level / self.noise_scale) * (2 / math.pi)).float()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowleap.interfaces import Composition, Draw, TimeLaw
 from flowleap.paths import VEPath
+from flowleap.randomness import RowGenerator
 from flowleap.times.clocks import check_clock, clock_refusal, times_of
 from flowleap.times.grid import spaced
 from flowleap.times.laws import LogNormal
@@ -131,8 +132,8 @@ class NoiseGrid(TimeLaw):
         reached = torch.erf((levels.log() - self.law.mean) / (self.law.std * math.sqrt(2)))
         return reached.diff() / reached.diff().sum()
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
         times = times_of(self.levels(progress), self.clock).float()
-        cell = torch.multinomial(self.probabilities(progress), size, replacement=True, generator=generator)
+        cell = generator.choice(self.probabilities(progress))
         landing = self.low if self.clock == "levels" else 0.0
-        return Draw(times[cell + 1], times[cell], torch.full((size,), landing), size)
+        return Draw(times[cell + 1], times[cell], torch.full((len(cell),), landing), generator.total)

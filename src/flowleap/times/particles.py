@@ -9,6 +9,7 @@ import torch
 
 from flowleap.interfaces import Draw, Lands, TimeLaw
 from flowleap.paths import LinearPath, Path
+from flowleap.randomness import RowGenerator
 
 __all__ = ["Particles"]
 
@@ -70,8 +71,8 @@ class Particles(TimeLaw):
         """
         return _OnPath(self, path)
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        return self.on(LinearPath()).draw(generator, size, progress)
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        return self.on(LinearPath()).draw(generator, progress)
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,14 @@ class _OnPath(TimeLaw):
     def finest(self) -> float:
         return self.law.finest
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        """Return the times of the groups, those of each group one after the other."""
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
         low, high = self._ends()
-        count, shortest = -(-size // self.law.group), SHORTEST * (high - low)
-        u = torch.rand(2, count, generator=generator, dtype=torch.float64)
-        t = low + shortest + (high - low - shortest) * u[0]
-        r = low + (t - shortest - low) * u[1]
+        shortest, u = SHORTEST * (high - low), generator.grouped(self.law.group).uniform(2)
+        t = low + shortest + (high - low - shortest) * u[:, 0]
+        r = low + (t - shortest - low) * u[:, 1]
         s = self.stop(t, r)
-        t, s, r = (time.float().repeat_interleave(self.law.group)[:size] for time in (t, s, r))
-        return Draw(t, torch.minimum(torch.maximum(s, r), t), r, size)
+        t, s, r = (time.float() for time in (t, s, r))
+        return Draw(t, torch.minimum(torch.maximum(s, r), t), r, generator.total)
 
     def stop(self, t: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
         """Return s: one step of the noise level below t, not below r."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowleap.interfaces import Composition, Draw, TimeLaw
 from flowleap.paths import VEPath
+from flowleap.randomness import RowGenerator
 from flowleap.times.clocks import check_clock, clock_refusal, times_of
 from flowleap.times.grid import stage
 from flowleap.times.laws import LogNormal
@@ -94,8 +95,8 @@ class Ratio(TimeLaw):
         nearer = 1 + self.reach * torch.sigmoid(-self.slope * levels)
         return (1 - nearer / self.base ** (self.stage(progress) + 1)).clamp_min(0.0)
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        levels = self.law.sample(generator, size).double().clamp_max(self.high)
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        levels = self.law.sample(generator).double().clamp_max(self.high)
         nearer = levels * self.ratio(levels, progress)
         t, s = (times_of(each, self.clock).float() for each in (levels, nearer))
-        return Draw(t, s, torch.zeros(size), size)
+        return Draw(t, s, torch.zeros_like(t), generator.total)

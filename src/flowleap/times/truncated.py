@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowleap.interfaces import Composition, Draw, TimeLaw
 from flowleap.paths import VEPath
+from flowleap.randomness import RowGenerator
 from flowleap.times.laws import Law
 
 __all__ = ["StudentT", "Truncation"]
@@ -53,13 +54,13 @@ class StudentT(Law):
     def support(self) -> tuple[float, float]:
         return self.low, self.high
 
-    def sample(self, generator: torch.Generator, size: int) -> Tensor:
+    def sample(self, generator: RowGenerator) -> Tensor:
         wide, ends = self.scale * math.sqrt(self.df), (math.log(self.low), math.log(self.high))
         first, last = (math.asinh((end - self.mean) / wide) for end in ends)
         y = torch.linspace(first, last, NODES, dtype=torch.float64)
         density = torch.cosh(y) ** -self.df
         grown = torch.cat([torch.zeros(1, dtype=torch.float64), torch.cumsum(density[1:] + density[:-1], 0)])
-        u = torch.rand(size, generator=generator, dtype=torch.float64) * grown[-1]
+        u = generator.uniform() * grown[-1]
         above = torch.searchsorted(grown, u).clamp(1, NODES - 1)
         part = (u - grown[above - 1]) / (grown[above] - grown[above - 1])
         found = y[above - 1] + part * (y[above] - y[above - 1])
@@ -127,12 +128,12 @@ class Truncation(TimeLaw):
             f"path is {path}: use VEPath(t_min=0.0, t_max={self.law.high:g})"
         )
 
-    def draw(self, generator: torch.Generator, size: int, progress: float) -> Draw:
-        t = self.law.sample(generator, size)
-        chance = torch.rand(size, generator=generator)
-        here = int(self.share * size)
-        t = torch.where(torch.arange(size) < here if here else chance < self.share, self.boundary, t)
-        return Draw(t, self.stop(t), torch.zeros(size), size)
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        t = self.law.sample(generator)
+        here = int(self.share * generator.total)
+        on_boundary = generator.rows < here if here else generator.uniform() < self.share
+        t = torch.where(on_boundary, self.boundary, t)
+        return Draw(t, self.stop(t), torch.zeros_like(t), generator.total)
 
     def stop(self, t: Tensor) -> Tensor:
         """Return s, which is 0 where the step is longer than the way."""

@@ -9,7 +9,7 @@ checkpoints/
     frozen.safetensors          the copy that teaches a stage, where the objective has stages
     optimizer.safetensors       moments and step counts, named <moment>/<parameter>
     rival.*.safetensors         network and optimizer of the auxiliary network, where the objective has one
-    state.json                  step, skipped, streak, seconds, stage
+    state.json                  step, skipped, streak, seconds, stage, format
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from flowleap.training.state import AUXILIARY, State, TrainedNetwork
 
 KEPT = 2
 """How many checkpoints of a run stay on disk."""
-FORMAT = 1
+FORMAT = 2
+"""Of checkpoints. Those of format 1 are of versions that drew the numbers of a step otherwise, and hold the same."""
 OPTIMIZER = "optimizer.safetensors"
 Tensors = dict[str, Tensor]
 
@@ -53,6 +54,12 @@ class Progress:
     streak: int
     seconds: float
     stage: int = 0
+    format: int = FORMAT
+
+    @property
+    def drawn_otherwise(self) -> bool:
+        """Whether the steps so far drew other random numbers than the coming ones of the same run would have."""
+        return self.format != FORMAT
 
 
 def save(folder: Path, state: State) -> Path:
@@ -78,7 +85,7 @@ def _write(folder: Path, path: Path, files: dict[str, Tensors], state: State) ->
         with new_folder(path) as temporary:
             for name, tensors in files.items():
                 write_tensors(temporary / name, tensors, state.step)
-            text = json.dumps({"format": FORMAT, **asdict(progress)}, indent=2) + "\n"
+            text = json.dumps(asdict(progress), indent=2) + "\n"
             (temporary / "state.json").write_text(text, encoding="utf-8")
         replace_file(folder / "latest", path.name + "\n")
     except (OSError, SafetensorError) as error:
@@ -103,8 +110,8 @@ def latest(folder: Path) -> Path | None:
     return path
 
 
-def restore(path: Path, state: State) -> None:
-    """Fill `state` from the checkpoint at `path`; nothing in it changes unless every file is sound.
+def restore(path: Path, state: State) -> Progress:
+    """Fill `state` from the checkpoint at `path`, and return its numbers; nothing changes unless every file is sound.
 
     Raises: CheckpointError for a missing, truncated or foreign file, naming it and the reason.
     """
@@ -120,6 +127,7 @@ def restore(path: Path, state: State) -> None:
     state.step, state.skipped = progress.step, progress.skipped
     state.streak, state.seconds = progress.streak, progress.seconds
     state.trained.stage = progress.stage
+    return progress
 
 
 def files_of(trained: TrainedNetwork, *, empty_moments: bool = False) -> dict[str, Tensors]:
@@ -237,7 +245,7 @@ def read_progress(path: Path) -> Progress:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format") != FORMAT:
+        if content["format"] not in (1, FORMAT):
             raise ValueError(f"a format other than {FORMAT}, written by another version of flowleap")
         return Progress(**content)
     except FileNotFoundError as error:

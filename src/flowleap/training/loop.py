@@ -129,8 +129,7 @@ def draw_batch(
 ) -> Batch:
     """Return the batch of a step, or a part of it: a pure function of (seed, step) and the part.
 
-    All choices are made for the global batch; only the rows of the part are read, and beside them those that their
-    velocity averages over.
+    Only the rows of the part are drawn and read, and beside them those that their velocity averages over.
     """
     reads = Reads(data.label, len(data), objective, plan.batch, plan.seed, range(part, part + 1), parts)
     rows, here, others = reads.places(step, part)

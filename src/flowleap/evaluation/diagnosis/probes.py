@@ -33,7 +33,7 @@ from flowleap.objectives import Consistency, Objective, Self
 from flowleap.oracles import Gaussian
 from flowleap.paths import Path
 from flowleap.point import Batch, Point
-from flowleap.randomness import generator
+from flowleap.randomness import RowGenerator, generator
 from flowleap.tensors import Image, Label, Time, like, repeated, squared_norm
 from flowleap.times import Adjacent, NoiseGrid
 from flowleap.velocities import Conditional
@@ -259,15 +259,15 @@ class Probes:
 
     def times(self, stream: str, to_data: bool = False) -> tuple[Time, Time, Time]:
         """Return r ≤ s ≤ t, (num,) float64: uniform and stratified in t, or drawn by a time law on a grid."""
-        g, law = generator(self.seed, f"diagnosis/times/{stream}"), self.objective.times
+        name, law = f"diagnosis/times/{stream}", self.objective.times
         if law.finest > 0 and self.jumps:
-            t, s, r, num_jumps = law.draw(g, 64 * self.num, 1.0)
+            t, s, r, num_jumps = law.draw(RowGenerator(self.seed, name, total=64 * self.num), 1.0)
             low = self.flow.path.t_min
             t, s, r = (time[:num_jumps].double().clamp(low, self.flow.path.t_max) for time in (t, s, r))
             kept = (r <= low).nonzero().flatten() if to_data else torch.arange(num_jumps)
             kept = kept[torch.arange(self.num) % len(kept)]
             return t[kept], s[kept], r[kept]
-        draws = torch.rand(3, self.num, generator=g, dtype=torch.float64)
+        draws = torch.rand(3, self.num, generator=generator(self.seed, name), dtype=torch.float64)
         t = (torch.arange(self.num) + draws[0]).clamp_min(0.1) / self.num
         r = torch.zeros_like(t) if to_data else t * draws[1]
         s = r + (t - r) * draws[2]
@@ -278,11 +278,11 @@ class Probes:
         size, data = len(self.data), self.data
         order = torch.randperm(size, generator=generator(self.seed, f"diagnosis/rows/{stream}"))
         chosen = order[torch.arange(self.num) % size]
-        g = generator(self.seed, f"diagnosis/noise/{stream}")
-        for start in range(0, self.num, self.batch):
-            part = slice(start, start + self.batch)
+        name = f"diagnosis/noise/{stream}"
+        for part in torch.arange(self.num).split(self.batch):
             x = data.x[chosen[part]].to(self.device)
-            noise = self.objective.coupling.noise(g, x.shape).to(x)
+            random = RowGenerator(self.seed, name, total=self.num, rows=part, device=self.device)
+            noise = self.objective.coupling.noise(random, x.shape[1:]).to(x)
             t, s, r = (time[part].to(x) for time in times)
             label = None if data.label is None else data.label[chosen[part]].to(self.device)
             path = self.flow.path
