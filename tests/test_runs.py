@@ -176,6 +176,17 @@ def test_every_field_of_the_plan_is_a_field_of_the_config() -> None:
     assert set(Plan.__dataclass_fields__) <= names
 
 
+@pytest.mark.parametrize(
+    ("intervals", "expected"),
+    [((50, 500), [50, 500, 1000, 1200]), ((50, 20), [*range(20, 1201, 20)]), ((50, 0), [1200])],
+)
+def test_the_first_picture_comes_with_the_first_numbers(
+    intervals: tuple[int, int], expected: list[int]
+) -> None:
+    plan = Plan(1200, batch=1, seed=0, lr=1.0, log_every=intervals[0], sample_every=intervals[1])
+    assert [step for step in range(1, 1201) if plan.draws(step)] == expected
+
+
 # ---------------------------------------------------------------- a run and its folder
 
 
@@ -187,7 +198,8 @@ def test_a_finished_run_leaves_all_that_it_promises(tmp_path: Path, drawing: Con
     found = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
     assert {
         "config.json", "environment.json", "metrics.jsonl", "table.json", "table.md", "grid.png",
-        "network.safetensors", "ema.safetensors", "samples/step-000006.png", "samples/step-000012.png",
+        "network.safetensors", "ema.safetensors",
+        "samples/step-000004.png", "samples/step-000006.png", "samples/step-000012.png",
         "plots/raw_error.png", "plots/grad_norm.png", "plots/derivative_norm.png",
         "plots/images_per_second.png",
         "checkpoints/latest", "checkpoints/step-00000010/state.json", "checkpoints/step-00000012/state.json",

@@ -76,6 +76,8 @@ class Results:
             return
         begin = time.perf_counter()
         report.draw_samples(*self.about, path, self.reporter, num)
+        if not self.drawn and path.exists():
+            self.reporter.say(f"samples after step {state.step}: {path}; later ones beside it")
         self.drawn += time.perf_counter() - begin
 
     def write(self, metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

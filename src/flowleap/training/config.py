@@ -117,7 +117,7 @@ class ScheduleConfig:
         warmup: the fraction of the run over which the learning rate rises.
         decay: the fraction at its end over which it falls to zero as a cosine.
         log_every, sample_every, checkpoint_every: intervals in steps; 0 switches pictures or checkpoints off
-            (the last step always makes both).
+            (the last step always makes both). The first picture comes with the first numbers.
     """
 
     steps: PositiveInt

@@ -54,6 +54,11 @@ class Plan:
         into = (step / self.steps - 1.0 + self.decay) / self.decay if self.decay else 0.0
         return self.lr * rise * 0.5 * (1.0 + math.cos(math.pi * max(0.0, into)))
 
+    def draws(self, step: int) -> bool:
+        """Return whether samples are drawn after a step: with the first numbers, every `sample_every`, at the end."""
+        first = min(self.log_every, self.sample_every)
+        return step == self.steps or every(self.sample_every, step) or 0 < first == step
+
 
 @dataclass(frozen=True)
 class Events:
@@ -61,7 +66,7 @@ class Events:
 
     Args:
         log: given the averages over each log interval.
-        sample: called every `Plan.sample_every` steps and at the end.
+        sample: called as `Plan.draws` says.
         measure: called after each log interval; it decides itself whether there is time to measure quality.
         save: called every `Plan.checkpoint_every` steps, at the end, and when the run is interrupted.
         keep: called after each step; it decides itself whether there is something to store.
@@ -202,7 +207,7 @@ def fit(
             raise Diverged(f"{state.streak} steps in a row were not finite, up to step {state.step}: {cause}")
         with recorder.aside(state):
             events.keep(state)
-            measured, shown = log and (done or not leaving), done or every(plan.sample_every, state.step)
+            measured, shown = log and (done or not leaving), plan.draws(state.step)
             with engine.whole() if measured or shown else nullcontext():
                 if measured:
                     with clock.named("evaluate"):
