@@ -3,6 +3,7 @@
 | coupling    | noise                       | data                                            | used by       |
 |-------------|-----------------------------|-------------------------------------------------|---------------|
 | Independent | fresh                       | that of the batch                               | most          |
+| NearestPairs | fresh                      | that of the batch, each class in another order  | recipe digits |
 | LivePairs   | fresh                       | r < t: where the map in training takes the noise | live reflow  |
 | StoredPairs | `Batch.noise`, stored       | that of the batch, where a teacher took it      | reflow        |
 | Generated   | fresh                       | one step of another map from noise of its own   | SiD           |
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from flowleap import samplers
 from flowleap.flow_map import FlowMap
@@ -22,7 +24,7 @@ from flowleap.interfaces import Composition, Coupling
 from flowleap.randomness import RowGenerator
 from flowleap.tensors import Image, Label
 
-__all__ = ["Coupling", "Generated", "Independent", "LivePairs", "StoredPairs"]
+__all__ = ["Coupling", "Generated", "Independent", "LivePairs", "NearestPairs", "StoredPairs"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,57 @@ class Independent(Coupling):
     """ε ~ N(0, I), independent of x."""
 
     splits: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class NearestPairs(Coupling):
+    """The rows of a class in the order in which they lie nearest to the noise: mini-batch optimal transport.
+
+    x_i ← x_π(i),  π = argmin_π Σ_i ‖x_π(i) − ε_i‖²,  π a permutation of the rows of one class in the batch.
+
+    Lines from noise to data then cross less, so that the velocity of a pair varies less around its mean, and the flow
+    is straighter. The laws of ε and of x given its class stay what they are. Without labels the batch is one class.
+    The order depends on the whole batch, which therefore cannot be split. Cost O(n³) in the n rows of a class, on the
+    CPU; below a tenth of a millisecond for 12 rows.
+
+    Source: Pooladian et al. 2023 (arXiv 2304.14772), Tong et al. 2023 (arXiv 2302.00482), there
+    over whole batches without regard to classes.
+    """
+
+    mixes_rows: ClassVar[bool] = True
+    cites: ClassVar[tuple[str, ...]] = ("pooladian2023multisample", "tong2023improving")
+
+    def refusal(self, o: Composition) -> str | None:
+        if not o.velocity.averages:
+            return None
+        return (
+            "PlugIn averages over all data that may have met the noise of a row, and NearestPairs gives each noise to "
+            "data near it: use velocity=Conditional(), or coupling=Independent()"
+        )
+
+    def data(
+        self,
+        x: Image,
+        noise: Image,
+        label: Label,
+        num_jumps: int,
+        frozen: FlowMap | None,
+        extra_noise: Image | None = None,
+    ) -> Image:
+        rows = torch.zeros(len(x), dtype=torch.int64) if label is None else label.cpu()
+        order = torch.arange(len(x))
+        flat, target = (images.detach().flatten(1).double().cpu() for images in (x, noise))
+        for one in rows.unique():
+            here = (rows == one).nonzero().squeeze(1)
+            order[here] = here[_assignment(torch.cdist(target[here], flat[here]).square())]
+        return x[order.to(x.device)]
+
+
+def _assignment(cost: Tensor) -> Tensor:
+    """Return the column of each row of a square cost, each column once, so that the sum is least; (n,) int64."""
+    import ot
+
+    return torch.from_numpy(ot.emd([], [], cost.numpy())).argmax(1)
 
 
 @dataclass(frozen=True)

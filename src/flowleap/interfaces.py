@@ -283,6 +283,11 @@ class Coupling(Part):
         return False
 
     @property
+    def mixes_rows(self) -> bool:
+        """Whether which x meets a noise depends on the other rows of the batch, which then cannot be split."""
+        return False
+
+    @property
     def splits(self) -> bool:
         """Whether a row does not depend on the network or on other rows, so that a batch may be split anywhere."""
         return False
