@@ -2,6 +2,7 @@
 
     uv run python benchmarks/digits.py                  # trains what is missing, then writes benchmarks/digits.md
     uv run python benchmarks/digits.py --jobs 2         # two runs at a time, one thread each
+    uv run python benchmarks/digits.py --recipe         # `flowleap train` alone, seeds 10 to 12, and its section alone
 
 Every run is `flowleap train METHOD --seed S` with everything else at its default, so data, network, batch, learning
 rate, steps and guidance (none) are equal. Finished runs are kept in --out and not repeated; interrupted ones resume.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +33,20 @@ GOALS = {
         mean(m["shortcut", 128, "distance"]) <= 1.5 * mean(m["flow-matching", 128, "distance"])
     ),
 }
+RECIPE = "## The recipe of `flowleap train`"
+SEEDS = (10, 11, 12)
+"""Of the runs by the recipe, which was chosen on others."""
+SHOWN = {
+    "distance": "FD-pixel",
+    "agreement": "label accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "coverage": "coverage",
+    "nearest_ratio": "memorization ratio",
+}
+"""The numbers of its table."""
+FORMER = ("esc", "--seed", "0", "--set", "target.derivative=TwoPass", "--show", "1,2,4,128")
+"""What `flowleap train` alone did before it had a recipe."""
 Measured = dict[tuple[str, int, str], list[float]]
 
 
@@ -53,6 +69,7 @@ def train(out: Path, method: str, seed: int, threads: int) -> None:
     if (place / "table.json").exists():
         return
     command = [sys.executable, "-m", "flowleap", "train", method, "--seed", str(seed), "--out", str(place)]
+    command += ["--show", "1,2,4,128"]
     if (place / "config.json").exists():
         command = [sys.executable, "-m", "flowleap", "train", "--resume", "--out", str(place)]
     print(f"{method}, seed {seed}", flush=True)
@@ -60,6 +77,44 @@ def train(out: Path, method: str, seed: int, threads: int) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+
+
+def whole_command(place: Path, *words: str) -> float:
+    """Run `flowleap train` with some words on one thread unless that is done; return its processor seconds."""
+    kept = place / "processor.json"
+    if not kept.exists():
+        command = [sys.executable, "-m", "flowleap", "train", *words, "--out", str(place), "--overwrite"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        kept.write_text(json.dumps(round(seconds, 1)) + "\n", encoding="utf-8")
+    return float(json.loads(kept.read_text(encoding="utf-8")))
+
+
+def recipe_report(out: Path) -> str:
+    """Return the section on the runs by the recipe as Markdown."""
+    places = [out / f"recipe-seed{seed}" for seed in SEEDS]
+    spent = [whole_command(place, "--seed", str(seed)) for seed, place in zip(SEEDS, places, strict=True)]
+    former = whole_command(out / "former-seed0", *FORMER)
+    tables = [json.loads((place / "table.json").read_text()) for place in places]
+    lines = [
+        RECIPE,
+        "",
+        f"Made by `uv run python benchmarks/digits.py --recipe`: seeds {', '.join(map(str, SEEDS))}, on which it was "
+        f"not chosen. Processor time of the whole command on one thread: {spread(spent, 0)} s; with the settings of "
+        f"the tables above and a measurement at 128 steps (`flowleap train {' '.join(FORMER)}`) {former:.0f} s. "
+        "Processor time depends on what else runs on the machine.",
+        "",
+        "| NFE | " + " | ".join(SHOWN.values()) + " |",
+        "|---:|" + "---:|" * len(SHOWN),
+    ]
+    for rows in zip(*tables, strict=True):
+        cells = [spread([row[name] for row in rows], 3 if name == "agreement" else 2) for name in SHOWN]
+        lines.append(f"| {rows[0]['nfe']} | " + " | ".join(cells) + " |")
+    by_seed = ", ".join(f"{table[0]['distance']:.3f}" for table in tables)
+    lines += ["", f"One-step distance, seed by seed: {by_seed}."]
+    return "\n".join(lines) + "\n"
 
 
 def collect(out: Path, seeds: list[int]) -> tuple[Measured, dict[str, Any]]:
@@ -140,13 +195,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-digits"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--recipe", action="store_true", help="renew the section on `flowleap train` alone")
     args = parser.parse_args()
+    report_file = Path(__file__).with_suffix(".md")
+    kept, _, section = report_file.read_text(encoding="utf-8").partition(RECIPE)
+    if args.recipe:
+        text = f"{kept.rstrip()}\n\n{recipe_report(args.out)}"
+        report_file.write_text(text, encoding="utf-8")
+        print(text)
+        return
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [(method, seed) for seed in args.seeds for method in reversed(METHODS)]
         list(pool.map(lambda job: train(args.out, *job, threads), jobs))
     text = report(*collect(args.out, args.seeds), args.seeds, args.jobs)
-    Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    text += f"\n{RECIPE}{section}" if section else ""
+    report_file.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -27,6 +27,7 @@ HERE = Path(__file__).with_suffix("")
 RECIPE, BASE = "fashion-mnist", "flow-matching"
 RUNS = (RECIPE, BASE)
 SHARED = ("steps", "batch", "lr", "warmup", "decay", "clip", "eval_num")
+SHOWN = "1,2,4,128"
 KEPT = ("grid.png", "table.json", "table.md", "quality.jsonl")
 MINUTES, AGREEMENT, PART = 45, 0.80, 1 / 3
 
@@ -34,14 +35,26 @@ MINUTES, AGREEMENT, PART = 45, 0.80, 1 / 3
 def command(name: str, data: str, place: Path) -> list[str]:
     """Return the words that begin a run: the recipe, or the other method with its settings."""
     if name == RECIPE:
-        return ["train", "--recipe", RECIPE, "--data", data, "--out", str(place)]
+        return ["train", "--recipe", RECIPE, "--data", data, "--show", SHOWN, "--out", str(place)]
     recipe = recipes.get(RECIPE)
     given = {field: getattr(recipe, field) for field in SHARED} | {
         "label_dropout": recipe.objective.label_dropout
     }
     given |= {"ema": ",".join(map(str, recipe.ema))} | {f"network.{k}": v for k, v in recipe.options.items()}
     settings = [word for field, value in given.items() for word in ("--set", f"{field}={value}")]
-    return ["train", name, "--data", data, "--network", recipe.network, *settings, "--out", str(place)]
+    return [
+        "train",
+        name,
+        "--data",
+        data,
+        "--network",
+        recipe.network,
+        *settings,
+        "--show",
+        SHOWN,
+        "--out",
+        str(place),
+    ]
 
 
 def train(name: str, data: str, place: Path) -> None:

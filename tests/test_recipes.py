@@ -43,7 +43,7 @@ def by_recipe(
 def test_it_can_be_planned_without_data(name: str) -> None:
     recipe = recipes.get(name)
     config, changed = by_recipe(name)
-    assert changed == [] and config.recipe == name and config.data.name == ""
+    assert changed == [] and config.recipe == name and config.data.name == (recipe.dataset or "")
     assert (config.schedule.steps, config.data.batch, config.optimizer.lr, config.optimizer.ema) == (
         recipe.steps,
         recipe.batch,
@@ -76,7 +76,30 @@ def test_what_the_papers_name_is_there() -> None:
     assert {"ct-b2", "shortcut-esc-b2", "imm-b2", "sct-b2"} <= known
     for prefix in ("imagenet256", "celebahq256"):
         assert len([name for name in known if name.startswith(prefix)]) == 8
-    assert {"fashion-mnist", "fashion-mnist-gpu", "folder-64", "folder-64-gpu"} <= known
+    assert {"digits", "fashion-mnist", "fashion-mnist-gpu", "folder-64", "folder-64-gpu"} <= known
+
+
+def test_a_run_is_by_the_recipe_of_the_digits_only_where_nothing_is_named() -> None:
+    """Whoever names a method or data gets the settings that all methods share."""
+    recipe, plain = recipes.get("digits"), runs.resolve(steps=5, seed=3)
+    assert (plain.config.recipe, plain.config.data.name) == ("digits", "digits")
+    assert plain.config.optimizer.lr == recipe.lr and plain.config.seed == 3
+    assert plain.changes[0] == f"recipe digits: schedule.steps is 5 instead of {recipe.steps}"
+    usual = runs.configure("esc")
+    for named in (
+        {"method": "esc"},
+        {"data": "digits"},
+        {"network": "dit-nano"},
+        {"objective": usual.objective},
+    ):
+        assert runs.configure(**named) == usual, named
+
+
+def test_guidance_trains_the_null_label_in_a_recipe_without_it() -> None:
+    guided = [("guidance", "Guidance"), ("guidance.omega", "1.0")]
+    assert runs.configure(settings=guided).objective.label_dropout == 0.1
+    kept = runs.configure(settings=[*guided, ("label_dropout", "0.2")])
+    assert kept.objective.label_dropout == 0.2 and runs.configure().objective.label_dropout == 0
 
 
 @pytest.mark.parametrize(

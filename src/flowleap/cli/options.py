@@ -77,7 +77,7 @@ Show = Annotated[
     Option(
         metavar="N,N,…",
         help="Numbers of sampling steps of the final pictures and table.",
-        show_default="1,2,4,128; pictures take at most a tenth of the training time",
+        show_default="1,2,4,128 as far as each takes a tenth of the training time",
     ),
 ]
 Counts = Annotated[

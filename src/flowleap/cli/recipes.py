@@ -78,7 +78,8 @@ def show_one(recipe: Recipe) -> None:
         "hardware": recipe.hardware,
         "notes": "\n".join(recipe.notes),
         "here": recipe.measured,
-        "command": f"flowleap train --recipe {recipe.name} --data PATH",
+        "command": f"flowleap train --recipe {recipe.name}"
+        + (" --data PATH" if recipe.dataset is None else ""),
     }
     for label, text in rows.items():
         if text:

@@ -55,7 +55,9 @@ DryRun = Annotated[
 Recipe = Annotated[
     str | None,
     Option(
-        metavar="NAME", help="Use published or tested settings; list: show all recipes.", show_default="none"
+        metavar="NAME",
+        help="Use published or tested settings; list: show all recipes.",
+        show_default="digits where no method, data or network is named",
     ),
 ]
 
@@ -155,14 +157,14 @@ def train(
     as_json: AsJson = False,
     recipe: Recipe = None,
 ) -> None:
-    """Train a generator from scratch; the default, esc on digits, takes minutes on a laptop.
+    """Train a generator from scratch; where nothing is named, by the recipe digits, in minutes on a laptop.
 
     Distillation methods (progressive-distillation, consistency-distillation, reflow, ctm, sid, amed, ect-tuned, tcm)
     learn from a finished run, --teacher RUN, and start from its averaged weights. Without --teacher, the first half of
     --steps trains the teacher.
 
     Ctrl-C finishes the step, saves and exits; --resume continues with exactly the same result. The run folder holds the
-    weights, sample grids, training curves, and a table of quality and time at 1, 2, 4 and 128 sampling steps.
+    weights, sample grids, training curves, and a table of quality and time by the number of sampling steps.
 
     Started by torchrun or accelerate launch, all processes train one run together; --batch is the global batch.
     """
@@ -215,8 +217,8 @@ def settled(
 
     known = {name: value for name, value in about.items() if value is not None}
     if not resume:
-        if recipe and "data" not in known and not dry_run:
-            one = runs.recipes.get(recipe)
+        one = runs.recipes.get(recipe) if recipe else None
+        if one is not None and one.dataset is None and "data" not in known and not dry_run:
             raise ValueError(
                 f"the recipe {one.name} is for {one.data}: say where it is, --data PATH; or see what it takes, "
                 "--dry-run"

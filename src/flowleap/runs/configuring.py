@@ -25,8 +25,8 @@ from flowleap.training import folder
 from flowleap.training.config import FLAT, TrainConfig, dotted, from_fields
 from flowleap.training.settings import PREPROCESSING, change, preprocessing_of, refuse_named
 
-METHOD, DATA = "esc", "digits"
-"""The method and the data of a run where none are named."""
+METHOD, DATA, RECIPE = "esc", "digits", "digits"
+"""The method and the data of a run where none are named, and the recipe of one where nothing is."""
 HEAD = networks.WithLogVariance.__name__
 """The kind of a network around one that has no log-variance of its own."""
 LEVELS = networks.NoiseTime.__name__
@@ -79,10 +79,12 @@ def resolve(
 ) -> Resolved:
     """Resolve a new run: the preset for its data or a recipe, changed by `options` and then by `settings`.
 
+    Where no method, data, network, objective or other run is named it is `RECIPE`.
+
     Args:
         method: where the objective begins, a name; None for `METHOD`, or that of the recipe.
-        data: a data set or its name, None for that of the teacher or of `init`, or else `DATA`. A recipe without data
-            is resolved on the shapes it is for, to plan with.
+        data: a data set or its name, None for that of the teacher, of `init` or of the recipe, or else `DATA`. A recipe
+            for data of the user is resolved on the shapes it is for, to plan with.
         network: one of `NETWORKS`, None for that of the recipe, the teacher or `init`, or else the preset's.
         teacher: the folder of the run that teaches this one.
         init: the folder of the run whose weights this one begins with.
@@ -96,6 +98,7 @@ def resolve(
     others = [folder.read(Path(place))["config"] for place in (teacher, init) if place is not None]
     settings = list(settings)
     refuse_named(settings)
+    recipe = _recipe(recipe, method, data, network, teacher, init, options.get("objective"))
     known = others[0] if others and recipe is None else {}
     given = {dotted(name): value for name, value in options.items() if value is not None}
     asked = given | {FLAT.get(name, name): value for name, value in settings}
@@ -111,14 +114,13 @@ def resolve(
         if known:
             own = known["network"] if teacher is not None else inherited_network(known["network"])
         wanted = network_options.named(network) if network else own
-        if any("guidance" in name for name, _ in settings) and "label_dropout" not in dict(settings):
-            # guidance needs a trained null label
-            settings.append(("label_dropout", methods.get(method or METHOD).label_dropout))
     else:
         chosen = recipes.get(recipe, method)
+        data = chosen.dataset if data is None else data
         dataset = data if isinstance(data, Dataset) else recipes.load(chosen, data, asked)
         base, own = recipes.fields_of(chosen, dataset), recipes.network_of(chosen)
         wanted = recipes.network_of(chosen, network)
+    settings += _null_label(base, settings)
     found = {
         "data.name": dataset.address if recipe is None or data is not None else "",
         "data.square": dataset.preprocessing.square,
@@ -134,6 +136,20 @@ def resolve(
         return Resolved(config, dataset)
     plain = complete_network(wrapped(from_fields({**base, **found, "network": own})), dataset)
     return Resolved(config, dataset, tuple(recipes.changes(chosen, dataset, plain, config)))
+
+
+def _recipe(recipe: str | None, *named: object) -> str | None:
+    """Return the recipe of a run: `RECIPE` where neither that nor anything else is named."""
+    return RECIPE if recipe is None and all(one is None for one in named) else recipe
+
+
+def _null_label(base: Mapping[str, Any], settings: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return the setting that brings label dropout back: guidance by a setting needs a trained null label."""
+    named = [name for name, _ in settings]
+    asked = any("guidance" in name for name in named) and "label_dropout" not in named
+    if not asked or base["objective"].label_dropout:
+        return []
+    return [("label_dropout", methods.get(base["method"]).label_dropout)]
 
 
 def _preset(method: str, dataset: Dataset) -> dict[str, Any]:

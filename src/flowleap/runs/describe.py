@@ -21,8 +21,10 @@ def describe(setup: Setup, evaluators: Evaluators, place: Path, reporter: Report
     """Say what is trained, where, and how long its horizons are."""
     config, objective, data, say = setup.config, setup.objective, setup.data, reporter.say
     begun = f", continued from step {setup.state.step}" if setup.state.step else ""
+    by = "" if config.recipe is None else f" by the recipe {config.recipe}"
     say(
-        f"{config.method} on {config.data.name}, {setup.steps} steps of {config.data.batch}, seed {config.seed}{begun}"
+        f"{config.method} on {config.data.name}{by}, {setup.steps} steps of {config.data.batch}, seed {config.seed}"
+        f"{begun}"
     )
     for line in (*changes(config), *setup.begun, *evaluators.dataset.notes):
         say(line)

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flowleap import methods
+from flowleap.couplings import NearestPairs
 from flowleap.data.batching import ClassGroups
+from flowleap.derivatives import CentralDifference
 from flowleap.distillation import progressive_distillation
 from flowleap.guidance import Guidance
 from flowleap.losses import AdaptivePower
-from flowleap.objectives import Objective
+from flowleap.objectives import Eulerian, Objective
 from flowleap.times import Gradual, LogitNormal, OneTime, SortedPair, Uniform
-from flowleap.velocities import PlugIn
+from flowleap.velocities import Conditional, PlugIn
 
 Kind = Literal["image", "latents"]
 PIXELS: Kind = "image"
@@ -45,6 +47,7 @@ class Recipe:
         method: the method that `objective` began as.
         network: one of `NETWORKS`; options: what differs there; adapters: what it is seen through, from the inside out.
         shape, classes, kind: what it is for; classes None is unconditional. data: where such data come from, in words.
+        dataset: the name of these data where they come with the package; None where they are the user's.
         rows: how many there are, 0 where that is the user's.
         any_classes: whether another number of classes, or none, is as good.
         steps, batch, lr, betas, weight_decay, warmup, decay, clip, ema, precision, eval_num, pair_guidance: as of
@@ -79,6 +82,7 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     adapters: tuple[str, ...] = ()
     any_classes: bool = False
+    dataset: str | None = None
     source: str = ""
     numbers: tuple[Published, ...] = ()
     hardware: str = "one node of GPUs; what it needs here: --dry-run"
@@ -385,7 +389,20 @@ def _own() -> list[Recipe]:
     }
     laptop, gpu = "two CPU cores, 45 minutes", "one GPU, about an hour"
     less, more = {"eval_num": 1000}, {"eval_num": 10_000}
+    near = replace(  # pairs that lie near one another in place of the plug-in velocity, which wants independent ones
+        esc,
+        target=Eulerian(CentralDifference()),
+        coupling=NearestPairs(),
+        velocity=Conditional(),
+    )
     return [
+        Recipe(
+            name="digits", title="ESC with near pairs, a small DiT, 8 x 8 digits, for a laptop",
+            **(small | less | {"objective": near, "any_classes": False}), shape=(1, 8, 8), classes=10, rows=1797,
+            data="the 1,797 digits of scikit-learn", dataset="digits", network="dit-nano", steps=2200, batch=96,
+            lr=4e-3, ema=(0.999,), precision="fp32", hardware="one CPU core, 5 minutes",
+            measured="FD-pixel 0.28, label accuracy 0.984 in one step; mean of three seeds (benchmarks/digits.md)",
+        ),
         Recipe(
             name="fashion-mnist", title="ESC, a small DiT, Fashion-MNIST, for a laptop", **(small | fashion),
             network="dit-nano", steps=7000, batch=128, lr=2e-3, ema=(0.999,), precision="fp32", hardware=laptop,

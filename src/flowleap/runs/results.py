@@ -50,7 +50,7 @@ class Results:
 
     @property
     def drawing_time(self) -> float:
-        """The seconds that all pictures of the run so far may take."""
+        """The seconds that all pictures of the run so far may take, and that its table may."""
         return max(report.LEAST, report.SHARE * self.setup.state.seconds)
 
     @property
@@ -108,7 +108,7 @@ class Results:
             return self.most, asked, asked
         costs = {steps: objective.nfe(steps) for steps in report.usual_steps(objective)}
         num, drawn = report.affordable(costs, self.most, self.pace, self.drawing_time - self.drawn)
-        seconds = processes.count() * max(report.MEASURED, self.setup.state.seconds)
+        seconds = processes.count() * self.drawing_time
         _, measured = report.affordable(
             costs, config.evaluation.num, self.pace, seconds, fewest=config.evaluation.num
         )
@@ -149,7 +149,8 @@ class Results:
         absent = [steps for steps in usual if steps not in measured]
         if tabulated and absent:
             say(
-                f"{listed(absent)} steps are not in the table, which would take longer than training; to measure them: "
+                f"{listed(absent)} steps are not in the table, which would take longer than "
+                f"{report.SHARE:.0%} of training; to measure them: "
                 f"flowleap evaluate {name} --steps {listed(usual).replace(' ', '')} --save"
             )
 

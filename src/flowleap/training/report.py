@@ -23,10 +23,8 @@ STEPS = evaluation.STEPS
 """The numbers of steps that a finished run is measured at."""
 SHOWN = {"image": 100, "latents": 40, "points": 2000}
 SHARE, LEAST = 0.1, 5.0
-"""The share of the time of training that pictures may take where no numbers of steps are named, and the seconds that
-they may take in any case."""
-MEASURED = 60.0
-"""Seconds that the table may take in any case; otherwise no more than training."""
+"""The share of the time of training that pictures may take where no numbers of steps are named, and so the table, and
+the seconds that each may take in any case."""
 FEWEST = 10
 CURVES = {
     "raw_error": "unweighted error (mean squared residual)",
