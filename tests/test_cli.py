@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from flowleap import data, design, evaluation, memory, methods, objectives, runs, samplers, serialize, streams
 from flowleap.cli import app, group, options
-from flowleap.evaluation import generation
+from flowleap.evaluation import classifier, generation
 from flowleap.formatting import number
 from flowleap.runs import sample_files, samples
 
@@ -477,7 +477,8 @@ def test_a_new_table_keeps_the_old_one(digits, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_classifier_is_fitted_from_the_command_line(digits, tmp_path):
+def test_a_classifier_is_fitted_from_the_command_line(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "MORE", 5)  # epochs; how good a fit is, test_features.py asks
     out = tmp_path / "mine.npz"
     said = ok("data", "classifier", "digits", "--out", out)
     assert "56 features of digits" in said and "right on held-out images" in said

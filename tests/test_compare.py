@@ -470,6 +470,18 @@ def test_ctrl_c_saves_and_the_same_request_goes_on(done, tmp_path: Path, monkeyp
     assert "seed 0: training" not in said(again) and "seed 1: training" not in said(again)
 
 
+def free(lock: Path) -> bool:
+    """Whether no process holds the lock of a folder."""
+    import fcntl  # not on Windows
+
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_runs_side_by_side_in_a_killed_process_make_the_same_table(done, tmp_path: Path) -> None:
@@ -495,6 +507,8 @@ def test_runs_side_by_side_in_a_killed_process_make_the_same_table(done, tmp_pat
     process.wait()
     assert list(tmp_path.glob("s/runs/*/config.json")) and not (tmp_path / "s" / "table.json").exists()
     time.sleep(0.5)  # the processes that it started follow it
+    while not all(free(lock) for lock in tmp_path.glob("s/runs/*/.lock")) and time.monotonic() < patience:
+        time.sleep(0.01)  # on a busy machine some later
     resumed = studies.compare(ASKED, tmp_path / "s", console=quiet())
     assert timeless(resumed.rows) == timeless(finished.rows)
 

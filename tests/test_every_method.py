@@ -6,17 +6,17 @@ import io
 import json
 import math
 import warnings
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
 from rich.console import Console
 
 from flowleap import evaluation, methods, runs, samplers
-from flowleap.data import load
+from flowleap.data import load, toy
 
-STEPS = 14
-"""As few as leave a student, after its teacher, a step for each of its seven stages."""
+STEPS, TAUGHT = 6, 14
+"""Of a method, and of one with a teacher: a student has a step for each of its seven stages."""
 PIXELS = [
     ("network.width", "8"),
     ("network.multipliers", "[1, 2]"),
@@ -35,7 +35,10 @@ HOMES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("home", HOMES)
 @pytest.mark.parametrize("method", methods.names())
-def test_it_trains_is_sampled_and_measured(method, home, tmp_path) -> None:
+def test_it_trains_is_sampled_and_measured(method, home, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(
+        toy.POINTS, "two-moons", partial(toy.two_moons, 1000)
+    )  # quicker to measure than 10,000
     data, tiny = HOMES[home]
     whole_story(method, data, tiny, None, tmp_path)
 
@@ -56,8 +59,9 @@ def whole_story(method, data, tiny, network, tmp_path) -> None:
     """Train, read back, sample and measure."""
     rows = 64 if network is None or method == "shortcut" else 24  # the jumps of a shortcut need 56
     pairs = [("pair_steps", "2"), ("pairs", "64")] if method == "reflow" else []
+    steps = TAUGHT if methods.get(method).needs_teacher else STEPS
     config = runs.configure(
-        method, data, network, [*tiny, *pairs], steps=STEPS, batch=rows, eval_num=0, online_share=0
+        method, data, network, [*tiny, *pairs], steps=steps, batch=rows, eval_num=0, online_share=0
     )
     place = runs.train(config, tmp_path / "run", console=Console(file=io.StringIO())).folder
 
