@@ -13,7 +13,9 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["step_cost", "scaling", "digits_profile", "sampling", "memory", "drawing"])
+@pytest.mark.parametrize(
+    "name", ["step_cost", "scaling", "digits_profile", "sampling", "memory", "drawing", "peers"]
+)
 def test_a_smoke_run_leaves_a_page_its_numbers_and_a_picture(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
