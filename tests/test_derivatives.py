@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flowleap import Batch, methods, networks
-from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass, time_rate
+from flowleap.derivatives import Auto, CentralDifference, ExactJVP, TwoPass, time_rate
 from flowleap.paths import LinearPath, TrigPath
 from flowleap.tensors import repeated
 
@@ -345,3 +345,122 @@ def test_a_scale_keeps_large_derivatives_out_of_half_precision():
     assert not bool(TwoPass()(field, x, t, x, **options)[1].isfinite().any())
     rate = TwoPass()(field, x, t, x, **options, scale=torch.full((2,), 2.0**-10))[1]
     torch.testing.assert_close(rate.float(), torch.full((2, 1), 2.0**5 * 1.5 * 8))
+
+
+CPU = torch.device("cpu")
+
+
+def chosen(kind, t_max=1.0):
+    return Auto().settled(lambda strategy: None, kind, CPU, t_max)
+
+
+@pytest.mark.parametrize(
+    ("kind", "t_max", "expected"),
+    [
+        (torch.float32, 1.0, CentralDifference()),
+        (torch.float32, 80.0, TwoPass()),
+        (torch.float64, 1.0, TwoPass()),
+        (torch.bfloat16, 1.0, TwoPass()),
+        (torch.float16, 1.0, TwoPass()),
+    ],
+    ids=str,
+)
+def test_auto_takes_a_difference_where_rounding_leaves_it_accurate(kind, t_max, expected):
+    strategy, said = chosen(kind, t_max)
+    assert strategy == expected and str(kind).removeprefix("torch.") in said and expected.in_words in said
+
+
+def test_auto_sees_autocast_and_products_of_reduced_precision():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert chosen(torch.float32)[0] == TwoPass()
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        assert chosen(torch.float32)[0] == TwoPass()
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(("kind", "same"), [(torch.float32, CentralDifference()), (D, TwoPass())], ids=str)
+def test_auto_is_the_strategy_that_it_takes(kind, same):
+    x, t, tangent = (each.to(kind) for each in rows(13))
+    field = Wave()
+    field.weight = field.weight.to(kind)
+    assert torch.equal(taken(Auto(), field, x, t, tangent)[1], taken(same, field, x, t, tangent)[1])
+    other = taken(TwoPass() if kind != D else CentralDifference(), field, x, t, tangent)[1]
+    assert not torch.equal(taken(same, field, x, t, tangent)[1], other)
+
+
+def test_auto_is_told_the_type_of_the_weights():
+    """A network in bfloat16 rounds by 2⁻⁸: its difference is noise, its forward-mode derivative is not."""
+    torch.manual_seed(6)
+    network = networks.MLP(2, width=16, depth=1)
+    for weight in network.parameters():
+        nn.init.normal_(weight, std=0.3)
+    objective = methods.meanflow()
+    point = objective.draw(Batch(torch.randn(16, 2)), 3, 1)
+    targets = []
+    for kind, derivative in (
+        (torch.float32, TwoPass()),
+        (torch.bfloat16, Auto()),
+        (torch.bfloat16, CentralDifference()),
+    ):
+        changed = replace(objective, target=replace(objective.target, derivative=derivative))
+        targets.append(
+            changed.regress(objective.flow_map(network.to(kind)), None, point).target[: point.num_jumps]
+        )
+    exact, auto, difference = targets
+    assert (
+        float((auto - exact).norm() / exact.norm()) < 0.1 < float((difference - exact).norm() / exact.norm())
+    )
+
+
+class Sine(torch.autograd.Function):
+    """A sine without a forward-mode derivative."""
+
+    @staticmethod
+    def forward(x):
+        return x.sin()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0].cos()
+
+
+class NoForward(Net):
+    def forward(self, x, t, r, label=None):
+        return Sine.apply(super().forward(x, t, r))
+
+
+def test_a_network_that_cannot_be_differentiated_forward_gets_a_difference_and_it_is_said():
+    network, objective = NoForward(), methods.meanflow()
+    batch = Batch(torch.randn(8, 3, dtype=D))
+    flow = objective.flow_map(network)
+    point = objective.draw(batch, 3, 1)
+    with pytest.warns(UserWarning, match=r"central difference with ε = 1e-05: torch cannot differentiate"):
+        found = objective.regress(flow, None, point)
+    target, said = objective.target.settled(flow, batch.x[:2])
+    assert target == replace(objective.target, derivative=CentralDifference(1e-5))
+    assert said.startswith("du/dt by central difference with ε = 1e-05: torch cannot differentiate")
+    settled = replace(objective, target=target)
+    assert torch.equal(settled.regress(flow, None, point).target, found.target)
+    for strategy in (TwoPass(), ExactJVP()):
+        with pytest.raises(ValueError, match=r"forward in float64 .*target\.derivative=auto"):
+            replace(objective.target, derivative=strategy).settled(flow, batch.x[:2])
+
+
+def test_settling_draws_no_random_numbers_and_asks_nothing_where_a_difference_is_taken():
+    def forward(x, t, r, label=None):
+        asked.append(len(x))
+        return F.dropout(x, 0.5) * t[:, None]
+
+    asked: list[int] = []
+    flow, target = methods.meanflow().flow_map(forward), methods.meanflow().target
+    before = torch.random.get_rng_state()
+    assert target.settled(flow, torch.zeros(2, 3))[0].derivative == CentralDifference() and not asked
+    assert target.settled(flow, torch.zeros(2, 3, dtype=D))[0].derivative == TwoPass() and asked
+    assert torch.equal(before, torch.random.get_rng_state())

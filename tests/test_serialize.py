@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flowleap import FlowMap, methods, serialize
 from flowleap.couplings import LivePairs
 from flowleap.data.batching import ClassGroups
-from flowleap.derivatives import CentralDifference
+from flowleap.derivatives import Auto, CentralDifference, TwoPass
 from flowleap.guidance import Guidance
 from flowleap.losses import AdaptivePower, LearnedVariance, Squared, Weighted
 from flowleap.objectives import Eulerian, SelfConsistency
@@ -55,6 +55,18 @@ def test_objectives_survive_being_written_down(name):
     objective = VARIANTS[name]()
     text = json.dumps(serialize.to_dict(objective), allow_nan=False)
     assert serialize.from_dict(json.loads(text)) == objective
+
+
+def test_the_derivative_of_a_method_is_chosen_and_old_runs_keep_theirs():
+    objective = methods.meanflow()
+    assert objective.target.derivative == Auto()
+    exact = serialize.override(objective, "target.derivative", "TwoPass")
+    assert (
+        exact.target.derivative
+        == TwoPass()
+        == serialize.from_dict(serialize.to_dict(exact)).target.derivative
+    )
+    assert serialize.override(exact, "target.derivative", "auto") == objective
 
 
 def test_plain_data_names_its_types_and_fields():

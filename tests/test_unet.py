@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowleap import Batch, methods, networks, runs
-from flowleap.derivatives import TwoPass
+from flowleap import Batch, data, methods, networks, runs
+from flowleap.derivatives import CentralDifference, TwoPass
 from flowleap.guidance import FinestLevel, Guidance
 from flowleap.networks import UNet
 from flowleap.networks.dropout import Dropout, keyed, mixed, row_keys
@@ -268,18 +268,18 @@ def test_a_resumed_run_with_dropout_is_the_uninterrupted_one(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_a_derivative_that_torch_lacks_in_bfloat16_is_refused_with_a_way_out(tmp_path):
-    """Forward-mode derivatives of convolutions under autocast on a CPU; a central difference works."""
+def test_where_torch_has_no_derivative_in_bfloat16_a_difference_is_taken_or_it_is_refused(tmp_path):
+    """Forward-mode derivatives of convolutions under autocast on a CPU."""
     small = [("network.width", "8"), ("network.multipliers", "[1]"), ("network.depth", "1")]
-    options = {
-        "network": "unet-small",
-        "device": "cpu",
-        "precision": "bf16",
-        "batch": 8,
-        "steps": 1,
-        "eval_num": 0,
-    }
-    config = runs.configure("esc", "digits", settings=[*small, ("network.attention", "[]")], **options)
-    with pytest.raises(ValueError, match=r"in bfloat16 .*use --precision fp32, or --set target\.derivative="):
+    settings = [*small, ("network.attention", "[]"), ("evaluation.num", "0")]
+    options = {"network": "unet-small", "device": "cpu", "precision": "bf16", "batch": 8, "steps": 1}
+    setup = runs.Setup(runs.configure("esc", "digits", settings=settings, **options), data.load("digits"))
+    assert setup.objective.target.derivative == CentralDifference(0.05)
+    assert "cannot differentiate this network forward" in setup.settled
+    setup.trial_step()
+    config = runs.configure(
+        "esc", "digits", settings=[*settings, ("target.derivative", "TwoPass")], **options
+    )
+    with pytest.raises(ValueError, match=r"in bfloat16 .*use --set target\.derivative=auto"):
         runs.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Derivatives along the flow: dF/dt of a field F(x, t) along a tangent dx/dt, three ways behind one interface.
+"""Derivatives along the flow: dF/dt of a field F(x, t) along a tangent dx/dt, by strategies behind one interface.
 
     dF/dt = ∂_t F + (∇_x F) · dx/dt
 
@@ -7,6 +7,7 @@
 | ExactJVP          | forward-mode AD; value and derivative from one pass   | exact      | no                         |
 | TwoPass           | the same AD without a graph; the prediction made anew | exact      | no                         |
 | CentralDifference | one evaluation of twice the rows, at t ± ε            | 2          | yes                        |
+| Auto              | a difference in float32, otherwise forward-mode AD    |            |                            |
 
 Attention backend, autocast and random state under differentiation are this file's business and nobody else's:
 fused attention has no forward-mode derivative, so the math backend is forced here (torch 2.8 – 2.13).
@@ -28,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from flowleap.citations import Cited
 from flowleap.tensors import Image, Time, like
 
-__all__ = ["CentralDifference", "Derivative", "ExactJVP", "TwoPass", "time_rate"]
+__all__ = ["Auto", "CentralDifference", "Derivative", "ExactJVP", "TwoPass", "time_rate"]
 
 Field = Callable[[Image, Time], Image]
 
@@ -46,6 +47,30 @@ class Derivative(Cited, ABC):
         """Whether F is differentiated along the curve of the row's own pair, whatever the tangent is."""
         return False
 
+    @property
+    @abstractmethod
+    def in_words(self) -> str:
+        """What it is, in a few words."""
+
+    def settled(
+        self, attempt: Callable[[Derivative], object], kind: torch.dtype, device: torch.device, t_max: float
+    ) -> tuple[Derivative, str]:
+        """Return the strategy that a run takes, and which one that is and why, in words.
+
+        Args:
+            attempt: takes a derivative of the network of the run by a strategy.
+            kind, device, t_max: the type and place of its weights, under autocast as in the run, and the last time.
+
+        Raises: ValueError where torch cannot take this derivative of this network.
+        """
+        failure = _failure(attempt, self)
+        if failure is not None:
+            raise ValueError(
+                f"{type(self).__name__}: torch cannot differentiate this network forward in {_named(kind, device)} "
+                f"({failure}): use --set target.derivative=auto, which takes a difference there, or another precision"
+            ) from None
+        return self, self.in_words
+
     @abstractmethod
     def __call__(
         self,
@@ -57,6 +82,7 @@ class Derivative(Cited, ABC):
         domain: tuple[Time, float],
         curve: Callable[[Time], Image],
         scale: Time | None = None,
+        kind: torch.dtype | None = None,
     ) -> tuple[Image | None, Image]:
         """Return (F(x, t) or None, c dF/dt), the derivative without a graph, the value with one where `single_pass`.
 
@@ -68,6 +94,7 @@ class Derivative(Cited, ABC):
             curve: t ↦ x_t of the same (x, ε) pair; read by `CentralDifference(along="path")` alone.
             scale: c, (batch,), which multiplies the tangents c·(dx/dt, 1) and not the derivative: where dF/dt is large
                 and c small, nothing large is ever computed. None for 1.
+            kind: the type that F is computed in where it is not that of x: that of the weights; read by `Auto` alone.
         """
 
 
@@ -99,6 +126,7 @@ class ExactJVP(Derivative):
 
     single_pass: ClassVar[bool] = True
     forward_mode: ClassVar[bool] = True
+    in_words: ClassVar[str] = "forward-mode differentiation in the pass of the prediction"
 
     def __call__(
         self,
@@ -110,6 +138,7 @@ class ExactJVP(Derivative):
         domain: tuple[Time, float],
         curve: Callable[[Time], Image],
         scale: Time | None = None,
+        kind: torch.dtype | None = None,
     ) -> tuple[Image | None, Image]:
         return _jvp(field, x, t, tangent, scale)
 
@@ -122,6 +151,7 @@ class TwoPass(Derivative):
     """
 
     forward_mode: ClassVar[bool] = True
+    in_words: ClassVar[str] = "forward-mode differentiation"
 
     def __call__(
         self,
@@ -133,6 +163,7 @@ class TwoPass(Derivative):
         domain: tuple[Time, float],
         curve: Callable[[Time], Image],
         scale: Time | None = None,
+        kind: torch.dtype | None = None,
     ) -> tuple[Image | None, Image]:
         with torch.no_grad():
             return _jvp(field, x, t, tangent, scale)
@@ -169,6 +200,10 @@ class CentralDifference(Derivative):
     def follows_pair(self) -> bool:
         return self.along == "path"
 
+    @property
+    def in_words(self) -> str:
+        return f"central difference with ε = {self.eps:g}"
+
     def __call__(
         self,
         field: Field,
@@ -179,6 +214,7 @@ class CentralDifference(Derivative):
         domain: tuple[Time, float],
         curve: Callable[[Time], Image],
         scale: Time | None = None,
+        kind: torch.dtype | None = None,
     ) -> tuple[Image | None, Image]:
         low, high = domain
         forward = (high - t).clamp(0.0, self.eps)
@@ -194,6 +230,117 @@ class CentralDifference(Derivative):
             span = torch.where(span > 0, span, 1.0)  # t = r = t_max: no room, and no difference
             rate = (after.double() - before.double()) / span
             return None, (rate if scale is None else like(scale.double(), x) * rate).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Auto(Derivative):
+    """`CentralDifference` in float32, `TwoPass` where rounding or truncation makes a difference the worse of the two.
+
+    | F is computed in                                      | strategy          |
+    |-------------------------------------------------------|-------------------|
+    | float32, with ε of 10,000 roundings of t_max or more  | CentralDifference |
+    | bfloat16, float16, TF32, or under their autocast      | TwoPass           |
+    | float64                                               | TwoPass           |
+
+    Where torch cannot differentiate F forward, the difference is taken in every precision, with an ε that fits it.
+    """
+
+    @property
+    def in_words(self) -> str:
+        return "chosen by the precision"
+
+    def __call__(
+        self,
+        field: Field,
+        x: Image,
+        t: Time,
+        tangent: Image,
+        *,
+        domain: tuple[Time, float],
+        curve: Callable[[Time], Image],
+        scale: Time | None = None,
+        kind: torch.dtype | None = None,
+    ) -> tuple[Image | None, Image]:
+        found: list[tuple[Image | None, Image]] = []
+
+        def take(strategy: Derivative) -> None:
+            found.append(strategy(field, x, t, tangent, domain=domain, curve=curve, scale=scale))
+
+        kind = kind or x.dtype
+        strategy = self._choice(kind, x.device, domain[1])[0]
+        failure = _failure(take, strategy)
+        if failure is not None:
+            strategy = _difference(kind, x.device)
+            warnings.warn(_no_forward_mode(failure, strategy), UserWarning, stacklevel=2)
+        if not found:
+            take(strategy)
+        return found[0]
+
+    def settled(
+        self, attempt: Callable[[Derivative], object], kind: torch.dtype, device: torch.device, t_max: float
+    ) -> tuple[Derivative, str]:
+        strategy, reason = self._choice(kind, device, t_max)
+        failure = _failure(attempt, strategy)
+        if failure is None:
+            return strategy, f"{strategy.in_words}: {reason}"
+        strategy = _difference(kind, device)
+        return strategy, _no_forward_mode(failure, strategy)
+
+    def _choice(self, kind: torch.dtype, device: torch.device, t_max: float) -> tuple[Derivative, str]:
+        difference, error = CentralDifference(), rounding(kind, device)
+        name = _named(kind, device)
+        if error < FINE:
+            return TwoPass(), f"{name} is finer than the error of a difference"
+        if error * max(1.0, t_max) > COARSE * difference.eps:
+            return TwoPass(), f"divided by a small ε, the rounding of {name} would exceed the derivative"
+        return difference, f"exact enough in {name}, and cheaper than forward-mode differentiation"
+
+
+FINE, COARSE = 1e-9, 1e-4
+"""`Auto` takes no difference below this rounding, nor above this multiple of ε, both relative to the last time."""
+
+
+def rounding(kind: torch.dtype, device: torch.device) -> float:
+    """Return the relative rounding error of a network with weights of a type here: autocast and TF32 count."""
+    return 2.0**-11 if _reduced(kind, device) else torch.finfo(_under_autocast(kind, device)).eps / 2
+
+
+def _under_autocast(kind: torch.dtype, device: torch.device) -> torch.dtype:
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else kind
+
+
+def _reduced(kind: torch.dtype, device: torch.device) -> bool:
+    """Whether products of float32 are computed in a shorter type, as in TF32."""
+    convolutions = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    shorter = convolutions or torch.get_float32_matmul_precision() != "highest"
+    return shorter and _under_autocast(kind, device) == torch.float32
+
+
+def _named(kind: torch.dtype, device: torch.device) -> str:
+    return "TF32" if _reduced(kind, device) else str(_under_autocast(kind, device)).removeprefix("torch.")
+
+
+def _difference(kind: torch.dtype, device: torch.device) -> CentralDifference:
+    """Return a difference whose ε balances truncation against the rounding of a type."""
+    error = rounding(kind, device)
+    return CentralDifference(1e-5 if error < FINE else 5e-2 if error > 1e-5 else 5e-3)
+
+
+def _failure(attempt: Callable[[Derivative], object], strategy: Derivative) -> str | None:
+    """Return why torch cannot differentiate a network forward, the first line of its error; None where it can."""
+    if not strategy.forward_mode:
+        return None
+    try:
+        attempt(strategy)
+    except torch.OutOfMemoryError:
+        raise
+    except (NotImplementedError, RuntimeError) as error:
+        return str(error).strip().splitlines()[0]
+    return None
+
+
+def _no_forward_mode(failure: str, strategy: Derivative) -> str:
+    return f"{strategy.in_words}: torch cannot differentiate this network forward ({failure})"
 
 
 def _alike(field: Field, x: Image, t: Time) -> tuple[Image, Image]:

@@ -400,6 +400,16 @@ class Identity(Part):
         """How dF/dt is taken; None where no derivative is."""
         return None
 
+    def settled(self, flow: FlowMap, x: Image) -> tuple[Identity, str]:
+        """Return the identity with what it leaves open settled for a run, and in words what that is and why, or "".
+
+        Args:
+            flow: the map to be trained, under autocast as it is in the run. x: a few rows that it takes.
+
+        Raises: ValueError where the network does not allow what the identity asks for.
+        """
+        return self, ""
+
     @property
     def one_landing(self) -> bool:
         """Whether jumps to the same r from several t are compared."""

@@ -18,7 +18,6 @@ from dataclasses import replace
 from flowleap.citations import CITATIONS, Citation
 from flowleap.couplings import LivePairs
 from flowleap.data.batching import ClassGroups
-from flowleap.derivatives import TwoPass
 from flowleap.distillation import (
     RECIPES,
     amed,
@@ -282,7 +281,7 @@ def meanflow() -> Objective:
         flow_matching(),
         name="meanflow",
         times=SortedPair(LogitNormal(mean=-0.4, std=1.0), diagonal=0.75),
-        target=Eulerian(derivative=TwoPass()),
+        target=Eulerian(),
         loss=AdaptivePower(power=1.0, eps=1e-2, reduce="sum"),
         sampling=Sampling(),
     )
@@ -320,7 +319,7 @@ def sct(path: str = "trigonometric") -> Objective:
         name="sct-linear",
         conditioning="t",
         times=FullJump(LogitNormal(mean=-1.0, std=1.4)),
-        target=Eulerian(derivative=TwoPass(), warmup=1 / 40),
+        target=Eulerian(warmup=1 / 40),
         loss=LearnedVariance(Squared(reduce="mean")),
         sampling=Sampling(renoise=1.0),
     )
@@ -333,7 +332,7 @@ def sct(path: str = "trigonometric") -> Objective:
         path=TrigPath(noise_scale=spread),
         parameterization=Preconditioned(Velocity(), sigma_data=spread, gain=spread * math.pi / 2),
         times=FullJump(LogNormalAngle(mean=-1.0, std=1.4, noise_scale=spread)),
-        target=Eulerian(derivative=TwoPass(), warmup=1 / 40, weighting="cos2", normalize=0.1 / spread),
+        target=Eulerian(warmup=1 / 40, weighting="cos2", normalize=0.1 / spread),
         loss=LearnedVariance(Weighted(Squared(reduce="mean"), by="alpha/(kappa sigma)")),
     )
 

@@ -40,8 +40,8 @@ _ROOMS = (
     "data.batching",
     "objectives",
 )
-RENAMED = {"Rival": "AuxiliaryNetwork"}
-"""Old names of parts and what they are called now."""
+RENAMED = {"Rival": "AuxiliaryNetwork", "auto": "Auto"}
+"""Other names of parts, old ones and short ones, and what they are called."""
 RENAMED_FIELDS = {"told": "conditioning", "floor": "sigma_min", "pace": "lr_scale"}
 """Old names of fields and what they are called now: `Objective`, `LinearPath`, `AuxiliaryNetwork`."""
 RENAMED_VALUES = {"told": {"landing": "t,r", "nothing": "t", "data": "t,end"}}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from flowleap.derivatives import Derivative, TwoPass
-from flowleap.flow_map import FlowMap
+from flowleap.derivatives import Auto, Derivative
+from flowleap.flow_map import FlowMap, dtype_of
 from flowleap.interfaces import Composition, Identity
 from flowleap.networks import dropout
 from flowleap.objectives.diagonal import singular
@@ -47,7 +47,7 @@ class Eulerian(Identity):
     is 0.1/σ_d. NVlabs/FastGen (by default) and EDAPINENUT/ExplicitShortCut take the rms over the dimensions for ‖g‖.
     """
 
-    derivative: Derivative = TwoPass()
+    derivative: Derivative = Auto()
     warmup: float = 0.0
     weighting: str = "unit"
     tangent: VelocitySource | None = None
@@ -127,6 +127,21 @@ class Eulerian(Identity):
     def predicts(self, own: bool) -> bool:
         return own and self.derivative.single_pass
 
+    def settled(self, flow: FlowMap, x: Image) -> tuple[Eulerian, str]:
+        t, landing = (torch.full_like(x.flatten(1)[:, 0], share * flow.path.t_max) for share in (0.5, 0.25))
+        label = None if flow.num_classes is None else torch.zeros(len(x), dtype=torch.int64, device=x.device)
+
+        def attempt(strategy: Derivative) -> None:
+            def field(x: Image, t: Time) -> Image:
+                return flow.output(x, t, repeated(landing, x), repeated(label, x))
+
+            with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+                strategy(field, x, t, x, domain=(landing, flow.path.t_max), curve=lambda t: x)
+
+        kind = dtype_of(flow.network) or x.dtype
+        derivative, reason = self.derivative.settled(attempt, kind, x.device, flow.path.t_max)
+        return replace(self, derivative=derivative), f"du/dt by {reason}"
+
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
         p = point
         assert p.v is not None
@@ -149,6 +164,7 @@ class Eulerian(Identity):
                 domain=(p.r, p.path.t_max),
                 curve=lambda t: p.path.point(p.x, p.noise, t),
                 scale=terms.scale if self.weighting == "cos2" else None,
+                kind=dtype_of(source.network),
             )
         with dropout.keyed(p.keys), torch.no_grad():
             if output is None and self._moves_output:

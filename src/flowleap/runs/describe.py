@@ -61,6 +61,8 @@ def describe(setup: Setup, evaluators: Evaluators, place: Path, reporter: Report
         say(ends)
         if fraction > 1:
             reporter.warn(f"{ends}, after the last step {setup.steps} of the run")
+    if setup.settled:
+        say(setup.settled)
     say(explanation(objective))
 
 

@@ -161,7 +161,8 @@ class Results:
         if not processes.first():
             return evaluation.evaluate(*self.about, steps, num=num, weights=name, evaluator=evaluator)
         where = (self.place, self.reporter, steps)
-        return report.tabulate(*self.about, num, name, *where, remarks=changes(config), evaluator=evaluator)
+        remarks = [*changes(config), *filter(None, [self.setup.settled])]
+        return report.tabulate(*self.about, num, name, *where, remarks=remarks, evaluator=evaluator)
 
     def conclude(self) -> None:
         """Say that the run is done, how long it took, where its picture is and what to do next."""

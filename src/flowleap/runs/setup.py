@@ -23,6 +23,7 @@ from flowleap.training.config import TrainConfig
 from flowleap.training.distributed import Engine, micro_batches
 from flowleap.training.guard import Guard
 from flowleap.training.loop import Plan, Reads, train_step
+from flowleap.training.loss_module import autocast
 from flowleap.training.start import probe
 from flowleap.training.state import State, new_trained_network
 
@@ -85,6 +86,10 @@ class Setup:
             check=config.parallel.check,
             say=say,
         )
+        x = torch.zeros(2, *dataset.shape, device=self.engine.device)
+        with autocast(config.parallel.precision, self.engine.device):
+            target, self.settled = self.objective.target.settled(trained.flow, x)
+        self.objective = replace(self.objective, target=target)
         plan = Plan(
             batch=config.data.batch,
             seed=config.seed,
@@ -107,19 +112,9 @@ class Setup:
         Raises: ValueError where something does not fit, or memory is exhausted.
         """
         losses = self.engine.loss_modules(self.state, self.objective)
-        try:
-            with self.enough_memory():
-                for trained, task in self.state.trained_networks(self.objective):
-                    probe(losses[trained.role], trained, task, self.engine, self.data, self.plan, 0)
-        except RuntimeError as error:
-            # torch: forward-mode derivatives of convolutions mix types under autocast on a CPU
-            mixed = "type" in str(error) and self.config.parallel.precision == "bf16"
-            if not mixed or self.objective.target.derivative is None:
-                raise
-            raise ValueError(
-                f"torch cannot take this derivative of the network in bfloat16 ({str(error).splitlines()[0]}): use "
-                "--precision fp32, or --set target.derivative=CentralDifference"
-            ) from error
+        with self.enough_memory():
+            for trained, task in self.state.trained_networks(self.objective):
+                probe(losses[trained.role], trained, task, self.engine, self.data, self.plan, 0)
 
     def fastest_threads(self, limit: int) -> int:
         """Return with how many CPU threads, up to `limit`, a trial step is fastest; on a GPU all are taken."""

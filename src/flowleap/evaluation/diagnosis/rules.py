@@ -339,8 +339,7 @@ def _scope(d: Diagnosis) -> Iterable[Finding]:
         yield note(
             "No exact derivative",
             "The network has no forward-mode derivative (fused attention, group norms after a transpose, in-place "
-            "operations): du/dt was taken by a central difference, and MeanFlow and ESC need "
-            "target.derivative=CentralDifference to train it.",
+            "operations): du/dt was taken by a central difference, as target.derivative=auto does in training.",
         )
 
 
