@@ -314,7 +314,7 @@ def test_in_half_precision_targets_are_those_of_a_network_that_is_asked_for_ever
         (Guidance(1.0, 0.0), None),
         (Guidance(1.0, 0.5, (0.999, 1.0)), None),
     ],
-    ids=repr,
+    ids=["both labels", "no null label", "null label alone", "a window", "no guidance", "an empty window"],
 )
 def test_what_the_student_predicts_anyway_is_not_asked_again(guidance, asked):
     """One call between prediction and derivative: rows r < t with their label, and guided rows without."""
