@@ -21,7 +21,7 @@ from flowleap.networks import dropout
 from flowleap.point import Point
 from flowleap.tensors import Image, Label, Time
 
-__all__ = ["FinestLevel", "Guidance", "guide"]
+__all__ = ["FinestLevel", "Guidance", "guide", "guided_output"]
 
 
 @dataclass(frozen=True)
@@ -209,6 +209,21 @@ class _Guided:
         with dropout.only(torch.arange(len(label))):
             known, unknown = self.network(x, t, r, both).chunk(2)
         return unknown + self.scale * (known - unknown)
+
+
+def guided_output(
+    flow: FlowMap, scale: float, rows: Tensor, x: Image, t: Time, r: Time, label: Tensor
+) -> Image:
+    """Return F(x, t, r, y), and F(∅) + w (F(y) − F(∅)) on these rows: both of one call, without the null label elsewhere.
+
+    Shapes: rows (n,) int64; x (batch, *dims), t, r, label (batch,) → like x.
+    """
+    every = torch.arange(len(x), device=x.device)
+    asked = torch.cat([every, rows])
+    labels = torch.cat([label, _null(label[rows], flow.num_classes)])
+    with dropout.only(asked):
+        output, bare = flow.output(x[asked], t[asked], r[asked], labels).split([len(x), len(rows)])
+    return output.index_copy(0, rows, bare + scale * (output[rows] - bare))
 
 
 def guide(flow: FlowMap, scale: float | None) -> FlowMap:

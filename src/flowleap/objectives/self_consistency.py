@@ -8,9 +8,8 @@ from typing import ClassVar
 import torch
 
 from flowleap.flow_map import FlowMap
-from flowleap.guidance import guide
+from flowleap.guidance import guided_output
 from flowleap.interfaces import Composition, Identity, TimeLaw
-from flowleap.networks import dropout
 from flowleap.objectives.diagonal import singular
 from flowleap.point import Point, Target
 from flowleap.tensors import Image, Label, Time
@@ -103,12 +102,10 @@ class SelfConsistency(Identity):
         seen = x if seen is None else seen
         instant = (t - r) <= 1.001 * p.finest
         asked = torch.where(instant, t, r)
-        output = frozen.output(seen, t, asked, label)
         rows = p.guided
-        if p.jump_scale != 1 and rows is not None and len(rows) and label is not None:
-            with dropout.only(rows):
-                guided = guide(frozen, p.jump_scale).output(seen[rows], t[rows], asked[rows], label[rows])
-            output = output.index_copy(0, rows, guided.to(output.dtype))
+        if p.jump_scale == 1 or rows is None or len(rows) == 0 or label is None:
+            return frozen.step(frozen.output(seen, t, asked, label), x, t, r)
+        output = guided_output(frozen, p.jump_scale, rows, seen, t, asked, label)
         return frozen.step(output, x, t, r)
 
     def _clipped(self, x: Image) -> Image:

@@ -89,7 +89,7 @@ class Trajectory(Identity):
         landed = flow.step(p.output, p.x_t, p.t, p.r)
         prediction = _jump(frozen.held(), landed, p.r, end, label, before)
         with torch.no_grad():
-            x_s = _solve(self._field(frozen), p, _steps(t, s, p.finest), label)
+            x_s = _solve(self._field(frozen), p, _steps(t, s, p.finest), s > end, label)
             x_r = _jump(flow, x_s, p.s, p.r, label, p.onward)
             value = _jump(frozen, x_r, p.r, end, label, before)
         return Target(value, prediction, space="map")
@@ -110,31 +110,36 @@ def _steps(t: Time, s: Time, length: float) -> Tensor:
     return (whole - 1e-3).ceil().to(torch.int64)
 
 
-def _solve(field: FlowMap, p: Point, steps: Tensor, label: Label) -> Image:
+def _solve(field: FlowMap, p: Point, steps: Tensor, above: Tensor, label: Label) -> Image:
     """Return where Heun's method leads from x_t at time s, in as many steps as each row is given.
 
-    Rows with more steps come first, so that every step is made on a leading slice.
+    Rows with more steps come first, and of equally many those that end `above` the time of the data: every step, and
+    the second evaluation in it, is made on a leading slice.
     """
-    order = steps.argsort(descending=True, stable=True)
+    order = (2 * steps + above).argsort(descending=True, stable=True)
     rows = order.to(p.t.device)
     x, t, s, known = p.x_t[rows], p.t[rows], p.s[rows], None if label is None else label[rows]
-    left = steps[order]
+    left, above = steps[order], above[order]
     for done in range(int(left[0])):
         active, last = int((left > done).sum()), int((left > done + 1).sum())
+        twice = last + int(above[last:active].sum())
         here = t[:active] - done * p.finest
         there = torch.cat([here[:last] - p.finest, s[last:active]])
         names = None if known is None else known[:active]
         with dropout.only(rows[:active]):
-            x = torch.cat([_heun(field, x[:active], here, there, names), x[active:]])
+            x = torch.cat([_heun(field, x[:active], here, there, names, twice), x[active:]])
     return torch.empty_like(x).index_copy_(0, rows, x)
 
 
-def _heun(field: FlowMap, x: Image, t: Time, s: Time, label: Label) -> Image:
-    """Return one step of Heun's method from t to s, of Euler's where s is the time of the data."""
+def _heun(field: FlowMap, x: Image, t: Time, s: Time, label: Label, twice: int) -> Image:
+    """Return one step of Heun's method from t to s on the rows [0, twice), and of Euler's on the others."""
     slope, length = field.velocity(x, t, label=label), like(s - t, x)
     ahead = x + length * slope
-    better = x + length * (slope + field.velocity(ahead, s, label=label)) / 2
-    return torch.where(like(s > field.path.t_min, x), better, ahead).to(x.dtype)
+    if twice:
+        names = None if label is None else label[:twice]
+        mean = (slope[:twice] + field.velocity(ahead[:twice], s[:twice], label=names)) / 2
+        ahead = torch.cat([x[:twice] + length[:twice] * mean, ahead[twice:]])
+    return ahead.to(x.dtype)
 
 
 def _jump(flow: FlowMap, x: Image, t: Time, r: Time | float, label: Label, rows: Tensor) -> Image:
