@@ -12,11 +12,13 @@ of the allocator.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,13 @@ def resident(key: str) -> int:
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(key)))
 
 
+def give_back() -> None:
+    """Give memory that is not used back to the system, where the C library can."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def one(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Return estimate and measurement of a case, in bytes."""
     config, dataset = configured(name, args)
@@ -94,8 +103,9 @@ def one(name: str, args: argparse.Namespace) -> dict[str, Any]:
     small = Training(config.replace(batch=16, per_device=None), dataset)
     small.step()  # loads libraries and makes their workspaces
     del small
-    gc.collect()
+    give_back()
     training = Training(config, dataset)
+    give_back()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     else:

@@ -160,13 +160,12 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
     parts = -(-config.data.batch // (processes.count() * at_once))
     fewer = max((n for n in REDUCED if n < at_once and _takes(config, n)), default=at_once)
     kept = activations(config, at_once, fewer, device_of(config.parallel.device))
-    gradients = 4 * trained * (1 + others)
-    if parts == 1:  # gradients come when activations go
-        kept = replace(kept, once=kept.once - gradients)
+    if parts == 1:  # the gradients of a network come when its activations go
+        kept = replace(kept, once=kept.once - 4 * trained)
     held = Memory(
         rows=at_once,
         weights=4 * every * (1 + others),
-        gradients=gradients,
+        gradients=4 * trained * (1 + others),
         optimizer=8 * trained * (1 + others),
         copies=4 * every * copies,
         activations=kept.at(at_once),
