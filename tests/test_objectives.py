@@ -543,7 +543,9 @@ def test_finest_jumps_are_guided_in_both_halves_and_the_others_are_not():
     point = objective.draw(batch(), step=3, key=1)
     found = objective.regress(objective.flow_map(network), None, point).target[: point.num_jumps]
     both = point.num_jumps + len(point.guided)
-    assert [len(x) for x, *_ in network.asked] == [ROWS, both, both], "the null label on guided rows, in the same call"
+    assert [len(x) for x, *_ in network.asked] == [ROWS, both, both], (
+        "the null label on guided rows, in the same call"
+    )
     plain = (
         replace(objective, guidance=None)
         .regress(objective.flow_map(network), None, point)

@@ -214,7 +214,7 @@ class _Guided:
 def guided_output(
     flow: FlowMap, scale: float, rows: Tensor, x: Image, t: Time, r: Time, label: Tensor
 ) -> Image:
-    """Return F(x, t, r, y), and F(∅) + w (F(y) − F(∅)) on these rows: both of one call, without the null label elsewhere.
+    """Return F(x, t, r, y), and on these rows F(∅) + w (F(y) − F(∅)): one call, the null label on these rows alone.
 
     Shapes: rows (n,) int64; x (batch, *dims), t, r, label (batch,) → like x.
     """
