@@ -381,9 +381,6 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=8, help="tokens per side (8: 64 tokens)")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument(
-        "--busy", action="store_true", help="processor time instead of wall time; with --threads 1"
-    )
     args = measuring.parsed(
         parser, {"rounds": 1, "warmup": 0, "width": 32, "depth": 1, "side": 2, "batch": 32}
     )

@@ -570,7 +570,7 @@ def test_averages_of_any_width_are_made_afterwards(tmp_path):
         direct = made.state.trained.powers[width].module.state_dict()
         found, step = posthoc.synthesized(tmp_path, width)
         assert step == 120
-        assert gap(found, direct) < (1e-5 if width == 0.1 else 0.02) * gap(last, direct)
+        assert gap(found, direct) < (1e-5 if width == 0.1 else 0.03) * gap(last, direct)
 
 
 @pytest.mark.slow
