@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flowleap import methods
-from flowleap.couplings import Independent, NearestPairs
+from flowleap.couplings import NearestPairs
 from flowleap.point import Batch
 from flowleap.training.distributed import micro_batches
 from flowleap.velocities import Conditional
@@ -50,11 +50,31 @@ def test_an_objective_draws_what_it_draws_without_it_but_for_the_order_of_data()
     assert torch.equal(other.x_t, near.path.point(other.x, other.noise, other.t))
 
 
-def test_it_is_refused_where_pairs_must_be_independent_and_where_a_batch_is_split() -> None:
+@pytest.mark.parametrize("labeled", [True, False])
+def test_parts_of_a_batch_draw_what_the_whole_batch_draws(labeled: bool) -> None:
+    """Rows of a class that another process holds are given to it, and their noise is drawn with its own."""
+    near = replace(methods.meanflow(), label_dropout=0.0, coupling=NearestPairs()).for_run(10)
+    x, label = images(0), LABEL if labeled else None
+    whole = near.draw(Batch(x, label), step=3, key=5)
+    for parts in (2, 3):
+        found = []
+        for index in range(parts):
+            here = near.part(len(x), 3, 5, index, parts)
+            others = near.context(label, here, len(x))
+            known = (None, None) if label is None else (label[here], label[others])
+            beside = {"context": x[others], "context_label": known[1], "context_row": others}
+            found.append(near.draw(Batch(x[here], known[0], row=here, size=len(x), **beside), step=3, key=5))
+        for name in ("x", "x_t", "noise", "t", "r"):
+            joined = torch.cat([getattr(one, name).flatten(1 - (name in "tr")) for one in found])
+            expected = getattr(whole, name).flatten(1 - (name in "tr"))
+            mine = torch.cat([one.noise[:, 0, 0, 0] for one in found]).argsort()
+            assert torch.equal(joined[mine], expected[whole.noise[:, 0, 0, 0].argsort()]), name
+    with pytest.warns(UserWarning, match="NearestPairs orders the rows of a class that are here, 5 of"):
+        near.draw(Batch(x[:5], None, row=torch.arange(5), size=len(x)), step=3, key=5)
+
+
+def test_it_is_refused_where_pairs_must_be_independent() -> None:
     with pytest.raises(ValueError, match=r"velocity=Conditional\(\), or coupling=Independent\(\)"):
         replace(methods.esc(), coupling=NearestPairs())
     near = replace(methods.esc(), velocity=Conditional(), coupling=NearestPairs())
-    with pytest.raises(ValueError, match="NearestPairs chooses pairs among the rows of the whole batch"):
-        micro_batches(near, 96, None, accumulate=2)
-    assert micro_batches(near, 96, None) == 1
-    assert micro_batches(replace(near, coupling=Independent()), 96, None, accumulate=2) == 2
+    assert micro_batches(near, 96, None, accumulate=2) == 2

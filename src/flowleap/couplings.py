@@ -42,8 +42,9 @@ class NearestPairs(Coupling):
 
     Lines from noise to data then cross less, so that the velocity of a pair varies less around its mean, and the flow
     is straighter. The laws of ε and of x given its class stay what they are. Without labels the batch is one class.
-    The order depends on the whole batch, which therefore cannot be split. Cost O(n³) in the n rows of a class, on the
-    CPU; below a tenth of a millisecond for 12 rows.
+    The order depends on all rows of the class in the batch: a process is given those that others hold, and draws
+    their noise (`Batch.context`). Cost O(n³) in the n rows of a class, on the CPU; below a tenth of a millisecond for
+    12 rows.
 
     Source: Pooladian et al. 2023 (arXiv 2304.14772), Tong et al. 2023 (arXiv 2302.00482), there
     over whole batches without regard to classes.

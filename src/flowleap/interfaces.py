@@ -83,7 +83,7 @@ class Composition(Protocol):
     @property
     def steps(self) -> int | None: ...
     @property
-    def averages_rows(self) -> bool: ...
+    def mixes_rows(self) -> bool: ...
     def progress(self, step: int) -> float: ...
 
 
@@ -284,7 +284,7 @@ class Coupling(Part):
 
     @property
     def mixes_rows(self) -> bool:
-        """Whether which x meets a noise depends on the other rows of the batch, which then cannot be split."""
+        """Whether which x meets a noise depends on the other rows of its class in the batch."""
         return False
 
     @property

@@ -26,7 +26,8 @@ class Batch:
         size: the size of the global batch; None where all of its rows are here. Draws depend on the row of the
             global batch, so the split over processes does not change them.
         context: (others, *dims): rows of the global batch that are not here, but that a velocity averages over with
-            those that are (`PlugIn`); None for none. `context_label` (others,) are their classes.
+            those that are (`PlugIn`), or that noise is paired with (`NearestPairs`); None for none. `context_label`
+            (others,) are their classes, `context_row` (others,) int64 on the CPU which rows they are.
 
     Raises: ValueError where the sizes disagree.
     """
@@ -38,6 +39,7 @@ class Batch:
     size: int | None = None
     context: Image | None = None
     context_label: Label = None
+    context_row: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.x.is_floating_point():

@@ -156,8 +156,13 @@ class Objective(Cited):
 
     @property
     def averages_rows(self) -> bool:
-        """Whether a target averages over the rows of a batch, so that rows of one class belong together."""
+        """Whether a target averages over the rows of a class in the batch."""
         return any(isinstance(part, VelocitySource) and part.averages > 0 for part in within(self))
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether rows of one class belong together: a target averages over them, or they are paired with noise."""
+        return self.averages_rows or self.coupling.mixes_rows
 
     @property
     def group(self) -> int:
@@ -253,7 +258,7 @@ class Objective(Cited):
         """Return which rows of the global batch make up part `index` of `parts`; together they are all, each once.
 
         Parts are whole groups and differ by one group at most. Rows with r < t and rows with r = t are dealt out
-        evenly, so that all parts cost the same, but where a velocity averages over rows of one class: those are
+        evenly, so that all parts cost the same, but where rows of one class belong together (`mixes_rows`): those are
         neighbors in the batch and stay so.
 
         Shapes: → (rows of the part,), int64.
@@ -262,7 +267,7 @@ class Objective(Cited):
         return draws.part(self, total, step, key, index, parts)
 
     def context(self, label: Label, here: Tensor, total: int) -> Tensor:
-        """Return the rows of the global batch that are not `here` but that a velocity averages over with those.
+        """Return the rows of the global batch that are not `here` but belong together with those, see `mixes_rows`.
 
         Args:
             label: of all `total` rows of the global batch; without labels all rows are of one kind.

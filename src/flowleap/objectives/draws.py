@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,11 +29,12 @@ EARLIEST = 1e-30
 def draw(o: Composition, batch: Batch, step: int, key: int, frozen: FlowMap | None = None) -> Point:
     """Return the point of a step; see `Objective.draw`."""
     total = batch.total
-    if o.averages_rows and len(batch.x) < total and batch.context is None:
+    if o.mixes_rows and len(batch.x) < total and batch.context is None:
+        what = "NearestPairs orders" if o.coupling.mixes_rows else "PlugIn averages over"
         warnings.warn(
-            f"PlugIn averages over the rows of a class that are here, {len(batch.x)} of a global batch of {total}: "
-            "a process must hold every row of its classes, or be given those it lacks (Batch.context), or the "
-            "split changes the target",
+            f"{what} the rows of a class that are here, {len(batch.x)} of a global batch of {total}: a process must "
+            "hold every row of its classes, or be given those it lacks (Batch.context), or the split changes the "
+            "target",
             stacklevel=3,
         )
     slots, rows, numbers = _local(_Order(o, total, step, key), batch.row)
@@ -62,7 +64,12 @@ def draw(o: Composition, batch: Batch, step: int, key: int, frozen: FlowMap | No
     label = None if batch.label is None else batch.label[here]
     keys = random("dropout", numbers).integers(1 << 31).to(device)
     with dropout.keyed(keys):
-        x = o.coupling.data(batch.x[here], noise, label, num_jumps, frozen, extra_noise)
+        images, own, known = batch.x[here], noise, label
+        if o.coupling.mixes_rows and batch.context_row is not None:
+            beside = o.coupling.noise(random("noise", batch.context_row, device), shape).to(batch.x)
+            others = (batch.context, beside, batch.context_label)
+            images, own, known = map(_joined, (images, own, known), others)
+        x = o.coupling.data(images, own, known, num_jumps, frozen, extra_noise)[: len(here)]
     t, s, r = _in_domain(o, law.t, law.s, law.r, num_jumps)
     made = point(
         o, x, noise, t, s, r, label, step, dropped, plug_in, _groups(o, slots), num_jumps, extra_noise
@@ -137,21 +144,26 @@ def part(o: Composition, total: int, step: int, key: int, index: int, parts: int
             f"{o.name}: part {index + 1} of {parts} of a batch of {total} rows, which has {order.units} {what}: "
             f"give at most {order.units} parts (processes times micro-batches), or a larger batch"
         )
-    if o.averages_rows:
+    if o.mixes_rows:
         return torch.arange(total * index // parts, total * (index + 1) // parts)
     first = torch.arange(index, order.units, parts) * order.group
     return order.rows((first[:, None] + torch.arange(order.group)).flatten())
 
 
 def context(o: Composition, label: Label, here: Tensor, total: int) -> Tensor:
-    """Return the rows elsewhere that a velocity averages over with those here; see `Objective.context`."""
-    if not o.averages_rows:
+    """Return the rows elsewhere that belong together with those here; see `Objective.context`."""
+    if not o.mixes_rows:
         return torch.empty(0, dtype=torch.int64)
     wanted = torch.ones(total, dtype=torch.bool)
     if label is not None:
         wanted = torch.isin(label.cpu(), label.cpu()[here])
     wanted[here] = False
     return wanted.nonzero().squeeze(1)
+
+
+def _joined(here: Any, elsewhere: Any) -> Any:
+    """Return a tensor of the rows here followed by those elsewhere; None where there are none."""
+    return None if here is None or elsewhere is None else torch.cat([here, elsewhere])
 
 
 def _in_domain(o: Composition, t: Time, s: Time, r: Time, num_jumps: int) -> tuple[Time, Time, Time]:

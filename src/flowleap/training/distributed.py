@@ -63,12 +63,6 @@ def divisible(objective: Objective) -> None:
 
     Raises: ValueError.
     """
-    if objective.coupling.mixes_rows:
-        name = type(objective.coupling).__name__
-        raise ValueError(
-            f"{name} chooses pairs among the rows of the whole batch, which cannot be split: train on one process "
-            "without accumulation, or with coupling=Independent()"
-        )
     velocities = [part for part in objective.parts() if isinstance(part, VelocitySource)]
     inner = [part for part in velocities if part.averages > 0]
     if inner and not (objective.coupling.splits and inner == [objective.velocity]):

@@ -134,7 +134,7 @@ def draw_batch(
 ) -> Batch:
     """Return the batch of a step, or a part of it: a pure function of (seed, step) and the part.
 
-    Only the rows of the part are drawn and read, and beside them those that their velocity averages over.
+    Only the rows of the part are drawn and read, and beside them those that belong together with them.
     """
     reads = Reads(data.label, len(data), objective, plan.batch, plan.seed, range(part, part + 1), parts)
     rows, here, others = reads.places(step, part)
@@ -147,15 +147,16 @@ def draw_batch(
         x = data.take(rows, step, plan.seed)
         return Batch(x=placed(x), label=placed(label), noise=placed(noise))
     x = placed(data.take(rows, step, plan.seed, torch.cat([here, others])))
-    averaged = objective.averages_rows
+    mixed = objective.mixes_rows
     return Batch(
         x=x[: len(here)],
         label=placed(None if label is None else label[here]),
         noise=placed(None if noise is None else noise[here]),
         row=here,
         size=plan.batch,
-        context=x[len(here) :] if averaged else None,
-        context_label=placed(label[others]) if averaged and label is not None else None,
+        context=x[len(here) :] if mixed else None,
+        context_label=placed(label[others]) if mixed and label is not None else None,
+        context_row=others if mixed else None,
     )
 
 
