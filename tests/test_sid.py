@@ -426,7 +426,7 @@ def test_the_rival_takes_its_turn_first_and_the_generator_in_every_period(monkey
     loop.fit(state, objective, cloud(), loop.Plan(6, 16, 0, 1e-2, log_every=3), silent(rows))
     expected = [(step, role) for step in range(6) for role in (AUXILIARY, STUDENT)]
     assert order == [(s, role) for s, role in expected if role == AUXILIARY or (s + 1) % period == 0]
-    assert int(state.trained.averages[0.9].n_averaged) == 1 + 6 // period == 1 + state.trained.updates(6)
+    assert state.trained.averages[0.9].updates == 6 // period == state.trained.updates(6)
     assert [row["step"] for row in rows] == [3, 6] and all(row["rival_error"] > 0 for row in rows)
     assert all((row["raw_error"] is None) is (period == 3 and False) for row in rows)
 

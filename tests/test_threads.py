@@ -75,16 +75,14 @@ def test_the_command_bounds_spinning_before_openmp_is_loaded() -> None:
     ("times", "count"),
     [
         ({4: 0.10, 2: 0.10, 1: 0.10}, 1),
-        ({4: 0.10, 2: 0.10, 1: 0.104}, 1),
-        ({4: 0.12, 2: 0.10, 1: 0.112}, 2),
+        ({4: 0.10, 2: 0.10, 1: 0.115}, 1),
+        ({4: 0.12, 2: 0.10, 1: 0.12}, 2),
         ({4: 0.05, 2: 0.10, 1: 0.20}, 4),
         ({6: 0.05, 3: 0.051, 1: 0.20}, 3),
         ({1: 0.1}, 1),
     ],
 )
-def test_the_fewest_threads_that_cost_less_than_a_twentieth_are_taken(
-    monkeypatch, cores, times, count
-) -> None:
+def test_more_threads_are_taken_if_they_save_a_seventh_of_the_time(monkeypatch, cores, times, count) -> None:
     asked = []
 
     def timed(step: object, number: int) -> float:
@@ -114,18 +112,21 @@ def test_a_step_is_timed_with_the_threads_that_it_is_timed_for(cores) -> None:
     assert found[:4] == [2, 2, 1, 1] and torch.get_num_threads() == 2
 
 
-def test_more_threads_than_cores_are_told(monkeypatch, cores) -> None:
+def test_no_more_threads_than_cores_are_taken(monkeypatch, cores) -> None:
     cores(4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         threads.use(4)
-    with pytest.warns(UserWarning, match="5 threads on 4 cores: more threads than cores"):
+    with pytest.warns(UserWarning, match="5 threads on 4 cores: more threads than cores .* 4 are used"):
         threads.use(5)
+    assert torch.get_num_threads() == 4
     with pytest.warns(UserWarning, match="3 threads on 2 cores for each process"):
         threads.use(3, jobs=2)
+    assert torch.get_num_threads() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    with pytest.warns(UserWarning, match="2 threads on 1 core for each process"):
+    with pytest.warns(UserWarning, match="2 threads on 1 core for each process: .* 1 is used"):
         threads.use(2)
+    assert torch.get_num_threads() == 1
 
 
 def test_processes_that_were_started_together_share_the_cores(monkeypatch, cores) -> None:

@@ -19,7 +19,7 @@ from flowleap import methods, networks
 from flowleap.data import Dataset
 from flowleap.objectives import EMA, Objective
 from flowleap.point import Batch, Regression
-from flowleap.training.ema import averaged, restore
+from flowleap.training.ema import Average
 from flowleap.training.guard import Diverged, Guard, likely_cause
 from flowleap.training.log import Lines, Recorder, Reporter, explanation
 from flowleap.training.loop import Events, Plan, fit
@@ -165,11 +165,11 @@ def test_averages_follow_the_warmed_up_law() -> None:
     network, average, expected = nn.Linear(2, 1), None, None
     for k in range(30):
         if average is None:
-            average, expected = averaged(network, 0.7), [p.detach().clone() for p in network.parameters()]
+            average, expected = Average(network, 0.7), [p.detach().clone() for p in network.parameters()]
         with torch.no_grad():
             for p in network.parameters():
                 p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(k)))
-        average.update_parameters(network)
+        average.update(network)
         mu = min(0.7, (1 + k) / (10 + k))
         expected = [
             mu * e + (1 - mu) * p.detach() for e, p in zip(expected, network.parameters(), strict=True)
@@ -180,15 +180,16 @@ def test_averages_follow_the_warmed_up_law() -> None:
 
 def test_a_restored_average_goes_on_where_it_was() -> None:
     network = nn.Linear(2, 1)
-    whole = averaged(network, 0.9)
+    whole = Average(network, 0.9)
     for _ in range(3):
-        whole.update_parameters(network)
-    again = averaged(network, 0.9)
-    restore(again, 3)
+        whole.update(network)
+    again = Average(network, 0.9)
+    again.module.load_state_dict(whole.module.state_dict())
+    again.updates = 3
     with torch.no_grad():
         network.weight.add_(1.0)
     for average in (whole, again):
-        average.update_parameters(network)
+        average.update(network)
     assert torch.equal(whole.module.weight, again.module.weight)
 
 

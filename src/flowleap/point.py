@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowleap.paths import Path
-from flowleap.tensors import Image, Label, Time
+from flowleap.tensors import Image, Label, Time, onto
 
 __all__ = ["Batch", "Point", "Regression", "Target"]
 
@@ -70,6 +70,8 @@ class Batch:
 
 WHOLE = ("guided", "onward", "context", "context_label")
 """The tensors of a point that do not hold one entry for each of its rows."""
+ON_CPU = ("group", "times")
+"""The tensors of a point that stay on the CPU, which decides by them what is computed."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Point:
     `label` survives being dropped; `dropped` says which rows the network sees without it.
     `group` says which rows a set-level loss compares with one another, None where every row stands alone; the
     `group_size` rows of one group are neighbors and share their times.
+    `times` (batch, 3) are t, s, r on the CPU, where it decides by them what is computed, see `times_on_cpu`.
     `keys` (batch,) say what a network with dropout drops in each row, the same in every evaluation of it.
     `context` (others, *dims) are rows of the global batch that are held elsewhere, and `context_label` their classes:
     a velocity may average over them, but nothing is learned from them here.
@@ -115,6 +118,7 @@ class Point:
     output: Image | None = None
     extra_noise: Image | None = None
     keys: Tensor | None = None
+    times: Tensor | None = None
     context: Image | None = None
     context_label: Label = None
     finest: float = 0.0
@@ -126,10 +130,17 @@ class Point:
         return len(self.x)
 
     def to(self, device: torch.device) -> Point:
-        """Return the point with every tensor on this device."""
-        tensors = ((f.name, getattr(self, f.name)) for f in fields(self))
-        moved: dict[str, Any] = {name: v.to(device) for name, v in tensors if isinstance(v, Tensor)}
+        """Return the point with its tensors on this device; `group` and `times` stay on the CPU."""
+        tensors = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ON_CPU)
+        moved: dict[str, Any] = {name: onto(v, device) for name, v in tensors if isinstance(v, Tensor)}
         return replace(self, **moved)
+
+    def times_on_cpu(self) -> tuple[Time, Time, Time]:
+        """Return t, s and r on the CPU; this waits for the device where a point was made without `times`."""
+        t, s, r = (
+            torch.stack([self.t, self.s, self.r], dim=1).cpu() if self.times is None else self.times
+        ).unbind(1)
+        return t, s, r
 
     def rows(self, start: int, stop: int) -> Point:
         """Return the rows [start, stop) as a point of their own; indices of rows are kept for a leading slice only."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import overload
 
+import torch
 from torch import Tensor
 
-__all__ = ["Image", "Label", "Time", "like", "repeated", "squared_norm"]
+__all__ = ["Image", "Label", "Time", "like", "onto", "repeated", "squared_norm"]
 
 Image = Tensor
 """(batch, *dims), floating point: images (batch, channels, height, width) or points (batch, dims)."""
@@ -42,3 +43,10 @@ def squared_norm(x: Image, reduce: str = "sum") -> Tensor:
         raise ValueError(f'reduce={reduce!r}: expected "sum" or "mean" over the dimensions of a row')
     squares = x.flatten(1).square()
     return squares.sum(1) if reduce == "sum" else squares.mean(1)
+
+
+def onto(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; to an accelerator the CPU copies it from pinned memory and waits for nothing."""
+    if tensor.device.type == "cpu" and device.type != "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

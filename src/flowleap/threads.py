@@ -24,8 +24,8 @@ parallel operations; with 2,000 iterations it had 300 gaps, each at the cost of 
 """
 BLOCK_TIME = "1"
 """The same for the OpenMP runtimes of LLVM and Intel, in ms."""
-GAIN = 0.05
-"""More threads are used if they save this share of the time."""
+GAIN = 0.15
+"""More threads are used if they save this share of the time: twice the processor time for less is a waste."""
 LONG = 3.0
 """From this step time on, in seconds, all threads are used without trials."""
 ROUNDS = 5
@@ -78,18 +78,19 @@ def known(given: int | None, limit: int) -> int | None:
 
 
 def use(count: int, jobs: int | None = None) -> None:
-    """Set the threads of torch; warns if they are more than the cores of each of `jobs` processes, see `share`."""
+    """Set the threads of torch, at most the cores of each of `jobs` processes, see `share`; warns where that is less."""
     import torch
 
     own = share(jobs)
     if count > own:
         places = f"{own} core{'s' * (own > 1)}" + (" for each process" if own < cores() else "")
         warnings.warn(
-            f"{count} threads on {places}: more threads than cores make training and sampling slower",
+            f"{count} threads on {places}: more threads than cores only slow each other down, {own} "
+            f"{'are' if own > 1 else 'is'} used",
             UserWarning,
             stacklevel=2,
         )
-    torch.set_num_threads(count)
+    torch.set_num_threads(min(count, own))
 
 
 @contextmanager
@@ -110,7 +111,7 @@ def fastest(step: Callable[[], object], limit: int) -> int:
     """Return the number of threads (limit, limit / 2, …, 1) with which a step is fastest.
 
     The time for a number is the shortest of several steps, interleaved with the others. Fewer threads are preferred if
-    they cost less than 5 %. For a step of 3 s or more it is the limit.
+    more would save less than 15 % of it. For a step of 3 s or more it is the limit.
     """
     times: dict[int, float] = {}
     counts = [limit >> halved for halved in range(limit.bit_length())]

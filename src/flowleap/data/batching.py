@@ -16,10 +16,30 @@ LEAST = 4
 """The smallest group over which a plug-in velocity is averaged; in smaller ones it is that of the row itself."""
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=4096)
+def _orders(key: int, stream: str, size: int) -> dict[int, Tensor]:
+    """The last two permutations of a stream by their epoch: a batch may hold rows of both."""
+    return {}
+
+
 def _order(key: int, stream: str, epoch: int, size: int) -> Tensor:
-    """The permutation of an epoch, cached for consecutive steps."""
-    return torch.randperm(size, generator=generator(key, stream, epoch))
+    """The permutation of an epoch, kept for consecutive steps."""
+    kept = _orders(key, stream, size)
+    if epoch not in kept:
+        made = torch.randperm(size, generator=generator(key, stream, epoch))
+        for former in list(kept)[:-1]:
+            del kept[former]
+        kept[epoch] = made
+    return kept[epoch]
+
+
+@lru_cache(maxsize=4)
+def _members(label: Tensor) -> tuple[Tensor, ...]:
+    """The rows of each class in order; cached for the labels of a data set, which stay the same tensor.
+
+    Shapes: label (rows,) → (rows of the class,) each.
+    """
+    return label.argsort(stable=True).split(label.bincount().tolist())
 
 
 @dataclass(frozen=True)
@@ -72,14 +92,14 @@ class ClassGroups(Cited):
         if label is None:
             return Shuffled().indices(None, size, batch, step, key)
         _check(size, batch)
-        count = label.bincount()
+        members = _members(label)
+        count = torch.tensor([len(rows) for rows in members])
         there = count.nonzero().flatten()
         group = self.size(count[there], batch)
         weight = count[there] if self.classes == "proportional" else torch.ones_like(there)
         turns = _turns(weight, range(step * batch // group, (step + 1) * batch // group), key)
-        return torch.cat(
-            [_group_of_class(label, int(there[chosen]), group, turn, key) for chosen, turn in turns]
-        )
+        chosen = ((int(there[place]), turn) for place, turn in turns)
+        return torch.cat([_group_of_class(members[c], c, group, turn, key) for c, turn in chosen])
 
     def notes(self, label: Tensor | None, names: Sequence[str], batch: int) -> list[str]:
         """Warnings about the batches of a data set: groups too small for a plug-in velocity."""
@@ -139,9 +159,8 @@ def _turns(weight: Tensor, wanted: range, key: int) -> Iterator[tuple[int, int]]
         round_ += 1
 
 
-def _group_of_class(label: Tensor, chosen: int, group: int, turn: int, key: int) -> Tensor:
-    """The rows of a class in its turn-th turn."""
-    members = (label == chosen).nonzero().flatten()
+def _group_of_class(members: Tensor, chosen: int, group: int, turn: int, key: int) -> Tensor:
+    """The rows of a class, out of its `members`, in its turn-th turn."""
     groups_in_pass = -(-len(members) // group)
     pass_, place = divmod(turn, groups_in_pass)
     order = _order(key, f"batching/class/{chosen}", pass_, len(members))

@@ -18,7 +18,7 @@ from flowleap.interfaces import Composition
 from flowleap.networks import dropout
 from flowleap.point import Batch, Point
 from flowleap.randomness import RowGenerator, permutation
-from flowleap.tensors import Image, Label, Time
+from flowleap.tensors import Image, Label, Time, onto
 
 __all__ = ["EARLIEST", "context", "draw", "part", "point"]
 
@@ -52,7 +52,7 @@ def draw(o: Composition, batch: Batch, step: int, key: int, frozen: FlowMap | No
     if batch.noise is None:
         noise = o.coupling.noise(random("noise", numbers, device), shape).to(batch.x)
     else:
-        noise = batch.noise[rows.to(batch.noise.device)]
+        noise = batch.noise[onto(rows, batch.noise.device)]
     extra_noise = None
     if o.coupling.makes_samples or o.target.makes_samples:
         extra_noise = random("latent", numbers, device).normal(*shape).to(batch.x)
@@ -60,9 +60,9 @@ def draw(o: Composition, batch: Batch, step: int, key: int, frozen: FlowMap | No
     if dropped is not None and o.target.keep_labels:
         dropped[:num_jumps] = False
     plug_in = None if o.velocity.averages == 1 else chance(o.velocity.averages, "plug-in")
-    here = rows.to(device)
+    here = onto(rows, device)
     label = None if batch.label is None else batch.label[here]
-    keys = random("dropout", numbers).integers(1 << 31).to(device)
+    keys = onto(random("dropout", numbers).integers(1 << 31), device)
     with dropout.keyed(keys):
         images, own, known = batch.x[here], noise, label
         if o.coupling.mixes_rows and batch.context_row is not None:
@@ -117,6 +117,7 @@ def point(
         t=t,
         s=s,
         r=r,
+        times=torch.stack([t, s, r], dim=1),
         x_t=x,
         num_jumps=num_jumps,
         label=label,

@@ -14,7 +14,7 @@ from flowleap.guidance import guide
 from flowleap.interfaces import Composition, Identity
 from flowleap.networks.solver import second_step
 from flowleap.point import Point, Target
-from flowleap.tensors import Image, Label, Time, like
+from flowleap.tensors import Image, Label, Time, like, onto
 from flowleap.times import spaced
 from flowleap.velocities import Teacher
 
@@ -149,9 +149,9 @@ class LearnedSolver(Identity):
         label = p.network_label(flow.num_classes)
         stops = spaced(p.path.t_max, p.path.t_min, round(2 / p.finest) * self.substeps)[::2]
         grid = torch.tensor(stops[:: self.substeps], dtype=torch.float64)
-        place = (p.t.cpu().double()[:, None] - grid[:-1]).abs().argmin(1)
+        place = (p.times_on_cpu()[0].double()[:, None] - grid[:-1]).abs().argmin(1)
         x_t, x_r = self._follow(guide(self.teacher.flow, scale), flow.prior(p.noise), stops, place, label)
-        t, r = (grid[rows].to(p.t) for rows in (place, place + 1))
+        t, r = (onto(grid[rows].to(p.t.dtype), p.t.device) for rows in (place, place + 1))
         return Target(x_r, guide(flow, scale)(x_t, t, r, label), space="map")
 
     @torch.no_grad()
@@ -161,7 +161,7 @@ class LearnedSolver(Identity):
         """Return where the trajectories from x are at both ends of the interval of each row."""
         start = x
         for step, (t, r) in enumerate(pairwise(stops)):
-            rows = (place >= step // self.substeps).nonzero().squeeze(1).to(x.device)
+            rows = onto((place >= step // self.substeps).nonzero().squeeze(1), x.device)
             if not len(rows):
                 break
             here, known = x[rows], None if label is None else label[rows]

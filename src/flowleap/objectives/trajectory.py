@@ -12,7 +12,7 @@ from flowleap.flow_map import FlowMap
 from flowleap.interfaces import Composition, Identity
 from flowleap.networks import dropout
 from flowleap.point import Point, Target
-from flowleap.tensors import Image, Label, Time, like
+from flowleap.tensors import Image, Label, Time, like, onto
 from flowleap.velocities import Own, Teacher
 
 __all__ = ["Trajectory"]
@@ -84,8 +84,8 @@ class Trajectory(Identity):
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
         p, label, end = point, point.network_label(frozen.num_classes), point.path.t_min
         assert p.onward is not None and p.output is not None
-        t, s, r = torch.stack([p.t, p.s, p.r]).cpu()
-        before = (r > end).nonzero().squeeze(1).to(p.t.device)
+        t, s, r = p.times_on_cpu()
+        before = onto((r > end).nonzero().squeeze(1), p.t.device)
         landed = flow.step(p.output, p.x_t, p.t, p.r)
         prediction = _jump(frozen.held(), landed, p.r, end, label, before)
         with torch.no_grad():
@@ -117,7 +117,7 @@ def _solve(field: FlowMap, p: Point, steps: Tensor, above: Tensor, label: Label)
     the second evaluation in it, is made on a leading slice.
     """
     order = (2 * steps + above).argsort(descending=True, stable=True)
-    rows = order.to(p.t.device)
+    rows = onto(order, p.t.device)
     x, t, s, known = p.x_t[rows], p.t[rows], p.s[rows], None if label is None else label[rows]
     left, above = steps[order], above[order]
     for done in range(int(left[0])):

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from flowleap import processes
 from flowleap.files import new_folder, open_tensors, replace_file
-from flowleap.training import ema
 from flowleap.training.distributed import whole
 from flowleap.training.state import AUXILIARY, State, TrainedNetwork
 
@@ -177,7 +176,7 @@ def _fill(trained: TrainedNetwork, files: dict[str, Tensors], step: int) -> None
     for name, network in networks_of(trained).items():
         network.load_state_dict(files[name])
     for copy in trained.every_average():
-        ema.restore(copy, trained.updates(step))
+        copy.updates = trained.updates(step)
     places = {name: place for place, (name, _) in enumerate(trained.network.named_parameters())}
     state: dict[int, Tensors] = {}
     for key, value in files[OPTIMIZER].items():

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+import torch
+from torch import nn
 
 from flowleap.objectives import EMA
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
+class Average(nn.Module):
+    """A copy of a network, `module`, whose weights are a running average of those of the network.
 
-def averaged(network: nn.Module, decay: float | Callable[[int], float]) -> AveragedModel:
-    """Return a copy of `network` whose `update_parameters(network)` does one step of the warmed-up average.
+    The copy is in evaluation mode and asks for no gradient. Buffers are copied, not averaged.
 
-    μ_k = `EMA(decay).at(k)`, the law that target networks follow too, or what `decay` says of k; k = 0 at the first
-    update. The copy (`.module`) is in evaluation mode and asks for no gradient. Buffers are copied, not averaged.
+    Args:
+        network: what is copied.
+        decay: μ of the warmed-up average, `EMA(decay).at(k)`, the law that target networks follow too; or a function
+            that returns μ_k of k. k = 0 at the first update.
+
+    Attributes:
+        updates: the number of updates so far.
     """
-    law = decay if callable(decay) else EMA(decay).at
 
-    def update(averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
-        # `count` is on the device; the counter of the copy is on the host and can be read without waiting
-        k = int(copy.n_averaged) - 1
-        get_ema_multi_avg_fn(law(k))(averages, weights, count)
+    def __init__(self, network: nn.Module, decay: float | Callable[[int], float]) -> None:
+        super().__init__()
+        self.module = deepcopy(network).eval().requires_grad_(False)
+        self.law = decay if callable(decay) else EMA(decay).at
+        self.updates = 0
 
-    copy = AveragedModel(network, multi_avg_fn=update)
-    copy.update_parameters(network)  # the first call copies; afterwards n_averaged − 1 counts the updates
-    copy.eval().requires_grad_(False)
-    return copy
-
-
-def restore(copy: AveragedModel, updates: int) -> None:
-    """Tell an average whose weights were loaded how many updates those weights have seen."""
-    copy.n_averaged.fill_(updates + 1)
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move the average towards the present weights, all of them in one operation."""
+        averages, weights = list(self.module.parameters()), list(network.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - self.law(self.updates))
+        for kept, buffer in zip(self.module.buffers(), network.buffers(), strict=True):
+            kept.copy_(buffer)
+        self.updates += 1

@@ -26,6 +26,7 @@ from flowleap.training.distributed import Engine, whole
 from flowleap.training.guard import VAGUE, Diverged, Guard, likely_cause
 from flowleap.training.log import Recorder
 from flowleap.training.loss_module import NUMBERS
+from flowleap.tensors import onto
 from flowleap.training.state import AUXILIARY, State, TrainedNetwork
 
 
@@ -141,7 +142,7 @@ def draw_batch(
     label, noise = (None if tensor is None else tensor[rows] for tensor in (data.label, data.noise))
 
     def placed(tensor: Tensor | None) -> Any:
-        return None if tensor is None else tensor.to(device, non_blocking=True)
+        return None if tensor is None else onto(tensor, device)
 
     if parts == 1:
         x = data.take(rows, step, plan.seed)

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.randomness import key_of
 from flowleap.training import power
-from flowleap.training.ema import averaged
+from flowleap.training.ema import Average
 
 STUDENT, AUXILIARY = "student", "rival"
 """The roles of networks in training; draws and checkpoint files are keyed by them."""
@@ -36,9 +35,9 @@ class TrainedNetwork:
     flow: FlowMap
     frozen: FlowMap
     optimizer: torch.optim.Optimizer
-    averages: dict[float, AveragedModel]
-    target: AveragedModel | None
-    powers: dict[float, AveragedModel] = field(default_factory=dict)
+    averages: dict[float, Average]
+    target: Average | None
+    powers: dict[float, Average] = field(default_factory=dict)
     copy: nn.Module | None = None
     stage: int = 0
     auxiliary: TrainedNetwork | None = None
@@ -66,7 +65,7 @@ class TrainedNetwork:
     def update_averages(self) -> None:
         """Move every average, the target network's among them, towards the present weights."""
         for average in self.every_average():
-            average.update_parameters(self.network)
+            average.update(self.network)
 
     def refresh(self, stage: int) -> None:
         """Copy the first average of the weights into the frozen map where a new stage begins."""
@@ -75,7 +74,7 @@ class TrainedNetwork:
             self.copy.load_state_dict(average.module.state_dict())
             self.stage = stage
 
-    def every_average(self) -> list[AveragedModel]:
+    def every_average(self) -> list[Average]:
         """Return all averages of the weights and, where there is one, the target network."""
         others = [] if self.target is None else [self.target]
         return [*self.averages.values(), *self.powers.values(), *others]
@@ -126,7 +125,7 @@ def new_trained_network(
         settings: dict[str, Any] = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "decays": ()}
         auxiliary = new_trained_network(deepcopy(network), objective.auxiliary, **settings)
         auxiliary.frozen, auxiliary.role, auxiliary.lr_scale = flow, AUXILIARY, targets.lr_scale
-    target = averaged(network, _decay_of(objective)) if targets.copy == "average" else None
+    target = Average(network, _decay_of(objective)) if targets.copy == "average" else None
     copy = deepcopy(network).eval() if targets.copy == "snapshot" else None
     held = copy.requires_grad_(False) if copy is not None else None if target is None else target.module
     frozen = flow if held is None else objective.flow_map(held)
@@ -137,9 +136,9 @@ def new_trained_network(
         optimizer=torch.optim.AdamW(
             network.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=True
         ),
-        averages={decay: averaged(network, decay) for decay in decays},
+        averages={decay: Average(network, decay) for decay in decays},
         target=target,
-        powers={width: averaged(network, partial(power.decay, power.exponent(width))) for width in widths},
+        powers={width: Average(network, partial(power.decay, power.exponent(width))) for width in widths},
         copy=copy,
         auxiliary=auxiliary,
         period=targets.period,

@@ -1,0 +1,71 @@
+"""A training step on a GPU makes the CPU wait for nothing: checked on a pretended device, see `pretended`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.utils import _foreach_utils
+
+from flowleap import methods, runs
+from flowleap.runs import setup
+from flowleap.training import loop
+from flowleap.training.guard import Guard
+from flowleap.training.log import Recorder
+from pretended import DEVICE, Accelerator
+
+TINY = [("network.width", "8"), ("network.depth", "1"), ("network.heads", "1")]
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """The pretended device, wherever a run asks which devices there are."""
+    known = _foreach_utils._get_fused_kernels_supported_devices()
+    for module in [module for name, module in sys.modules.items() if name.startswith("torch.")]:
+        for name in ("_get_fused_kernels_supported_devices", "_get_foreach_kernels_supported_devices"):
+            if name in vars(module):
+                monkeypatch.setattr(module, name, lambda: [*known, DEVICE.type])
+    monkeypatch.setattr(setup, "device_of", lambda name: DEVICE)
+    monkeypatch.setattr(torch, "autocast", lambda device, **settings: nullcontext())
+    return Accelerator()
+
+
+def trained(name, accelerator, steps=3, **settings):
+    """Run a few steps of a method; return those operations of the last one that the CPU would wait in."""
+    pairs = [("pair_steps", "2"), ("pairs", "64")] if name == "reflow" else []
+    derivative = methods.get(name).target.derivative
+    if derivative is not None and derivative.forward_mode:  # torch.func on tensors of our own breaks down in torch
+        pairs = [("target.derivative", "CentralDifference")]
+    config = runs.configure(name, "digits", settings=[*TINY, *pairs], steps=20, batch=64, **settings)
+    with accelerator:
+        made = setup.Setup(config, config.data.load())
+        made.engine.prepare(made.state, made.engine.loss_modules(made.state, made.objective), {})
+        guard, recorder = Guard(DEVICE), Recorder(DEVICE, 64, 0.0)
+        for _ in range(steps):
+            accelerator.waits.clear()
+            for one in loop.train_step(made.state, made.objective, made.data, made.plan, made.engine, guard):
+                recorder.add(one.numbers, one.norm)
+            made.state.step += 1
+        waits = list(accelerator.waits)
+        assert guard.counts.here.tolist() == [0, 0] and recorder.sums.here.isfinite().all()
+    return waits
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_no_step_waits_for_the_device(name, accelerator):
+    assert trained(name, accelerator) == []
+
+
+def test_waiting_is_seen(accelerator, monkeypatch):
+    step = loop.train_step
+
+    def nosy(*given):
+        updates = step(*given)
+        assert bool(updates[0].finite)
+        return updates
+
+    monkeypatch.setattr(loop, "train_step", nosy)
+    waits = trained("flow_matching", accelerator, steps=1)
+    assert len([each for each in waits if each.startswith("_local_scalar_dense")]) == 1
