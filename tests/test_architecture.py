@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "flowleap"
 
 FLOORS = (
-    ("formatting", "streams", "suggest"),
+    ("formatting", "streams", "suggest", "tensors"),
     (
         "citations",
         "clock",
@@ -27,7 +27,6 @@ FLOORS = (
         "progress",
         "provenance",
         "randomness",
-        "tensors",
         "terminal",
         "threads",
     ),

@@ -29,6 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowleap.tensors import onto
+
 __all__ = ["Permutation", "RowGenerator", "generator", "key_of", "permutation", "philox"]
 
 
@@ -166,7 +168,7 @@ class RowGenerator:
     def _each(self, numbers: Tensor) -> Tensor:
         """Return the numbers of each row, given those of the rows that are distinct."""
         place = self._distinct[1]
-        return numbers if place is None else numbers[place.to(numbers.device)]
+        return numbers if place is None else numbers[onto(place, numbers.device)]
 
     def _name(self, shared_by: int | None = None) -> tuple[int, ...]:
         """The key of this call, and the three highest words of its counters."""
@@ -179,7 +181,7 @@ class RowGenerator:
         Yields: which of the rows, the first of their words, and the words, (some rows, some words) int64.
         """
         self._calls += 1
-        on_device = self.device.type == "cuda"
+        on_device = self.device.type != "cpu"
         make, most = (_words_on_device, DEVICE_PIECE) if on_device else (_words_on_cpu, PIECE)
         distinct, blocks = self._distinct[0], -(-size // 4)
         rows_each, blocks_each = max(1, most // (4 * max(1, blocks))), most // 4
@@ -255,10 +257,10 @@ def _words_on_device(
     rows: np.ndarray, blocks: int, part: tuple[int, int], name: Words, device: torch.device
 ) -> Tensor:
     """Return what `_words_on_cpu` does, by tensor operations on a device."""
-    first = 1 + torch.from_numpy(rows).to(device)[:, None] * blocks
+    first = 1 + onto(torch.from_numpy(rows), device)[:, None] * blocks
     block = (first + torch.arange(*part, device=device)).flatten()
-    rest = torch.tensor([_signed(word) for word in name[2:]], device=device)[:, None].expand(3, len(block))
-    made = philox(torch.cat([block[None], rest]), name[:2])
+    rest = [torch.full_like(block, _signed(word)) for word in name[2:]]
+    made = philox(torch.stack([block, *rest]), name[:2])
     return made.T.contiguous().view(len(rows), -1)
 
 
@@ -271,10 +273,10 @@ def philox(counter: Tensor, key: Words) -> Tensor:
     Shapes: counter int64 (4, blocks) → the same. Source: Salmon et al. 2011, section 3.3.
     """
     a, b = counter[0::2], counter[1::2]
-    for number in range(10):
-        keys = [_signed(word + number * grows) for word, grows in zip(key, GROWS, strict=True)]
-        high, low = _product(a)
-        a, b = high.flip(0) ^ b ^ torch.tensor(keys, device=a.device)[:, None], low.flip(0)
+    factor, *keys = onto(_factors_and_keys(key), a.device).unbind(0)
+    for each in keys:
+        high, low = _product(a, factor)
+        a, b = high.flip(0) ^ b ^ each, low.flip(0)
     return torch.stack([a, b], dim=1).flatten(0, 1)
 
 
@@ -290,15 +292,19 @@ def _signed(word: int) -> int:
     return (word + 2**63) % 2**64 - 2**63
 
 
-def _product(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the high and the low words of the products of 128 bits of a[0] with M₀ and a[1] with M₁.
+@lru_cache(maxsize=256)
+def _factors_and_keys(key: Words) -> Tensor:
+    """Return M₀, M₁ and the two keys of each of the ten rounds. Shapes: → (11, 2, 1) int64."""
+    rows = [FACTORS, *([k + turn * grows for k, grows in zip(key, GROWS, strict=True)] for turn in range(10))]
+    return torch.tensor([[[_signed(word)] for word in row] for row in rows])
+
+
+def _product(a: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the high and the low words of the products of 128 bits, where int64 stands for the same 64 bits.
 
     Products of int64 keep their lowest 64 bits, so that those of halves of 32 bits are whole.
     """
-    factor, upper, lower = (
-        torch.tensor([_signed(part(m)) for m in FACTORS], device=a.device)[:, None]
-        for part in (lambda m: m, lambda m: m >> 32, lambda m: m & LOW)
-    )
+    upper, lower = (factor >> 32) & LOW, factor & LOW
     a_upper, a_lower = (a >> 32) & LOW, a & LOW
     middle = upper * a_lower + ((lower * a_lower >> 32) & LOW)
     other = lower * a_upper + (middle & LOW)

@@ -201,5 +201,4 @@ class Boundary(Loss):
     def __call__(self, regression: Regression, point: Point) -> Tensor:
         here = (point.t - self.boundary).abs() <= 1e-6 * self.boundary
         loss = self.inner(regression, point)
-        on, above = (loss.new_tensor(weight) for weight in (self.weight / self.share, 1 / (1 - self.share)))
-        return torch.where(here, on, above) * loss
+        return torch.where(here, self.weight / self.share * loss, 1 / (1 - self.share) * loss)

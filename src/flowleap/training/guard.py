@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flowleap.point import Batch, Regression
+from flowleap.tensors import onto
 
 VAGUE = "the loss is finite but its gradient is not"
 """The cause where data, prediction, derivative, target and loss are all finite."""
@@ -24,7 +25,7 @@ class Guard:
     """
 
     def __init__(self, device: torch.device, skipped: int = 0, streak: int = 0) -> None:
-        self.counts = torch.tensor([skipped, streak], dtype=torch.int64, device=device)
+        self.counts = onto(torch.tensor([skipped, streak]), device)
         self.bad = torch.zeros((), dtype=torch.int64, device=device)
 
     def step(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
