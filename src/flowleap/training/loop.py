@@ -22,11 +22,11 @@ from flowleap import clock, processes
 from flowleap.data import Dataset
 from flowleap.objectives import Objective
 from flowleap.point import Batch, Regression
+from flowleap.tensors import onto
 from flowleap.training.distributed import Engine, whole
 from flowleap.training.guard import VAGUE, Diverged, Guard, likely_cause
 from flowleap.training.log import Recorder
 from flowleap.training.loss_module import NUMBERS
-from flowleap.tensors import onto
 from flowleap.training.state import AUXILIARY, State, TrainedNetwork
 
 
