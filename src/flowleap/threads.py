@@ -78,7 +78,7 @@ def known(given: int | None, limit: int) -> int | None:
 
 
 def use(count: int, jobs: int | None = None) -> None:
-    """Set the threads of torch, at most the cores of each of `jobs` processes, see `share`; warns of fewer."""
+    """Set the threads of torch, at most the cores of each of `jobs` processes, see `share`; warns where more are asked."""
     import torch
 
     own = share(jobs)
