@@ -99,6 +99,8 @@ class Accelerator(TorchDispatchMode):
             return None
         blocking = not (kwargs.get("non_blocking") or (packet is aten.copy_ and args[2:] == (True,)))
         host = source if to == DEVICE else None if packet is aten._to_copy else args[0]
+        if host is None and not blocking:  # torch pins what it makes for it
+            return None
         if blocking or host is None or not self.is_pinned(host):
             return "to the CPU" if to != DEVICE else "from the CPU, not from pinned memory"
         return None

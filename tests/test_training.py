@@ -238,6 +238,7 @@ def test_the_learning_rate_and_the_clip_reach_the_optimizer() -> None:
 
 def test_metrics_are_means_over_the_interval_without_what_is_not_finite() -> None:
     recorder, state = Recorder(CPU, batch=4, seconds=10.0), State(trained=None, step=3)  # type: ignore[arg-type]
+    guard = Guard(CPU, skipped=5, streak=2)
     for error, loss, norm, derivative in (
         (1.0, 0.5, 2.0, None),
         (3.0, math.inf, 4.0, torch.tensor([1.0, 5.0])),
@@ -245,12 +246,16 @@ def test_metrics_are_means_over_the_interval_without_what_is_not_finite() -> Non
         prediction = torch.full((4, 2), math.sqrt(error))
         regression = Regression(prediction, torch.zeros(4, 2), derivative_norm=derivative)
         recorder.add(numbers(regression, torch.tensor(loss), 4), torch.tensor(norm))
-    row = recorder.row(state, lr=0.1)
+    for _ in range(2):
+        recorder.close(state, lr=0.1, guard=guard)
+    (row,) = recorder.rows(at_once=False)
+    assert row["skipped"] == 5 and (state.skipped, state.streak) == (5, 2)
     assert row["raw_error"] == pytest.approx(2.0) and row["loss"] == 0.5
     assert row["grad_norm"] == 3.0 and row["derivative_norm"] == 3.0
     assert state.seconds > 10.0 and row["images_per_second"] > 0
     json.dumps(row, allow_nan=False)
-    assert recorder.row(state, lr=0.1)["raw_error"] is None  # begun anew
+    (following,) = recorder.rows(at_once=True)
+    assert following["raw_error"] is None  # begun anew
 
 
 def test_time_spent_aside_does_not_count_as_training() -> None:
@@ -259,7 +264,8 @@ def test_time_spent_aside_does_not_count_as_training() -> None:
     recorder.add(numbers(regression, torch.zeros(()), 2), torch.zeros(()))
     with recorder.aside(state):
         time.sleep(0.5)
-    row = recorder.row(state, lr=0.1)
+    recorder.close(state, 0.1, Guard(CPU))
+    (row,) = recorder.rows(at_once=True)
     assert 1000 / row["images_per_second"] < 0.5 < state.seconds
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import overload
 
 import torch
 from torch import Tensor
 
-__all__ = ["Image", "Label", "Time", "like", "onto", "repeated", "squared_norm"]
+__all__ = ["Image", "Label", "Time", "like", "on_its_way", "onto", "repeated", "squared_norm"]
 
 Image = Tensor
 """(batch, *dims), floating point: images (batch, channels, height, width) or points (batch, dims)."""
@@ -50,3 +51,18 @@ def onto(tensor: Tensor, device: torch.device) -> Tensor:
     if tensor.device.type == "cpu" and device.type != "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def on_its_way(tensor: Tensor) -> Callable[[], Tensor]:
+    """Start a copy of a tensor to the CPU, and return a function that waits until it is there and returns it."""
+    if tensor.device.type != "cuda":
+        copy = tensor.to("cpu", copy=True, non_blocking=True)
+        return lambda: copy
+    copy, done = tensor.to("cpu", non_blocking=True), torch.cuda.Event()
+    done.record()
+
+    def arrived() -> Tensor:
+        done.synchronize()
+        return copy
+
+    return arrived

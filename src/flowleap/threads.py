@@ -24,7 +24,7 @@ parallel operations; with 2,000 iterations it had 300 gaps, each at the cost of 
 """
 BLOCK_TIME = "1"
 """The same for the OpenMP runtimes of LLVM and Intel, in ms."""
-GAIN = 0.15
+GAIN = 0.1
 """More threads are used if they save this share of the time: twice the processor time for less is a waste."""
 LONG = 3.0
 """From this step time on, in seconds, all threads are used without trials."""
@@ -78,7 +78,7 @@ def known(given: int | None, limit: int) -> int | None:
 
 
 def use(count: int, jobs: int | None = None) -> None:
-    """Set the threads of torch, at most the cores of each of `jobs` processes, see `share`; warns where more are asked."""
+    """Set the threads of torch, at most the cores of each of `jobs` processes, see `share`; warns of more."""
     import torch
 
     own = share(jobs)
@@ -111,7 +111,7 @@ def fastest(step: Callable[[], object], limit: int) -> int:
     """Return the number of threads (limit, limit / 2, …, 1) with which a step is fastest.
 
     The time for a number is the shortest of several steps, interleaved with the others. Fewer threads are preferred if
-    more would save less than 15 % of it. For a step of 3 s or more it is the limit.
+    more would save less than 10 % of it. For a step of 3 s or more it is the limit.
     """
     times: dict[int, float] = {}
     counts = [limit >> halved for halved in range(limit.bit_length())]

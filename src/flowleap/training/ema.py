@@ -6,7 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flowleap.objectives import EMA
 
@@ -34,7 +34,8 @@ class Average(nn.Module):
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move the average towards the present weights, all of them in one operation."""
-        averages, weights = list(self.module.parameters()), list(network.parameters())
+        averages: list[Tensor] = list(self.module.parameters())
+        weights: list[Tensor] = list(network.parameters())
         torch._foreach_lerp_(averages, weights, 1 - self.law(self.updates))
         for kept, buffer in zip(self.module.buffers(), network.buffers(), strict=True):
             kept.copy_(buffer)

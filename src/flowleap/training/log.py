@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from flowleap.files import replace_file
 from flowleap.formatting import duration
 from flowleap.objectives import Objective
 from flowleap.streams import keep_printing
+from flowleap.tensors import on_its_way
+from flowleap.training.guard import Guard
 from flowleap.training.state import State
 
 
@@ -52,6 +54,7 @@ class Recorder:
         self.start = time.perf_counter() - seconds
         self.since = time.perf_counter()
         self.usual_derivative: float | None = None
+        self.arriving: list[Callable[[], dict[str, Any]]] = []
 
     def add(self, numbers: Tensor, grad_norm: Tensor, *, auxiliary: bool = False) -> None:
         """Add the finite numbers of a step; of an auxiliary network its raw error only.
@@ -66,26 +69,40 @@ class Recorder:
         self.sums += torch.stack([torch.where(finite, values, 0.0), finite.double()])
         self.steps += not auxiliary
 
-    def row(self, state: State, lr: float) -> dict[str, Any]:
-        """Return the averages since the last row, None where nothing was measured; waits for the device."""
-        total, count = self.sums.tolist()
+    def close(self, state: State, lr: float, guard: Guard) -> None:
+        """End a log interval: its numbers start on their way from the device."""
+        arriving = on_its_way(torch.cat([self.sums.flatten(), guard.counts]))
         self.sums.zero_()
         now = time.perf_counter()
         speed = self.batch * self.steps / max(now - self.since - self.paused, 1e-9)
         self.steps, self.paused, self.since = 0, 0.0, now
         state.seconds = now - self.start
-        means = {name: s / n if n else None for name, s, n in zip(self.names, total, count, strict=True)}
-        self.usual_derivative = means["derivative_norm"] or self.usual_derivative
-        if means["rival_error"] is None:
-            means.pop("rival_error")  # most runs have none
-        return {
+        about = {
             "step": state.step,
             "seconds": round(state.seconds, 3),
             "images_per_second": round(speed, 1),
-            **means,
-            "lr": lr,
-            "skipped": state.skipped,
         }
+
+        def row() -> dict[str, Any]:
+            """Return the means of the interval, None where nothing was measured; waits until they are here."""
+            *sums, skipped, streak = arriving().tolist()
+            state.skipped, state.streak = int(skipped), int(streak)
+            total, count = sums[: len(self.names)], sums[len(self.names) :]
+            means = {name: s / n if n else None for name, s, n in zip(self.names, total, count, strict=True)}
+            self.usual_derivative = means["derivative_norm"] or self.usual_derivative
+            if means["rival_error"] is None:
+                means.pop("rival_error")  # most runs have none
+            return {**about, **means, "lr": lr, "skipped": state.skipped}
+
+        self.arriving.append(row)
+
+    def rows(self, *, at_once: bool) -> Iterator[dict[str, Any]]:
+        """Yield the rows of closed intervals; that of the last one, which is waited for, only if it is wanted at once.
+
+        The counts of skipped steps in `state` become what they were at the end of the interval.
+        """
+        while self.arriving and (at_once or len(self.arriving) > 1):
+            yield self.arriving.pop(0)()
 
     @contextmanager
     def aside(self, state: State) -> Iterator[None]:

@@ -188,7 +188,7 @@ def fit(
         with events.step():
             updates = train_step(state, objective, data, plan, engine, guard)
 
-        # numbers, pictures, a checkpoint (reading the guard waits for the device, which costs a CPU nothing)
+        # numbers, pictures, a checkpoint (a GPU sends the numbers of an interval until the next one ends)
         state.step += 1
         with clock.named("log"):
             for one in updates:
@@ -196,17 +196,19 @@ def fit(
         done = state.step == plan.steps
         leaving = processes.any_of(events.interrupted()) or done
         log, save = (leaving or every(n, state.step) for n in (plan.log_every, plan.checkpoint_every))
-        if log or save or device.type == "cpu":
+        at_once = save or leaving or device.type == "cpu"
+        with clock.named("log"):
+            if log:
+                recorder.close(state, lr * state.trained.lr_scale, guard)
+            for row in recorder.rows(at_once=at_once):
+                events.log(row)
+        if at_once:
             state.skipped, state.streak = guard.read()
-        lost = state.streak >= plan.patience
-        if log or lost:
-            with clock.named("log"):
-                events.log(recorder.row(state, lr * state.trained.lr_scale))
-        if lost:
-            first = next((one for one in updates if not one.finite), updates[-1])
-            found = likely_cause(first.batch, first.regression, first.loss, recorder.usual_derivative)
-            cause = min(processes.every(found), key=lambda text: text.startswith(VAGUE))
-            raise Diverged(f"{state.streak} steps in a row were not finite, up to step {state.step}: {cause}")
+        if state.streak >= plan.patience:
+            if not log:
+                recorder.close(state, lr * state.trained.lr_scale, guard)
+                events.log(next(recorder.rows(at_once=True)))
+            raise diverged(state, updates, recorder)
         with recorder.aside(state):
             events.keep(state)
             measured, shown = log and (done or not leaving), plan.draws(state.step)
@@ -224,6 +226,14 @@ def fit(
         if leaving:
             break
     return state
+
+
+def diverged(state: State, updates: Sequence[Update], recorder: Recorder) -> Diverged:
+    """Return the error that ends a run, with what most likely made a loss or a gradient non-finite."""
+    first = next((one for one in updates if not one.finite), updates[-1])
+    found = likely_cause(first.batch, first.regression, first.loss, recorder.usual_derivative)
+    cause = min(processes.every(found), key=lambda text: text.startswith(VAGUE))
+    return Diverged(f"{state.streak} steps in a row were not finite, up to step {state.step}: {cause}")
 
 
 def train_step(
