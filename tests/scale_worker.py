@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from flowleap import data, evaluation, processes, runs
 from flowleap.runs.trainer import Trainer
-from flowleap.training import distributed
+from flowleap.training import distributed, start
 from flowleap.training.checkpoint import files_of
 from flowleap.training.log import Reporter
 
@@ -103,6 +104,9 @@ def plant(error: str | None, made: Trainer, patched: list[Any]) -> None:
         made.setup.objective.__class__.part = lambda self, total, step, key, index, parts: whole(
             self, total, step, key, 0, parts
         )
+    if error == "slow compiler":
+        patched.append(("compile", start.torch, start.torch.compile))
+        start.torch.compile = lambda forward: lambda *given: (second and time.sleep(60)) or forward(*given)
     if error == "death" and second:
         raise ValueError("the second process has had enough")
 

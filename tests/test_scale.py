@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,7 +31,7 @@ from flowleap.point import Batch
 from flowleap.runs.reading import note
 from flowleap.training import posthoc, power, start
 from flowleap.training.distributed import Engine, micro_batches
-from flowleap.training.loop import Plan, draw_batch
+from flowleap.training.loop import Events, Plan, draw_batch, fit
 from flowleap.training.loss_module import LossModule
 from flowleap.training.state import State, new_trained_network
 from forked import forked, free_port, needs_processes
@@ -73,6 +76,8 @@ SCENARIOS: list[dict[str, Any]] = [
      "resume": True, "out": "divided"},
     *({"name": error, "method": "meanflow", "data": "two-moons", "steps": 2, "plant": error}
       for error in ("weights", "gradient", "rows", "death")),
+    {"name": "slow compiler", "method": "shortcut", "data": "two-moons", "steps": LEGS, "compiled": True,
+     "compile_limit": 0.2, "plant": "slow compiler"},
     {"name": "too many", "method": "shortcut", "data": "two-moons", "steps": 2, "accumulate": 17},
 ]  # fmt: skip
 
@@ -426,13 +431,14 @@ def test_a_loss_module_trains_the_network_of_its_map():
 # Checks before the first step
 
 
-def ready(engine: Engine, objective: Objective, state: State, **plan: Any) -> list[str]:
+CLOUD = data.Dataset("cloud", torch.randn(64, 2, generator=torch.Generator().manual_seed(0)), kind="points")
+PLAN = Plan(steps=100, batch=32, seed=0, lr=1e-2)
+
+
+def ready(engine: Engine, objective: Objective, state: State) -> list[str]:
     said: list[str] = []
     engine.say = said.append
-    cloud = data.Dataset(
-        "cloud", torch.randn(64, 2, generator=torch.Generator().manual_seed(0)), kind="points"
-    )
-    start.make_ready(engine, state, objective, cloud, Plan(steps=100, batch=32, seed=0, lr=1e-2, **plan))
+    start.make_ready(engine, state, objective, CLOUD, PLAN)
     return said
 
 
@@ -511,6 +517,43 @@ def test_what_compiles_to_other_numbers_is_not_used(monkeypatch):
     assert said[0].startswith("warning: not compiled") and "1.0e-02 from the loss" in said[0]
     monkeypatch.setattr(start.torch, "compile", lambda forward: 1 / 0)
     assert "not compiled" in ready(Engine(CPU, compiled=True), objective, state)[0]
+
+
+def test_a_compile_that_takes_too_long_is_left_and_nothing_changes(monkeypatch):
+    """Whatever the compiler is doing: waiting, or handling errors of its own; and the alarm is gone afterwards."""
+    found = []
+
+    def slow(forward: Any) -> Any:
+        def waiting(point: Any, total: int) -> Any:
+            with suppress(Exception):
+                time.sleep(60)
+
+        return waiting
+
+    monkeypatch.setattr(start.torch, "compile", slow)
+    for compiled in (False, True):
+        objective, state = tiny("flow_matching")
+        before = signal.getsignal(signal.SIGALRM), signal.setitimer(signal.ITIMER_REAL, 500)
+        engine = Engine(CPU, compiled=compiled, compile_limit=0.05)
+        said = ready(engine, objective, state)
+        assert (signal.getsignal(signal.SIGALRM), 490 < signal.getitimer(signal.ITIMER_REAL)[0]) == (before[0], True)
+        signal.setitimer(signal.ITIMER_REAL, *before[1])
+        state.step = 97
+        fit(state, objective, CLOUD, PLAN, Events(*[lambda _: None] * 3), engine)
+        found.append([weight.tolist() for weight in state.trained.network.parameters()])
+    assert found[0] == found[1]
+    assert said == [
+        "warning: not compiled, training goes on without: compiling took longer than 0.05 seconds; --set "
+        "parallel.compile_limit=SECONDS allows more"
+    ]
+
+
+@needs_processes
+def test_all_processes_go_on_uncompiled_where_one_takes_too_long(together):
+    for rank in range(2):
+        said, expected = (together[rank][name] for name in ("slow compiler", "whole"))
+        assert said["rows"] == expected["rows"] and said["weights"] == expected["weights"]
+        assert said["said"][0].startswith("warning: not compiled") and "0.2 seconds" in said["said"][0]
 
 
 # Averages of any width

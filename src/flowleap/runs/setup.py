@@ -83,6 +83,7 @@ class Setup:
             ),
             shard=config.parallel.shard and processes.count() > 1,
             compiled=config.parallel.compiled,
+            compile_limit=config.parallel.compile_limit,
             check=config.parallel.check,
             say=say,
         )

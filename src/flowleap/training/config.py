@@ -142,6 +142,8 @@ class ParallelConfig:
         accumulate: the least number of parts that a process cuts its share of a batch into.
         shard: whether the weights, their averages and the moments of Adam are divided among the processes (FSDP2).
         compiled: whether the loss is compiled.
+        compile_limit: seconds that compiling may take for each network; a training whose loss takes longer goes on
+            uncompiled, with a warning.
         check: whether to check the gradient and the derivative before the first step on one process, too.
     """
 
@@ -152,6 +154,7 @@ class ParallelConfig:
     accumulate: PositiveInt = 1
     shard: bool = False
     compiled: bool = False
+    compile_limit: PositiveFloat = 600.0
     check: bool = False
 
 

@@ -80,7 +80,8 @@ class Engine:
         device: of the network. precision: see `LossModule`.
         micro: micro-batches of each process.
         shard: whether weights, averages and moments of the optimizer are divided among the processes.
-        compiled: whether the loss is compiled. check: whether to check one process, too, before the first step.
+        compiled: whether the loss is compiled. compile_limit: seconds that this may take for each network.
+        check: whether to check one process, too, before the first step.
         say: called with what was compiled and checked.
     """
 
@@ -89,6 +90,7 @@ class Engine:
     micro: int = 1
     shard: bool = False
     compiled: bool = False
+    compile_limit: float = 600.0
     check: bool = False
     say: Callable[[str], None] = lambda text: None
     modules: dict[str, nn.Module] = field(default_factory=dict, init=False, repr=False)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first finishes the step and saves, the second stops at once."""
+"""Ctrl-C and SIGTERM: the first finishes the step and saves, the second stops at once; limits of time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -13,6 +15,38 @@ from flowleap import processes
 
 ECHO = 3.0
 """Seconds in which a launcher of several processes may repeat a signal that they have had already."""
+
+AGAIN = 10.0
+"""Seconds after which `TookTooLong` is raised again where a library did not let it through."""
+
+
+class TookTooLong(BaseException):
+    """What was computed took longer than it may; as KeyboardInterrupt, no Exception that a library handles itself."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """A context in which TookTooLong is raised after so many seconds, wherever the main thread is in its Python code.
+
+    Where there is no SIGALRM (Windows), and in another thread, nothing is limited.
+    """
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    running = True
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if running:
+            raise TookTooLong
+
+    former = signal.signal(signal.SIGALRM, stop)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+    try:
+        yield
+    finally:
+        running = False
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, former)
 
 
 class Interruption:

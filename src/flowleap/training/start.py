@@ -19,6 +19,7 @@ from flowleap.point import Point
 from flowleap.randomness import generator
 from flowleap.tensors import repeated
 from flowleap.training.distributed import Engine, whole
+from flowleap.training.interrupt import TookTooLong, limited
 from flowleap.training.loop import Plan, draw_batch
 from flowleap.training.loss_module import LossModule, autocast
 from flowleap.training.state import State, TrainedNetwork
@@ -66,6 +67,8 @@ def make_ready(engine: Engine, state: State, objective: Objective, data: Dataset
         for trained, task in state.trained_networks(objective)
     }
     if engine.compiled:
+        needs_compiler(engine.device)
+        torch._dynamo.reset()
         for role, loss in losses.items():
             compile_loss(loss, probes[role], engine, plan.batch)
     engine.prepare(state, losses, {role: unused(found.gradients) for role, found in probes.items()})
@@ -113,20 +116,22 @@ def probe(
 
 
 def compile_loss(loss: LossModule, found: Probe, engine: Engine, total: int) -> None:
-    """Compile the forward of a loss; it stays uncompiled where loss or gradient would differ.
-
-    Raises: ValueError where the machine has no compiler.
-    """
-    needs_compiler(engine.device)
+    """Compile the forward of a loss; it stays uncompiled where that takes too long, or loss or gradient would differ."""
     plain, reason = loss.forward, None
-    torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     try:
         loss.forward = torch.compile(plain)  # type: ignore[method-assign]
-        value, gradients = gradient(loss, found.trained, found.point, total)
+        # the backward pass is compiled in this thread, too, where the limit reaches it
+        with limited(engine.compile_limit), torch.autograd.set_multithreading_enabled(False):
+            value, gradients = gradient(loss, found.trained, found.point, total)
         apart = max(distance(gradients, found.gradients), abs(value - found.loss) / (abs(found.loss) or 1.0))
         if not apart <= CLOSE[engine.precision]:
             reason = f"its compiled loss is {apart:.1e} from the loss itself"
+    except TookTooLong:
+        reason = (
+            f"compiling took longer than {engine.compile_limit:g} seconds; --set parallel.compile_limit=SECONDS allows "
+            "more"
+        )
     except Exception as error:  # whatever the compiler could not do
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     said = processes.every(reason)
