@@ -125,6 +125,9 @@ class AverageVelocity(Parameterization):
     def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), r - t
 
+    def departure_rates(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), -torch.ones_like(t)
+
     def landing_rates(self, path: Path, t: Time) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(t), torch.ones_like(t)
 
@@ -291,6 +294,10 @@ class Preconditioned(Parameterization):
     def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
         a, b = self.inner.coefficients(path, t, r)
         return a, self.gain * b
+
+    def departure_rates(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
+        a_rate, b_rate = self.inner.departure_rates(path, t, r)
+        return a_rate, self.gain * b_rate
 
     def landing_rates(self, path: Path, t: Time) -> tuple[Tensor, Tensor]:
         a_rate, b_rate = self.inner.landing_rates(path, t)

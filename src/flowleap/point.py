@@ -70,6 +70,8 @@ class Batch:
 
 WHOLE = ("guided", "onward", "context", "context_label")
 """The tensors of a point that do not hold one entry for each of its rows."""
+NUMBERS = ("step", "progress")
+"""The plain numbers of a point that change from step to step: the loss is compiled anew for numbers it looks at."""
 ON_CPU = ("group", "times")
 """The tensors of a point that stay on the CPU, which decides by them what is computed."""
 
@@ -147,7 +149,7 @@ class Point:
         changes: dict[str, Any] = {
             f.name: getattr(self, f.name)[start:stop]
             for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor) and f.name not in WHOLE
+            if f.name not in WHOLE + NUMBERS and isinstance(getattr(self, f.name), Tensor)
         }
         num_jumps = max(0, min(self.num_jumps, stop) - start)
         guided, onward = (self.guided, self.onward) if start == 0 else (None, None)

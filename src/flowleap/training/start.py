@@ -116,11 +116,10 @@ def probe(
 
 
 def compile_loss(loss: LossModule, found: Probe, engine: Engine, total: int) -> None:
-    """Compile the forward of a loss; it stays uncompiled where that takes too long, or loss or gradient would differ."""
-    plain, reason = loss.forward, None
-    torch._dynamo.utils.counters.clear()
+    """Compile the forward of a loss; it stays as it is where that takes too long, or loss or gradient would differ."""
+    plain, reason, before = loss.forward, None, graphs()
     try:
-        loss.forward = torch.compile(plain)  # type: ignore[method-assign]
+        loss.forward = compiled = torch.compile(plain)  # type: ignore[method-assign]
         # the backward pass is compiled in this thread, too, where the limit reaches it
         with limited(engine.compile_limit), torch.autograd.set_multithreading_enabled(False):
             value, gradients = gradient(loss, found.trained, found.point, total)
@@ -139,9 +138,31 @@ def compile_loss(loss: LossModule, found: Probe, engine: Engine, total: int) -> 
         loss.forward = plain  # type: ignore[method-assign]
         engine.say(f"warning: not compiled, training goes on without: {next(filter(None, said))}")
         return
-    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    pieces = f"{graphs} graph{'s' * (graphs != 1)}"
-    engine.say(f"compiled the loss of the {found.trained.role} in {pieces}; {apart:.0e} from the loss itself")
+    role, count = found.trained.role, graphs() - before
+    engine.say(f"compiled the loss of the {role} in {pieces(count)}; {apart:.0e} from the loss itself")
+
+    def forward(point: Point, total: int) -> Any:
+        before = graphs()
+        made = compiled(point, total)
+        if graphs() > before:
+            more = pieces(graphs() - before)
+            engine.say(
+                f"step {point.step + 1}: the loss of the {role} was compiled again, in {more} more: its tensors have "
+                "other sizes, or it depends on a number that has changed"
+            )
+        return made
+
+    loss.forward = forward  # type: ignore[method-assign]
+
+
+def graphs() -> int:
+    """Return how many graphs were compiled in this process."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def pieces(count: int) -> str:
+    """Return a number of graphs in words."""
+    return f"{count} graph{'s' * (count != 1)}"
 
 
 def needs_compiler(device: torch.device) -> None:
