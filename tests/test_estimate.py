@@ -118,6 +118,19 @@ def test_memory_is_that_of_what_is_computed_at_a_time() -> None:
 
 
 @pytest.mark.slow
+def test_averages_on_the_cpu_are_no_memory_of_the_device() -> None:
+    """But of the CPU, with the weights that each is given."""
+    config = runs.configure("shortcut", "digits", settings=[*SHORT, ("widths", "0.05,0.1")])
+    there, here = (
+        estimate.estimate(config.replace(averages_device=device), 1797, speed=False)
+        for device in ("same", "cpu")
+    )
+    assert (there.memory.copies, there.memory.host) == (4 * there.memory.weights, 0)
+    assert (here.memory.copies, here.memory.host) == (here.memory.weights, 6 * here.memory.weights)
+    assert ("memory of the CPU" in dict(forecast.described(config, here))) and there.memory.host == 0
+
+
+@pytest.mark.slow
 def test_weights_divided_among_devices() -> None:
     """A share of everything, and one whole network with its gradients while a step is computed."""
     held = estimate.Memory(rows=1, weights=4, gradients=4, optimizer=8, copies=8, activations=100)

@@ -58,6 +58,50 @@ def trained(name, accelerator, steps=3, **settings):
     return waits
 
 
+class Arrival:
+    """An event of the pretended device, which has arrived already."""
+
+    def __init__(self, device: torch.device) -> None:
+        assert device == DEVICE
+
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+def kept(place: str, accelerator: Accelerator) -> tuple[list[dict[str, torch.Tensor]], list[str]]:
+    """Train some steps with the averages kept there, evaluated once; return them on the CPU, and what is waited in."""
+    config = runs.configure("shortcut", "digits", settings=TINY, steps=20, batch=64, ema=(0.9, 0.99), widths=(0.1,),
+                            averages_device=place)  # fmt: skip
+    with accelerator:
+        made = setup.Setup(config, config.data.load())
+        made.engine.prepare(made.state, made.engine.loss_modules(made.state, made.objective), {})
+        guard, trained = Guard(DEVICE), made.state.trained
+        for step in range(4):
+            accelerator.waits.clear()
+            loop.train_step(made.state, made.objective, made.data, made.plan, made.engine, guard)
+            made.state.step += 1
+            if step == 1:
+                with made.engine.whole(made.state):
+                    assert {w.device for w in made.averaged.network.parameters()} == {DEVICE}
+                devices = {w.device.type for one in [*trained.averages.values(), *trained.powers.values()]
+                           for w in one.module.parameters()}  # fmt: skip
+                assert devices == {"cpu" if place == "cpu" else DEVICE.type}
+                assert {w.device for w in trained.target.module.parameters()} == {DEVICE}
+        waits = list(accelerator.waits)
+        found = [average.module.state_dict() for average in made.state.averages()]
+    return [{name: getattr(w, "here", w) for name, w in each.items()} for each in found], waits
+
+
+def test_averages_kept_by_the_cpu_are_the_same_and_nothing_waits(accelerator, monkeypatch):
+    """To the last bit, also those of widths; the target network, which is evaluated in each step, stays."""
+    monkeypatch.setattr(torch, "Event", Arrival)
+    (plain, _), (found, waits) = kept("same", accelerator), kept("cpu", accelerator)
+    assert not waits and len(found) == len(plain) == 4
+    for each, expected in zip(found, plain, strict=True):
+        assert all(torch.equal(each[name], expected[name]) for name in expected)
+
+
 WAITS = {"tcm": "truncated.py"}
 """Methods whose steps wait, and where: `Truncated` chooses between two networks by times on the device."""
 

@@ -6,6 +6,7 @@
 | weights, gradients    | 4 bytes a parameter, 4 for each that is trained                                          |
 | optimizer             | 8 bytes for each that is trained: the two moments of Adam                                |
 | averages, other nets  | 4 bytes a parameter of each copy: averages, target and auxiliary network, teacher |
+| averages of the CPU   | 8 bytes a parameter of each, with the weights that are copied to it                      |
 | activations           | the peak of a step beside all of these, see `activations`                                |
 | operations of a step  | those of a forward pass (counted by torch, two for a multiply-add) times `cost`          |
 | images/s              | real steps of the objective on this machine, on what of batch and network fits           |
@@ -56,7 +57,7 @@ REDUCED = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device that computes `rows` rows at a time."""
+    """Bytes on one device that computes `rows` rows at a time, and beside it of averages that the CPU keeps, `host`."""
 
     rows: int
     weights: int
@@ -64,6 +65,7 @@ class Memory:
     optimizer: int
     copies: int
     activations: int
+    host: int = 0
 
     @property
     def total(self) -> int:
@@ -152,7 +154,7 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
         network = networks.build(config.network)
     every = sum(weight.numel() for weight in network.parameters())
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
-    copies, others = _copies(config)
+    (copies, others), on_cpu = _copies(config), _averages_on_cpu(config)
     micro_batches(
         config.objective, config.data.batch, config.parallel.per_device, config.parallel.accumulate
     )  # refuses what cannot be split
@@ -167,7 +169,8 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
         weights=4 * every * (1 + others),
         gradients=4 * trained * (1 + others),
         optimizer=8 * trained * (1 + others),
-        copies=4 * every * copies,
+        copies=4 * every * (copies - on_cpu),
+        host=8 * every * on_cpu,
         activations=kept.at(at_once),
     )
     forward, equivalents = forward_flops(config.network), cost(config)
@@ -217,6 +220,12 @@ def _copies(config: TrainConfig) -> tuple[int, int]:
     objective = config.objective
     held = len(config.optimizer.ema) + len(config.optimizer.widths) + (objective.frozen.copy is not None)
     return held + objective.needs_teacher, int(objective.auxiliary is not None)
+
+
+def _averages_on_cpu(config: TrainConfig) -> int:
+    """Return how many of the copies are averages that the CPU keeps."""
+    each = len(config.optimizer.ema) + len(config.optimizer.widths)
+    return each if config.parallel.averages_device == "cpu" else 0
 
 
 def measure(config: TrainConfig, seconds: float = SECONDS, activations: Activations | None = None) -> Speed:

@@ -55,6 +55,7 @@ def described(config: TrainConfig, found: Estimate) -> Lines:
             f"{size(m.weights)} weights + {size(m.gradients)} gradients + {size(m.optimizer)} optimizer{copies} "
             f"+ {size(m.activations)} activations of {m.rows} rows = {size(m.total)}",
         ),
+        *([("memory of the CPU", f"{size(m.host)} averages and weights copied to it")] if m.host else []),
         *divided(config, found),
         ("each further row", f"{size(found.activation_row)} of activations at the peak of a step"),
         ("rows that fit", "; ".join(f"{name}: {within(config, found, most)}" for name, most in CARDS)),

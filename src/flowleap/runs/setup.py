@@ -55,6 +55,11 @@ class Setup:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.config, self.steps = config, length(config) if steps is None else steps
+        if config.parallel.shard and config.parallel.averages_device == "cpu" and processes.count() > 1:
+            raise ValueError(
+                "averages_device=cpu: --shard divides the averages among the devices of all processes; leave one of "
+                "the two out"
+            )
         network = build_network(config).to(device_of(config.parallel.device))
         self.begun = [] if start is None else start.into(network)
         self.objective = config.objective.for_run(self.steps)
@@ -72,6 +77,7 @@ class Setup:
             weight_decay=config.optimizer.weight_decay,
             decays=config.optimizer.ema,
             widths=config.optimizer.widths,
+            averages_device=config.parallel.averages_device,
         )
         self.state = State(trained)
         self.averaged = self.objective.flow_map(trained.averages[config.optimizer.ema[0]].module)

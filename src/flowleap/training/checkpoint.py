@@ -69,6 +69,7 @@ def save(folder: Path, state: State) -> Path:
     Raises: CheckpointError where the disk is full or otherwise refuses; earlier checkpoints are untouched.
     """
     path = folder / f"step-{state.step:08d}"
+    state.averages()  # completes their updates
     files = {
         name: {key: whole(tensor).detach().cpu() for key, tensor in tensors.items()}
         for name, tensors in files_of(state.trained).items()

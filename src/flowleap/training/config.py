@@ -141,6 +141,8 @@ class ParallelConfig:
         per_device: the most rows that a process computes at a time, None for its whole share.
         accumulate: the least number of parts that a process cuts its share of a batch into.
         shard: whether the weights, their averages and the moments of Adam are divided among the processes (FSDP2).
+        averages_device: where the running averages of the weights are kept: "same", on the device of the network, or
+            "cpu", which takes no memory of a GPU but while pictures are drawn or quality is measured.
         compiled: whether the loss is compiled.
         compile_limit: seconds that compiling may take for each network; a training whose loss takes longer goes on
             uncompiled, with a warning.
@@ -153,6 +155,7 @@ class ParallelConfig:
     per_device: PositiveInt | None = None
     accumulate: PositiveInt = 1
     shard: bool = False
+    averages_device: Literal["same", "cpu"] = "same"
     compiled: bool = False
     compile_limit: PositiveFloat = 600.0
     check: bool = False

@@ -192,11 +192,16 @@ class Engine:
             holder.reshard()
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """A context with the whole weights of every network and average, for evaluation."""
+    def whole(self, state: State) -> Iterator[None]:
+        """A context with the whole weights of every network and average on the device, for evaluation."""
         for holder, _ in self.holders:
             holder.unshard()
+        averages = state.averages()
+        for average in averages:
+            average.module.to(self.device)
         yield
+        for average in averages:
+            average.rest()
         self.scatter()
 
     def _divide(self, state: State, losses: dict[str, LossModule]) -> None:
@@ -220,7 +225,9 @@ class Engine:
         self.holders.append((fully_shard(module, mesh=mesh, reshard_after_forward=False), averages))
 
     def unite(self, state: State) -> None:
-        """Undo the division at the end: every process has whole networks, averages and optimizers again."""
+        """Undo the division at the end: every process has whole networks, averages and optimizers on its device."""
+        for average in state.averages():
+            average.module.to(self.device)
         before = [list(trained.network.parameters()) for trained in state.networks]
         self.scatter()
         for holder, _ in self.holders:

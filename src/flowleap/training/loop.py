@@ -212,7 +212,7 @@ def fit(
         with recorder.aside(state):
             events.keep(state)
             measured, shown = log and (done or not leaving), plan.draws(state.step)
-            with engine.whole() if measured or shown else nullcontext():
+            with engine.whole(state) if measured or shown else nullcontext():
                 if measured:
                     with clock.named("evaluate"):
                         events.measure(state)

@@ -42,6 +42,7 @@ def store(place: Path, trained: TrainedNetwork, step: int) -> None:
     """Store the power-function averages of a network as they are after `step` steps."""
     updates = trained.updates(step)
     for width, average in trained.powers.items():
+        average.finish()
         tensors = {name: whole(tensor).cpu() for name, tensor in average.module.state_dict().items()}
         path = place / FOLDER / f"{name_of(width)}-update-{updates:08d}.safetensors"
         if processes.first():

@@ -209,7 +209,7 @@ def distance(found: Gradients, expected: Gradients) -> float:
 
 def digest(tensors: list[Tensor]) -> list[float]:
     """Return sums of tensors and of their squares, to compare tensors between processes."""
-    sums = [torch.stack([tensor.double().sum(), tensor.double().square().sum()]) for tensor in tensors]
+    sums = [torch.stack([tensor.double().sum(), tensor.double().square().sum()]).cpu() for tensor in tensors]
     found: list[float] = torch.stack(sums).flatten().tolist()
     return found
 

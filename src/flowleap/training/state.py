@@ -15,7 +15,7 @@ from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
 from flowleap.randomness import key_of
 from flowleap.training import power
-from flowleap.training.ema import Average
+from flowleap.training.ema import Average, AverageOnCPU
 
 STUDENT, AUXILIARY = "student", "rival"
 """The roles of networks in training; draws and checkpoint files are keyed by them."""
@@ -71,6 +71,7 @@ class TrainedNetwork:
         """Copy the first average of the weights into the frozen map where a new stage begins."""
         if self.copy is not None and stage != self.stage:
             average = next(iter(self.averages.values()))
+            average.finish()
             self.copy.load_state_dict(average.module.state_dict())
             self.stage = stage
 
@@ -98,6 +99,13 @@ class State:
         """The networks in training: that of the run and its auxiliary network, where it has one."""
         return [self.trained, *([] if self.trained.auxiliary is None else [self.trained.auxiliary])]
 
+    def averages(self) -> list[Average]:
+        """Return the averages of all networks in training, ready to be read: updates that have begun are completed."""
+        found = [average for trained in self.networks for average in trained.every_average()]
+        for average in found:
+            average.finish()
+        return found
+
     def trained_networks(self, objective: Objective) -> list[tuple[TrainedNetwork, Objective]]:
         """Return the networks in training with their objectives, in the order of their updates: the auxiliary first."""
         if self.trained.auxiliary is None or objective.auxiliary is None:
@@ -114,12 +122,16 @@ def new_trained_network(
     weight_decay: float,
     decays: tuple[float, ...],
     widths: tuple[float, ...] = (),
+    averages_device: str = "same",
 ) -> TrainedNetwork:
     """Return a network at its first step: fused AdamW, one average per decay and width, a target network if needed.
 
     The averages, the copy of a method whose frozen map is refreshed, and an auxiliary network start from its weights.
+    With `averages_device="cpu"` the CPU keeps the averages, but not the target network, which each step evaluates.
     """
     flow, auxiliary, targets = objective.flow_map(network), None, objective.frozen
+    on_cpu = averages_device == "cpu" and next(network.parameters()).device.type != "cpu"
+    average = AverageOnCPU if on_cpu else Average
     betas = targets.betas or betas
     if objective.auxiliary is not None:
         settings: dict[str, Any] = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "decays": ()}
@@ -136,9 +148,9 @@ def new_trained_network(
         optimizer=torch.optim.AdamW(
             network.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=True
         ),
-        averages={decay: Average(network, decay) for decay in decays},
+        averages={decay: average(network, decay) for decay in decays},
         target=target,
-        powers={width: Average(network, partial(power.decay, power.exponent(width))) for width in widths},
+        powers={width: average(network, partial(power.decay, power.exponent(width))) for width in widths},
         copy=copy,
         auxiliary=auxiliary,
         period=targets.period,
