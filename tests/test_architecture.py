@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "flowleap"
 
 FLOORS = (
-    ("formatting", "streams", "suggest", "tensors"),
+    ("dual", "formatting", "streams", "suggest", "tensors"),
     (
         "citations",
         "clock",

@@ -5,10 +5,11 @@
 | strategy          | how                                                   | order in ε | runs under fused attention |
 |-------------------|-------------------------------------------------------|------------|----------------------------|
 | ExactJVP          | forward-mode AD; value and derivative from one pass   | exact      | no                         |
-| TwoPass           | the same AD without a graph; the prediction made anew | exact      | no                         |
+| TwoPass           | the same without a graph; the prediction made anew    | exact      | no                         |
 | CentralDifference | one evaluation of twice the rows, at t ± ε            | 2          | yes                        |
 | Auto              | a difference in float32, otherwise forward-mode AD    |            |                            |
 
+`TwoPass` can take the closed forms of `dual` in place of torch's rules; a run does where they agree on its network.
 Attention backend, autocast and random state under differentiation are this file's business and nobody else's:
 fused attention has no forward-mode derivative, so the math backend is forced here (torch 2.8 – 2.13).
 """
@@ -18,20 +19,23 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from flowleap import dual
 from flowleap.citations import Cited
 from flowleap.tensors import Image, Time, like
 
 __all__ = ["Auto", "CentralDifference", "Derivative", "ExactJVP", "TwoPass", "time_rate"]
 
 Field = Callable[[Image, Time], Image]
+Taken = TypeVar("Taken")
+Attempt = Callable[["Derivative"], Image]
 
 
 class Derivative(Cited, ABC):
@@ -53,22 +57,32 @@ class Derivative(Cited, ABC):
         """What it is, in a few words."""
 
     def settled(
-        self, attempt: Callable[[Derivative], object], kind: torch.dtype, device: torch.device, t_max: float
+        self, attempt: Attempt, kind: torch.dtype, device: torch.device, t_max: float
     ) -> tuple[Derivative, str]:
         """Return the strategy that a run takes, and which one that is and why, in words.
 
         Args:
-            attempt: takes a derivative of the network of the run by a strategy.
+            attempt: returns a derivative of the network of the run by a strategy, of the same numbers every time.
             kind, device, t_max: the type and place of its weights, under autocast as in the run, and the last time.
 
         Raises: ValueError where torch cannot take this derivative of this network.
         """
-        failure = _failure(attempt, self)
+        found, failure = _tried(attempt, self)
         if failure is not None:
             raise ValueError(
                 f"{type(self).__name__}: torch cannot differentiate this network forward in {_named(kind, device)} "
                 f"({failure}): use --set target.derivative=auto, which takes a difference there, or another precision"
             ) from None
+        return (
+            (self, self.in_words) if found is None else self.hastened(attempt, found, rounding(kind, device))
+        )
+
+    def hastened(self, attempt: Attempt, expected: Image, error: float) -> tuple[Derivative, str]:
+        """Return the fastest way to this derivative that agrees with it on the network of a run, and which, in words.
+
+        Args:
+            attempt: see `settled`. expected: what it returns for this strategy. error: the relative rounding of F.
+        """
         return self, self.in_words
 
     @abstractmethod
@@ -106,14 +120,17 @@ def _load_rules() -> None:
         torch.func.jvp(torch.neg, (torch.ones(1),), (torch.ones(1),))
 
 
-def _jvp(field: Field, x: Image, t: Time, tangent: Image, scale: Time | None) -> tuple[Image, Image]:
+def _jvp(
+    field: Field, x: Image, t: Time, tangent: Image, scale: Time | None, closed_forms: bool = False
+) -> tuple[Image, Image]:
     _load_rules()
     tangent, pace = tangent.to(x.dtype), torch.ones_like(t)
     if scale is not None:
         pace = scale.to(t.dtype)
         tangent = like(pace, x).to(x.dtype) * tangent
     with sdpa_kernel(SDPBackend.MATH):
-        value, rate = torch.func.jvp(field, (x, t), (tangent, pace))[:2]
+        way = dual.jvp if closed_forms and not torch.compiler.is_compiling() else torch.func.jvp
+        value, rate = way(field, (x, t), (tangent, pace))[:2]
     return value, rate.detach().to(x.dtype)
 
 
@@ -148,10 +165,28 @@ class TwoPass(Derivative):
     """Forward-mode AD under `no_grad`: no reverse graph is kept under the JVP; the prediction is a pass of its own.
 
     The value that comes with the derivative has no graph.
+
+    Args:
+        closed_forms: whether layers take the closed forms of `dual` in place of `torch.func.jvp`, which a compiled loss
+            always takes. They do not see through kernels that torch cannot look into: a run takes them where they agree
+            with torch on its network.
     """
 
+    closed_forms: bool = False
     forward_mode: ClassVar[bool] = True
     in_words: ClassVar[str] = "forward-mode differentiation"
+
+    def hastened(self, attempt: Attempt, expected: Image, error: float) -> tuple[Derivative, str]:
+        faster = replace(self, closed_forms=True)
+        found, failure = _tried(attempt, faster)
+        if found is not None:
+            apart = float(
+                (found.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30)
+            )
+            if apart <= error**0.5:
+                return faster, f"{self.in_words} with closed forms of layers, {apart:.0e} from torch.func.jvp"
+            failure = f"they are {apart:.0e} from torch.func.jvp"
+        return self, f"{self.in_words} (warning: no closed forms of layers are taken: {failure})"
 
     def __call__(
         self,
@@ -166,7 +201,7 @@ class TwoPass(Derivative):
         kind: torch.dtype | None = None,
     ) -> tuple[Image | None, Image]:
         with torch.no_grad():
-            return _jvp(field, x, t, tangent, scale)
+            return _jvp(field, x, t, tangent, scale, self.closed_forms)
 
 
 @dataclass(frozen=True)
@@ -261,30 +296,29 @@ class Auto(Derivative):
         scale: Time | None = None,
         kind: torch.dtype | None = None,
     ) -> tuple[Image | None, Image]:
-        found: list[tuple[Image | None, Image]] = []
-
-        def take(strategy: Derivative) -> None:
-            found.append(strategy(field, x, t, tangent, domain=domain, curve=curve, scale=scale))
+        def take(strategy: Derivative) -> tuple[Image | None, Image]:
+            return strategy(field, x, t, tangent, domain=domain, curve=curve, scale=scale)
 
         kind = kind or x.dtype
         strategy = self._choice(kind, x.device, domain[1])[0]
-        failure = _failure(take, strategy)
+        found, failure = _tried(take, strategy)
         if failure is not None:
             strategy = _difference(kind, x.device)
             warnings.warn(_no_forward_mode(failure, strategy), UserWarning, stacklevel=2)
-        if not found:
-            take(strategy)
-        return found[0]
+        return take(strategy) if found is None else found
 
     def settled(
-        self, attempt: Callable[[Derivative], object], kind: torch.dtype, device: torch.device, t_max: float
+        self, attempt: Attempt, kind: torch.dtype, device: torch.device, t_max: float
     ) -> tuple[Derivative, str]:
         strategy, reason = self._choice(kind, device, t_max)
-        failure = _failure(attempt, strategy)
-        if failure is None:
-            return strategy, f"{strategy.in_words}: {reason}"
-        strategy = _difference(kind, device)
-        return strategy, _no_forward_mode(failure, strategy)
+        found, failure = _tried(attempt, strategy)
+        if failure is not None:
+            strategy = _difference(kind, device)
+            return strategy, _no_forward_mode(failure, strategy)
+        words = strategy.in_words
+        if found is not None:
+            strategy, words = strategy.hastened(attempt, found, rounding(kind, device))
+        return strategy, f"{words}: {reason}"
 
     def _choice(self, kind: torch.dtype, device: torch.device, t_max: float) -> tuple[Derivative, str]:
         difference, error = CentralDifference(), rounding(kind, device)
@@ -326,17 +360,16 @@ def _difference(kind: torch.dtype, device: torch.device) -> CentralDifference:
     return CentralDifference(1e-5 if error < FINE else 5e-2 if error > 1e-5 else 5e-3)
 
 
-def _failure(attempt: Callable[[Derivative], object], strategy: Derivative) -> str | None:
-    """Return why torch cannot differentiate a network forward, the first line of its error; None where it can."""
+def _tried(attempt: Callable[[Derivative], Taken], strategy: Derivative) -> tuple[Taken | None, str | None]:
+    """Return what a strategy of forward mode gives, or why torch cannot, the first line of its error; others wait."""
     if not strategy.forward_mode:
-        return None
+        return None, None
     try:
-        attempt(strategy)
+        return attempt(strategy), None
     except torch.OutOfMemoryError:
         raise
     except (NotImplementedError, RuntimeError) as error:
-        return str(error).strip().splitlines()[0]
-    return None
+        return None, str(error).strip().splitlines()[0]
 
 
 def _no_forward_mode(failure: str, strategy: Derivative) -> str:

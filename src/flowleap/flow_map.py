@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, get_args
 
@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from flowleap.parameterization import AverageVelocity, Parameterization
 from flowleap.paths import LinearPath, Path
+from flowleap.randomness import generator
 from flowleap.tensors import Image, Label, Time, like
 
 __all__ = ["Conditioning", "ExactMap", "FlowMap", "dtype_of", "times_for"]
@@ -167,6 +168,18 @@ class FlowMap:
         """Return the same map with its weights held as they are: a graph runs through its input only."""
         return replace(self, network=_Held(self.network)) if isinstance(self.network, nn.Module) else self
 
+    def disturbed(self) -> FlowMap:
+        """Return the same map with weights a little disturbed, the same every time: at the start many networks answer
+        zero, and a check of their derivatives would see nothing."""
+        if not isinstance(self.network, nn.Module):
+            return self
+        random = generator(0, "self-check")
+        weights = {
+            name: weight.detach() + 0.02 * torch.randn(weight.shape, generator=random).to(weight)
+            for name, weight in self.network.named_parameters()
+        }
+        return replace(self, network=_Held(self.network, weights))
+
 
 def dtype_of(network: Network) -> torch.dtype | None:
     """Return the floating type of the weights of a network, that of the first one; None where it is not known."""
@@ -189,9 +202,10 @@ def times_for(t: Time | float, x: Image) -> Time:
 
 @dataclass(frozen=True)
 class _Held:
-    """A network that computes with its weights, but asks for no gradient of them."""
+    """A network that computes with its weights, or others, but asks for no gradient of them."""
 
     network: nn.Module = field(repr=False)
+    weights: Mapping[str, Tensor] | None = field(default=None, repr=False)
 
     @property
     def num_classes(self) -> int | None:
@@ -203,8 +217,10 @@ class _Held:
         return dtype_of(self.network)
 
     def __call__(self, x: Image, t: Time, r: Time, label: Label) -> Image:
-        weights = {name: weight.detach() for name, weight in self.network.named_parameters()}
-        output: Image = functional_call(self.network, weights, (x, t, r, label))
+        weights = self.weights
+        if weights is None:
+            weights = {name: weight.detach() for name, weight in self.network.named_parameters()}
+        output: Image = functional_call(self.network, dict(weights), (x, t, r, label))
         return output
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from flowleap.interfaces import Composition, Identity
 from flowleap.networks import dropout
 from flowleap.objectives.diagonal import singular
 from flowleap.point import Point, Target
+from flowleap.randomness import generator
 from flowleap.tensors import Image, Time, like, repeated, squared_norm
 from flowleap.velocities import VelocitySource
 
@@ -131,12 +133,15 @@ class Eulerian(Identity):
         t, landing = (torch.full_like(x.flatten(1)[:, 0], share * flow.path.t_max) for share in (0.5, 0.25))
         label = None if flow.num_classes is None else torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
-        def attempt(strategy: Derivative) -> None:
+        x, along = torch.randn(2, *x.shape, generator=generator(0, "practice")).to(x)
+        disturbed = cache(flow.disturbed)
+
+        def attempt(strategy: Derivative) -> Image:
             def field(x: Image, t: Time) -> Image:
-                return flow.output(x, t, repeated(landing, x), repeated(label, x))
+                return disturbed().output(x, t, repeated(landing, x), repeated(label, x))
 
             with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-                strategy(field, x, t, x, domain=(landing, flow.path.t_max), curve=lambda t: x)
+                return strategy(field, x, t, along, domain=(landing, flow.path.t_max), curve=lambda t: x)[1]
 
         kind = dtype_of(flow.network) or x.dtype
         derivative, reason = self.derivative.settled(attempt, kind, x.device, flow.path.t_max)

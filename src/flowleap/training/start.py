@@ -9,14 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from flowleap import processes
 from flowleap.data import Dataset
-from flowleap.derivatives import CentralDifference, TwoPass
+from flowleap.derivatives import CentralDifference, Derivative
 from flowleap.objectives import Objective
 from flowleap.point import Point
-from flowleap.randomness import generator
 from flowleap.tensors import repeated
 from flowleap.training.distributed import Engine, whole
 from flowleap.training.interrupt import TookTooLong, limited
@@ -287,7 +285,7 @@ def derivative_error(engine: Engine, found: Probe) -> float | None:
     error = 0.0
     engine.gather()
     if not bool(near.all()):
-        rate, slope = (each[~near].double() for each in _rates(engine, found, p, width))
+        rate, slope = (each[~near].double() for each in _rates(engine, found, p, width, strategy))
         error = float((rate - slope).norm() / slope.norm().clamp_min(1e-30))
     engine.scatter()
     worst: float = max(processes.every(error))
@@ -300,14 +298,11 @@ def derivative_error(engine: Engine, found: Probe) -> float | None:
     return worst
 
 
-def _rates(engine: Engine, found: Probe, p: Point, width: float) -> tuple[Tensor, Tensor]:
+def _rates(
+    engine: Engine, found: Probe, p: Point, width: float, strategy: Derivative
+) -> tuple[Tensor, Tensor]:
     """Return dF/dt along the velocity of the pairs, by forward-mode differentiation and by a difference."""
-    network, random = found.trained.network, generator(0, "self-check")
-    weights = {
-        name: weight.detach() + 0.02 * torch.randn(weight.shape, generator=random).to(weight)
-        for name, weight in network.named_parameters()
-    }
-    flow = found.trained.flow.with_network(lambda *given: functional_call(network, weights, given))
+    flow = found.trained.flow.disturbed()
     label = p.network_label(found.trained.flow.num_classes)
     about: dict[str, Any] = {
         "domain": (p.r, p.path.t_max),
@@ -318,6 +313,6 @@ def _rates(engine: Engine, found: Probe, p: Point, width: float) -> tuple[Tensor
     def field(x: Tensor, t: Tensor) -> Tensor:
         return flow.output(x, t, repeated(p.r, x), repeated(label, x))
 
-    with autocast(engine.precision, engine.device):
-        rate = TwoPass()(field, p.x_t, p.t, along, **about)[1]
+    with autocast(engine.precision, engine.device), torch.no_grad():
+        rate = strategy(field, p.x_t, p.t, along, **about)[1]
     return rate, CentralDifference(width)(field, p.x_t, p.t, along, **about)[1]
