@@ -20,7 +20,7 @@ from flowleap import memory, networks
 from flowleap.flow_map import FlowMap
 from flowleap.networks.options import core, inside, with_core
 from flowleap.objectives import Objective
-from flowleap.point import Batch
+from flowleap.point import ON_CPU, Batch
 from flowleap.randomness import generator
 from flowleap.runs.phases import needs_pairs
 from flowleap.training.config import TrainConfig
@@ -95,7 +95,7 @@ def _of_task(
     label = None if flow.num_classes is None else torch.arange(rows) % flow.num_classes
     batch = Batch(x, label, x if needs_pairs(objective) else None)
     point = objective.draw(batch, config.schedule.steps // 2, config.seed, frozen)
-    drawn = {f.name: getattr(point, f.name) for f in fields(point)}
+    drawn = {f.name: getattr(point, f.name) for f in fields(point) if f.name not in ON_CPU}
     tensors = {name: value for name, value in drawn.items() if isinstance(value, Tensor)}
     # times, labels and masks, one number for each row, keep their values: what is computed may depend on them
     images: dict[str, Any] = {
