@@ -24,7 +24,6 @@ from flowleap.paths import LinearPath, Path, TrigPath, VEPath, VPPath
 from flowleap.randomness import RowGenerator
 from flowleap.tensors import like
 from flowleap.times import LogNormal, NoiseGrid, Ratio
-from flowleap.training import ema
 from flowleap.training.state import new_trained_network
 
 D = torch.float64
@@ -142,7 +141,7 @@ def test_the_target_network_is_averaged_by_mu_of_k() -> None:
         mu = math.exp(2 * math.log(0.95) / points)
         expected = mu * expected + (1 - mu) * network.weight.detach()
         torch.testing.assert_close(trained.target.module.weight, expected)
-    ema.restore(trained.target, 2)
+    trained.target.updates = 2
     before = trained.target.module.weight.clone()
     trained.update_averages()
     mu = objective.target_decay(2)
