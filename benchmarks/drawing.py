@@ -17,6 +17,7 @@ from pathlib import Path
 
 import measuring
 import torch
+from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
 
 from flowleap import Batch, clock, methods, pictures
 from flowleap.randomness import RowGenerator, generator
@@ -83,6 +84,10 @@ def picture(to: Path, numbers: dict[str, dict[str, list[float]]]) -> None:
             panel.loglog(list(found), [one[way][1] for one in found.values()], "o-", color=color, label=way)
         panel.set_title(case, fontsize=8)
         panel.set_xlabel("processes", fontsize=8)
+        panel.set_xticks(list(found), [str(count) for count in found])
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("ms", fontsize=8)
     panels[0].legend(fontsize=7, frameon=False)
     figure.savefig(to)

@@ -15,6 +15,7 @@ from flowleap import data as data_sets
 from flowleap.data import Dataset, Rows
 from flowleap.flow_map import FlowMap
 from flowleap.networks.options import inside
+from flowleap.objectives import Objective
 from flowleap.randomness import generator
 from flowleap.runs.phases import length, needs_pairs
 from flowleap.runs.reading import device_of
@@ -26,6 +27,32 @@ from flowleap.training.loop import Plan, Reads, train_step
 from flowleap.training.loss_module import autocast
 from flowleap.training.start import probe
 from flowleap.training.state import State, new_trained_network
+
+
+def engine_of(
+    config: TrainConfig, objective: Objective, device: torch.device, say: Callable[[str], None]
+) -> Engine:
+    """Return where and how the losses of a run are computed.
+
+    Raises: ValueError for a batch that cannot be split so, or averages that would lie in two places.
+    """
+    asked = config.parallel
+    shard = asked.shard and processes.count() > 1
+    if shard and asked.averages_device == "cpu":
+        raise ValueError(
+            "averages_device=cpu: --shard divides the averages among the devices of all processes; leave one of the "
+            "two out"
+        )
+    return Engine(
+        device=device,
+        precision=asked.precision,
+        micro=micro_batches(objective, config.data.batch, asked.per_device, asked.accumulate),
+        shard=shard,
+        compiled=asked.compiled,
+        compile_limit=asked.compile_limit,
+        check=asked.check,
+        say=say,
+    )
 
 
 class Setup:
@@ -55,11 +82,6 @@ class Setup:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.config, self.steps = config, length(config) if steps is None else steps
-        if config.parallel.shard and config.parallel.averages_device == "cpu" and processes.count() > 1:
-            raise ValueError(
-                "averages_device=cpu: --shard divides the averages among the devices of all processes; leave one of "
-                "the two out"
-            )
         network = build_network(config).to(device_of(config.parallel.device))
         self.begun = [] if start is None else start.into(network)
         self.objective = config.objective.for_run(self.steps)
@@ -81,18 +103,7 @@ class Setup:
         )
         self.state = State(trained)
         self.averaged = self.objective.flow_map(trained.averages[config.optimizer.ema[0]].module)
-        self.engine = Engine(
-            device=next(network.parameters()).device,
-            precision=config.parallel.precision,
-            micro=micro_batches(
-                self.objective, config.data.batch, config.parallel.per_device, config.parallel.accumulate
-            ),
-            shard=config.parallel.shard and processes.count() > 1,
-            compiled=config.parallel.compiled,
-            compile_limit=config.parallel.compile_limit,
-            check=config.parallel.check,
-            say=say,
-        )
+        self.engine = engine_of(config, self.objective, next(network.parameters()).device, say)
         x = torch.zeros(2, *dataset.shape, device=self.engine.device)
         with autocast(config.parallel.precision, self.engine.device):
             target, self.settled = self.objective.target.settled(trained.flow, x)
