@@ -81,8 +81,8 @@ def say():
 atexit.register(say)
 runpy.run_module("flowleap", run_name="__main__")
 """
-"""The command, which says the peak of its memory at its end. What the system keeps of an ended process counts in that of
-the process that started it."""
+"""The command, which says the peak of its memory at its end; what the system keeps of an ended process counts in that
+of the process that started it."""
 
 
 def written(run: Path, num: int, out: Path, device: str) -> dict[str, Any]:
