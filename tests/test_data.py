@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 from flowleap import data
@@ -16,6 +17,19 @@ from flowleap.data import Dataset, check, toy
 from flowleap.data.batching import ClassGroups, Shuffled
 
 # --- data sets
+
+
+def test_digits_are_those_that_scikit_learn_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its file has moved."""
+    pixels, label = load_digits(return_X_y=True)
+    found = data.load("digits")
+    assert torch.equal(found.x.view(-1, 64), torch.as_tensor(pixels).float() / 8 - 1)
+    assert found.label is not None and found.label.tolist() == label.tolist()
+    monkeypatch.setattr(toy, "find_spec", lambda name: None)
+    moved = data.load("digits")
+    assert moved.label is not None
+    assert torch.equal(moved.x, found.x) and torch.equal(moved.label, found.label)
+    assert moved.checksum == found.checksum
 
 
 def test_digits_are_the_real_ones() -> None:
