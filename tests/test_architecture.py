@@ -30,7 +30,7 @@ FLOORS = (
         "terminal",
         "threads",
     ),
-    ("paths", "derivatives", "networks", "data", "tables"),
+    ("paths", "derivatives", "networks", "data", "schedules", "tables"),
     ("parameterization", "point", "oracles", "autoencoders"),
     ("flow_map",),
     ("interfaces",),

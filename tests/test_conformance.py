@@ -45,6 +45,7 @@ from flowleap.times import (
     FullJump,
     Gradual,
     Halving,
+    Jumps,
     LogitNormal,
     LogNormal,
     NoiseGrid,
@@ -82,6 +83,7 @@ OBJECTIVES = (
     "progressive_distillation",
     "meanflow",
     "esc",
+    "de_cm",
     "sct",
     "sct_linear",
     "consistency_training",
@@ -126,7 +128,7 @@ def on(objective: Objective, path: Path, meaning: Parameterization) -> Objective
         law = LogNormal()
         if isinstance(times, OneTime):
             times = OneTime(law)
-        elif isinstance(times, Gradual | SortedPair):
+        elif isinstance(times, Gradual | Jumps | SortedPair):
             times = SortedPair(law)
     parts = {
         "parameterization": meaning,

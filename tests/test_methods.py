@@ -54,6 +54,7 @@ from flowleap.times import (
     Gradual,
     Halving,
     Intervals,
+    Jumps,
     LogitNormal,
     LogNormalAngle,
     NoiseGrid,
@@ -75,6 +76,11 @@ def keys(objective: Objective) -> list[str]:
     return [citation.key for citation in methods.citations(objective)]
 
 
+def parts_of(objective: Objective, *names: str) -> dict[str, object]:
+    """Return these fields of an objective."""
+    return {name: getattr(objective, name) for name in names}
+
+
 # names
 
 
@@ -83,7 +89,7 @@ def test_names_are_known():
         "flow_matching", "diffusion", "consistency_training", "consistency_training_original",
         "consistency_training_esc", "consistency_training_esc_linear", "ict", "ect",
         "live_reflow", "shortcut", "shortcut_repo", "shortcut_esc",
-        "meanflow", "esc", "sct", "sct_linear", "imm", "ctm_self",
+        "meanflow", "esc", "de_cm", "sct", "sct_linear", "imm", "ctm_self",
         "progressive_distillation", "consistency_distillation", "reflow", "ctm", "sid",
         "amed", "ect_tuned", "tcm",
     )  # fmt: skip
@@ -315,6 +321,17 @@ def test_esc():
     assert objective.loss == LearnedVariance(AdaptivePower(power=1.0, eps=1e-3, reduce="sum"))
 
 
+def test_de_cm():
+    """Dong et al.: r = 0, r = t and t = 1; MeanFlow in all else but the sampler."""
+    objective = methods.de_cm()
+    assert objective.times == Jumps(0.25, LogitNormal(-0.4, 1.0), to_data=0.5, from_noise=0.5)
+    changed = {"name", "times", "sampling"}
+    assert changed == {
+        f.name for f in fields(objective) if getattr(objective, f.name) != getattr(methods.meanflow(), f.name)
+    }
+    assert "dong2026dual" in keys(objective) and "dong2026dual" not in keys(replace(objective, times=Jumps()))
+
+
 COMPONENTS = {
     "velocity": Conditional(),
     "times": SortedPair(LogitNormal(-0.4, 1.0), diagonal=0.75),
@@ -394,7 +411,11 @@ def papers_of(part: type) -> tuple[str, ...]:
     """What a part cites, whatever its fields say."""
     cites = getattr(part, "cites", ())
     if isinstance(cites, property):
-        made = {Weighted: [Weighted(by=name) for name in WEIGHTS], NoiseGrid: [NoiseGrid(growth="doubling")]}
+        made = {
+            Weighted: [Weighted(by=name) for name in WEIGHTS],
+            NoiseGrid: [NoiseGrid(growth="doubling")],
+            Jumps: [Jumps(to_data=0.5)],
+        }
         return tuple(key for one in made.get(part, []) for key in one.cites)
     return cites
 
@@ -488,7 +509,7 @@ def test_the_design_table_says_how_each_method_is_sampled():
     fresh = "maps with fresh noise between steps (γ = 1)"
     assert {name for name in found if found[name][0] == fresh} == {
         *(name for name in found if name.startswith("consistency_training")),
-        "ict", "ect", "ect_tuned", "tcm", "sct", "sct_linear",
+        "ict", "ect", "ect_tuned", "tcm", "sct", "sct_linear", "de_cm",
     }  # fmt: skip
     assert found["consistency_training"] == [fresh, "t = 1", "any"]
     assert found["consistency_distillation"] == ["chain of maps", "t = 1", "1"]

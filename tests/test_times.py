@@ -14,6 +14,7 @@ from scipy import stats
 
 from flowleap.objectives import Refreshed
 from flowleap.randomness import RowGenerator
+from flowleap.schedules import SigmoidSchedule
 from flowleap.times import (
     Adjacent,
     Curriculum,
@@ -21,6 +22,7 @@ from flowleap.times import (
     FullJump,
     Gradual,
     Halving,
+    Jumps,
     LogitNormal,
     LogNormal,
     LogNormalAngle,
@@ -43,6 +45,16 @@ LAWS = [
     SortedPair(fixed=False),
     SortedPair(LogitNormal(0.4), landing=LogitNormal(-1.2), diagonal=0.5),
     Gradual(),
+    Jumps(),
+    Jumps(
+        SigmoidSchedule(0.1, 0.9, 8.0, 0.6),
+        Uniform(),
+        law=LogitNormal(),
+        to_data=0.3,
+        from_noise=0.2,
+        full=0.1,
+    ),
+    Jumps(0.5, LogNormal(), from_noise=0.5, to_data=0.5),
     DyadicGrid(),
     DyadicGrid(base_steps=8, law=Uniform()),
     DyadicGrid(share=1 / 8, quotas=True),
@@ -175,6 +187,53 @@ def test_the_share_of_landings_at_the_data(progress, share):
     if progress == 0.7:
         plain = law.pair.draw(rows(8_000), progress)
         assert torch.equal(plain.t, t) and torch.equal(plain.r, r), "once over, it is the pair itself"
+
+
+# jumps with laws of their own
+
+
+@pytest.mark.parametrize("size", [64, 10, 6, 97])
+@pytest.mark.parametrize("landing", [None, LogitNormal(-1.2)])
+def test_jumps_without_a_law_of_their_own_are_sorted_pairs(size, landing):
+    """The same numbers draw by draw, so that a study of the law changes nothing else."""
+    pair = SortedPair(LogitNormal(0.4), diagonal=0.75, landing=landing).draw(rows(size), 0.5)
+    jumps = Jumps(0.25, LogitNormal(0.4), landing).draw(rows(size), 0.5)
+    assert pair.num_jumps == jumps.num_jumps
+    assert all(torch.equal(a, b) for a, b in zip(pair[:3], jumps[:3], strict=True))
+
+
+def test_jump_rows_and_diagonal_rows_have_laws_of_their_own():
+    """The larger of two uniform numbers has the law t², the smaller 1 − (1 − r)²."""
+    t, s, r, num = Jumps(0.5, Uniform(), law=LogitNormal(-0.4)).draw(rows(20_000), 1.0)
+    assert num == 10_000 and torch.equal(s, t)
+    assert fits(t[:num], lambda t: t**2) and fits(r[:num], lambda r: 1 - (1 - r) ** 2)
+    assert fits(t[num:], logit_normal(-0.4, 1.0))
+
+
+def test_jumps_come_in_kinds():
+    """To the data, from noise, both, and pairs: disjoint, in their shares, each end exact, the other untouched."""
+    law = Jumps(0.5, Uniform(0.1, 0.9), to_data=0.3, from_noise=0.2, full=0.1)
+    t, _, r, num = law.draw(rows(20_000), 1.0)
+    data, noise = r[:num] == 0, t[:num] == 1
+    for found, share in ((data & ~noise, 0.3), (noise & ~data, 0.2), (data & noise, 0.1)):
+        assert abs(int(found.sum()) - share * num) <= 4 * math.sqrt(num * share * (1 - share))
+    plain = Jumps(0.5, Uniform(0.1, 0.9)).draw(rows(20_000), 1.0)
+    assert torch.equal(t[:num][~noise], plain.t[:num][~noise]) and torch.equal(
+        r[:num][~data], plain.r[:num][~data]
+    )
+    assert torch.equal(t[num:], plain.t[num:]) and torch.equal(r[num:], t[num:])
+    assert law.lands == "anywhere" and law.support == (0.0, 1.0)
+    assert Jumps(to_data=0.75, full=0.25).lands == "data" and Jumps(from_noise=1.0).lands == "anywhere"
+
+
+def test_the_share_of_jumps_may_follow_a_schedule():
+    """0.1 + 0.8 σ(8 (p − 0.6)) of 1,000 rows, rounded."""
+    law = Jumps(SigmoidSchedule(0.1, 0.9, slope=8.0, middle=0.6))
+    for progress in (0.0, 0.3, 0.6, 1.0):
+        share = 0.1 + 0.8 / (1 + math.exp(-8 * (progress - 0.6)))
+        assert law.draw(rows(1000), progress).num_jumps == 1000 - round(1000 * (1 - share))
+    assert law.horizon == 1.0 and law.has_diagonal
+    assert Jumps().horizon is None and not Jumps(1.0).has_diagonal
 
 
 # the dyadic grid
@@ -344,6 +403,10 @@ def test_a_grid_that_is_no_power_of_two_is_refused_with_its_neighbors(steps):
         (lambda: SortedPair(diagonal=1.1), "SortedPair"),
         (lambda: SortedPair(diagonal=float("nan")), "SortedPair"),
         (lambda: Gradual(horizon=0.0), "Gradual"),
+        (lambda: Jumps(1.5), r"Jumps\(share=1.5\)"),
+        (lambda: Jumps(SigmoidSchedule(0.1, 1.2, 8.0)), r"Jumps\(share=SigmoidSchedule"),
+        (lambda: Jumps(to_data=0.6, from_noise=0.5), "add up to at most 1"),
+        (lambda: Jumps(from_noise=-0.1), "add up to at most 1"),
         (lambda: DyadicGrid(share=0.0), "DyadicGrid"),
         (lambda: DyadicGrid(share=1.5), "DyadicGrid"),
         (lambda: Curriculum(100), "Curriculum.*64 or 128"),

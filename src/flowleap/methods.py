@@ -59,6 +59,7 @@ from flowleap.times import (
     DyadicGrid,
     FullJump,
     Gradual,
+    Jumps,
     LogitNormal,
     LogNormal,
     LogNormalAngle,
@@ -82,6 +83,7 @@ __all__ = [
     "consistency_training",
     "ctm",
     "ctm_self",
+    "de_cm",
     "diffusion",
     "ect",
     "ect_tuned",
@@ -389,6 +391,24 @@ def esc() -> Objective:
     )
 
 
+def de_cm() -> Objective:
+    """MeanFlow on three kinds of rows: jumps to the data, jumps from noise, and the diagonal (Dong et al., 2026).
+
+    The times of the dual-end consistency model, r = 0, t = 1 and r = t, from scratch; published is a distillation, and
+    the shares of the kinds are a choice of this library: three quarters of the rows have r = t, as in MeanFlow, and the
+    others are half to the data, half from noise. Rows to the data determine the map to the data from every t. Those
+    from noise have no neighbors t < 1 with the same landing, and rest on what the network makes of ∂u/∂t at t = 1;
+    `times.from_noise=0.25` leaves a quarter of the jumps as pairs, which are such neighbors. Several steps therefore
+    go to the data and add fresh noise; sampling.renoise=0 chains the map from noise with that to the data.
+    """
+    return replace(
+        meanflow(),
+        name="dual-end consistency model",
+        times=Jumps(0.25, LogitNormal(mean=-0.4, std=1.0), to_data=0.5, from_noise=0.5),
+        sampling=Sampling(renoise=1.0),
+    )
+
+
 _METHODS: dict[str, Callable[[], Objective]] = {
     "flow_matching": flow_matching,
     "diffusion": diffusion,
@@ -404,6 +424,7 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     "shortcut_esc": lambda: shortcut("esc"),
     "meanflow": meanflow,
     "esc": esc,
+    "de_cm": de_cm,
     "sct": sct,
     "sct_linear": lambda: sct("linear"),
     "imm": imm,

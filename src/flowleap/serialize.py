@@ -30,6 +30,7 @@ __all__ = [
 _ROOMS = (
     "paths",
     "derivatives",
+    "schedules",
     "parameterization",
     "times",
     "losses",

@@ -24,7 +24,18 @@ from flowleap.guidance import Guidance
 from flowleap.objectives import Consistency, Eulerian
 from flowleap.parameterization import EDM, Velocity
 from flowleap.paths import TrigPath, VEPath
-from flowleap.times import FullJump, LogitNormal, LogNormal, NoiseGrid, OneTime, Ratio, SortedPair
+from flowleap.schedules import SigmoidSchedule
+from flowleap.times import (
+    FullJump,
+    Jumps,
+    LogitNormal,
+    LogNormal,
+    NoiseGrid,
+    OneTime,
+    Ratio,
+    SortedPair,
+    Uniform,
+)
 from flowleap.velocities import Own, PlugIn, Teacher
 
 HERE = Path(__file__).resolve().parent
@@ -75,6 +86,10 @@ CASES: dict[str, Made] = {
     "meanflow, clipped": changed("meanflow", target=Eulerian(clip=0.5)),
     "meanflow, taught": changed("meanflow", velocity=Teacher(guidance=1.5)),
     "meanflow, rows drawn": changed("meanflow", times=SortedPair(LogitNormal(), 0.5, fixed=False)),
+    "meanflow, jumps of all kinds": changed(
+        "meanflow",
+        times=Jumps(SigmoidSchedule(0.1, 0.9, 8.0, 0.6), Uniform(), None, LogitNormal(), 0.25, 0.25, 0.25),
+    ),
     "flow_matching, noise levels": changed(
         "flow_matching", path=VEPath(), parameterization=EDM(0.3), times=OneTime(LogNormal())
     ),

@@ -21,6 +21,7 @@ SURFACE = Path(__file__).resolve().parent / "surface.json"
 ROOMS = (
     "paths",
     "derivatives",
+    "schedules",
     "parameterization",
     "times",
     "losses",
