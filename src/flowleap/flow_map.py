@@ -46,10 +46,12 @@ class FlowMap:
             distillation). "t,end": t and the end t_min of the path where r < t, but (t, t) where r = t: one output
             predicts the data of a point, the other its velocity (live reflow).
         start: the time at which sampling begins, None for t_max of the path (`Sampling.start`).
+        guidance_input: whether the network is told by which scale of guidance, and in which interval of times, the flow
+            is guided, see `guidance.GuidanceInput`; labels may then carry both (`tensors.guided_label`).
 
-    Shapes: x (batch, *dims); t, r (batch,) or plain numbers; label None or (batch,).
-    Raises: ValueError where the parameterization is singular on the path, for an unknown `conditioning`, or for a
-        start that is no time of the path.
+    Shapes: x (batch, *dims); t, r (batch,) or plain numbers; label None, (batch,), or (batch, 4) with guidance.
+    Raises: ValueError where the parameterization is singular on the path, for an unknown `conditioning`, for a start
+        that is no time of the path, or a network that does not take guidance as an input where it is told.
     """
 
     network: Network = field(repr=False)
@@ -57,8 +59,15 @@ class FlowMap:
     path: Path = LinearPath()
     conditioning: Conditioning = "t,r"
     start: float | None = None
+    guidance_input: bool = False
 
     def __post_init__(self) -> None:
+        if self.guidance_input and not getattr(self.network, "guidance_input", False):
+            raise ValueError(
+                f"the method tells the network the scale of guidance, and {type(self.network).__name__} takes none: "
+                "build DiT, UNet or MLP with guidance_input=True; a network of your own is given labels (batch, 4), "
+                "see tensors.guided_label, and says so by the attribute guidance_input = True"
+            )
         if self.start is not None and not self.path.t_min < self.start <= self.path.t_max:
             domain = f"({self.path.t_min:g}, {self.path.t_max:g}]"
             raise ValueError(
@@ -77,7 +86,8 @@ class FlowMap:
     def of(cls, oracle: ExactMap, parameterization: Parameterization | None = None) -> FlowMap:
         """Wrap an exactly known map as if a perfect network had learned it (F by inversion)."""
         meaning = AverageVelocity() if parameterization is None else parameterization
-        return cls(_PerfectNetwork(oracle, meaning), meaning, oracle.path)
+        told = getattr(oracle, "guidance_input", False)
+        return cls(_PerfectNetwork(oracle, meaning), meaning, oracle.path, guidance_input=told)
 
     @property
     def num_classes(self) -> int | None:
@@ -213,6 +223,10 @@ class _Held:
         return classes
 
     @property
+    def guidance_input(self) -> bool:
+        return getattr(self.network, "guidance_input", False)
+
+    @property
     def dtype(self) -> torch.dtype | None:
         return dtype_of(self.network)
 
@@ -230,6 +244,14 @@ class _PerfectNetwork:
 
     oracle: ExactMap
     parameterization: Parameterization
+
+    @property
+    def num_classes(self) -> int | None:
+        return getattr(self.oracle, "num_classes", None)
+
+    @property
+    def guidance_input(self) -> bool:
+        return getattr(self.oracle, "guidance_input", False)
 
     def __call__(self, x: Image, t: Time, r: Time, label: Label) -> Image:
         path, meaning = self.oracle.path, self.parameterization

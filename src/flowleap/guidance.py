@@ -1,6 +1,7 @@
 """Classifier-free guidance, in training or in sampling.
 
     in training   ṽ = ω v + κ u(x_t, t, t | y) + (1 − ω − κ) u(x_t, t, t | ∅)     effective scale ω/(1 − κ)
+    as an input   ṽ = v + (1 − 1/w) (u(x_t, t, t | y, w) − u(x_t, t, t | ∅))      scale w, told to the network
     in sampling   F = F(∅) + w (F(y) − F(∅))                                      two evaluations
 
 Labels, windows and scales of both live here. `guidance=None` ⇔ ω = 1, κ = 0 ⇔ none.
@@ -9,6 +10,8 @@ Labels, windows and scales of both live here. `guidance=None` ⇔ ω = 1, κ = 0
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -19,13 +22,70 @@ from flowleap.flow_map import FlowMap, Network, dtype_of
 from flowleap.interfaces import Composition, TrainedGuidance
 from flowleap.networks import dropout
 from flowleap.point import Point
-from flowleap.tensors import Image, Label, Time
+from flowleap.randomness import RowGenerator
+from flowleap.tensors import UNGUIDED, Image, Label, Time, guided_label, like, null_label
 
-__all__ = ["FinestLevel", "Guidance", "guide", "guided_output"]
+__all__ = ["FinestLevel", "Guidance", "GuidanceInput", "guide", "guided_output"]
+
+Weight = float | Tensor
+"""A weight of a mixture: one number, or one for each row, (rows,)."""
 
 
 @dataclass(frozen=True)
-class Guidance(TrainedGuidance):
+class _Mixed(TrainedGuidance):
+    """ṽ = ω v + κ u(x_t, t, t | y) + (1 − ω − κ) u(x_t, t, t | ∅), no gradient; other rows keep ṽ = v."""
+
+    guides_velocity: ClassVar[bool] = True
+
+    @abstractmethod
+    def weights(self, point: Point) -> tuple[Weight, Weight, Weight]:
+        """Return ω, κ and 1 − ω − κ of the guided rows; a number that is 0 leaves its term out."""
+
+    def refusal(self, o: Composition) -> str | None:
+        target, name = type(o.target).__name__, type(self).__name__
+        if o.target.driven or not self.drives:
+            return None
+        return (
+            f"{name} changes the velocity of the rows r = t, and {target} takes that of its teacher for the others: "
+            f"use target={target}(Teacher(guidance=…)) with guidance=None"
+        )
+
+    @torch.no_grad()
+    def __call__(self, flow: FlowMap, point: Point, velocity: Image, known: Image | None = None) -> Image:
+        """Return ṽ, like `velocity`: the network is asked once, on `point.guided` only, and not for what is `known`."""
+        rows = point.guided
+        if rows is None or len(rows) == 0 or not self.drives:
+            return velocity
+        label = point.network_label(flow.num_classes)
+        assert label is not None
+        omega, kappa, null = (_like(weight, velocity) for weight in self.weights(point))
+        jumps = len(rows) if known is None else point.guided_jumps
+        named = rows[: jumps if _counts(kappa) else 0]
+        bare = rows[: len(rows) if _counts(null) else 0]
+        asked = torch.cat([label[named], _null(label[bare], flow.num_classes)])
+        answers = _velocity(flow, point, torch.cat([named, bare]), asked)
+        mixed = omega * velocity[rows]
+        if _counts(kappa):
+            answer = answers[: len(named)]
+            if known is not None:
+                answer = torch.cat([answer, known[rows[jumps:] - point.num_jumps]])
+            mixed = mixed + kappa * answer
+        if _counts(null):
+            mixed = mixed + null * answers[len(named) :]
+        return velocity.index_copy(0, rows, mixed.to(velocity.dtype))
+
+
+def _counts(weight: Weight) -> bool:
+    """Return whether a term is asked for at all: always where each row has its own weight."""
+    return isinstance(weight, Tensor) or weight != 0
+
+
+def _like(weight: Weight, x: Image) -> Weight:
+    return like(weight, x) if isinstance(weight, Tensor) else weight
+
+
+@dataclass(frozen=True)
+class Guidance(_Mixed):
     """Guidance folded into the velocity that drives the target, on rows that keep their label and lie in the window.
 
     ṽ = ω v + κ u(x_t, t, t | y) + (1 − ω − κ) u(x_t, t, t | ∅), no gradient; other rows keep ṽ = v.
@@ -41,7 +101,6 @@ class Guidance(TrainedGuidance):
     omega: float = 1.0
     kappa: float = 0.0
     window: tuple[float, float] | None = None
-    guides_velocity: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("geng2025mean", "ho2022classifier")
 
     def __post_init__(self) -> None:
@@ -75,14 +134,8 @@ class Guidance(TrainedGuidance):
         """The effective guidance scale ω/(1 − κ)."""
         return self.omega / (1 - self.kappa)
 
-    def refusal(self, o: Composition) -> str | None:
-        target = type(o.target).__name__
-        if o.target.driven or not self.drives:
-            return None
-        return (
-            f"Guidance changes the velocity of the rows r = t, and {target} takes that of its teacher for the others: "
-            f"use target={target}(Teacher(guidance=…)) with guidance=None"
-        )
+    def weights(self, point: Point) -> tuple[Weight, Weight, Weight]:
+        return self.omega, self.kappa, self.null
 
     def rows(self, point: Point) -> Tensor:
         """Return the indices of the rows to guide; the times and masks are those of the CPU."""
@@ -92,26 +145,100 @@ class Guidance(TrainedGuidance):
         inside = (point.t >= low) & (point.t <= high)
         return _kept(inside, point)
 
-    @torch.no_grad()
-    def __call__(self, flow: FlowMap, point: Point, velocity: Image, known: Image | None = None) -> Image:
-        """Return ṽ, like `velocity`: the network is asked once, on `point.guided` only, and not for what is `known`."""
-        rows = point.guided
-        if rows is None or len(rows) == 0 or not self.drives:
-            return velocity
-        assert point.label is not None
-        jumps = len(rows) if known is None else point.guided_jumps
-        named, bare = rows[: jumps if self.kappa else 0], rows[: len(rows) if self.null else 0]
-        label = torch.cat([point.label[named], _null(point.label[bare], flow.num_classes)])
-        answers = _velocity(flow, point, torch.cat([named, bare]), label)
-        mixed = self.omega * velocity[rows]
-        if self.kappa:
-            answer = answers[: len(named)]
-            if known is not None:
-                answer = torch.cat([answer, known[rows[jumps:] - point.num_jumps]])
-            mixed = mixed + self.kappa * answer
-        if self.null:
-            mixed = mixed + self.null * answers[len(named) :]
-        return velocity.index_copy(0, rows, mixed.to(velocity.dtype))
+
+@dataclass(frozen=True)
+class GuidanceInput(_Mixed):
+    """Guidance whose scale w, and interval of times, each row draws and the network is told: a knob for sampling.
+
+    ṽ = v + (1 − 1/w) (u(x_t, t, t | y, w) − u(x_t, t, t | ∅, 1)) on rows that keep their label and have t in their
+    interval, no gradient; other rows keep ṽ = v. The fixed point of a row is the flow that is guided with its own scale
+    v(∅) + w (v(y) − v(∅)) inside its own interval, and not outside. Rows without a label are told w = 1.
+    The network is given both with the label (`tensors.guided_label`), r < t or not, and sampling asks for any of them
+    in single evaluations: `objective.sample(…, guidance=3, interval=(0.2, 0.8))`.
+
+    Args:
+        largest: w lies in [1, largest].
+        power: β ≥ 0 of its density, proportional to w^−β; 1 draws log w uniformly, more favors small scales.
+        interval: whether intervals are drawn, from U(0, ½) to U(½, 1); False guides all times, on any path.
+        usual: the scale of samples where none is asked for.
+
+    Raises: ValueError for scales below 1, or a negative power.
+    Source: Geng et al. 2025 (arXiv 2512.02012), the flexible guidance of improved MeanFlow, and its code
+    (Lyy-iiis/imeanflow): [1, 8], β = 1. There rows r = t are guided at all times; here they draw intervals as well.
+    """
+
+    largest: float = 8.0
+    power: float = 1.0
+    interval: bool = True
+    usual: float = 2.0
+    is_input: ClassVar[bool] = True
+    drives: ClassVar[bool] = True
+    asks_null: ClassVar[bool] = True
+    asks_velocity: ClassVar[tuple[str, str] | None] = ("GuidanceInput", "guidance=None")
+    cites: ClassVar[tuple[str, ...]] = ("geng2025improved", "ho2022classifier")
+
+    def __post_init__(self) -> None:
+        if not (1 < self.largest < math.inf and 1 <= self.usual <= self.largest and self.power >= 0):
+            raise ValueError(
+                f"GuidanceInput(largest={self.largest}, usual={self.usual}, power={self.power}): 1 < largest, a usual "
+                "scale in [1, largest] and a power from 0 up are expected"
+            )
+
+    @property
+    def scale(self) -> float:
+        return self.usual
+
+    @property
+    def intervals(self) -> bool:
+        return self.interval
+
+    def refusal(self, o: Composition) -> str | None:
+        if o.velocity.marginal or o.frozen.holds_teacher or o.coupling.ties_noise:
+            return (
+                f"{o.name}: GuidanceInput trains flows of many scales, and a teacher, or noise tied to its samples, "
+                "belongs to one of them: use Guidance(omega, kappa), or that of the teacher, Teacher(guidance=…)"
+            )
+        if self.interval and o.path.t_max > 1:
+            return (
+                f"GuidanceInput draws intervals in [0, 1], and the times of {type(o.path).__name__} are noise levels: "
+                "use GuidanceInput(interval=False)"
+            )
+        return super().refusal(o)
+
+    def sampling_advice(self, scale: float) -> str | None:
+        if 1 <= scale <= self.largest:
+            return None
+        return f"guidance of scale {scale:g} lies outside of the scales of training, 1 to {self.largest:g}"
+
+    def draw(self, generator: RowGenerator) -> Tensor:
+        """Return the scale and the interval of each row, (rows, 3) float32; (0, 1) where none is drawn."""
+        share, first, last = generator.uniform(3).unbind(1)
+        rest = 1 - self.power
+        if abs(rest) < 1e-9:
+            scale = (share * math.log(self.largest)).exp()
+        else:
+            scale = (1 + share * (self.largest**rest - 1)) ** (1 / rest)
+        scale = scale.clamp(1.0, self.largest)
+        if not self.interval:
+            first, last = torch.zeros_like(first), torch.ones_like(last)
+        else:
+            first, last = first / 2, (1 + last) / 2
+        return torch.stack([scale, first, last], dim=1).float()
+
+    def rows(self, point: Point) -> Tensor:
+        """Return the indices of the rows to guide; times, masks and guidance are those of the CPU."""
+        if point.guidance is None:
+            return _kept(torch.zeros(len(point), dtype=torch.bool), point)
+        scale, first, last = point.guidance.unbind(1)
+        inside = scale != 1
+        if self.interval:
+            inside &= (point.t >= first) & (point.t <= last)
+        return _kept(inside, point)
+
+    def weights(self, point: Point) -> tuple[Weight, Weight, Weight]:
+        assert point.guidance is not None and point.guided is not None
+        kappa = 1 - 1 / point.guidance[point.guided, 0]
+        return 1.0, kappa, -kappa
 
 
 @dataclass(frozen=True)
@@ -186,7 +313,7 @@ def _null(label: Tensor, num_classes: int | None) -> Tensor:
         raise ValueError(
             "guidance needs a network trained with labels and a null class, but this one has no `num_classes`"
         )
-    return torch.full_like(label, num_classes)
+    return null_label(label, num_classes)
 
 
 @dataclass(frozen=True)
@@ -226,14 +353,63 @@ def guided_output(
     return output.index_copy(0, rows, bare + scale * (output[rows] - bare))
 
 
-def guide(flow: FlowMap, scale: float | None) -> FlowMap:
-    """Return the map under sampling guidance F(∅) + w (F(y) − F(∅)); w = 1 or None returns the map itself.
+@dataclass(frozen=True)
+class _Told:
+    """A network that is told the same guidance on every row: as many evaluations as without."""
 
-    Raises: ValueError for a scale that is not finite.
+    network: Network = field(repr=False)
+    guidance: tuple[float, float, float]
+    num_classes: int | None
+    guidance_input: ClassVar[bool] = True
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return dtype_of(self.network)
+
+    def __call__(self, x: Image, t: Time, r: Time, label: Label) -> Image:
+        if label is None:
+            raise ValueError("guidance contrasts a label with none: give labels to sample with")
+        told = [torch.full_like(t, value) for value in self.guidance]
+        return self.network(x, t, r, guided_label(label, torch.stack(told, dim=1)))
+
+
+def guide(flow: FlowMap, scale: float | None, interval: Sequence[float] | None = None) -> FlowMap:
+    """Return the map under sampling guidance; a scale of 1 or None returns the map itself.
+
+    A map whose network takes guidance as an input is told scale and interval, which costs nothing; another one answers
+    F(∅) + w (F(y) − F(∅)), which doubles the evaluations.
+
+    Args:
+        scale: w. interval: the first and the last time that are guided, None for all; only for a network that is told.
+
+    Raises: ValueError for a scale that is not finite, or an interval that is none or cannot be told.
     Source: Ho and Salimans 2022 (arXiv 2207.12598) eq. 6, whose w is this w minus 1.
     """
+    if interval is not None:
+        _check_interval(flow, interval)
     if scale is None or scale == 1.0:
         return flow
     if not math.isfinite(scale):
         raise ValueError(f"guidance={scale}: a finite scale is expected, such as 1.5; 1 or None for none")
-    return replace(flow, network=_Guided(flow.network, flow.num_classes, scale))
+    if not flow.guidance_input:
+        return replace(flow, network=_Guided(flow.network, flow.num_classes, scale))
+    if scale <= 0:
+        raise ValueError(
+            f"guidance={scale}: a network that is told the scale takes positive ones, such as 1.5"
+        )
+    first, last = UNGUIDED[1:] if interval is None else interval
+    return replace(
+        flow, network=_Told(flow.network, (float(scale), float(first), float(last)), flow.num_classes)
+    )
+
+
+def _check_interval(flow: FlowMap, interval: Sequence[float]) -> None:
+    if not flow.guidance_input:
+        raise ValueError(
+            f"guidance in the interval {tuple(interval)}: this network was not trained with guidance as an input "
+            "(guidance=GuidanceInput()), leave the interval out"
+        )
+    if not (len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1):
+        raise ValueError(
+            f"guidance in the interval {tuple(interval)}: two times 0 ≤ from < to ≤ 1 are expected, such as 0.2, 0.8"
+        )

@@ -319,6 +319,23 @@ class VelocitySource(Part):
 class TrainedGuidance(Part):
     """Classifier-free guidance that becomes part of the trained weights."""
 
+    @property
+    def is_input(self) -> bool:
+        """Whether the network is told the scale of each row, so that samples of any scale take single evaluations."""
+        return False
+
+    @property
+    def intervals(self) -> bool:
+        """Whether it is told an interval of times for each row, too."""
+        return False
+
+    def draw(self, generator: RowGenerator) -> Tensor | None:
+        """Return what the network is told of each row, (rows, 3): the scale, the first and the last guided time.
+
+        None where it is not told.
+        """
+        return None
+
     @abstractmethod
     def rows(self, point: Point) -> Tensor:
         """Return the indices of the rows to guide; the times and masks are those of the CPU."""
@@ -345,12 +362,16 @@ class TrainedGuidance(Part):
     @property
     @abstractmethod
     def scale(self) -> float:
-        """The guidance scale that trained maps have."""
+        """The guidance scale that trained maps have; that of samples for which none is asked where `is_input`."""
 
     @property
     def guides_velocity(self) -> bool:
         """Whether the trained velocity has that scale too."""
         return False
+
+    def sampling_advice(self, scale: float) -> str | None:
+        """Return why samples of this scale are not what is trained, or None."""
+        return None
 
 
 class Identity(Part):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowleap.paths import Path
-from flowleap.tensors import Image, Label, Time, onto
+from flowleap.tensors import Image, Label, Time, guided_label, null_label, onto
 
 __all__ = ["Batch", "Point", "Regression", "Target"]
 
@@ -90,6 +90,8 @@ class Point:
     a velocity may average over them, but nothing is learned from them here.
     `extra_noise` (batch, *dims) is the standard normal noise that samples are made of, where a part makes some, beside
     noise that is added to them.
+    `guidance` (batch, 3) is what a network that takes guidance as an input is told of each row: the scale, and the
+    first and the last time at which it is guided; None for a network that is not told.
     `guided` holds the indices of the rows that training guidance applies to, in rising order, of which the first
     `guided_jumps` have r < t; `onward` those of the rows with s > r, which have a second step s → r.
     `finest` is the step length at or below which a grid method asks for the instantaneous velocity, and in which a
@@ -112,6 +114,7 @@ class Point:
     dropped: Tensor | None = None
     plug_in: Tensor | None = None
     group: Tensor | None = None
+    guidance: Tensor | None = None
     guided: Tensor | None = None
     onward: Tensor | None = None
     guided_jumps: int = 0
@@ -156,18 +159,23 @@ class Point:
         return replace(self, **changes, num_jumps=num_jumps, guided=guided, onward=onward)
 
     def network_label(self, num_classes: int | None) -> Label:
-        """Return the label as the network sees it: dropped rows carry the null class.
+        """Return the label as the network sees it: dropped rows carry the null class, and no guidance.
 
+        Shapes: → (batch,), or (batch, 4) with the guidance of each row, see `tensors.guided_label`; or None.
         Raises: ValueError where labels are dropped for a network without a null class.
         """
-        if self.label is None or self.dropped is None:
-            return self.label
+        if self.label is None:
+            return None
+        label = self.label if self.guidance is None else guided_label(self.label, self.guidance)
+        if self.dropped is None:
+            return label
         if num_classes is None:
             raise ValueError(
                 "labels are dropped (label_dropout > 0) but the network has no `num_classes`, the index of its null "
                 "class: set the attribute, or use label_dropout=0.0"
             )
-        return torch.where(self.dropped, torch.full_like(self.label, num_classes), self.label)
+        dropped = self.dropped if self.guidance is None else self.dropped[:, None]
+        return torch.where(dropped, null_label(label, num_classes), label)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@
 | heun    | trapezoid of u at both ends, plain Euler in the last step            | 2N − 1                    |
 | solver  | x ← X_{t→r}(x), two evaluations; ddim of u in the last if one is left | N evaluations, ⌈N/2⌉ steps |
 
-Guidance at sampling (`guide(flow, w)`) doubles every count. `noise` is always standard normal; the path scales it.
+Guidance at sampling (`guide(flow, w)`) doubles every count, unless the network takes it as an input. `noise` is always
+standard normal; the path scales it.
 
 What papers call them: chain is the pushforward sampler of IMM; gamma with γ = 1 is the multi-step sampling of
 consistency models (CT, iCT, ECT, sCT, TCM) and the restart sampler of IMM, at any `times`; 0 < γ < 1 is that of CTM.
@@ -322,9 +323,10 @@ class Sampling(Cited):
         times: Sequence[float] | None = None,
         label: Label = None,
         guidance: float | None = None,
+        interval: tuple[float, float] | None = None,
     ) -> Image:
         """Return images from standard normal noise, by the sampler that belongs to the budget."""
-        flow = guide(flow, guidance)
+        flow = guide(flow, guidance, interval)
         if self.evaluations == 2:
             return solver(flow, noise, steps, times, label)
         steps = steps if times is None else len(times) - 1

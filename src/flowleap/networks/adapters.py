@@ -31,6 +31,10 @@ class Border(nn.Module):
         return getattr(self.network, "num_classes", None)
 
     @property
+    def guidance_input(self) -> bool:
+        return getattr(self.network, "guidance_input", False)
+
+    @property
     def config(self) -> dict[str, Any]:
         return {"kind": type(self).__name__, "network": dict(self.network.config), **self._options}
 

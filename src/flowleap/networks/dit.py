@@ -111,6 +111,7 @@ class Options(TypedDict, total=False):
     second: Second
     qk_norm: bool
     log_variance: bool
+    guidance_input: bool
     time_scale: float
     double_norm: bool
     checkpointing: bool
@@ -144,7 +145,8 @@ class DiT(Conditioned):
     With `double_norm` the shifts and scales of the modulation are normalized over the channels, gates are not. Times
     are embedded as sinusoids of t in [0, 1], not of 1000 t, which keeps derivatives in t small. With `checkpointing`
     blocks are recomputed in the backward pass (`networks.recompute`).
-    Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last → like x.
+    Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last (with
+        `guidance_input` also (batch, 4), see `tensors.guided_label`) → like x.
     Raises: ValueError for an image that does not split into patches, or an input of another shape.
     Source: Peebles and Xie 2022 (arXiv 2212.09748) section 3.2; Lu and Song 2024 (arXiv 2410.11081) section 4.1.
     """
@@ -162,6 +164,7 @@ class DiT(Conditioned):
         second: Second = "span",
         qk_norm: bool = False,
         log_variance: bool = False,
+        guidance_input: bool = False,
         time_scale: float = 1.0,
         double_norm: bool = False,
         checkpointing: bool = False,
@@ -173,13 +176,14 @@ class DiT(Conditioned):
             )
         if width % heads or width % 4:
             raise ValueError(f"width is a multiple of heads and of 4; got width={width}, heads={heads}")
-        super().__init__(width, classes, second, log_variance, partial(TimeEmbedding, scale=time_scale))
+        time = partial(TimeEmbedding, scale=time_scale)
+        super().__init__(width, classes, second, log_variance, time, guidance_input)
         self.image, self.patch, self.checkpointing = (channels, *size), patch, checkpointing
         self.config: dict[str, Any] = {
             "kind": "DiT", "image": [channels, *size], "classes": classes, "patch": patch, "width": width,
             "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio, "second": second, "qk_norm": qk_norm,
-            "log_variance": log_variance, "time_scale": time_scale, "double_norm": double_norm,
-            "checkpointing": checkpointing,
+            "log_variance": log_variance, "guidance_input": guidance_input, "time_scale": time_scale,
+            "double_norm": double_norm, "checkpointing": checkpointing,
         }  # fmt: skip
         self.x_embedder = PatchEmbedding(channels, patch, width)
         self.register_buffer("pos_embed", sincos_positions(width, size[0] // patch, size[1] // patch))

@@ -1,4 +1,4 @@
-"""Embeddings of times and labels: c = t_embedder(t) + r_embedder(t - r) + y_embedder(label).
+"""Embeddings of times, labels and guidance: c = t_embedder(t) + r_embedder(t - r) + y_embedder(label) + g_embedder(w).
 
 Times are embedded unscaled, in [0, 1], and in fp32 under autocast: derivatives in t through bf16 sines are noise.
 Parameter names are those of SiT and DiT, so their checkpoints load.
@@ -10,6 +10,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from flowleap.tensors import UNGUIDED, classes_of
 
 Second = Literal["span", "landing"]
 
@@ -79,6 +81,35 @@ class LabelEmbedding(nn.Module):
         return self.embedding_table(label)
 
 
+class GuidanceEmbedding(nn.Module):
+    """Embeds guidance, scale(1 − 1/w) + first(t_min) + last(t_max): exactly zero at init, whatever it is given.
+
+    It is made without a random draw of the global state, so that the other layers of a network are initialized the same
+    with and without it.
+
+    Args:
+        time: makes an embedding of a width.
+
+    Shapes: guidance (batch, 3), the scale w and the first and last guided time, or None for w = 1 on t like (batch,) →
+        (batch, width).
+    Source: Geng et al. 2025 (arXiv 2512.02012), the flexible guidance of improved MeanFlow: 1 − 1/w as the input.
+    """
+
+    def __init__(self, width: int, time: Callable[[int], TimeEmbedding]) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            self.scale, self.first, self.last = time(width), time(width), time(width)
+        for part in (self.scale, self.first, self.last):
+            for weight in part.mlp[-1].parameters():
+                nn.init.zeros_(weight)
+
+    def forward(self, guidance: Tensor | None, t: Tensor) -> Tensor:
+        if guidance is None:
+            guidance = torch.stack([torch.full_like(t, value) for value in UNGUIDED], dim=1)
+        scale, first, last = guidance.unbind(1)
+        return self.scale(1 - 1 / scale) + self.first(first) + self.last(last)
+
+
 def sincos_positions(width: int, rows: int, columns: int) -> Tensor:
     """Fixed two-dimensional positions: half of the channels for the column (w), then half for the row.
 
@@ -94,11 +125,14 @@ def sincos_positions(width: int, rows: int, columns: int) -> Tensor:
 
 
 class Conditioned(nn.Module):
-    """Base class of the networks: the embeddings of (t, r, label) and the log-variance head.
+    """Base class of the networks: the embeddings of (t, r, label), of guidance, and the log-variance head.
 
     Args:
         second: input of r_embedder, "span" for t - r (MeanFlow, ESC) or "landing" for r.
         time: makes an embedding of a width.
+        guidance_input: whether labels may carry guidance (`tensors.guided_label`); plain ones mean a scale of 1.
+
+    Raises: ValueError for options out of range, or guidance as an input without classes.
     """
 
     def __init__(
@@ -108,16 +142,24 @@ class Conditioned(nn.Module):
         second: Second,
         log_variance: bool,
         time: Callable[[int], TimeEmbedding],
+        guidance_input: bool = False,
     ) -> None:
         super().__init__()
+        if guidance_input and classes is None:
+            raise ValueError(
+                "guidance_input=True: guidance contrasts a label with none, and this network has no classes: build it "
+                "with classes=..., or guidance_input=False"
+            )
         if second not in ("span", "landing"):
             raise ValueError(f"second is 'span' (feeds t - r) or 'landing' (feeds r); got {second!r}")
         if classes is not None and classes < 1:
             raise ValueError(f"classes is at least 1, or None for an unconditional network; got {classes}")
-        self.num_classes, self.second = classes, second
+        self.num_classes, self.second, self.guidance_input = classes, second, guidance_input
         self.t_embedder, self.r_embedder = time(width), time(width)
         if classes is not None:
             self.y_embedder = LabelEmbedding(classes, width)
+        if guidance_input:
+            self.g_embedder = GuidanceEmbedding(width, time)
         if log_variance:
             self.logvar_linear = silent_linear(width, 1)
 
@@ -130,11 +172,16 @@ class Conditioned(nn.Module):
                 f"t and r have one entry per sample, shape ({len(x)},); "
                 f"got {tuple(t.shape)} and {tuple(r.shape)}"
             )
-        if self.num_classes is not None:
+        if self.num_classes is None:
+            if label is not None:
+                raise ValueError(
+                    "this network is unconditional: build it with classes=..., or pass label=None"
+                )
+            return self._times(t, r)
+        if not self.guidance_input:
             return self._times(t, r) + self.y_embedder(label, len(x))
-        if label is not None:
-            raise ValueError("this network is unconditional: build it with classes=..., or pass label=None")
-        return self._times(t, r)
+        classes, guidance = (None, None) if label is None else classes_of(label)
+        return self._times(t, r) + self.y_embedder(classes, len(x)) + self.g_embedder(guidance, t)
 
     def _log_variance(self, t: Tensor, r: Tensor) -> Tensor:
         with torch.autocast(t.device.type, enabled=False):

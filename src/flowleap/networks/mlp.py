@@ -33,7 +33,8 @@ class MLP(Conditioned):
     """Residual MLP over flattened samples, modulated by (t, t - r, label): exactly zero at init.
 
     F = linear(blocks(linear(x), c)),  c = t_embedder(t) + r_embedder(t - r) + y_embedder(label)
-    Shapes: x (batch, *shape), t and r (batch,), label None or int64 (batch,), null class last → like x.
+    Shapes: x (batch, *shape), t and r (batch,), label None or int64 (batch,), null class last (with
+        `guidance_input` also (batch, 4), see `tensors.guided_label`) → like x.
     Raises: ValueError for an input that does not fit.
     """
 
@@ -46,14 +47,15 @@ class MLP(Conditioned):
         depth: int = 4,
         second: Second = "span",
         log_variance: bool = False,
+        guidance_input: bool = False,
     ) -> None:
         # angular frequencies from 8 down to 1/8: a turn or so over t in [0, 1], and no faster
         time = partial(TimeEmbedding, size=32, max_period=64.0, scale=8.0)
-        super().__init__(CONDITION, classes, second, log_variance, time)
+        super().__init__(CONDITION, classes, second, log_variance, time, guidance_input)
         self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
         self.config: dict[str, Any] = {
             "kind": "MLP", "shape": list(self.shape), "classes": classes, "width": width, "depth": depth,
-            "second": second, "log_variance": log_variance,
+            "second": second, "log_variance": log_variance, "guidance_input": guidance_input,
         }  # fmt: skip
         self.x_embedder = nn.Linear(math.prod(self.shape), width)
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(depth))

@@ -116,10 +116,11 @@ class UNet(Conditioned):
             follows every block, on the way up the last one of the level. heads: of each attention.
         dropout: the share of activations dropped in training, the same in every evaluation of a row, see
             `networks.dropout`.
-        second, log_variance, time_scale: as of `DiT`.
+        second, log_variance, guidance_input, time_scale: as of `DiT`.
         checkpointing: whether blocks are recomputed in the backward pass, see `networks.recompute`.
 
-    Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last → like x.
+    Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last (with
+        `guidance_input` also (batch, 4), see `tensors.guided_label`) → like x.
     Raises: ValueError for an image too small for its levels, options out of range, or an input that does not fit.
     Source: Song et al. 2020 (arXiv 2011.13456) appendix H; Karras et al. 2022 (arXiv 2206.00364) appendix F.
     """
@@ -137,6 +138,7 @@ class UNet(Conditioned):
         dropout: float = 0.0,
         second: Second = "span",
         log_variance: bool = False,
+        guidance_input: bool = False,
         time_scale: float = 1.0,
         checkpointing: bool = False,
     ) -> None:
@@ -144,13 +146,14 @@ class UNet(Conditioned):
         widths, attention = [width * int(m) for m in multipliers], tuple(int(i) for i in attention)
         _check(size, widths, depth, attention, heads, width)
         embedded = EMBEDDED * width
-        super().__init__(embedded, classes, second, log_variance, partial(TimeEmbedding, scale=time_scale))
+        time = partial(TimeEmbedding, scale=time_scale)
+        super().__init__(embedded, classes, second, log_variance, time, guidance_input)
         self.image, self.checkpointing = (channels, *size), checkpointing
         self.config: dict[str, Any] = {
             "kind": "UNet", "image": [channels, *size], "classes": classes, "width": width,
             "multipliers": [int(m) for m in multipliers], "depth": depth, "attention": list(attention), "heads": heads,
-            "dropout": dropout, "second": second, "log_variance": log_variance, "time_scale": time_scale,
-            "checkpointing": checkpointing,
+            "dropout": dropout, "second": second, "log_variance": log_variance, "guidance_input": guidance_input,
+            "time_scale": time_scale, "checkpointing": checkpointing,
         }  # fmt: skip
         layers = iter(range(1_000_000))
 

@@ -31,6 +31,7 @@ FREE = (
     "shape",
     "classes",
     "log_variance",
+    "guidance_input",
     "checkpointing",
     "dropout",
     "second",

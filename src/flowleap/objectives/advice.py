@@ -34,6 +34,9 @@ def _landing(o: Composition, sampling: Sampling, steps: int) -> str | None:
 
 
 def _guidance(o: Composition, sampling: Sampling, steps: int, scale: float) -> list[str]:
+    if o.guidance is not None and o.guidance.is_input:
+        outside = o.guidance.sampling_advice(scale)
+        return [] if outside is None else [f"{o.name}: {outside}"]
     if o.guidance is not None and o.guidance.guides_velocity and o.guidance.scale != 1.0:
         baked = f"guidance of scale {o.guidance.scale:g} is part of the trained weights"
         return [f"{o.name}: {baked}, and {scale:g} at sampling comes on top; sample without"]

@@ -104,9 +104,15 @@ class Objective(Cited):
         return self.loss.chain() + ([] if self.auxiliary is None else self.auxiliary.losses)
 
     def flow_map(self, network: Network) -> FlowMap:
-        """Return the flow map of a network with this objective's parameterization, path, conditioning and start."""
-        meaning = (self.parameterization, self.path, self.conditioning, self.start)
+        """Return the flow map of a network with the meaning that this objective gives it: parameterization, path,
+        conditioning, start, and whether it is told the guidance."""
+        meaning = (self.parameterization, self.path, self.conditioning, self.start, self.guidance_input)
         return self.target.flow_map(network, *meaning)
+
+    @property
+    def guidance_input(self) -> bool:
+        """Whether the network takes the scale and the interval of guidance as inputs."""
+        return self.guidance is not None and self.guidance.is_input
 
     @property
     def start(self) -> float | None:
@@ -246,8 +252,8 @@ class Objective(Cited):
         """Make a point without any randomness: rows with r < t must come first.
 
         Args:
-            drawn: fields of `Point`: `dropped`, `plug_in`, `extra_noise`; `group`, which rows a set-level loss
-                compares, by default consecutive ones where the time law makes groups; `num_jumps`, by default the
+            drawn: fields of `Point`: `dropped`, `plug_in`, `extra_noise`, `guidance`; `group`, which rows a set-level
+                loss compares, by default consecutive ones where the time law makes groups; `num_jumps`, by default the
                 leading rows with r < t. Times on the CPU are counted without waiting for a device.
 
         Raises: ValueError for times that are not t ≥ s ≥ r in the path's domain, or rows in another order.
@@ -331,6 +337,11 @@ class Objective(Cited):
                 f"{self.name} has conditioning={self.conditioning!r}, but the flow map "
                 f"{flow.conditioning!r}: build it with objective.flow_map(network)"
             )
+        if self.guidance_input and not flow.guidance_input:
+            raise ValueError(
+                f"{self.name} tells the network its guidance, and the flow map does not: build it with "
+                "objective.flow_map(network)"
+            )
 
     def sample(
         self,
@@ -340,20 +351,45 @@ class Objective(Cited):
         times: Sequence[float] | None = None,
         label: Label = None,
         guidance: float | None = None,
+        interval: tuple[float, float] | None = None,
     ) -> Image:
         """Return images from standard normal noise in `steps` steps (one by default) or over given times.
+
+        Args:
+            guidance: the scale of classifier-free guidance, 1 for none. Where the network takes it as an input it costs
+                nothing, and None stands for the usual scale of the method; elsewhere it doubles the evaluations.
+            interval: the first and the last time that are guided, for a network that takes them as inputs.
 
         Computed in inference mode: the images are ordinary tensors, without a gradient to the weights or the noise.
         `sampling.sample` and the functions of `flowleap.samplers` keep it, and serve networks that differentiate
         themselves.
 
+        Raises: ValueError for an interval that the network is not told.
         Warns: where a budget was not trained, or guidance comes on top of what training baked in.
         """
         for sentence in self.advice(steps, times, guidance):
             warnings.warn(sentence, stacklevel=2)
+        self.check_interval(interval)
+        scale = self.guidance_of(guidance)
+        count = 1 if steps is None else steps
         with torch.inference_mode():
-            images = self.sampling.sample(flow, noise, 1 if steps is None else steps, times, label, guidance)
+            images = self.sampling.sample(flow, noise, count, times, label, scale, interval)
         return images.clone()
+
+    def guidance_of(self, asked: float | None) -> float | None:
+        """Return the scale that samples have: the usual one of a network that is told it, where none is asked for."""
+        told = self.guidance if self.guidance_input else None
+        return told.scale if asked is None and told is not None else asked
+
+    def check_interval(self, interval: Sequence[float] | None) -> None:
+        """Raise ValueError for an interval of guidance that the network is not told."""
+        if interval is None or (self.guidance is not None and self.guidance.intervals):
+            return
+        given = ", ".join(f"{time:g}" for time in interval)
+        raise ValueError(
+            f"guidance in the interval {given}: {self.name} was trained without intervals as an input, as "
+            "guidance=GuidanceInput() has them; leave the interval out"
+        )
 
     def advice(
         self, steps: int | None = None, times: Sequence[float] | None = None, guidance: float | None = None
@@ -372,7 +408,7 @@ class Objective(Cited):
     def nfe(self, steps: int, guidance: float | None = None, times: Sequence[float] | None = None) -> int:
         """Return the number of network evaluations of one image, in `steps` steps or over given times."""
         count = steps if times is None else (len(times) - 1) * self.sampling.evaluations
-        return count * (1 if guidance is None or guidance == 1.0 else 2)
+        return count * (1 if self.guidance_input or guidance is None or guidance == 1.0 else 2)
 
 
 @torch.no_grad()

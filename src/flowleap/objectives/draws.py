@@ -60,6 +60,7 @@ def draw(o: Composition, batch: Batch, step: int, key: int, frozen: FlowMap | No
     if dropped is not None and o.target.keep_labels:
         dropped[:num_jumps] = False
     plug_in = None if o.velocity.averages == 1 else chance(o.velocity.averages, "plug-in")
+    guidance = None if o.guidance is None else o.guidance.draw(random("guidance", slots))
     here = onto(rows, device)
     label = None if batch.label is None else batch.label[here]
     keys = onto(random("dropout", numbers).integers(1 << 31), device)
@@ -71,8 +72,9 @@ def draw(o: Composition, batch: Batch, step: int, key: int, frozen: FlowMap | No
             images, own, known = map(_joined, (images, own, known), others)
         x = o.coupling.data(images, own, known, num_jumps, frozen, extra_noise)[: len(here)]
     t, s, r = _in_domain(o, law.t, law.s, law.r, num_jumps)
+    groups = _groups(o, slots)
     made = point(
-        o, x, noise, t, s, r, label, step, dropped, plug_in, _groups(o, slots), num_jumps, extra_noise
+        o, x, noise, t, s, r, label, step, dropped, plug_in, groups, num_jumps, extra_noise, guidance
     )
     return replace(made, keys=keys, context=batch.context, context_label=batch.context_label)
 
@@ -91,6 +93,7 @@ def point(
     group: Tensor | None = None,
     num_jumps: int | None = None,
     extra_noise: Image | None = None,
+    guidance: Tensor | None = None,
 ) -> Point:
     """Return a point made without any randomness; see `Objective.point`."""
     low, high = o.path.t_min, o.path.t_max
@@ -124,6 +127,7 @@ def point(
         dropped=dropped,
         plug_in=plug_in,
         group=group,
+        guidance=None if guidance is None else guidance.cpu().to(wide),
         group_size=1 if group is None or o.times.group is None else _group_size(group.cpu(), len(x)),
         onward=(s > r).nonzero().squeeze(1),
         extra_noise=extra_noise,

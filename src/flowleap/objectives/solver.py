@@ -64,7 +64,9 @@ class SolverMap(FlowMap):
 
     def with_network(self, network: Network) -> FlowMap:
         """Return the map of another solver."""
-        return _map_of(network, self.parameterization, self.path, self.conditioning, self.start)
+        return _map_of(
+            network, self.parameterization, self.path, self.conditioning, self.start, self.guidance_input
+        )
 
 
 def _map_of(network: Network, *meaning: Any) -> FlowMap:

@@ -215,6 +215,10 @@ class _Composite:
     boundary: float
 
     @property
+    def guidance_input(self) -> bool:
+        return getattr(self.above, "guidance_input", False)
+
+    @property
     def num_classes(self) -> int | None:
         classes: int | None = getattr(self.above, "num_classes", None)
         return classes

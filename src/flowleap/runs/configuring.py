@@ -153,11 +153,13 @@ def _null_label(base: Mapping[str, Any], settings: Iterable[tuple[str, Any]]) ->
 
 
 def _preset(method: str, dataset: Dataset) -> dict[str, Any]:
-    """Return the fields of a run by the kind of its data, unguided."""
-    preset = dict(PRESETS[dataset.kind])
+    """Return the fields of a run by the kind of its data, unguided where the method is, or data have no labels."""
+    preset, objective = dict(PRESETS[dataset.kind]), methods.get(method)
+    if objective.guidance is None or dataset.num_classes is None:
+        objective = replace(objective, label_dropout=0.0, guidance=None)
     return {
         "method": methods.key(method),
-        "objective": replace(methods.get(method), label_dropout=0.0),
+        "objective": objective,
         "network": network_options.named(preset.pop("network")),
         **{dotted(name): value for name, value in preset.items()},
     }
@@ -175,7 +177,7 @@ def inherited_network(options: Mapping[str, Any]) -> dict[str, Any]:
     from data and method, and without a solver or a first stage around it.
     """
     outer = inside(options)
-    derived = ("image", "shape", "classes", "log_variance")
+    derived = ("image", "shape", "classes", "log_variance", "guidance_input")
     return with_core(outer, {name: value for name, value in core(outer).items() if name not in derived})
 
 
@@ -233,6 +235,8 @@ def complete_network(config: TrainConfig, dataset: Dataset) -> TrainConfig:
             options.setdefault("classes", dataset.num_classes)
         if networks.knows(kind, "log_variance"):
             options.setdefault("log_variance", learned)
+        if networks.knows(kind, "guidance_input"):
+            options.setdefault("guidance_input", objective.guidance_input)
         elif learned and HEAD not in kinds(config.network):
             options = {"kind": HEAD, "network": options}
         side = [] if kind != "DiT" or dataset.kind != "image" else dataset.shape[1:]

@@ -101,7 +101,7 @@ class Meter(nn.Module):
     def __init__(self, num_classes: int | None, learned: bool, spent: list[int] | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
-        self.num_classes, self.learned = num_classes, learned
+        self.num_classes, self.learned, self.guidance_input = num_classes, learned, True
         self.spent: list[int] = [] if spent is None else spent
         if learned:
             self.log_variance = self._log_variance
