@@ -17,7 +17,7 @@ from pathlib import Path
 
 import measuring
 import torch
-from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from flowleap import Batch, clock, methods, pictures
 from flowleap.randomness import RowGenerator, generator
@@ -86,6 +86,7 @@ def picture(to: Path, numbers: dict[str, dict[str, list[float]]]) -> None:
         panel.set_xlabel("processes", fontsize=8)
         panel.set_xticks(list(found), [str(count) for count in found])
         panel.xaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panel.yaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("ms", fontsize=8)

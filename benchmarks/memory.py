@@ -3,7 +3,8 @@
     uv run python benchmarks/memory.py --write
     uv run python benchmarks/memory.py --device cuda --write
 
-Each configuration trains three steps in a process of its own. Compared are activations and gradients, as the estimate
+Each configuration trains three steps in a process of its own, as often as `--rounds` says; the median counts, since what
+the C library keeps of freed memory differs from one process to the next by more than a tenth. Compared are activations and gradients, as the estimate
 counts them, with the peak of the process less what it held before its first step, weights, copies and libraries, and
 less the moments of the optimizer, which the first step adds. On a CPU the peak is that of resident memory, on CUDA that
 of the allocator.
@@ -15,6 +16,7 @@ import argparse
 import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -124,13 +126,23 @@ def one(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_process(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Return `one` of a process of its own."""
+    """Return `one` of processes of its own: that with the median of what was measured.
+
+    Arrays of more than 64 KiB are given back to the system when they are freed: what is measured is what is in use, as
+    on a device, not what the C library keeps.
+    """
     words = ["--one", name, "--device", args.device, "--threads", "1"]
     words += [word for key in ("width", "depth", "batch") for word in (f"--{key}", str(vars(args)[key]))]
     script = str(Path(__file__).resolve())
-    done = subprocess.run([sys.executable, script, *words], stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16)}
+    found: list[dict[str, Any]] = []
+    for _ in range(args.rounds):
+        done = subprocess.run(
+            [sys.executable, script, *words], stdout=subprocess.PIPE, text=True, check=True, env=environment
+        )
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    ordered = sorted(found, key=lambda one: one["measured"])
+    return ordered[len(ordered) // 2] | {"spread": [ordered[0]["measured"], ordered[-1]["measured"]]}
 
 
 def page(found: list[dict[str, Any]], args: argparse.Namespace) -> list[str]:
@@ -140,7 +152,7 @@ def page(found: list[dict[str, Any]], args: argparse.Namespace) -> list[str]:
             row["name"],
             str(row["rows"]),
             f"{row['estimate'] / 1e6:,.1f} MB",
-            f"{row['measured'] / 1e6:,.1f} MB",
+            f"{row['measured'] / 1e6:,.1f} MB ({row['spread'][0] / 1e6:,.1f}–{row['spread'][1] / 1e6:,.1f})",
             f"{row['estimate'] / row['measured']:.2f}",
             f"{row['state'] / 1e6:,.1f} MB",
         ]
@@ -174,7 +186,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = measuring.parser(__doc__, rounds=1)
+    parser = measuring.parser(__doc__, rounds=5)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--batch", type=int, default=64)

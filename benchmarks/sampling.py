@@ -153,7 +153,7 @@ def draw(found: list[dict[str, Any]], files: list[dict[str, Any]], path: Path) -
     left.set_xticks([place + 0.17 for place in range(len(found))], names)
     left.axhline(1, color=pictures.INK, linewidth=0.8)
     left.set_ylabel("time / network alone")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     kinds = list(dict.fromkeys(row["out"] for row in files))
     for index, num in enumerate(dict.fromkeys(row["num"] for row in files)):
         sizes = [row["bytes"] / 1e6 for row in files if row["num"] == num]
@@ -161,7 +161,7 @@ def draw(found: list[dict[str, Any]], files: list[dict[str, Any]], path: Path) -
         right.bar(places, sizes, 0.33, color=pictures.COLORS[index], label=f"{num:,} images")
     right.set_xticks([place + 0.17 for place in range(len(kinds))], kinds)
     right.set_ylabel("peak memory, MB")
-    right.legend(frameon=False, fontsize=8, loc="lower right")
+    right.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     figure.savefig(path)
 
 
