@@ -3,11 +3,10 @@
     uv run python benchmarks/memory.py --write
     uv run python benchmarks/memory.py --device cuda --write
 
-Each configuration trains three steps in a process of its own, as often as `--rounds` says; the median counts, since what
-the C library keeps of freed memory differs from one process to the next by more than a tenth. Compared are activations and gradients, as the estimate
-counts them, with the peak of the process less what it held before its first step, weights, copies and libraries, and
-less the moments of the optimizer, which the first step adds. On a CPU the peak is that of resident memory, on CUDA that
-of the allocator.
+Each configuration trains three steps in a process of its own, as often as `--rounds` says; the median counts. Compared
+are activations and gradients, as the estimate counts them, with the peak of the process less what it held before its
+first step, weights, copies and libraries, and less the moments of the optimizer, which the first step adds. On a CPU
+the peak is that of resident memory, on CUDA that of the allocator.
 """
 
 from __future__ import annotations
