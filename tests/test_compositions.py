@@ -37,6 +37,8 @@ from flowleap.objectives import (
     Consistency,
     Diagonal,
     Eulerian,
+    Identity,
+    Lagrangian,
     LearnedSolver,
     Refreshed,
     ScoreGap,
@@ -154,6 +156,8 @@ TARGETS = (
     Trajectory(),
     Trajectory(Own()),
 )
+SELF_TAUGHT = (Lagrangian(CentralDifference(eps=1e-5)), Eulerian(velocity=Own(), through_time=True))
+"""Targets that take the velocity of the network where a jump lands or begins."""
 LOSSES = (
     Squared(),
     PseudoHuber(),
@@ -166,7 +170,9 @@ LOSSES = (
 )
 
 
-def accepted(seed: int, count: int, extreme: bool = False) -> Iterator[Objective]:
+def accepted(
+    seed: int, count: int, extreme: bool = False, targets: tuple[Identity, ...] = TARGETS
+) -> Iterator[Objective]:
     """Draw compositions until so many were accepted."""
     draw = random.Random(seed)
     while count:
@@ -183,7 +189,7 @@ def accepted(seed: int, count: int, extreme: bool = False) -> Iterator[Objective
                 coupling=draw.choice((Independent(), Independent(), LivePairs(), StoredPairs())),
                 velocity=draw.choice((Conditional(), Teacher())),
                 guidance=draw.choice((None, None, Guidance(1.0, 0.5), Guidance(2.0, 0.0))),
-                target=draw.choice(TARGETS),
+                target=draw.choice(targets),
                 loss=draw.choice(LOSSES),
                 frozen=draw.choice((Self(), EMA(), Refreshed())),
                 sampling=Sampling(),
@@ -301,6 +307,12 @@ def test_the_exact_map_is_the_fixed_point_of_every_composition_that_is_accepted(
         assert others <= 1e-6, objective
 
 
+def test_the_exact_map_is_the_fixed_point_of_targets_that_take_the_networks_own_velocity() -> None:
+    for objective in accepted(0, COUNT // 4 or 12, targets=SELF_TAUGHT):
+        jumps, others = gap(objective)
+        assert jumps <= 0.03 and others <= 1e-6, objective
+
+
 # finite targets --------------------------------------------------------------------------------------------------
 
 
@@ -339,6 +351,11 @@ def assert_finite(objective: Objective, seed: int, rows: int = 20_000) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_targets_and_losses_are_finite_on_twenty_thousand_rows_of_every_composition(seed: int) -> None:
     for number, objective in enumerate(accepted(100 + seed, COUNT // 4 or 12, extreme=True)):
+        assert_finite(objective, number)
+
+
+def test_targets_that_take_the_networks_own_velocity_are_finite() -> None:
+    for number, objective in enumerate(accepted(100, COUNT // 4 or 6, extreme=True, targets=SELF_TAUGHT)):
         assert_finite(objective, number)
 
 

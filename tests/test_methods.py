@@ -89,7 +89,9 @@ def test_names_are_known():
         "flow_matching", "diffusion", "consistency_training", "consistency_training_original",
         "consistency_training_esc", "consistency_training_esc_linear", "ict", "ect",
         "live_reflow", "shortcut", "shortcut_repo", "shortcut_esc",
-        "meanflow", "esc", "de_cm", "sct", "sct_linear", "imm", "ctm_self",
+        "meanflow", "esc", "de_cm",
+        "lsd", "esd",
+        "sct", "sct_linear", "imm", "ctm_self",
         "progressive_distillation", "consistency_distillation", "reflow", "ctm", "sid",
         "amed", "ect_tuned", "tcm",
     )  # fmt: skip

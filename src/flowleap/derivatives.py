@@ -93,22 +93,27 @@ class Derivative(Cited, ABC):
         t: Time,
         tangent: Image,
         *,
-        domain: tuple[Time, float],
+        domain: tuple[Time | float, Time | float],
         curve: Callable[[Time], Image],
         scale: Time | None = None,
         kind: torch.dtype | None = None,
+        graph: bool = False,
     ) -> tuple[Image | None, Image]:
         """Return (F(x, t) or None, c dF/dt), the derivative without a graph, the value with one where `single_pass`.
+
+        With `graph` the derivative has one too, and so has the value where there is one.
 
         Args:
             field: F(x, t), differentiable; landing time and label are fixed inside it. It takes the rows of `x`, or
                 several copies of them one after another, see `tensors.repeated`.
             x, t, tangent: the point, its time and dx/dt; (batch, *dims), (batch,), (batch, *dims).
-            domain: the times [r, t_max] outside which F is not evaluated; r (batch,) is the landing time.
+            domain: the first and the last time at which F is evaluated, numbers or (batch,): [r, t_max] for a time of
+                departure, r the landing time.
             curve: t ↦ x_t of the same (x, ε) pair; read by `CentralDifference(along="path")` alone.
             scale: c, (batch,), which multiplies the tangents c·(dx/dt, 1) and not the derivative: where dF/dt is large
                 and c small, nothing large is ever computed. None for 1.
             kind: the type that F is computed in where it is not that of x: that of the weights; read by `Auto` alone.
+            graph: whether the derivative is differentiated once more, in the backward pass of a loss.
         """
 
 
@@ -121,7 +126,13 @@ def _load_rules() -> None:
 
 
 def _jvp(
-    field: Field, x: Image, t: Time, tangent: Image, scale: Time | None, closed_forms: bool = False
+    field: Field,
+    x: Image,
+    t: Time,
+    tangent: Image,
+    scale: Time | None,
+    graph: bool,
+    closed_forms: bool = False,
 ) -> tuple[Image, Image]:
     _load_rules()
     tangent, pace = tangent.to(x.dtype), torch.ones_like(t)
@@ -129,9 +140,10 @@ def _jvp(
         pace = scale.to(t.dtype)
         tangent = like(pace, x).to(x.dtype) * tangent
     with sdpa_kernel(SDPBackend.MATH):
-        way = dual.jvp if closed_forms and not torch.compiler.is_compiling() else torch.func.jvp
+        closed_forms = closed_forms and not graph and not torch.compiler.is_compiling()
+        way = dual.jvp if closed_forms else torch.func.jvp
         value, rate = way(field, (x, t), (tangent, pace))[:2]
-    return value, rate.detach().to(x.dtype)
+    return value, (rate if graph else rate.detach()).to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -152,19 +164,20 @@ class ExactJVP(Derivative):
         t: Time,
         tangent: Image,
         *,
-        domain: tuple[Time, float],
+        domain: tuple[Time | float, Time | float],
         curve: Callable[[Time], Image],
         scale: Time | None = None,
         kind: torch.dtype | None = None,
+        graph: bool = False,
     ) -> tuple[Image | None, Image]:
-        return _jvp(field, x, t, tangent, scale)
+        return _jvp(field, x, t, tangent, scale, graph)
 
 
 @dataclass(frozen=True)
 class TwoPass(Derivative):
     """Forward-mode AD under `no_grad`: no reverse graph is kept under the JVP; the prediction is a pass of its own.
 
-    The value that comes with the derivative has no graph.
+    The value that comes with the derivative has no graph, unless the derivative is asked for with one.
 
     Args:
         closed_forms: whether layers take the closed forms of `dual` in place of `torch.func.jvp`, which a compiled loss
@@ -195,13 +208,14 @@ class TwoPass(Derivative):
         t: Time,
         tangent: Image,
         *,
-        domain: tuple[Time, float],
+        domain: tuple[Time | float, Time | float],
         curve: Callable[[Time], Image],
         scale: Time | None = None,
         kind: torch.dtype | None = None,
+        graph: bool = False,
     ) -> tuple[Image | None, Image]:
-        with torch.no_grad():
-            return _jvp(field, x, t, tangent, scale, self.closed_forms)
+        with torch.set_grad_enabled(graph and torch.is_grad_enabled()):
+            return _jvp(field, x, t, tangent, scale, graph, self.closed_forms)
 
 
 @dataclass(frozen=True)
@@ -246,10 +260,11 @@ class CentralDifference(Derivative):
         t: Time,
         tangent: Image,
         *,
-        domain: tuple[Time, float],
+        domain: tuple[Time | float, Time | float],
         curve: Callable[[Time], Image],
         scale: Time | None = None,
         kind: torch.dtype | None = None,
+        graph: bool = False,
     ) -> tuple[Image | None, Image]:
         low, high = domain
         forward = (high - t).clamp(0.0, self.eps)
@@ -258,7 +273,7 @@ class CentralDifference(Derivative):
         def shifted(h: Time) -> Image:
             return curve(t + h) if self.along == "path" else x + like(h, x) * tangent
 
-        with torch.no_grad():
+        with torch.set_grad_enabled(graph and torch.is_grad_enabled()):
             times = torch.cat([t + forward, t - backward])
             after, before = _alike(field, torch.cat([shifted(forward), shifted(-backward)]), times)
             span = like(times[: len(t)].double() - times[len(t) :].double(), x)
@@ -291,16 +306,18 @@ class Auto(Derivative):
         t: Time,
         tangent: Image,
         *,
-        domain: tuple[Time, float],
+        domain: tuple[Time | float, Time | float],
         curve: Callable[[Time], Image],
         scale: Time | None = None,
         kind: torch.dtype | None = None,
+        graph: bool = False,
     ) -> tuple[Image | None, Image]:
         def take(strategy: Derivative) -> tuple[Image | None, Image]:
-            return strategy(field, x, t, tangent, domain=domain, curve=curve, scale=scale)
+            return strategy(field, x, t, tangent, domain=domain, curve=curve, scale=scale, graph=graph)
 
         kind = kind or x.dtype
-        strategy = self._choice(kind, x.device, domain[1])[0]
+        last = domain[1] if isinstance(domain[1], float) else float(domain[1].max())
+        strategy = self._choice(kind, x.device, last)[0]
         found, failure = _tried(take, strategy)
         if failure is not None:
             strategy = _difference(kind, x.device)

@@ -421,6 +421,11 @@ class Identity(Part):
         """How dF/dt is taken; None where no derivative is."""
         return None
 
+    @property
+    def differentiates_derivative(self) -> bool:
+        """Whether the gradient of the loss runs through the derivative too."""
+        return False
+
     def settled(self, flow: FlowMap, x: Image) -> tuple[Identity, str]:
         """Return the identity with what it leaves open settled for a run, and in words what that is and why, or "".
 

@@ -45,6 +45,7 @@ from flowleap.objectives import (
     Diagonal,
     Eulerian,
     GridEMA,
+    Lagrangian,
     Objective,
     Self,
     SelfConsistency,
@@ -88,11 +89,13 @@ __all__ = [
     "ect",
     "ect_tuned",
     "esc",
+    "esd",
     "flow_matching",
     "get",
     "ict",
     "imm",
     "live_reflow",
+    "lsd",
     "meanflow",
     "names",
     "progressive_distillation",
@@ -289,6 +292,37 @@ def meanflow() -> Objective:
     )
 
 
+def lsd() -> Objective:
+    """Lagrangian self-distillation: a jump moves, where it lands, with the network's own velocity (Boffi et al., 2025).
+
+    ‖∂_r X_{t→r}(x_t) − sg u(X_{t→r}(x_t), r, r)‖² on a quarter of the rows, t and r of them two uniform draws; the
+    others are flow matching, the only rows that see data. The gradient runs through the derivative in r, in which
+    nothing is differentiated in x; the velocity and the point it is taken at have none. Squared errors, no average.
+    The paper weighs with a learned function of both times besides: `loss=LearnedVariance()`.
+    """
+    return replace(
+        flow_matching(),
+        name="lagrangian self-distillation",
+        times=SortedPair(Uniform(), diagonal=0.75),
+        target=Lagrangian(),
+        sampling=Sampling(),
+    )
+
+
+def esd() -> Objective:
+    """Eulerian self-distillation: a jump ends at the same point wherever on its line it begins (Boffi et al., 2025).
+
+    Of LSD, with d/dt X_{t→r}(x_t) = 0 along the network's own velocity: ‖∂_t X + sg[(∇_x X) u(x_t, t, t)]‖². The
+    gradient runs through X and through its derivative in t; the derivative in x and the velocity have none, which the
+    paper leaves open. MeanFlow regresses the velocity of the pair instead, and differentiates no derivative.
+    """
+    return replace(
+        lsd(),
+        name="eulerian self-distillation",
+        target=Eulerian(velocity=Own(), through_time=True),
+    )
+
+
 def sct(path: str = "trigonometric") -> Objective:
     """Consistency training in the limit of no step, without a teacher (Lu and Song, 2024): one time, jumps to the data.
 
@@ -425,6 +459,8 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     "meanflow": meanflow,
     "esc": esc,
     "de_cm": de_cm,
+    "lsd": lsd,
+    "esd": esd,
     "sct": sct,
     "sct_linear": lambda: sct("linear"),
     "imm": imm,

@@ -184,9 +184,10 @@ class Target:
 
     Args:
         value: F*, (rows, *dims), without a graph but where `sample` is given.
-        prediction: F with a graph where the identity evaluated the student anyway (`ExactJVP`), or None.
+        prediction: F with a graph where the identity evaluated the student anyway (`ExactJVP`), or what it regresses in
+            the place of F (`Lagrangian`); or None.
         derivative_norm: root mean square of dF/dt over the dimensions, (rows,), or of the multiple of it that the
-            target adds up (`Eulerian(weighting="cos2")`); or None.
+            target adds up (`Eulerian(weighting="cos2")`), or of ∂_r X (`Lagrangian`); or None.
         space: "output" where F is compared with F*, "map" where `value` and `prediction` are points.
         sample: what the student made, with a graph, where it is judged by `value` and `prediction`; or None.
     """

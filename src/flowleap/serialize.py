@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Collection, Iterable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -129,15 +129,20 @@ def renamed(name: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
 
 
 def upgraded(data: Any) -> Any:
-    """Return what `to_dict` of an earlier version wrote with the names of today, unknown parts as they are."""
+    """Return what `to_dict` of an earlier version wrote as it is written today; unknown parts stay as they are.
+
+    Names are those of today, and fields that are new have their defaults.
+    """
     if isinstance(data, list):
         return [upgraded(item) for item in data]
     if not isinstance(data, dict):
         return data
     kind = RENAMED.get(data.get("type", ""), data.get("type"))
-    known = [f.name for f in fields(_types()[kind])] if kind in _types() else []
+    known = {f.name: f for f in fields(_types()[kind])} if kind in _types() else {}
     found = dict(renamed(name, upgraded(item), known) for name, item in data.items())
-    return found | ({"type": kind} if "type" in data else {})
+    found |= {"type": kind} if "type" in data else {}
+    new = {name: f.default for name, f in known.items() if name not in found and f.default is not MISSING}
+    return found | {name: to_dict(value) for name, value in new.items()}
 
 
 def override(objective: Objective, field: str, text: str) -> Objective:

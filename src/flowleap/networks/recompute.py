@@ -28,7 +28,8 @@ def recomputed(block: nn.Module, *given: Any, wanted: bool) -> Tensor:
     if any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in given):
         raise ValueError(
             "checkpointing=True: a derivative that keeps its graph (ExactJVP) cannot be computed again; use two passes "
-            "(--set target.derivative=TwoPass), or leave checkpointing out"
+            "(--set target.derivative=TwoPass), a difference (CentralDifference) where its gradient is taken, or leave "
+            "checkpointing out"
         )
     again: Tensor = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
     return again

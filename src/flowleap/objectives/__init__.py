@@ -6,6 +6,7 @@ from flowleap.objectives.base import Objective
 from flowleap.objectives.consistency import Consistency
 from flowleap.objectives.diagonal import Diagonal
 from flowleap.objectives.eulerian import Eulerian
+from flowleap.objectives.lagrangian import Lagrangian
 from flowleap.objectives.score_identity import ScoreGap
 from flowleap.objectives.self_consistency import SelfConsistency
 from flowleap.objectives.solver import LearnedSolver
@@ -21,6 +22,7 @@ __all__ = [
     "FirstStage",
     "GridEMA",
     "Identity",
+    "Lagrangian",
     "LearnedSolver",
     "Objective",
     "Refreshed",

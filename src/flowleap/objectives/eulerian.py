@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from typing import ClassVar
 
 import torch
@@ -14,9 +13,9 @@ from flowleap.flow_map import FlowMap, dtype_of
 from flowleap.interfaces import Composition, Identity
 from flowleap.networks import dropout
 from flowleap.objectives.diagonal import singular
+from flowleap.objectives.settling import settled
 from flowleap.point import Point, Target
-from flowleap.randomness import generator
-from flowleap.tensors import Image, Time, like, repeated, squared_norm
+from flowleap.tensors import Image, Label, Time, like, repeated, squared_norm
 from flowleap.velocities import VelocitySource
 
 __all__ = ["Eulerian"]
@@ -38,15 +37,24 @@ class Eulerian(Identity):
         weighting: "unit" regresses F*; "cos2" regresses F + k²(F* − F), k = ∂_t b(t, r)/∂_t b(t, t), finite where
             ḃ = 0. On the trigonometric path k = cos(θ), whatever the gain of the parameterization: sCM's form. Its
             tangents are multiplied by k·b/∂_t b(t, t), sin(θ) cos(θ) there, before F is differentiated along them.
+        velocity: the regressed velocity v of the rows r < t, where it differs from that of the objective; None: the
+            same. With `Own()` the rows r < t know of the data only what the rows r = t have taught the network.
         tangent: the velocity along which dF/dt is taken, where it differs from the regressed one; None: the same.
+        through_time: whether the gradient also runs through ∂_t F; (∇_x F) v and v have none. The values of prediction
+            and target are the same.
         normalize: c, in units of F: the target is F + Δ/(rms(Δ) + c), Δ what would be added to F without, rms over the
             dimensions of a row; None for F + Δ. It bounds the step that a row asks for, however large its derivative.
         clip: a bound on |Δ| in each dimension instead; None for none.
+
+    With `velocity=Own()` and `through_time` it is Eulerian self-distillation, ‖∂_t X_{t→r}(x_t) + sg[(∇_x X) v]‖² for
+    the average velocity. Its paper leaves it open where the gradient stops; here it runs through the derivative in
+    time, as in `Lagrangian`, and neither through the derivative in x nor through the velocity.
 
     Exact for: every path and parameterization where ∂_t b ≠ 0 (elsewhere "cos2" is asked for).
     Source: Geng et al. 2025 (arXiv 2505.13447) eq. 6, 11; Lu and Song 2024 (arXiv 2410.11081) eq. 6, 8, and its tangent
     normalization g/(‖g‖ + c), c = 0.1, or clipping of g to [−1, 1]. Its g is σ_d Δ for an F per angle, so that c here
     is 0.1/σ_d. NVlabs/FastGen (by default) and EDAPINENUT/ExplicitShortCut take the rms over the dimensions for ‖g‖.
+    Boffi et al. 2025 (arXiv 2505.18825) for self-distillation.
     """
 
     derivative: Derivative = Auto()
@@ -55,6 +63,8 @@ class Eulerian(Identity):
     tangent: VelocitySource | None = None
     normalize: float | None = None
     clip: float | None = None
+    velocity: VelocitySource | None = None
+    through_time: bool = False
     template: ClassVar[dict[str, str]] = {
         "model type": "continuous, s → t",
         "first step t → s": "DDIM, {velocity} velocity",
@@ -82,14 +92,26 @@ class Eulerian(Identity):
                 "enough: use normalize=0.2 or clip=2.0 alone"
             )
 
+        if self.through_time and self._moves_output:
+            raise ValueError(
+                "Eulerian(through_time=True): the gradient through ∂_t F belongs to the plain target, and this one is "
+                f"moved by weighting={self.weighting!r}, normalize={self.normalize}, clip={self.clip}: use "
+                'weighting="unit" alone, or through_time=False'
+            )
+
     @property
     def horizon(self) -> float | None:
         return self.warmup or None
 
     @property
+    def differentiates_derivative(self) -> bool:
+        return self.through_time
+
+    @property
     def asks_velocity(self) -> tuple[str, str] | None:
-        own = self.tangent is not None and self.tangent.own
-        return ("tangent=Own()", "tangent=None") if own else None
+        asked = {"velocity": self.velocity, "tangent": self.tangent}
+        own = (name for name, source in asked.items() if source is not None and source.own)
+        return next(((f"{name}=Own()", f"{name}=None") for name in own), None)
 
     def refusal(self, o: Composition) -> str | None:
         if o.times.boundary is not None:
@@ -97,16 +119,29 @@ class Eulerian(Identity):
                 f"Eulerian ties the map at t to the map just below it, and {type(o.times).__name__} trains none below "
                 'its boundary, so that the first stage is never asked: use target=Consistency(space="map")'
             )
-        return self._misled(o) or self._singular(o)
+        return self._untaught(o) or self._misled(o) or self._singular(o)
+
+    def _untaught(self, o: Composition) -> str | None:
+        """Return why no row learns from data, or None."""
+        own = self.velocity is not None and self.velocity.own
+        if not own or o.times.lands == "nowhere" or o.times.has_diagonal:
+            return None
+        return (
+            "Eulerian(velocity=Own()) regresses the velocity of the network, and no row of "
+            f"{type(o.times).__name__} has r = t to learn that from data: use SortedPair(diagonal=0.75), or "
+            "velocity=None with tangent=Own()"
+        )
 
     def _misled(self, o: Composition) -> str | None:
         """Return why the derivative is not taken along the velocity that is asked for, or None."""
         if o.times.lands == "nowhere" or not self.derivative.follows_pair:
             return None
         guided = o.velocity.teacher_scale not in (None, 1.0) or (o.guidance is not None and o.guidance.drives)
-        if not guided and self.tangent is None:
+        other = self.tangent or self.velocity
+        if not guided and other is None:
             return None
-        part = "guidance" if guided else f"tangent={type(self.tangent).__name__}()"
+        field = "velocity" if self.tangent is None else "tangent"
+        part = "guidance" if guided else f"{field}={type(other).__name__}()"
         return (
             f'CentralDifference(along="path") differs along the velocity of the pair itself, and {part} asks for '
             'another: use CentralDifference(along="tangent")'
@@ -130,25 +165,11 @@ class Eulerian(Identity):
         return own and self.derivative.single_pass
 
     def settled(self, flow: FlowMap, x: Image) -> tuple[Eulerian, str]:
-        t, landing = (torch.full_like(x.flatten(1)[:, 0], share * flow.path.t_max) for share in (0.5, 0.25))
-        label = None if flow.num_classes is None else torch.zeros(len(x), dtype=torch.int64, device=x.device)
-
-        x, along = torch.randn(2, *x.shape, generator=generator(0, "practice")).to(x)
-        disturbed = cache(flow.disturbed)
-
-        def attempt(strategy: Derivative) -> Image:
-            def field(x: Image, t: Time) -> Image:
-                return disturbed().output(x, t, repeated(landing, x), repeated(label, x))
-
-            with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-                return strategy(field, x, t, along, domain=(landing, flow.path.t_max), curve=lambda t: x)[1]
-
-        kind = dtype_of(flow.network) or x.dtype
-        derivative, reason = self.derivative.settled(attempt, kind, x.device, flow.path.t_max)
+        derivative, reason = settled(self.derivative, flow, x, _rate)
         return replace(self, derivative=derivative), f"du/dt by {reason}"
 
     def __call__(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Target:
-        p = point
+        p = point if self.velocity is None else replace(point, v=self.velocity(point, frozen))
         assert p.v is not None
         label = p.network_label(flow.num_classes)
         same = frozen.network is flow.network
@@ -175,7 +196,24 @@ class Eulerian(Identity):
             if output is None and self._moves_output:
                 output = p.output if same and p.output is not None else field(p.x_t, p.t)
             value = self._value(terms.over(rate), p, output, rate)
-        return Target(value, output if own else None, squared_norm(rate, "mean").sqrt())
+        prediction = output if own else None
+        if self.through_time:
+            prediction = self._with_slope(flow, p, prediction)
+        return Target(value, prediction, squared_norm(rate, "mean").sqrt())
+
+    def _with_slope(self, flow: FlowMap, p: Point, output: Image | None) -> Image:
+        """Return the prediction with the gradient of w b/ḃ · ∂_t F added to its own, and the same value."""
+        output = p.output if output is None else output
+        assert output is not None
+        label = p.network_label(flow.num_classes)
+        with dropout.keyed(p.keys):
+            still = torch.zeros_like(p.x_t)
+            slope = _rate(self.derivative, flow, p.x_t, p.t, p.r, label, still, graph=True)
+        terms = _Terms.at(flow, p).over(slope)
+        return output + self._warm(p) * terms.b / terms.b_rate * (slope - slope.detach())
+
+    def _warm(self, p: Point) -> float:
+        return min(1.0, p.progress / self.warmup) if self.warmup else 1.0
 
     @property
     def _moves_output(self) -> bool:
@@ -185,7 +223,7 @@ class Eulerian(Identity):
     def _value(self, terms: _Terms, p: Point, output: Image | None, rate: Image) -> Image:
         """Return the regressed value of F; `rate` is dF/dt, or scale · dF/dt under "cos2"."""
         assert p.v is not None
-        warm = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
+        warm = self._warm(p)
         if not self._moves_output:
             return -(warm * (terms.a_rate * p.x_t + terms.b * rate) + terms.a * p.v) / terms.b_rate
         assert output is not None
@@ -202,6 +240,25 @@ class Eulerian(Identity):
         if self.clip is not None:
             delta = delta.clamp(-self.clip, self.clip)
         return output + delta
+
+
+def _rate(
+    derivative: Derivative,
+    flow: FlowMap,
+    x: Image,
+    t: Time,
+    r: Time,
+    label: Label,
+    along: Image,
+    graph: bool = False,
+) -> Image:
+    """Return dF/dt of a map at (x, t, r) along a velocity, a straight one."""
+
+    def field(x: Image, t: Time) -> Image:
+        return flow.output(x, t, repeated(r, x), repeated(label, x))
+
+    domain, kind = (r, flow.path.t_max), dtype_of(flow.network)
+    return derivative(field, x, t, along, domain=domain, curve=lambda t: x, kind=kind, graph=graph)[1]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 from flowleap import data as data_sets
 from flowleap import extensions, methods, networks, serialize
 from flowleap.data import Dataset
+from flowleap.interfaces import Identity
 from flowleap.networks import options as network_options
 from flowleap.networks.options import core, inside, kinds, with_core
 from flowleap.runs import recipes
@@ -242,12 +243,8 @@ def complete_network(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         side = [] if kind != "DiT" or dataset.kind != "image" else dataset.shape[1:]
         if side and min(side) >= LARGE and not any(n % 4 for n in side):
             options.setdefault("patch", 4)
-        derivative = objective.target.derivative
-        if options.get("checkpointing") and derivative is not None and derivative.single_pass:
-            raise ValueError(
-                "network.checkpointing=true: a derivative that keeps its graph (ExactJVP) cannot be computed again: "
-                "use two passes, --set target.derivative=TwoPass"
-            )
+        if options.get("checkpointing"):
+            check_graph(objective.target)
         if objective.path.t_max > 1 and LEVELS not in kinds(config.network):
             options = {"kind": LEVELS, "network": options}
     options = with_core(config.network, options)
@@ -260,6 +257,20 @@ def complete_network(config: TrainConfig, dataset: Dataset) -> TrainConfig:
             "leave network.classes out, or set it to none for training without labels"
         )
     return replace(config, network=network.config)
+
+
+def check_graph(target: Identity) -> None:
+    """Raise ValueError where a forward-mode derivative keeps its graph, so that blocks cannot be computed again."""
+    derivative, within = target.derivative, target.differentiates_derivative
+    if derivative is None or not (derivative.single_pass or (within and derivative.forward_mode)):
+        return
+    instead = "a difference, --set target.derivative=CentralDifference"
+    if not within:
+        instead = "two passes, --set target.derivative=TwoPass"
+    raise ValueError(
+        f"network.checkpointing=true: a derivative that keeps its graph ({type(derivative).__name__} of "
+        f"{type(target).__name__}) cannot be computed again: use {instead}"
+    )
 
 
 def check_groups(config: TrainConfig, group: int) -> None:
