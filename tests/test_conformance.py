@@ -23,7 +23,8 @@ from torch import Tensor
 
 from flowleap import FlowMap, Objective, methods
 from flowleap.derivatives import CentralDifference, Derivative, ExactJVP, TwoPass
-from flowleap.objectives import Consistency, Eulerian, GridEMA, Lagrangian, Self, SelfConsistency
+from flowleap.losses import ShortJumpsFirst
+from flowleap.objectives import Annealed, Consistency, Eulerian, GridEMA, Lagrangian, Self, SelfConsistency
 from flowleap.oracles import FiniteData, Gaussian, TwoPoints
 from flowleap.parameterization import (
     EDM,
@@ -53,6 +54,7 @@ from flowleap.times import (
     Particles,
     Ratio,
     SortedPair,
+    Split,
     ToData,
 )
 from flowleap.velocities import Conditional, PlugIn, Teacher, VelocitySource
@@ -86,6 +88,13 @@ OBJECTIVES = (
     "de_cm",
     "lsd",
     "esd",
+    "temf",
+    "v_first",
+    "alpha_flow",
+    "soflow",
+    "psd",
+    "psd_midpoint",
+    "split_meanflow",
     "sct",
     "sct_linear",
     "consistency_training",
@@ -120,6 +129,8 @@ def on(objective: Objective, path: Path, meaning: Parameterization) -> Objective
     target = objective.target
     if isinstance(target, Eulerian) and meaning.eulerian_singularity(path):
         target = replace(target, weighting="cos2", through_time=False)  # which changes no value
+    if isinstance(target, Annealed) and meaning.eulerian_singularity(path):
+        target = replace(target, weighting="cos2")
     if isinstance(target, SelfConsistency):
         target = replace(target, clip=None)
     times, frozen = objective.times, objective.frozen
@@ -134,6 +145,8 @@ def on(objective: Objective, path: Path, meaning: Parameterization) -> Objective
             times = OneTime(law)
         elif isinstance(times, Gradual | Jumps | SortedPair):
             times = SortedPair(law)
+        elif isinstance(times, Split):
+            times = Split(SortedPair(law), times.at)
     parts = {
         "parameterization": meaning,
         "target": target,
@@ -246,7 +259,9 @@ def test_exact_map_is_a_fixed_point(method: str, path: str, meaning: str, oracle
     oracle = oracle_on(oracle_name, PATHS[path])
     flow = FlowMap.of(oracle, MEANINGS[meaning])
     objective = methods.get(method)
-    if isinstance(objective.times, GRIDS) and PATHS[path].t_max > 1:
+    if (isinstance(objective.times, GRIDS) or isinstance(objective.loss, ShortJumpsFirst)) and PATHS[
+        path
+    ].t_max > 1:
         with pytest.raises(ValueError, match="noise levels"):
             on(objective, PATHS[path], MEANINGS[meaning])
         return
@@ -260,12 +275,28 @@ def test_exact_map_is_a_fixed_point(method: str, path: str, meaning: str, oracle
         with pytest.raises(ValueError, match="no finite velocity at t = 0, near which jumps land"):
             on(objective, PATHS[path], MEANINGS[meaning])
         return
-    exact = ExactStep(flow) if isinstance(objective.target, Consistency) else Teacher(flow)
+    exact = ExactStep(flow) if isinstance(objective.target, Annealed | Consistency) else Teacher(flow)
     objective = replace(on(objective, PATHS[path], MEANINGS[meaning]), velocity=exact).with_teacher(flow)
     assert not objective.needs_teacher
     assert residual(objective, flow).max() <= 1e-9
     spoilt = flow.with_network(Spoilt(flow.network))
     assert residual(objective, spoilt).amax(dim=1).median() >= 1e-2
+
+
+@pytest.mark.parametrize("path", ["linear", "trig", "vp"])
+def test_annealed_without_a_step_is_the_eulerian_identity(path: str) -> None:
+    """α-Flow at the end of its run: the exact map, and on any map the regression of MeanFlow."""
+    flow = FlowMap.of(Gaussian(0.4, 0.6, PATHS[path]))
+    objective = replace(on(methods.alpha_flow(), PATHS[path], AverageVelocity()), velocity=Teacher(flow))
+    x, noise, t, _, r = jumps(PATHS[path])
+    point = objective.point(x, noise, t, t, r)
+    found = objective.regress(flow, flow, point)
+    assert (found.prediction - found.target).abs().max() <= 1e-9 * found.prediction.abs().max()
+    spoilt = flow.with_network(Spoilt(flow.network))
+    eulerian = replace(objective, target=Eulerian(), times=SortedPair(), loss=methods.meanflow().loss)
+    assert torch.equal(
+        objective.regress(spoilt, spoilt, point).target, eulerian.regress(spoilt, spoilt, point).target
+    )
 
 
 @pytest.mark.parametrize("derivative", [ExactJVP(), TwoPass(), CentralDifference(eps=1e-5)])

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from flowleap import Batch, FlowMap, Objective, methods, networks
 from flowleap.couplings import StoredPairs
 from flowleap.derivatives import CentralDifference, ExactJVP
-from flowleap.losses import AdaptivePower, LearnedVariance
+from flowleap.losses import AdaptivePower, LearnedVariance, Loss
 from flowleap.objectives import LearnedSolver, Refreshed
 from flowleap.point import Point
 from flowleap.times import Truncation
@@ -70,8 +70,11 @@ def data(objective: Objective, labels: bool) -> Batch:
     return Batch(x, label if labels else None, noise)
 
 
-def value_says_nothing(loss: object) -> bool:
-    return isinstance(loss, LearnedVariance) or (isinstance(loss, AdaptivePower) and loss.power == 1)
+def value_says_nothing(loss: Loss) -> bool:
+    return any(
+        isinstance(part, LearnedVariance) or (isinstance(part, AdaptivePower) and part.power == 1)
+        for part in loss.chain()
+    )
 
 
 def learns(objective: Objective, network: nn.Module, frozen: FlowMap, point: Point) -> None:

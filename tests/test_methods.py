@@ -29,11 +29,14 @@ from flowleap.losses import (
     MomentMatching,
     Norm,
     PseudoHuber,
+    ShortJumpsFirst,
     Squared,
+    StepQuotient,
     Weighted,
 )
 from flowleap.objectives import (
     EMA,
+    Annealed,
     Consistency,
     Diagonal,
     Eulerian,
@@ -45,6 +48,7 @@ from flowleap.objectives import (
 )
 from flowleap.parameterization import EDM, AverageVelocity, Noise, Preconditioned, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
+from flowleap.schedules import ExponentialSchedule, LinearSchedule, SigmoidSchedule
 from flowleap.times import (
     Adjacent,
     Curriculum,
@@ -62,6 +66,7 @@ from flowleap.times import (
     Particles,
     Ratio,
     SortedPair,
+    Split,
     StudentT,
     ToData,
     Truncation,
@@ -91,6 +96,8 @@ def test_names_are_known():
         "live_reflow", "shortcut", "shortcut_repo", "shortcut_esc",
         "meanflow", "esc", "de_cm",
         "lsd", "esd",
+        "temf", "v_first", "alpha_flow", "soflow",
+        "psd", "psd_midpoint", "split_meanflow",
         "sct", "sct_linear", "imm", "ctm_self",
         "progressive_distillation", "consistency_distillation", "reflow", "ctm", "sid",
         "amed", "ect_tuned", "tcm",
@@ -334,6 +341,61 @@ def test_de_cm():
     assert "dong2026dual" in keys(objective) and "dong2026dual" not in keys(replace(objective, times=Jumps()))
 
 
+def test_temf():
+    """Tu et al.: 0.1 + 0.8 σ(8 (p − 0.6)) of the rows jump, r uniform, weight by the length of a jump."""
+    objective, law = methods.temf(), LogitNormal(-0.4, 1.0)
+    assert objective.times == Jumps(SigmoidSchedule(0.1, 0.9, 8.0, 0.6), law, Uniform(), law)
+    assert objective.loss == Weighted(methods.meanflow().loss, by="temporal equilibrium")
+    assert replace(methods.meanflow(), **parts_of(objective, "name", "times", "loss")) == objective
+    assert objective.horizons() == {"times": 1.0} and "tu2026temporal" in keys(objective)
+
+
+def test_v_first():
+    """Kim et al.: short jumps first, min-SNR with γ = 5 where r = t."""
+    objective = methods.v_first()
+    assert objective.loss == ShortJumpsFirst(
+        Weighted(methods.meanflow().loss, by="min(SNR, 5)/(SNR + 1)"), mean=0.233
+    )
+    assert replace(methods.meanflow(), **parts_of(objective, "name", "loss")) == objective
+    assert objective.horizons() == {"loss": 1.0}
+    assert {"kim2025understanding", "hang2023efficient"} <= set(keys(objective))
+
+
+def test_alpha_flow():
+    """Zhang et al.: half of the rows r = t, slope 25, snapped at 0.005, weight α/(mse + 0.001)."""
+    objective = methods.alpha_flow()
+    at = SigmoidSchedule(1.0, 0.0, slope=25.0, middle=0.5, snap=0.005)
+    assert objective.times == Split(SortedPair(LogitNormal(-0.4, 1.0), diagonal=0.5), at)
+    assert objective.loss == Weighted(AdaptivePower(1.0, 1e-3, "mean"), by="(t - s)/(t - r)")
+    assert objective.target == Annealed(keep_labels=False)
+    assert objective.horizons() == {"times": 1.0} and "zhang2025alphaflow" in keys(objective)
+
+
+def test_soflow():
+    """Luo et al.: steps of 0.1 to 0.002 of the way, three laws of times, a quarter of the rows jump."""
+    objective = methods.soflow()
+    laws = (LogitNormal(0.2, 0.8), LogitNormal(-1.0, 0.8), LogitNormal(-0.2, 1.0))
+    assert objective.times == Split(Jumps(0.25, *laws), ExponentialSchedule(0.1, 0.002))
+    assert objective.loss == StepQuotient(AdaptivePower(1.0, 1e-2, "mean"))
+    assert objective.target == Consistency(keep_labels=False) and objective.frozen == Self()
+    assert "luo2025soflow" in keys(objective)
+
+
+def test_interval_splitting():
+    """Boffi et al. and Guo et al.: uniform pairs, the stop anywhere or half-way; 3/4 and 1/2 of the rows r = t."""
+    for name, share, at in (
+        ("psd", 0.75, Uniform()),
+        ("psd_midpoint", 0.75, 0.5),
+        ("split_meanflow", 0.5, Uniform()),
+    ):
+        objective = methods.get(name)
+        assert objective.times == Split(SortedPair(Uniform(), diagonal=share), at)
+        assert objective.target == SelfConsistency(keep_labels=False) and objective.frozen == Self()
+        assert {"boffi2025build", "guo2025split"} <= set(keys(objective))
+    with pytest.raises(ValueError, match="midpoint"):
+        methods.psd("half")
+
+
 COMPONENTS = {
     "velocity": Conditional(),
     "times": SortedPair(LogitNormal(-0.4, 1.0), diagonal=0.75),
@@ -417,6 +479,7 @@ def papers_of(part: type) -> tuple[str, ...]:
             Weighted: [Weighted(by=name) for name in WEIGHTS],
             NoiseGrid: [NoiseGrid(growth="doubling")],
             Jumps: [Jumps(to_data=0.5)],
+            Split: [Split(), Split(at=LinearSchedule(1.0, 0.0))],
         }
         return tuple(key for one in made.get(part, []) for key in one.cites)
     return cites
@@ -433,13 +496,14 @@ def test_every_paper_that_is_cited_is_known_and_every_known_paper_is_cited():
 def test_entries_are_bibtex(key):
     citation = CITATIONS[key]
     assert citation.key == key and re.fullmatch(r"[a-z]+\d{4}[a-z]+", key)
-    assert re.fullmatch(r"\d{4}\.\d{5}", citation.eprint)
-    year, month = 2000 + int(citation.eprint[:2]), int(citation.eprint[2:4])
-    assert citation.year == year and 1 <= month <= 12, "the year is that of the arXiv number"
-    entry = citation.bibtex
-    assert entry.startswith(f"@misc{{{key},\n") and entry.endswith("\n}")
-    assert entry.count("{") == entry.count("}") and f"eprint = {{{citation.eprint}}}" in entry
-    for word in ("title", "author", "year", "archivePrefix", "url"):
+    entry, preprint = citation.bibtex, citation.eprint != ""
+    assert entry.startswith(f"@{'misc' if preprint else 'inproceedings'}{{{key},\n") and entry.endswith("\n}")
+    assert entry.count("{") == entry.count("}")
+    if preprint:
+        assert re.fullmatch(r"\d{4}\.\d{5}", citation.eprint) and f"eprint = {{{citation.eprint}}}" in entry
+        year, month = 2000 + int(citation.eprint[:2]), int(citation.eprint[2:4])
+        assert citation.year == year and 1 <= month <= 12, "the year is that of the arXiv number"
+    for word in ("title", "author", "year", "archivePrefix" if preprint else "booktitle", "url"):
         assert re.search(rf"^  {word} = {{.+}},?$", entry, re.MULTILINE), word
 
 
@@ -511,7 +575,7 @@ def test_the_design_table_says_how_each_method_is_sampled():
     fresh = "maps with fresh noise between steps (γ = 1)"
     assert {name for name in found if found[name][0] == fresh} == {
         *(name for name in found if name.startswith("consistency_training")),
-        "ict", "ect", "ect_tuned", "tcm", "sct", "sct_linear", "de_cm",
+        "ict", "ect", "ect_tuned", "tcm", "sct", "sct_linear", "de_cm", "soflow",
     }  # fmt: skip
     assert found["consistency_training"] == [fresh, "t = 1", "any"]
     assert found["consistency_distillation"] == ["chain of maps", "t = 1", "1"]

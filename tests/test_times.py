@@ -29,6 +29,7 @@ from flowleap.times import (
     OneTime,
     Particles,
     SortedPair,
+    Split,
     StudentT,
     ToData,
     Trajectories,
@@ -55,6 +56,9 @@ LAWS = [
         full=0.1,
     ),
     Jumps(0.5, LogNormal(), from_noise=0.5, to_data=0.5),
+    Split(),
+    Split(Jumps(0.5, Uniform()), 0.5),
+    Split(at=SigmoidSchedule(1.0, 0.0, 25.0, snap=0.005)),
     DyadicGrid(),
     DyadicGrid(base_steps=8, law=Uniform()),
     DyadicGrid(share=1 / 8, quotas=True),
@@ -236,6 +240,38 @@ def test_the_share_of_jumps_may_follow_a_schedule():
     assert Jumps().horizon is None and not Jumps(1.0).has_diagonal
 
 
+# stops on the way
+
+
+def test_a_stop_may_lie_anywhere_on_the_way():
+    """(t − s)/(t − r) uniform, whatever the jump; t and r are those of the law inside."""
+    inner = SortedPair(Uniform(), diagonal=0.5)
+    t, s, r, num = Split(inner, Uniform()).draw(rows(20_000), 1.0)
+    plain = inner.draw(rows(20_000), 1.0)
+    assert num == 10_000 and torch.equal(t, plain.t) and torch.equal(r, plain.r)
+    long = (t - r)[:num] > 0.1  # the share of a short way is rounded
+    assert fits(((t - s) / (t - r))[:num][long], stats.uniform.cdf)
+    assert torch.equal(s[num:], t[num:])
+
+
+@pytest.mark.parametrize(
+    ("progress", "share"), [(0.0, 1.0), (0.25, 1.0), (0.5, 0.5), (0.75, 0.0), (1.0, 0.0)]
+)
+def test_a_stop_may_move_to_the_departure(progress, share):
+    """At its ends the schedule is snapped: s = r at first, s = t at last, without rounding."""
+    law = Split(SortedPair(diagonal=0.5), SigmoidSchedule(1.0, 0.0, slope=25.0, snap=0.005))
+    t, s, r, num = law.draw(rows(1000), progress)
+    expected = {1.0: r, 0.0: t}.get(share, t - share * (t - r))
+    assert torch.equal(s[:num], expected[:num])
+    assert law.horizon == 1.0 and law.has_stop and not law.always_stops
+
+
+def test_what_a_split_says_of_itself():
+    assert Split().always_stops and Split(at=0.5).always_stops and Split().has_step and Split().has_diagonal
+    assert not Split(at=1.0).has_stop and Split(Jumps(1.0), 0.5).has_diagonal is False
+    assert Split(at=0.5).horizon is None and Split(Gradual(), 0.5).horizon == 1 / 30
+
+
 # the dyadic grid
 
 
@@ -407,6 +443,11 @@ def test_a_grid_that_is_no_power_of_two_is_refused_with_its_neighbors(steps):
         (lambda: Jumps(SigmoidSchedule(0.1, 1.2, 8.0)), r"Jumps\(share=SigmoidSchedule"),
         (lambda: Jumps(to_data=0.6, from_noise=0.5), "add up to at most 1"),
         (lambda: Jumps(from_noise=-0.1), "add up to at most 1"),
+        (lambda: Split(at=0.0), r"Split\(at=0.0\).*not 0 throughout"),
+        (lambda: Split(at=1.5), r"Split\(at=1.5\)"),
+        (lambda: Split(at=LogNormal()), "Split"),
+        (lambda: Split(OneTime()), "such as SortedPair"),
+        (lambda: Split(Split()), "without a stop"),
         (lambda: DyadicGrid(share=0.0), "DyadicGrid"),
         (lambda: DyadicGrid(share=1.5), "DyadicGrid"),
         (lambda: Curriculum(100), "Curriculum.*64 or 128"),

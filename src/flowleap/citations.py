@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Citation:
-    """A paper on arXiv; `bibtex` is its whole entry."""
+    """A paper; `bibtex` is its whole entry, and `eprint` its number on arXiv, "" where it has none."""
 
     key: str
     title: str
@@ -31,7 +31,7 @@ class Cited:
 def _read(entry: str) -> Citation:
     key = entry.partition("{")[2].partition(",")[0]
     field = dict(re.findall(r"^  (\w+) = \{(.+)\},?$", entry, re.MULTILINE))
-    return Citation(key, field["title"], field["author"], int(field["year"]), field["eprint"], entry)
+    return Citation(key, field["title"], field["author"], int(field["year"]), field.get("eprint", ""), entry)
 
 
 _ENTRIES = Path(__file__).with_suffix(".bib").read_text(encoding="utf-8").strip().split("\n\n")

@@ -36,11 +36,14 @@ from flowleap.losses import (
     MomentMatching,
     Norm,
     PseudoHuber,
+    ShortJumpsFirst,
     Squared,
+    StepQuotient,
     Weighted,
 )
 from flowleap.objectives import (
     EMA,
+    Annealed,
     Consistency,
     Diagonal,
     Eulerian,
@@ -54,6 +57,7 @@ from flowleap.objectives import (
 from flowleap.parameterization import EDM, AverageVelocity, ConsistencyEDM, Noise, Preconditioned, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.samplers import Sampling
+from flowleap.schedules import ExponentialSchedule, SigmoidSchedule
 from flowleap.suggest import suggest
 from flowleap.times import (
     Curriculum,
@@ -69,6 +73,7 @@ from flowleap.times import (
     Particles,
     Ratio,
     SortedPair,
+    Split,
     ToData,
     Uniform,
 )
@@ -78,6 +83,7 @@ __all__ = [
     "about",
     "add",
     "aliases",
+    "alpha_flow",
     "amed",
     "citations",
     "consistency_distillation",
@@ -99,12 +105,17 @@ __all__ = [
     "meanflow",
     "names",
     "progressive_distillation",
+    "psd",
     "reflow",
     "remove",
     "sct",
     "shortcut",
     "sid",
+    "soflow",
+    "split_meanflow",
     "tcm",
+    "temf",
+    "v_first",
 ]
 
 
@@ -443,6 +454,118 @@ def de_cm() -> Objective:
     )
 
 
+def temf() -> Objective:
+    """MeanFlow with a weight by the length of a jump and ever more jumps (temporal equilibrium, Tu et al., 2026).
+
+    w(d) = 1/((1 + d/2) √(1 + d²)), d = t − r, evens out the variance of gradients, bounded by C₁/d + C₂ d². The share
+    of jumps is 0.1 + 0.8 σ(8 (p − 0.6)) at progress p; the second time of a pair is uniform. The law of t and the rest
+    are MeanFlow's. The numbers are those of a summary of the paper.
+    """
+    law = LogitNormal(mean=-0.4, std=1.0)
+    return replace(
+        meanflow(),
+        name="temporal equilibrium meanflow",
+        times=Jumps(SigmoidSchedule(0.1, 0.9, slope=8.0, middle=0.6), law, landing=Uniform(), law=law),
+        loss=Weighted(AdaptivePower(power=1.0, eps=1e-2, reduce="sum"), by="temporal equilibrium"),
+    )
+
+
+def v_first() -> Objective:
+    """MeanFlow that learns velocity and short jumps first (Kim et al., 2025).
+
+    Jumps weigh β = 1 − q + q (1 − d)/(1 − E[d]), d = t − r, where q falls from 1 to 0 in the course of the run; rows
+    r = t weigh min(SNR, 5)/(SNR + 1). For larger networks the paper has another law of t in place of this second
+    weight, which stands in the way of the adaptive one.
+    """
+    return replace(
+        meanflow(),
+        name="velocity-first meanflow",
+        loss=ShortJumpsFirst(
+            Weighted(AdaptivePower(power=1.0, eps=1e-2, reduce="sum"), by="min(SNR, 5)/(SNR + 1)"), mean=0.233
+        ),
+    )
+
+
+def alpha_flow() -> Objective:
+    """From velocity regression over long steps to MeanFlow, by a step that shrinks (α-Flow, Zhang et al., 2025).
+
+    s = t − α(t − r), target α v + (1 − α) u(x_s, s, r), weight α; α falls from 1 to 0 by a sigmoid of slope 25 over the
+    whole run, and is 1 above 0.995 and 0, which is MeanFlow, below 0.005. Half of the rows have r = t, as published
+    without guidance (a quarter with). The largest published runs clip targets at 4 and let α fall between half and five
+    sixths of the run: `times.at.slope=75` and `times.at.middle=0.667`.
+    """
+    return replace(
+        meanflow(),
+        name="alpha-flow",
+        times=Split(
+            SortedPair(LogitNormal(mean=-0.4, std=1.0), diagonal=0.5),
+            at=SigmoidSchedule(1.0, 0.0, slope=25.0, snap=0.005),
+        ),
+        target=Annealed(),
+        loss=Weighted(AdaptivePower(power=1.0, eps=1e-3, reduce="mean"), by="(t - s)/(t - r)"),
+    )
+
+
+def soflow() -> Objective:
+    """Jumps from two near points of a line end together, by forward passes alone (SoFlow, Luo et al., 2025).
+
+    s = t − ρ(t − r), ρ from 0.1 to 0.002; the loss weighs the difference quotient of the two ends. Rows r = t and jumps
+    have times of their own. Published for CIFAR-10: no rows r = t, ρ from 1 to 1/3200, power 0.75 and c = 0.001,
+    logit-normal laws of mean −0.9 and −4, spread 1.6. Several steps go to the data and add fresh noise.
+    """
+    return replace(
+        meanflow(),
+        name="solution flow",
+        times=Split(
+            Jumps(
+                share=0.25,
+                jump=LogitNormal(mean=0.2, std=0.8),
+                landing=LogitNormal(mean=-1.0, std=0.8),
+                law=LogitNormal(mean=-0.2, std=1.0),
+            ),
+            at=ExponentialSchedule(0.1, 0.002),
+        ),
+        target=Consistency(keep_labels=False),
+        loss=StepQuotient(AdaptivePower(power=1.0, eps=1e-2, reduce="mean")),
+        sampling=Sampling(renoise=1.0),
+    )
+
+
+def psd(split: str = "uniform") -> Objective:
+    """One jump equals two, split anywhere: progressive self-distillation of flow maps (Boffi et al., 2025).
+
+    Uniform pairs, three quarters of the rows with r = t; the target is made by the network as it stands.
+
+    Args:
+        split: "uniform": the stop is uniform between t and r. "midpoint": half-way, as in shortcut models, but from
+            any t to any r.
+
+    Raises: ValueError for another split.
+    """
+    if split not in ("uniform", "midpoint"):
+        raise ValueError(f'psd(split={split!r}): expected "uniform" or "midpoint"')
+    return replace(
+        flow_matching(),
+        name="progressive self-distillation" + (" (midpoint)" if split == "midpoint" else ""),
+        times=Split(SortedPair(Uniform(), diagonal=0.75), at=0.5 if split == "midpoint" else Uniform()),
+        target=SelfConsistency(keep_labels=False),
+        sampling=Sampling(),
+    )
+
+
+def split_meanflow() -> Objective:
+    """One jump equals two, split anywhere: interval splitting from scratch (SplitMeanFlow, Guo et al., 2025).
+
+    `psd` with half of the rows on r = t, the least that the paper advises: without them a network that never moves
+    satisfies the identity. Published as a distillation, with the guided velocity of a teacher on these rows.
+    """
+    return replace(
+        psd(),
+        name="split meanflow",
+        times=Split(SortedPair(Uniform(), diagonal=0.5), at=Uniform()),
+    )
+
+
 _METHODS: dict[str, Callable[[], Objective]] = {
     "flow_matching": flow_matching,
     "diffusion": diffusion,
@@ -461,6 +584,13 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     "de_cm": de_cm,
     "lsd": lsd,
     "esd": esd,
+    "temf": temf,
+    "v_first": v_first,
+    "alpha_flow": alpha_flow,
+    "soflow": soflow,
+    "psd": psd,
+    "psd_midpoint": lambda: psd("midpoint"),
+    "split_meanflow": split_meanflow,
     "sct": sct,
     "sct_linear": lambda: sct("linear"),
     "imm": imm,

@@ -7,7 +7,9 @@
 | AdaptivePower   | ‖Δ‖² / sg(‖Δ‖² + c)^p                             | Geng et al. 2025 (MeanFlow)          |
 | LearnedVariance | e^{−ℓ} m + ℓ, m any of the above, ℓ(t, r) learned | Karras et al. 2023 (EDM2); ESC       |
 | Norm            | ‖Δ‖                                               | Geng et al. 2024 (ECT)               |
-| Weighted        | w(t, s) m, m any of these, w by name              | Song and Dhariwal 2023 (iCT)         |
+| Weighted        | w m, m any of these, w by name                    | iCT, sCT, α-Flow, TEMF               |
+| ShortJumpsFirst | β(t − r, progress) m, m any of these              | Kim et al. 2025                      |
+| StepQuotient    | m of Δ divided by the step t → s                  | Luo et al. 2025 (SoFlow)             |
 | Perceptual      | Σ_l mean Σ_c w_lc (â_lc − b̂_lc)², of features     | Zhang et al. 2018 (LPIPS)            |
 | ScoreIdentity   | w ⟨G, (D_T − x) − α G⟩, G = D_T − D_ψ             | Zhou et al. 2024 (SiD)               |
 | MomentMatching  | w MMD² of the points of a group of rows           | Zhou et al. 2025 (IMM)               |
@@ -19,6 +21,7 @@
 
 from flowleap.interfaces import Loss
 from flowleap.losses.distances import AdaptivePower, Norm, PseudoHuber, Squared
+from flowleap.losses.jumps import ShortJumpsFirst, StepQuotient
 from flowleap.losses.perceptual import Perceptual
 from flowleap.losses.score_identity import ScoreIdentity
 from flowleap.losses.sets import MomentMatching
@@ -35,6 +38,8 @@ __all__ = [
     "Perceptual",
     "PseudoHuber",
     "ScoreIdentity",
+    "ShortJumpsFirst",
     "Squared",
+    "StepQuotient",
     "Weighted",
 ]

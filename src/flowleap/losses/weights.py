@@ -77,6 +77,23 @@ def _over_levels(point: Point) -> Tensor:
     return _inverse(path.sigma(t) / path.alpha(t) - path.sigma(s) / path.alpha(s))
 
 
+def share_of_way(point: Point) -> Tensor:
+    """Return (t − s)/(t − r) of each row, (batch,) in float32 or wider; 1 where the step has no length."""
+    t, s = _wide(point)
+    step, way = t - s, t - point.r.to(t)
+    return torch.where(step > 0, step / torch.where(way > 0, way, 1.0), 1.0)
+
+
+def jump_rows(point: Point) -> Tensor:
+    """Return which rows have r < t, (batch,)."""
+    return torch.arange(len(point), device=point.t.device) < point.num_jumps
+
+
+def weight_in_words(inner: Loss, name: str) -> str:
+    """Return a template of a weight, after that of the loss inside where that has one."""
+    return name if inner.template.get("weight", "1") == "1" else f"{{weight}} · {name}"
+
+
 LEAST = 1e-4
 """The smallest ratio of signal to noise that weighs a row."""
 
@@ -89,29 +106,61 @@ def _signal_to_noise(point: Point) -> Tensor:
     )  # at full noise it is 0, or less by rounding, and a learned weight would run away
 
 
+def _equilibrium(point: Point) -> Tensor:
+    t, r = point.t, point.r
+    length = (t - r).to(torch.promote_types(t.dtype, torch.float32))
+    return 1 / ((1 + length / 2) * torch.sqrt(1 + length.square()))
+
+
+def _min_snr(point: Point) -> Tensor:
+    t, _ = _wide(point)
+    path = point.path
+    signal, noise = path.alpha(t).square(), (path.noise_scale * path.sigma(t)).square()
+    return torch.minimum(signal, 5 * noise) / (signal + noise)
+
+
 WEIGHTS: dict[str, Callable[[Point], Tensor]] = {
     "1/(t - s)": _over_step,
     "1/(level(t) - level(s))": _over_levels,
+    "(t - s)/(t - r)": share_of_way,
     "alpha/(kappa sigma)": _signal_to_noise,
+    "min(SNR, 5)/(SNR + 1)": _min_snr,
+    "temporal equilibrium": _equilibrium,
 }
 """Weights by the names that `Weighted` knows them by: point → (batch,); level = σ/α, which is t on `VEPath`."""
 
 
-_STEPS = ("1/(t - s)", "1/(level(t) - level(s))")
+_STEPS = ("1/(t - s)", "1/(level(t) - level(s))", "(t - s)/(t - r)")
+"""Weights by the step t → s, of the rows r < t alone."""
+_DIAGONAL = ("min(SNR, 5)/(SNR + 1)",)
+"""Weights of the rows r = t alone."""
+_PAPERS = {
+    "alpha/(kappa sigma)": ("lu2024simplifying",),
+    "(t - s)/(t - r)": ("zhang2025alphaflow",),
+    "min(SNR, 5)/(SNR + 1)": ("hang2023efficient",),
+    "temporal equilibrium": ("tu2026temporal",),
+}
 
 
 @dataclass(frozen=True)
 class Weighted(Loss):
-    """w(t, s) m, where m is another loss and w is known by its name; a weight by the step is 1 where r = t.
+    """w m, where m is another loss and the weight w of a row is known by its name.
 
-    Args:
-        inner: m.
-        by: "1/(t - s)", "1/(level(t) - level(s))" with level = σ/α, or "alpha/(kappa sigma)", which is 1/(κ tan θ) at
-            angle θ of the trigonometric path.
+    | by                        | w                                      | rows  | published for           |
+    |---------------------------|----------------------------------------|-------|-------------------------|
+    | "1/(t - s)"               | 1/(t − s)                              | r < t | iCT, ECT                |
+    | "1/(level(t) - level(s))" | the same in levels σ/α                 | r < t |                         |
+    | "(t - s)/(t - r)"         | the share of the way that the step is  | r < t | α-Flow                  |
+    | "alpha/(kappa sigma)"     | 1/(κ tan θ) at angle θ of `TrigPath`   | all   | sCT                     |
+    | "min(SNR, 5)/(SNR + 1)"   | SNR = α²/(κσ)²                         | r = t | v-prediction, min-SNR   |
+    | "temporal equilibrium"    | 1/((1 + d/2) √(1 + d²)), d = t − r     | all   | TEMF                    |
+
+    Rows that a weight is not for have w = 1.
 
     Raises: ValueError for an unknown weight, or around a learned one.
     Source: Song and Dhariwal 2023 (arXiv 2310.14189) for 1/(t − s); Lu and Song 2024 (arXiv 2410.11081) for
-    1/(σ_d tan θ).
+    1/(σ_d tan θ); Zhang et al. 2025 (arXiv 2510.20771) for (t − s)/(t − r); Hang et al. 2023 (arXiv 2303.09556),
+    min-SNR for velocities with γ = 5; Tu et al. 2026 (CVPR) for the temporal equilibrium.
     """
 
     inner: Loss = Squared()
@@ -129,27 +178,33 @@ class Weighted(Loss):
     @property
     def cites(self) -> tuple[str, ...]:
         """The paper that the weight is from."""
-        return ("song2023improved",) if self.by in _STEPS else ("lu2024simplifying",)
+        return _PAPERS.get(self.by, ("song2023improved",))
 
     @property
     def template(self) -> dict[str, str]:
         """The weight, after that of the loss inside where that has one."""
-        alone = self.inner.template.get("weight", "1") == "1"
-        return {"weight": "{by}" if alone else "{weight} · {by}"}
+        return {
+            "weight": weight_in_words(self.inner, "{by}" + (" where r = t" if self.by in _DIAGONAL else ""))
+        }
+
+    @property
+    def horizon(self) -> float | None:
+        return self.inner.horizon
 
     def refusal(self, o: Composition) -> str | None:
         if self.by in _STEPS and not o.target.asks_step:
             return (
-                f'Weighted(by="{self.by}") is infinite for {type(o.target).__name__}, whose step t → s is infinitely '
-                'short: use by="alpha/(kappa sigma)", or a discrete target such as Consistency()'
+                f'Weighted(by="{self.by}") weighs by the step t → s, and that of {type(o.target).__name__} is '
+                'infinitely short: use by="alpha/(kappa sigma)", or a discrete target such as Consistency()'
             )
         return None
 
     def __call__(self, regression: Regression, point: Point) -> Tensor:
         value, weight = self.inner(regression, point), WEIGHTS[self.by](point)
         if self.by in _STEPS:
-            jumps = torch.arange(len(point), device=point.t.device) < point.num_jumps
-            weight = torch.where(jumps, weight, 1.0)
+            weight = torch.where(jump_rows(point), weight, 1.0)
+        elif self.by in _DIAGONAL:
+            weight = torch.where(jump_rows(point), 1.0, weight)
         return weight.to(value) * value
 
 

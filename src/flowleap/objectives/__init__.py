@@ -1,6 +1,7 @@
 """Objectives: one file per identity, and the composition that trains a network with it."""
 
 from flowleap.interfaces import Identity, TargetNetwork
+from flowleap.objectives.annealed import Annealed
 from flowleap.objectives.auxiliary import AuxiliaryNetwork
 from flowleap.objectives.base import Objective
 from flowleap.objectives.consistency import Consistency
@@ -15,6 +16,7 @@ from flowleap.objectives.trajectory import Trajectory
 
 __all__ = [
     "EMA",
+    "Annealed",
     "AuxiliaryNetwork",
     "Consistency",
     "Diagonal",

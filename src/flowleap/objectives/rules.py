@@ -8,6 +8,7 @@ a target asks the network for, and which ones the rows of a time law train.
 | Eulerian        | no length, with a velocity | the same r, one rate      | rows down to the landing     |
 | Lagrangian      | jump t → r                 | its velocity at r         | every landing, the diagonal  |
 | Consistency     | one step with a velocity   | jump s → r                | short steps, or tied pairs   |
+| Annealed        | as Consistency, later none| as Consistency            | s < t, s → t                 |
 | SelfConsistency | jump t → s                 | jump s → r                | both jumps, and the diagonal |
 | Trajectory      | steps with a velocity      | jumps s → r and r → t_min | s > r                        |
 | ScoreGap        |                            |                           | no diagonal rows             |

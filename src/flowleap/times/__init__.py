@@ -6,6 +6,7 @@
 | SortedPair | max and min of two draws; a share of rows r := t            | → t  | MeanFlow, iMF              |
 | Gradual    | SortedPair, with r := t_min at first, ever more rarely      | → t  | ESC                        |
 | Jumps      | SortedPair, its rows r = t with a law of their own, a share of jumps to r = 0, from t = 1 | → t | DE-CM |
+| Split      | those of SortedPair or Jumps                                | between | PSD, α-Flow, SoFlow     |
 | DyadicGrid | t a multiple of the jump d = 2^−b, r = t − d                | t−d/2| shortcut                   |
 | Curriculum | t a multiple of d = 2^−b, r = 0, ever finer                 | t − d| consistency training       |
 | Adjacent   | t a multiple of h = 1/N, r = 0                              | t − h| consistency distillation   |
@@ -31,7 +32,7 @@ from flowleap.times.continuous import Denoising, FullJump, Gradual, OneTime, Sor
 from flowleap.times.dyadic import Curriculum, DyadicGrid, Halving
 from flowleap.times.equal import Adjacent, Intervals, ToData, Trajectories
 from flowleap.times.grid import spaced, stage
-from flowleap.times.jumps import Jumps
+from flowleap.times.jumps import Jumps, Split
 from flowleap.times.laws import Law, LogitNormal, LogNormal, LogNormalAngle, NoiseLevels, Uniform
 from flowleap.times.noise_grid import NoiseGrid
 from flowleap.times.particles import Particles
@@ -59,6 +60,7 @@ __all__ = [
     "Particles",
     "Ratio",
     "SortedPair",
+    "Split",
     "StudentT",
     "TimeLaw",
     "ToData",

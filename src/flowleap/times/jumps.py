@@ -1,4 +1,4 @@
-"""Jump rows and diagonal rows with laws of their own."""
+"""Jump rows and diagonal rows with laws of their own, and stops on the way of a jump."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from flowleap.interfaces import Composition, Draw, Lands, TimeLaw
 from flowleap.randomness import RowGenerator
 from flowleap.schedules import Schedule, horizon, limits, value_at
 from flowleap.tensors import Time
+from flowleap.times.continuous import SortedPair
 from flowleap.times.grid import reach
-from flowleap.times.laws import Law, LogitNormal
+from flowleap.times.laws import Law, LogitNormal, Uniform
 
-__all__ = ["Jumps"]
+__all__ = ["Jumps", "Split"]
 
 
 @dataclass(frozen=True)
@@ -115,3 +116,87 @@ class Jumps(TimeLaw):
         data = (place < self.full) | ((place >= 1 - self.to_data) & ~noise)
         t = torch.where(jumping & noise, self.support[1], t)
         return t, torch.where(jumping & data, 0.0, r)
+
+
+@dataclass(frozen=True)
+class Split(TimeLaw):
+    """Jumps of another law with a stop on their way, s = t − at · (t − r).
+
+    Args:
+        times: the law of t and r, one without a stop of its own, such as `SortedPair` or `Jumps`.
+        at: the share of the way that lies before the stop: a number, ½ for the middle; a law of numbers in [0, 1], each
+            row its own; or a schedule, which may begin at 1 (s = r) and end at 0 (s = t).
+
+    Raises: ValueError for a law that has stops or no jumps, or shares out of [0, 1].
+    Source: Boffi et al. 2025 (arXiv 2505.18825) and Guo et al. 2025 (arXiv 2507.16884) for ½ and `Uniform()`;
+    Zhang et al. 2025 (arXiv 2510.20771) and Luo et al. 2025 (arXiv 2512.15657) for schedules.
+    """
+
+    times: TimeLaw = SortedPair()
+    at: float | Schedule | Law = Uniform()
+
+    def __post_init__(self) -> None:
+        if self.times.has_step or self.times.lands == "nowhere":
+            raise ValueError(
+                f"Split(times={type(self.times).__name__}): a law of jumps without a stop on their way is expected, "
+                "such as SortedPair() or Jumps()"
+            )
+        low, high = self._range
+        if not 0 <= low <= high <= 1 or high == 0:
+            raise ValueError(
+                f"Split(at={self.at}): shares of the way in [0, 1], not 0 throughout, are expected"
+            )
+
+    @property
+    def _range(self) -> tuple[float, float]:
+        return self.at.support if isinstance(self.at, Law) else limits(self.at)
+
+    def _share(self, generator: RowGenerator, progress: float) -> Tensor:
+        if isinstance(self.at, Law):
+            return self.at.sample(generator)
+        return torch.tensor(value_at(self.at, progress))
+
+    @property
+    def cites(self) -> tuple[str, ...]:
+        """The papers that split jumps anywhere, or those with a schedule."""
+        if isinstance(self.at, Schedule):
+            return ("zhang2025alphaflow", "luo2025soflow")
+        return ("boffi2025build", "guo2025split")
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self.times.support
+
+    @property
+    def horizon(self) -> float | None:
+        moving = [1.0] if isinstance(self.at, Schedule) else []
+        return max([*moving, self.times.horizon or 0.0]) or None
+
+    @property
+    def lands(self) -> Lands:
+        return self.times.lands
+
+    @property
+    def has_stop(self) -> bool:
+        return self._range[0] < 1
+
+    @property
+    def always_stops(self) -> bool:
+        return isinstance(self.at, Law) or self._range[1] < 1
+
+    @property
+    def has_diagonal(self) -> bool:
+        return self.times.has_diagonal
+
+    @property
+    def highest(self) -> float | None:
+        return self.times.highest
+
+    def refusal(self, o: Composition) -> str | None:
+        return self.times.refusal(o)
+
+    def draw(self, generator: RowGenerator, progress: float) -> Draw:
+        t, _, r, num_jumps = self.times.draw(generator, progress)
+        at = self._share(generator, progress).to(t)
+        stop = torch.maximum(torch.minimum(t - at * (t - r), t), r)
+        return Draw(t, torch.where(at == 1, r, stop), r, num_jumps)
