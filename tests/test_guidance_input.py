@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy
 import pytest
 import torch
+from click.testing import Result
 from torch import Tensor
+from typer.testing import CliRunner
 
-from flowleap import Batch, FlowMap, Objective, losses, methods, paths, serialize, times, velocities
+from flowleap import (
+    Batch,
+    FlowMap,
+    Objective,
+    evaluation,
+    losses,
+    methods,
+    paths,
+    runs,
+    samplers,
+    serialize,
+    times,
+    velocities,
+)  # fmt: skip
+from flowleap.cli import app
 from flowleap.couplings import StoredPairs
 from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
 from flowleap.guidance import FinestLevel, Guidance, GuidanceInput, guide
 from flowleap.interfaces import VelocitySource
 from flowleap.networks import MLP, DiT, UNet
 from flowleap.networks.adapters import StepToken, WithLogVariance
+from flowleap.networks.warm import begin_with
 from flowleap.objectives import Eulerian
 from flowleap.oracles import Gaussian
 from flowleap.point import Point
@@ -471,8 +491,6 @@ def test_a_small_network_learns_the_knob() -> None:
 
 
 def test_weights_of_a_run_without_the_knob_fit_one_with_it() -> None:
-    from flowleap.networks.warm import begin_with
-
     other, network = disturbed(built("DiT")), built("DiT", guidance_input=True)
     taken = begin_with(network, other)
     assert all(name.startswith("g_embedder.") for name in taken.fresh)
@@ -485,10 +503,97 @@ def test_weights_of_a_run_without_the_knob_fit_one_with_it() -> None:
 
 
 def test_a_run_with_the_knob_has_a_network_that_is_told_and_drops_labels() -> None:
-    from flowleap import runs
-
     turned = runs.configure("meanflow", settings=[("guidance", "GuidanceInput")])
     assert turned.network["guidance_input"] is True and turned.objective.label_dropout == 0.1
     assert runs.configure("meanflow").network["guidance_input"] is False
     with pytest.raises(ValueError, match="no classes"):
         runs.configure("meanflow", settings=[("guidance", "GuidanceInput"), ("network.classes", "none")])
+
+
+# the command line
+
+
+def call(*words: object) -> Result:
+    return CliRunner(env={"COLUMNS": None}).invoke(app, [str(word) for word in words])
+
+
+def ok(*words: object) -> str:
+    result = call(*words)
+    assert result.exit_code == 0, result.stderr or result.exception
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of a few steps: with the knob, and without guidance."""
+    small = {
+        "steps": 4,
+        "batch": 20,
+        "eval_num": 0,
+        "sample_every": 0,
+        "checkpoint_every": 0,
+        "device": "cpu",
+    }
+    width = [("network.width", "32"), ("network.depth", "1")]
+    place, made = tmp_path_factory.mktemp("runs"), {}
+    for name, extra in {"told": [("guidance", "GuidanceInput")], "plain": []}.items():
+        config = runs.configure("meanflow", "digits", network="mlp", settings=[*width, *extra], **small)
+        made[name] = runs.train(config, place / name).folder
+    return made
+
+
+def test_a_finished_run_is_sampled_at_any_scale_in_single_evaluations(folders, tmp_path) -> None:
+    words = ("sample", folders["told"], "--num", 4, "--out", tmp_path / "a.npz", "--overwrite")
+    text = ok(*words, "--guidance", 3, "--guidance-interval", "0.2,0.8")
+    assert "1 network evaluation each, guidance 3 input on 0.2-0.8" in text
+    run = runs.load_run(folders["told"])
+    assert run.flow.guidance_input
+    with numpy.load(tmp_path / "a.npz") as file:
+        images = file["images"]
+    noise, label = samplers.noise(0, range(4), (1, 8, 8)), torch.arange(4)
+    expected = run.objective.sample(run.flow, noise, label=label, guidance=3, interval=(0.2, 0.8))
+    numpy.testing.assert_allclose(images, expected.clamp(-1, 1).numpy(), atol=1e-6)
+    assert "1 network evaluation each, guidance 2 input" in ok(*words), "the usual scale"
+    plain = ("sample", folders["plain"], "--num", 4, "--out", tmp_path / "b.npz")
+    assert "2 network evaluations each, guidance 3 sampled" in ok(*plain, "--guidance", 3)
+
+
+def test_several_scales_are_rows_of_one_table(folders) -> None:
+    words = ("evaluate", folders["told"], "--steps", 1, "--num", 70)
+    rows = json.loads(ok(*words, "--guidance", "1,3", "--guidance-interval", "0.2,0.8", "--json"))
+    assert [row["nfe"] for row in rows] == [1, 1]
+    assert [row["guidance"] for row in rows] == ["none", "3 input on 0.2-0.8"]
+    assert ";guidance=3 input on 0.2-0.8" in rows[1]["protocol"]
+    text = str(evaluation.quality_table.table(rows))
+    assert "guidance" in text and "3 input on 0.2-0.8" in text
+    notes = evaluation.quality_table.notes(rows)
+    assert [note for note in notes if note.startswith("protocol:")] == [
+        f"protocol: {r['protocol']}" for r in rows
+    ]
+    assert "guidance" not in str(evaluation.quality_table.table(rows[:1])), "one scale is in the protocol"
+
+
+@pytest.mark.parametrize(
+    ("run", "words", "reason"),
+    [
+        (
+            "plain",
+            ("sample", "--guidance", "3", "--guidance-interval", "0.2,0.8"),
+            "trained without intervals",
+        ),
+        (
+            "plain",
+            ("evaluate", "--steps", "1", "--guidance-interval", "0.2,0.8"),
+            "trained without intervals",
+        ),
+        ("told", ("sample", "--guidance", "1,3"), "one scale is expected"),
+        ("told", ("sample", "--guidance", "much"), "scales separated by commas"),
+        ("told", ("sample", "--guidance-interval", "0.8,0.2"), "two times 0 ≤ from < to ≤ 1"),
+        ("told", ("sample", "--guidance-interval", "0.8"), "two times 0 ≤ from < to ≤ 1"),
+        ("told", ("evaluate", "--guidance", "1,3", "--save"), "one scale of guidance"),
+    ],
+)
+def test_wrong_options_say_what_to_do(folders, run: str, words: tuple[str, ...], reason: str) -> None:
+    command, *rest = words
+    result = call(command, folders[run], *rest)
+    assert result.exit_code == 2 and reason in " ".join(result.stderr.split()), result.stderr

@@ -92,7 +92,11 @@ def evaluate(
     command gives the same numbers. Started by torchrun, all processes share the work. Latents are decoded and compared
     with the images they were made from; --features latent compares the latents.
     """
-    times = sampling.grid(steps)
+    times, scales = sampling.grid(steps), sampling.scales
+    if save and len(scales) > 1:
+        raise typer.BadParameter(
+            "the table of a run has one scale of guidance: give one with --save", param_hint="--guidance"
+        )
     counts = options.numbers(steps or options.BUDGETS, "--steps")
 
     from flowleap import evaluation, processes
@@ -149,7 +153,8 @@ def of_run(
         standard,
         seed=sampling.seed,
         batch=sampling.per_device or 250,
-        guidance=sampling.guidance,
+        guidance=sampling.scales,
+        interval=sampling.interval,
         vae=sampling.vae,
         say=say,
         **about,

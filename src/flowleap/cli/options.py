@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 from typer import Argument, Option
 
+from flowleap.fields import SINGLE
+
 if TYPE_CHECKING:
     import torch
 
@@ -109,8 +111,21 @@ Weights = Annotated[
     ),
 ]
 Guidance = Annotated[
-    float | None,
-    Option(help="Scale of classifier-free guidance, 1 for none; guidance doubles the network evaluations."),
+    str | None,
+    Option(
+        metavar="W",
+        help="Scale of classifier-free guidance, 1 for none; evaluate: several, as in 1,2,4. Guidance doubles the "
+        "network evaluations, unless the run was trained with --set guidance=GuidanceInput.",
+        show_default="none, or the usual scale of GuidanceInput",
+    ),
+]
+GuidanceInterval = Annotated[
+    str | None,
+    Option(
+        metavar="FROM,TO",
+        help="Times that are guided, such as 0.2,0.8; for runs trained with --set guidance=GuidanceInput.",
+        show_default="all",
+    ),
 ]
 Renoise = Annotated[
     float | None,
@@ -269,12 +284,41 @@ class Sampling:
     seed: Seed = 0
     weights: Weights = "ema"
     guidance: Guidance = None
+    guidance_interval: GuidanceInterval = None
     renoise: Renoise = None
     vae: Vae = None
     per_device: SamplesPerDevice = None
     device: Device = "auto"
     threads: Threads = None
     imports: Imports = None
+
+    @property
+    def scales(self) -> tuple[float | None, ...]:
+        """The scales of guidance, (None,) where none is asked for."""
+        return (None,) if self.guidance is None else _floats(self.guidance, "--guidance", "scales", "1,2,4")
+
+    @property
+    def scale(self) -> float | None:
+        """The one scale of guidance."""
+        if len(self.scales) > 1:
+            raise typer.BadParameter(
+                f"{self.guidance}: one scale is expected, as in 3; flowleap evaluate compares several",
+                param_hint="--guidance",
+            )
+        return self.scales[0]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The first and the last time that are guided, None for all."""
+        if self.guidance_interval is None:
+            return None
+        found = _floats(self.guidance_interval, "--guidance-interval", "two times", "0.2,0.8")
+        if len(found) != 2 or not 0 <= found[0] < found[1] <= 1:
+            raise typer.BadParameter(
+                f"{self.guidance_interval}: two times 0 ≤ from < to ≤ 1 are expected, as in 0.2,0.8",
+                param_hint="--guidance-interval",
+            )
+        return found[0], found[1]
 
     def grid(self, steps: Any) -> tuple[float, ...] | None:
         """Return the times to visit, None for equal steps; `samplers.grid` checks them against the method.
@@ -285,12 +329,19 @@ class Sampling:
             return None
         if steps is not None:
             raise typer.BadParameter("give --steps or --times, not both", param_hint="--times")
-        try:
-            return tuple(float(part) for part in self.times.split(","))
-        except ValueError:
-            raise typer.BadParameter(
-                f"{self.times!r}: expected times separated by commas, as in 1,0.6,0", param_hint="--times"
-            ) from None
+        return _floats(self.times, "--times", "times", "1,0.6,0")
+
+
+def _floats(text: str, option: str, what: str, example: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if found and all(abs(number) <= SINGLE for number in found):
+        return found
+    raise typer.BadParameter(
+        f"{text!r}: expected {what} separated by commas, as in {example}", param_hint=option
+    )
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

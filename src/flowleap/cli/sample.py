@@ -66,7 +66,7 @@ def sample(
     made, at a constant memory; after an interruption, the same command continues. Started by torchrun, all processes
     share the work.
     """
-    times = sampling.grid(steps)
+    times, scale, interval = sampling.grid(steps), sampling.scale, sampling.interval
     path = run / ("samples.npz" if latents else "samples.png") if out is None else out
 
     from flowleap import evaluation, processes, runs
@@ -80,6 +80,7 @@ def sample(
     refuse_to_overwrite(path)
     loaded = runs.load_run(run, weights=sampling.weights, device=options.device(sampling.device))
     objective = options.renoised(loaded.objective, sampling.renoise)
+    objective.check_interval(interval)
     ((budget, _),) = evaluation.samplings(loaded.flow, (steps or 1,), times)
     decoder = None if latents else loaded.decoder(sampling.vae)
     shown = loaded if decoder is None else replace(loaded, kind="image", shape=decoder.shape(loaded.shape))
@@ -95,7 +96,8 @@ def sample(
         label=wanted,
         steps=None if times else budget,
         times=times,
-        guidance=sampling.guidance,
+        guidance=scale,
+        interval=interval,
         bounds=evaluation.BOUNDS.get(loaded.kind),
         decode=decoder,
     )
@@ -121,9 +123,13 @@ def sample(
 
 def way(request: Request, steps: int) -> str:
     """Return in words what was done for each sample in so many steps."""
+    from flowleap.evaluation.protocol import effective_guidance
+
     fresh = request.objective.sampling.renoised(steps)
     noise = f" with fresh noise between them (γ = {fresh:g})" if fresh else ""
-    return f"{plural(request.nfe, 'network evaluation')} each{noise}"
+    guided = effective_guidance(request.objective, request.guidance, request.interval)
+    scale = "" if guided == "none" else f", guidance {guided}"
+    return f"{plural(request.nfe, 'network evaluation')} each{noise}{scale}"
 
 
 def make(request: Request, files: SampleFiles, count: int, done: int, batch: int | None) -> float:

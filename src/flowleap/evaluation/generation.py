@@ -148,7 +148,7 @@ class Request:
     Args:
         shape: of one sample, or of one latent where `decode` makes images of latents, see `flowleap.autoencoders`.
         label: of all samples, (all samples,) int64, None for none.
-        steps, times, guidance: as in `Objective.sample`.
+        steps, times, guidance, interval: as in `Objective.sample`.
         bounds: what values are clamped to, as image files do.
         tick: called with the network evaluations that are done.
 
@@ -163,6 +163,7 @@ class Request:
     steps: int | None = None
     times: Sequence[float] | None = None
     guidance: float | None = None
+    interval: tuple[float, float] | None = None
     bounds: tuple[float, float] | None = None
     decode: Decode | None = None
     tick: Tick = lambda nfe: None
@@ -188,7 +189,13 @@ class Request:
         there = None if label is None else label.to(self.device)
         with evaluating(self.flow), counting(self.flow, self.nfe * len(rows), self.tick):
             return self.objective.sample(
-                self.flow, noise, steps=self.steps, times=self.times, label=there, guidance=self.guidance
+                self.flow,
+                noise,
+                self.steps,
+                self.times,
+                there,
+                guidance=self.guidance,
+                interval=self.interval,
             )
 
     def finished(self, made: Tensor) -> Tensor:

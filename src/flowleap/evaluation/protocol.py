@@ -8,7 +8,7 @@ Only rows of the same evaluator may stand in one table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -159,8 +159,17 @@ def same(rows: Iterable[Mapping[str, Any]]) -> str:
     return evaluators[0]
 
 
-def effective_guidance(objective: Objective, sampling: float | None) -> str:
-    """The guidance behind samples: "none", "1.5 sampled", or the scale ω/(1 − κ) of training, "2 trained"."""
+def effective_guidance(
+    objective: Objective, sampling: float | None, interval: Sequence[float] | None = None
+) -> str:
+    """The guidance behind samples: "none", "1.5 sampled", or the scale ω/(1 − κ) of training, "2 trained".
+
+    Where the network takes it as an input: "3 input", or "3 input on 0.2-0.8" with the interval of times.
+    """
+    if objective.guidance_input:
+        scale = objective.guidance_of(sampling)
+        where = "" if interval is None else f" on {interval[0]:g}-{interval[1]:g}"
+        return "none" if scale == 1.0 else f"{scale:g} input{where}"
     trained = None if objective.guidance is None else objective.guidance.scale
     scales = {"trained": trained, "sampled": sampling}
     parts = [f"{scale:g} {where}" for where, scale in scales.items() if scale is not None and scale != 1.0]

@@ -75,6 +75,7 @@ def evaluate(
     batch: int = 250,
     times: Sequence[float] | None = None,
     guidance: float | None = None,
+    interval: tuple[float, float] | None = None,
     weights: str = "given",
     evaluator: Evaluator | None = None,
     standard: Standard = STANDARDS["flowleap"],
@@ -88,6 +89,7 @@ def evaluate(
     are not finite leave None in their row and a warning. In torch.distributed every process makes its share.
 
     Args:
+        guidance, interval: as in `Objective.sample`.
         dataset: what the map was trained on: the shape of a sample, and the real data unless an evaluator is given.
         weights: the name of the weights in the protocol id.
         evaluator: by default `evaluator_for(dataset)`.
@@ -107,7 +109,7 @@ def evaluate(
     protocol = replace(
         conditions(standard, evaluator, num, asked.law, weights),
         seed=seed,
-        guidance=effective_guidance(objective, guidance),
+        guidance=effective_guidance(objective, guidance, interval),
         renoise=objective.sampling.renoise,
         decoder="" if decoder is None else decoder.autoencoder.codec().name,
     )
@@ -119,6 +121,7 @@ def evaluate(
         seed=seed,
         label=asked.label,
         guidance=guidance,
+        interval=interval,
         bounds=BOUNDS.get(dataset.kind),
         decode=decoder,
         tick=tick,

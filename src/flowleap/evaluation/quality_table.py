@@ -142,11 +142,14 @@ def table(rows: Sequence[Row], *, narrow: bool = True) -> Table:
 
     titles = [title(column, rows) for column in shown]
     titles = [f"{name}/ {PAIRED[name]}" if name in PAIRED else name for name in titles]
-    made = Table(["NFE", *titles], text=())
+    several = len({row.get("guidance") for row in rows}) > 1
+    made = Table(["NFE", *(["guidance"] if several else []), *titles], text=())
     for row in rows:  # samples that were there already have a name in place of a number of evaluations
         spent = row["weights"] if row.get("nfe") is None else row["nfe"]
-        made.add(str(spent), *(cell(row, column) for column in shown))
-    made.add("real", *(column.written(column.of_real(rows[0])) for column in shown), style="dim")
+        scale = [str(row.get("guidance"))] if several else []
+        made.add(str(spent), *scale, *(cell(row, column) for column in shown))
+    real = [column.written(column.of_real(rows[0])) for column in shown]
+    made.add("real", *([""] if several else []), *real, style="dim")
     return made
 
 
@@ -196,4 +199,5 @@ def notes(rows: Sequence[Row]) -> list[str]:
             f"warning: up to {copies:.0%} of the samples are closer to a {rows_of} row than 99 % of real rows are to "
             "another: they may be copies"
         )
-    return [*found, f"protocol: {first['protocol']}"]
+    protocols = dict.fromkeys(str(row["protocol"]) for row in rows)
+    return [*found, *(f"protocol: {protocol}" for protocol in protocols)]

@@ -31,13 +31,16 @@ def measure(
     seed: int = 0,
     batch: int = 250,
     times: Sequence[float] | None = None,
-    guidance: float | None = None,
+    guidance: Sequence[float | None] = (None,),
+    interval: tuple[float, float] | None = None,
     vae: str | None = None,
     say: Say,
 ) -> list[dict[str, Any]]:
     """Return the rows of `evaluation.evaluate` for a run.
 
     Args:
+        guidance: one or several scales, each of which is measured at all steps; None for that of the run.
+        interval: as in `Objective.sample`.
         features: their name, None for those of the run. num: None for what the standard asks for.
         reference: the name or place of other data or of their statistics, None for what the run was trained on.
         vae: another autoencoder than that of its latents.
@@ -46,6 +49,7 @@ def measure(
     Raises: ValueError, OSError where there is nothing to compare with, or what there is does not fit.
     """
     planned = evaluation.samplings(run.flow, steps, times)
+    run.objective.check_interval(interval)
     dataset = trained_on(run, reference, say)
     preprocessing = preprocessing_like(
         run.shape if run.kind == "image" else (), reference, run.config.data.square
@@ -55,24 +59,29 @@ def measure(
         asked = latent_features(run, dataset, asked, reference, decoder, say)
     evaluator = chosen(standard, asked, reference, dataset, evaluation.device_of(run.flow), preprocessing)
     count = num or standard.num
-    total = count * sum(run.objective.nfe(n, guidance=guidance, times=t) for n, t in planned)
+    total = count * sum(run.objective.nfe(n, guidance=w, times=t) for n, t in planned for w in guidance)
     with counted(f"{count} samples at {', '.join(str(n) for n, _ in planned)} steps", total) as tick:
-        return evaluation.evaluate(
-            run.flow,
-            run.objective,
-            dataset,
-            steps,
-            count,
-            seed,
-            batch,
-            times,
-            guidance,
-            weights=run.weights,
-            evaluator=evaluator,
-            standard=standard,
-            tick=tick,
-            decoder=None if evaluator.features.latents else decoder,
-        )
+        measured = [
+            evaluation.evaluate(
+                run.flow,
+                run.objective,
+                dataset,
+                steps,
+                count,
+                seed,
+                batch,
+                times,
+                scale,
+                interval,
+                weights=run.weights,
+                evaluator=evaluator,
+                standard=standard,
+                tick=tick,
+                decoder=None if evaluator.features.latents else decoder,
+            )
+            for scale in guidance
+        ]
+        return [row for rows in measured for row in rows]
 
 
 def trained_on(run: Run, reference: str | None, say: Say) -> Dataset:

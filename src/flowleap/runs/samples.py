@@ -140,7 +140,7 @@ def asked(run: Run, request: Request) -> dict[str, Any]:
         "times": request.times,
         "guidance": request.guidance,
         "renoise": request.objective.sampling.renoise,
-    }
+    } | ({} if request.interval is None else {"interval": request.interval})
 
 
 def rounds(done: int, num: int, size: memory.Rows, interrupted: Callable[[], bool]) -> Iterator[range]:
