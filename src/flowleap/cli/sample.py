@@ -80,7 +80,6 @@ def sample(
     refuse_to_overwrite(path)
     loaded = runs.load_run(run, weights=sampling.weights, device=options.device(sampling.device))
     objective = options.renoised(loaded.objective, sampling.renoise)
-    objective.check_interval(interval)
     ((budget, _),) = evaluation.samplings(loaded.flow, (steps or 1,), times)
     decoder = None if latents else loaded.decoder(sampling.vae)
     shown = loaded if decoder is None else replace(loaded, kind="image", shape=decoder.shape(loaded.shape))

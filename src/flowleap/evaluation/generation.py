@@ -152,7 +152,7 @@ class Request:
         bounds: what values are clamped to, as image files do.
         tick: called with the network evaluations that are done.
 
-    Raises: ValueError for times that do not lead from noise to data.
+    Raises: ValueError for times that do not lead from noise to data, or an interval that the network is not told.
     """
 
     flow: FlowMap
@@ -167,6 +167,9 @@ class Request:
     bounds: tuple[float, float] | None = None
     decode: Decode | None = None
     tick: Tick = lambda nfe: None
+
+    def __post_init__(self) -> None:
+        self.objective.check_interval(self.interval)
 
     @property
     def device(self) -> torch.device:
