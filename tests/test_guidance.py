@@ -17,6 +17,7 @@ from flowleap.objectives import EMA, Consistency, Eulerian, Objective, SelfConsi
 from flowleap.parameterization import EDM, Endpoint, Noise, Preconditioned, Velocity
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.point import Point
+from flowleap.schedules import LinearSchedule
 from flowleap.times import DyadicGrid, LogNormal, Particles, SortedPair
 
 D = torch.float64
@@ -68,6 +69,39 @@ def test_the_mixture_is_the_one_computed_by_hand(omega, kappa):
     found = guidance(FlowMap(network), point, velocity)
     torch.testing.assert_close(found, mixture(guidance, point, velocity), rtol=1e-13, atol=1e-13)
     assert bool((velocity == 11).all()), "the velocity that is given is left alone"
+
+
+@pytest.mark.parametrize(("omega", "kappa"), [*SCALES, (1.0, 0.0)])
+@pytest.mark.parametrize("mix", [0.25, LinearSchedule(0.3, 0.1)])
+def test_the_guided_velocity_may_be_mixed_with_the_prediction(omega, kappa, mix):
+    """m ṽ + (1 − m) u(y) by hand, half-way through a run; the scale of the fixed point is that without m."""
+    guidance = Guidance(omega, kappa, mix=mix)
+    point = replace(made(guidance), progress=0.5)
+    velocity = torch.full((5, 2), 11.0, dtype=D)
+    m = mix if isinstance(mix, float) else 0.2
+    known = Asked.level[point.label][:, None] * point.x_t
+    expected = m * mixture(Guidance(omega, kappa), point, velocity) + (1 - m) * known
+    found = guidance(FlowMap(Asked()), point, velocity)
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+    assert guidance.scale == Guidance(omega, kappa).scale
+    assert guidance.horizon == (None if isinstance(mix, float) else 1.0)
+
+
+@pytest.mark.parametrize("mix", [0.25, 1.0])
+def test_mixing_keeps_the_fixed_point(mix):
+    """u(y) = scale · v + (1 − scale) u(∅) is what it maps to itself."""
+    guidance, point = Guidance(0.6, 0.7, mix=mix), made(Guidance(0.6, 0.7))
+    known = Asked.level[point.label][:, None] * point.x_t
+    null = Asked.level[NULL] * point.x_t
+    velocity = (known - (1 - guidance.scale) * null) / guidance.scale
+    found = guidance(FlowMap(Asked()), point, velocity)
+    torch.testing.assert_close(found, known, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("mix", [0.0, 1.5, LinearSchedule(0.3, 0.0)])
+def test_a_mixture_without_the_guided_velocity_is_refused(mix):
+    with pytest.raises(ValueError, match=r"Guidance\(mix=.*in \(0, 1\]"):
+        Guidance(1.0, 0.5, mix=mix)
 
 
 def test_published_xl_setting_number_by_number():

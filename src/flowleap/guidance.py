@@ -23,6 +23,7 @@ from flowleap.interfaces import Composition, TrainedGuidance
 from flowleap.networks import dropout
 from flowleap.point import Point
 from flowleap.randomness import RowGenerator
+from flowleap.schedules import Schedule, horizon, limits, value_at
 from flowleap.tensors import UNGUIDED, Image, Label, Time, guided_label, like, null_label
 
 __all__ = ["FinestLevel", "Guidance", "GuidanceInput", "guide", "guided_output"]
@@ -88,22 +89,32 @@ def _like(weight: Weight, x: Image) -> Weight:
 class Guidance(_Mixed):
     """Guidance folded into the velocity that drives the target, on rows that keep their label and lie in the window.
 
-    ṽ = ω v + κ u(x_t, t, t | y) + (1 − ω − κ) u(x_t, t, t | ∅), no gradient; other rows keep ṽ = v.
+    ṽ = m (ω v + κ u(x_t, t, t | y) + (1 − ω − κ) u(x_t, t, t | ∅)) + (1 − m) u(x_t, t, t | y), no gradient; other rows
+    keep ṽ = v.
 
     Args:
-        omega, kappa: ω and κ; the fixed point is guided with scale ω/(1 − κ).
+        omega, kappa: ω and κ; the fixed point is guided with scale ω/(1 − κ), whatever m is.
         window: the times [from, to] in which rows are guided, noise levels on `VEPath`; None for all times of any path.
+        mix: m, a number or a schedule; 1 for no mixing. A smaller m has the same fixed point, and m times the noise of
+            the pair.
 
-    Raises: ValueError for κ ≥ 1 (no fixed point) or an empty window.
+    Raises: ValueError for κ ≥ 1 (no fixed point), an empty window, or an m out of (0, 1].
     Source: Geng et al. 2025 (arXiv 2505.13447) eq. 19, with κ appendix B.1; MeanFlow-B/2 has ω = 1, κ = 0.5.
+    Mixing with the prediction: Luo et al. 2025 (arXiv 2512.15657), m = 0.25; Tu et al. 2026 (CVPR), m from 0.3 to 0.1.
     """
 
     omega: float = 1.0
     kappa: float = 0.0
     window: tuple[float, float] | None = None
+    mix: float | Schedule = 1.0
     cites: ClassVar[tuple[str, ...]] = ("geng2025mean", "ho2022classifier")
 
     def __post_init__(self) -> None:
+        low, high = limits(self.mix)
+        if not 0 < low <= high <= 1:
+            raise ValueError(
+                f"Guidance(mix={self.mix}): a weight of the guided velocity in (0, 1] is expected, 1 for no mixing"
+            )
         if self.kappa >= 1:
             raise ValueError(f"Guidance(kappa={self.kappa}): κ < 1 is expected, the scale is ω/(1 − κ)")
         if self.window is not None and not (len(self.window) == 2 and self.window[0] < self.window[1]):
@@ -123,7 +134,11 @@ class Guidance(_Mixed):
 
     @property
     def drives(self) -> bool:
-        return self.kappa != 0 or self.asks_null
+        return self.kappa != 0 or self.asks_null or self.mix != 1
+
+    @property
+    def horizon(self) -> float | None:
+        return horizon(self.mix)
 
     @property
     def asks_velocity(self) -> tuple[str, str] | None:
@@ -135,11 +150,12 @@ class Guidance(_Mixed):
         return self.omega / (1 - self.kappa)
 
     def weights(self, point: Point) -> tuple[Weight, Weight, Weight]:
-        return self.omega, self.kappa, self.null
+        mix = value_at(self.mix, point.progress)
+        return mix * self.omega, 1 - mix + mix * self.kappa, mix * self.null
 
     def rows(self, point: Point) -> Tensor:
         """Return the indices of the rows to guide; the times and masks are those of the CPU."""
-        if (self.omega, self.kappa) == (1.0, 0.0):
+        if (self.omega, self.kappa, self.mix) == (1.0, 0.0, 1.0):
             return torch.empty(0, dtype=torch.int64)
         low, high = (-math.inf, math.inf) if self.window is None else self.window
         inside = (point.t >= low) & (point.t <= high)

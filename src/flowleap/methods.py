@@ -459,7 +459,8 @@ def temf() -> Objective:
 
     w(d) = 1/((1 + d/2) √(1 + d²)), d = t − r, evens out the variance of gradients, bounded by C₁/d + C₂ d². The share
     of jumps is 0.1 + 0.8 σ(8 (p − 0.6)) at progress p; the second time of a pair is uniform. The law of t and the rest
-    are MeanFlow's. The numbers are those of a summary of the paper.
+    are MeanFlow's. The numbers are those of a summary of the paper. Published with guidance that is mixed with the
+    prediction of the network, `guidance=Guidance(omega=…, mix=LinearSchedule(0.3, 0.1))`.
     """
     law = LogitNormal(mean=-0.4, std=1.0)
     return replace(
@@ -512,6 +513,9 @@ def soflow() -> Objective:
     s = t − ρ(t − r), ρ from 0.1 to 0.002; the loss weighs the difference quotient of the two ends. Rows r = t and jumps
     have times of their own. Published for CIFAR-10: no rows r = t, ρ from 1 to 1/3200, power 0.75 and c = 0.001,
     logit-normal laws of mean −0.9 and −4, spread 1.6. Several steps go to the data and add fresh noise.
+
+    Published with `guidance=Guidance(omega=3.0, window=(0.0, 0.8), mix=0.25)`, where the scale fades out above t = 0.8
+    within a few hundredths, and the prediction is mixed in at all times.
     """
     return replace(
         meanflow(),

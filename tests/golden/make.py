@@ -24,7 +24,7 @@ from flowleap.guidance import Guidance
 from flowleap.objectives import Consistency, Eulerian
 from flowleap.parameterization import EDM, Velocity
 from flowleap.paths import TrigPath, VEPath
-from flowleap.schedules import SigmoidSchedule
+from flowleap.schedules import LinearSchedule, SigmoidSchedule
 from flowleap.times import (
     FullJump,
     Jumps,
@@ -77,6 +77,7 @@ CASES: dict[str, Made] = {
     "esc, guided": changed("esc", guidance=Guidance(omega=1.0, kappa=0.5)),
     "esc, all rows plug in": changed("esc", velocity=PlugIn(1.0)),
     "meanflow, guided": changed("meanflow", guidance=Guidance(0.2, 0.92, (0.0, 0.75))),
+    "temf, guided": changed("temf", guidance=Guidance(2.0, 0.0, (0.0, 0.9), mix=LinearSchedule(0.3, 0.1))),
     "meanflow, one pass": changed("meanflow", target=Eulerian(ExactJVP())),
     "meanflow, difference": changed("meanflow", target=Eulerian(CentralDifference(1e-3))),
     "meanflow, difference along the path": changed(
