@@ -44,6 +44,7 @@ from flowleap.times import (
     Curriculum,
     DyadicGrid,
     FullJump,
+    Gap,
     Gradual,
     Halving,
     Jumps,
@@ -95,6 +96,7 @@ OBJECTIVES = (
     "psd",
     "psd_midpoint",
     "split_meanflow",
+    "tvm",
     "sct",
     "sct_linear",
     "consistency_training",
@@ -137,8 +139,8 @@ def on(objective: Objective, path: Path, meaning: Parameterization) -> Objective
     if isinstance(times, NoiseGrid | Ratio):
         times = NoiseGrid(low=path.t_min, high=path.t_max) if path.t_max > 1 else Adjacent(16)
         frozen = Self() if isinstance(frozen, GridEMA) else frozen
-    if isinstance(times, FullJump):
-        times = SortedPair(LogitNormal())  # maps of every landing
+    if isinstance(times, FullJump | Gap):
+        times = SortedPair(LogitNormal())  # maps of every landing, on every path
     if isinstance(path, VEPath):
         law = LogNormal()
         if isinstance(times, OneTime):

@@ -98,6 +98,7 @@ def test_names_are_known():
         "lsd", "esd",
         "temf", "v_first", "alpha_flow", "soflow",
         "psd", "psd_midpoint", "split_meanflow",
+        "tvm",
         "sct", "sct_linear", "imm", "ctm_self",
         "progressive_distillation", "consistency_distillation", "reflow", "ctm", "sid",
         "amed", "ect_tuned", "tcm",

@@ -17,7 +17,8 @@ from flowleap.losses import Squared
 from flowleap.objectives import EMA, Eulerian, Lagrangian
 from flowleap.oracles import Gaussian
 from flowleap.parameterization import Endpoint
-from flowleap.times import DyadicGrid, FullJump, Gradual, SortedPair, Uniform
+from flowleap.randomness import RowGenerator
+from flowleap.times import DyadicGrid, FullJump, Gap, Gradual, SortedPair, Uniform
 from flowleap.velocities import Own, Teacher
 
 D = torch.float64
@@ -109,6 +110,28 @@ def test_the_terminal_velocity_is_that_of_the_frozen_map() -> None:
     torch.testing.assert_close(found[0], expected[0], rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(found[1], expected[1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_terminal_velocity_matching_draws_jumps_by_their_length() -> None:
+    """t − r and r by the conditional distribution function, half of the rows; those r = t by a law of their own."""
+    objective, rows = methods.tvm(), 40_000
+    assert objective.frozen == EMA(0.99) and objective.loss == Squared("mean")
+    t, s, r, count = objective.times.draw(RowGenerator(0, "times", total=rows), 0.5)
+    assert count == rows // 2 and torch.equal(t, s) and torch.equal(t[count:], r[count:])
+    length, landing = (each[:count].double() for each in (t - r, r))
+    assert bool((length > 0).all()) and float(landing.min()) >= 0 and float(t.max()) <= 1
+    normal = torch.distributions.Normal(0.0, 1.0)
+    places = (
+        normal.cdf(torch.logit(length) + 0.8),
+        normal.cdf(torch.logit(landing) + 0.4) / normal.cdf(torch.logit(1 - length) + 0.4),
+        normal.cdf(torch.logit(t[count:].double()) + 0.4),
+    )
+    for place in places:  # uniform on [0, 1]: three standard deviations of the mean, and of the mean square
+        assert float(place.mean()) == pytest.approx(1 / 2, abs=3 * (1 / 12 / count) ** 0.5)
+        assert float(place.square().mean()) == pytest.approx(1 / 3, abs=3 * (4 / 45 / count) ** 0.5)
+    assert abs(float(torch.corrcoef(torch.stack(places[:2]))[0, 1])) < 3 / count**0.5
+    with pytest.raises(ValueError, match="a share of the rows"):
+        Gap(diagonal=1.5)
 
 
 def test_without_the_gradient_through_time_it_is_the_eulerian_target_of_the_networks_own_velocity() -> None:

@@ -63,6 +63,7 @@ from flowleap.times import (
     Curriculum,
     DyadicGrid,
     FullJump,
+    Gap,
     Gradual,
     Jumps,
     LogitNormal,
@@ -115,6 +116,7 @@ __all__ = [
     "split_meanflow",
     "tcm",
     "temf",
+    "tvm",
     "v_first",
 ]
 
@@ -332,6 +334,18 @@ def esd() -> Objective:
         name="eulerian self-distillation",
         target=Eulerian(velocity=Own(), through_time=True),
     )
+
+
+def tvm() -> Objective:
+    """Terminal velocity matching: LSD with the velocity of an average, jumps drawn by length (Zhou et al., 2025).
+
+    ‖∂_r X_{t→r}(x_t) − ū(sg X_{t→r}(x_t), r, r)‖² on half of the rows and flow matching on the others, ū of weights
+    averaged with decay 0.99. The gradient runs through the derivative in r. Here each row has one of the two terms,
+    where the code has both for every image. Published with guidance, `guidance=Guidance(omega=2.0)`, whose label-free
+    part is the average's, and every term divided by ω; with `qk_norm` and normalized modulation (`double_norm`) in the
+    network, and with the scale as an input or not.
+    """
+    return replace(lsd(), name="terminal velocity matching", times=Gap(), frozen=EMA(0.99))
 
 
 def sct(path: str = "trigonometric") -> Objective:
@@ -595,6 +609,7 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     "psd": psd,
     "psd_midpoint": lambda: psd("midpoint"),
     "split_meanflow": split_meanflow,
+    "tvm": tvm,
     "sct": sct,
     "sct_linear": lambda: sct("linear"),
     "imm": imm,

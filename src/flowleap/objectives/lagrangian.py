@@ -38,7 +38,7 @@ class Lagrangian(Identity):
 
     Exact for: every path and parameterization whose velocity is finite down to t_min.
     Source: Boffi et al. 2025 (arXiv 2505.18825), Lagrangian self-distillation; Boffi et al. 2024 (arXiv 2406.07507),
-    with a teacher.
+    with a teacher; the terminal term of Zhou et al. 2025 (arXiv 2511.19797), with `frozen=EMA(0.99)`.
     """
 
     derivative: Derivative = Auto()

@@ -7,6 +7,7 @@
 | Gradual    | SortedPair, with r := t_min at first, ever more rarely      | → t  | ESC                        |
 | Jumps      | SortedPair, its rows r = t with a law of their own, a share of jumps to r = 0, from t = 1 | → t | DE-CM |
 | Split      | those of SortedPair or Jumps                                | between | PSD, α-Flow, SoFlow     |
+| Gap        | t − r from one law, r from another, truncated; a share of rows r = t | → t | TVM              |
 | DyadicGrid | t a multiple of the jump d = 2^−b, r = t − d                | t−d/2| shortcut                   |
 | Curriculum | t a multiple of d = 2^−b, r = 0, ever finer                 | t − d| consistency training       |
 | Adjacent   | t a multiple of h = 1/N, r = 0                              | t − h| consistency distillation   |
@@ -31,6 +32,7 @@ from flowleap.interfaces import Draw, TimeLaw
 from flowleap.times.continuous import Denoising, FullJump, Gradual, OneTime, SortedPair
 from flowleap.times.dyadic import Curriculum, DyadicGrid, Halving
 from flowleap.times.equal import Adjacent, Intervals, ToData, Trajectories
+from flowleap.times.gap import Gap
 from flowleap.times.grid import spaced, stage
 from flowleap.times.jumps import Jumps, Split
 from flowleap.times.laws import Law, LogitNormal, LogNormal, LogNormalAngle, NoiseLevels, Uniform
@@ -46,6 +48,7 @@ __all__ = [
     "Draw",
     "DyadicGrid",
     "FullJump",
+    "Gap",
     "Gradual",
     "Halving",
     "Intervals",
