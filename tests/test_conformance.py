@@ -114,6 +114,9 @@ EXEMPT = {
     "ctm": ("test_ctm.py", "its target has the error of a solver, which straight lines alone are without"),
     "ctm_self": ("test_ctm.py", "as ctm"),
     "sid": ("test_sid.py", "it compares two laws, and no map with its target"),
+    "energy_distance": ("test_drift.py", "as sid"),
+    "w_flow": ("test_drift.py", "as sid"),
+    "drifting": ("test_drift.py", "as sid"),
     "amed": ("test_amed.py", "it trains the steps of a solver around the velocity of its teacher"),
     "tcm": ("test_tcm.py", "it is ect from a boundary on, and below that another map"),
 }

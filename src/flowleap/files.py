@@ -73,7 +73,8 @@ def read_weights(path: Path) -> dict[str, Any]:
             import numpy as np
 
             with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+                held = {name: arrays[name] for name in arrays.files}
+                return {name: torch.from_numpy(a) for name, a in held.items() if a.dtype.kind in "biuf"}
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise many types
         raise ValueError(

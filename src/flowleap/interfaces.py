@@ -196,6 +196,11 @@ class TimeLaw(Part):
         return True
 
     @property
+    def only_full_jumps(self) -> bool:
+        """Whether every row jumps from noise to data at once."""
+        return False
+
+    @property
     def always_stops(self) -> bool:
         """Whether s > r on every row r < t."""
         return self.has_stop
@@ -560,6 +565,11 @@ class Loss(Part):
     def chain(self) -> list[Loss]:
         """Return this loss and those inside it, the outermost first."""
         return [self] if self.inner is None else [self, *self.inner.chain()]
+
+    @property
+    def compares_sets(self) -> bool:
+        """Whether the rows of a group are compared as a set, so that no row needs to have the target of its own."""
+        return False if self.inner is None else self.inner.compares_sets
 
     @property
     def error_power(self) -> float:

@@ -32,11 +32,15 @@ from flowleap.distillation import (
 from flowleap.guidance import FinestLevel
 from flowleap.losses import (
     AdaptivePower,
+    Drift,
+    Energy,
+    Kernel,
     LearnedVariance,
     MomentMatching,
     Norm,
     PseudoHuber,
     ShortJumpsFirst,
+    Sinkhorn,
     Squared,
     StepQuotient,
     Weighted,
@@ -45,6 +49,7 @@ from flowleap.objectives import (
     EMA,
     Annealed,
     Consistency,
+    DataLaw,
     Diagonal,
     Eulerian,
     GridEMA,
@@ -70,6 +75,7 @@ from flowleap.times import (
     LogNormal,
     LogNormalAngle,
     NoiseGrid,
+    NoiseToData,
     OneTime,
     Particles,
     Ratio,
@@ -93,8 +99,10 @@ __all__ = [
     "ctm_self",
     "de_cm",
     "diffusion",
+    "drifting",
     "ect",
     "ect_tuned",
+    "energy_distance",
     "esc",
     "esd",
     "flow_matching",
@@ -118,6 +126,7 @@ __all__ = [
     "temf",
     "tvm",
     "v_first",
+    "w_flow",
 ]
 
 
@@ -422,6 +431,45 @@ def imm(group: int = 4) -> Objective:
     )
 
 
+def energy_distance(features: str | None = None, group: int = 16) -> Objective:
+    """Samples made in one step have the law of the data, by the energy distance of sets (Bellemare et al., 2017).
+
+    No time and no path: each sample is drawn to the data and away from other samples, by unit vectors, as in TBSM
+    (arXiv 2607.18198). Trained for one step. On images it needs features: raw pixels are compared as points.
+
+    Args:
+        features: the file of a classifier (`flowleap data classifier`); None compares raw coordinates.
+        group: how many rows, of one class, are compared as a set; it must divide the batch.
+    """
+    return replace(
+        flow_matching(),
+        name="energy distance",
+        times=NoiseToData(group),
+        target=DataLaw(),
+        loss=Drift(Energy(), features),
+        label_dropout=0.0,
+        batching=ClassGroups(group),
+        sampling=Sampling(trained=(1,)),
+    )
+
+
+def w_flow(features: str | None = None, group: int = 16) -> Objective:
+    """As `energy_distance`, along the gradient flow of the Sinkhorn divergence (Han et al., 2026): optimal transport.
+
+    Without its guidance. Args: as of `energy_distance`.
+    """
+    return replace(energy_distance(features, group), name="w-flow", loss=Drift(Sinkhorn(), features))
+
+
+def drifting(features: str | None = None, group: int = 16) -> Objective:
+    """As `energy_distance`, along a field of normalized kernels at three temperatures (Deng et al., 2026).
+
+    Without its guidance, and with data of the batch where the paper keeps a memory of data. Args: as of
+    `energy_distance`.
+    """
+    return replace(energy_distance(features, group), name="drifting", loss=Drift(Kernel(), features))
+
+
 def ctm_self(base_steps: int = 8, longest: int | None = None) -> Objective:
     """The consistency trajectory model from scratch: its own average is the teacher that the solver follows.
 
@@ -613,6 +661,9 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     "sct": sct,
     "sct_linear": lambda: sct("linear"),
     "imm": imm,
+    "energy_distance": energy_distance,
+    "w_flow": w_flow,
+    "drifting": drifting,
     "ctm_self": ctm_self,
     **RECIPES,
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from flowleap.data import Dataset, Samples
@@ -24,6 +24,8 @@ from flowleap.data.npz import Archive
 from flowleap.data.rows import some
 from flowleap.evaluation.features import Features
 from flowleap.files import replace_file
+from flowleap.networks.classifier import LAYERS
+from flowleap.networks.classifier import Classifier as Network
 from flowleap.randomness import generator
 from flowleap.threads import limited
 
@@ -70,10 +72,7 @@ SHIPPED: dict[str, Shipped] = {
     ),
 }
 
-BLOCKS = ("prep", "l1", "r1.0", "r1.1", "l2", "l3", "r3.0", "r3.1")
-PARTS = ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var")
 STATISTICS = ("feat_mean", "feat_std", "ref_cov")
-LAYERS = (*(f"{block}.{part}" for block in BLOCKS for part in PARTS), "head.weight", "head.bias")
 NARROW, WIDE = 4, 16  # the width below and from 16 pixels of side
 BATCH = 256
 RATE = 0.4
@@ -81,42 +80,6 @@ DECAY = 5e-4
 SMOOTHING = 0.1
 FEW, EPOCHS, MORE = 10_000, 10, 60  # epochs: MORE for fewer rows than FEW, else EPOCHS
 HELD_OUT = 5_000  # rows held out, one fifth of a smaller set
-
-
-def convolution(channels: int, width: int) -> nn.Sequential:
-    """A 3 × 3 convolution, batch norm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-    )
-
-
-class Network(nn.Module):
-    """The network: 14 · width features and a logit for each class.
-
-    Shapes: (n, channels, height, width) -> (n, 14 · width), (n, classes).
-    """
-
-    def __init__(self, channels: int, width: int, classes: int) -> None:
-        super().__init__()
-        self.prep, self.l1 = convolution(channels, width), convolution(width, 2 * width)
-        self.r1 = nn.Sequential(convolution(2 * width, 2 * width), convolution(2 * width, 2 * width))
-        self.l2, self.l3 = convolution(2 * width, 4 * width), convolution(4 * width, 8 * width)
-        self.r3 = nn.Sequential(convolution(8 * width, 8 * width), convolution(8 * width, 8 * width))
-        self.head = nn.Linear(8 * width, classes)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        a = halved(self.l1(self.prep(x)))
-        a = a + self.r1(a)
-        b = halved(self.l2(a))
-        c = halved(self.l3(b))
-        c = c + self.r3(c)
-        pooled = [layer.mean((2, 3)) for layer in (a, b, c)]
-        return torch.cat(pooled, 1), self.head(pooled[2])
-
-
-def halved(x: Tensor) -> Tensor:
-    """Return the maximum over 2 × 2 pixels where there are at least 4 × 4."""
-    return functional.max_pool2d(x, 2) if min(x.shape[2:]) >= 4 else x
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@
 | Perceptual      | Σ_l mean Σ_c w_lc (â_lc − b̂_lc)², of features     | Zhang et al. 2018 (LPIPS)            |
 | ScoreIdentity   | w ⟨G, (D_T − x) − α G⟩, G = D_T − D_ψ             | Zhou et al. 2024 (SiD)               |
 | MomentMatching  | w MMD² of the points of a group of rows           | Zhou et al. 2025 (IMM)               |
+| Drift           | ½‖V‖², V a field between two laws, see `drift`    | drifting; W-Flow; energy distance    |
 | Boundary        | rows on a boundary weighed as a set of their own  | Lee et al. 2024 (TCM)                |
 
 `template` says the metric and the weight in words, of its fields and of what `inner` says.
@@ -21,6 +22,7 @@
 
 from flowleap.interfaces import Loss
 from flowleap.losses.distances import AdaptivePower, Norm, PseudoHuber, Squared
+from flowleap.losses.drift import Drift, Energy, Field, Kernel, Sinkhorn
 from flowleap.losses.jumps import ShortJumpsFirst, StepQuotient
 from flowleap.losses.perceptual import Perceptual
 from flowleap.losses.score_identity import ScoreIdentity
@@ -31,6 +33,10 @@ __all__ = [
     "WEIGHTS",
     "AdaptivePower",
     "Boundary",
+    "Drift",
+    "Energy",
+    "Field",
+    "Kernel",
     "LearnedVariance",
     "Loss",
     "MomentMatching",
@@ -39,6 +45,7 @@ __all__ = [
     "PseudoHuber",
     "ScoreIdentity",
     "ShortJumpsFirst",
+    "Sinkhorn",
     "Squared",
     "StepQuotient",
     "Weighted",

@@ -5,6 +5,7 @@ from flowleap.objectives.annealed import Annealed
 from flowleap.objectives.auxiliary import AuxiliaryNetwork
 from flowleap.objectives.base import Objective
 from flowleap.objectives.consistency import Consistency
+from flowleap.objectives.data_law import DataLaw
 from flowleap.objectives.diagonal import Diagonal
 from flowleap.objectives.eulerian import Eulerian
 from flowleap.objectives.lagrangian import Lagrangian
@@ -19,6 +20,7 @@ __all__ = [
     "Annealed",
     "AuxiliaryNetwork",
     "Consistency",
+    "DataLaw",
     "Diagonal",
     "Eulerian",
     "FirstStage",

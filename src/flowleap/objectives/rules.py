@@ -88,7 +88,7 @@ def _numbers(o: Composition) -> str | None:
 
 def _parts(o: Composition) -> str | None:
     """Refusals of the parts, given the other parts."""
-    parts: list[Part] = [o.times, *within(o.loss), o.frozen, o.coupling, o.velocity]
+    parts: list[Part] = [o.times, *o.loss.chain(), o.frozen, o.coupling, o.velocity]
     parts += [] if o.guidance is None else [o.guidance]
     return next((reason for part in parts if (reason := part.refusal(o)) is not None), None)
 

@@ -16,6 +16,7 @@
 | Trajectories | a share of rows: t, r multiples of 1/N; the others r = t  | t−n/N| CTM                        |
 | Intervals  | the intervals of a grid of few steps                        | r    | AMED                       |
 | Denoising  | t from one law, r = 0                                       | r    | SiD                        |
+| NoiseToData | t = 1, r = 0; groups of rows are compared                  | r    | energy distance, W-Flow, drifting |
 | FullJump   | t from one law, r = 0; a share of rows may have r = t       | → t  | sCT                        |
 | NoiseGrid  | t of a grid of noise levels, ever finer, r = t_min          | next | consistency training, iCT  |
 | Ratio      | t a noise level, r = 0                                      | → t in stages | ECT               |
@@ -32,6 +33,7 @@ from flowleap.interfaces import Draw, TimeLaw
 from flowleap.times.continuous import Denoising, FullJump, Gradual, OneTime, SortedPair
 from flowleap.times.dyadic import Curriculum, DyadicGrid, Halving
 from flowleap.times.equal import Adjacent, Intervals, ToData, Trajectories
+from flowleap.times.full import NoiseToData
 from flowleap.times.gap import Gap
 from flowleap.times.grid import spaced, stage
 from flowleap.times.jumps import Jumps, Split
@@ -59,6 +61,7 @@ __all__ = [
     "LogitNormal",
     "NoiseGrid",
     "NoiseLevels",
+    "NoiseToData",
     "OneTime",
     "Particles",
     "Ratio",

@@ -1,0 +1,61 @@
+"""Features in which sets of samples are compared in training: the maps of a classifier that was trained before."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flowleap.files import read_weights
+from flowleap.networks.classifier import LAYERS, Classifier
+
+GRID = 4
+"""The cells of a side over which a map is averaged."""
+
+
+def features(file: str | None, x: Tensor) -> list[Tensor]:
+    """Return sets of features of x: those of a classifier in a file, or x itself.
+
+    Of each of its three maps come the means over all places and those over a grid of 4 × 4 (as it is where it is no
+    larger).
+
+    Shapes: x (n, *dims) → (n, features) each.
+    Raises: ValueError for data of another shape than its images, FileNotFoundError for a missing file.
+    """
+    if file is None:
+        return [x.flatten(1)]
+    network = load(file, x.device, x.dtype)
+    channels = network.prep[0].in_channels
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(
+            f"{file} has features of images of {channels} channel{'s' * (channels != 1)}, and the data has shape "
+            f"{tuple(x.shape[1:])}: train a classifier on this data (flowleap data classifier)"
+        )
+    found = []
+    for stage in network.maps(x):
+        cells = functional.adaptive_avg_pool2d(stage, GRID) if min(stage.shape[2:]) > GRID else stage
+        found += [stage.mean((2, 3)), cells.flatten(1)]
+    return found
+
+
+@lru_cache(maxsize=4)
+def load(file: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Classifier:
+    """Return the classifier of a file with frozen weights; cached for each device and dtype.
+
+    Raises: ValueError for a file without one, FileNotFoundError for a missing file.
+    """
+    found = read_weights(Path(file))
+    lacking = [name for name in LAYERS if name not in found]
+    if lacking:
+        raise ValueError(
+            f"{file} holds no classifier of flowleap: {lacking[0]!r} and {len(lacking) - 1} more tensors are missing; "
+            "make one by: flowleap data classifier DATA --out FILE.npz"
+        )
+    width, channels = found["prep.0.weight"].shape[:2]
+    network = Classifier(channels, width, len(found["head.bias"]))
+    network.load_state_dict({name: found[name].float() for name in LAYERS}, strict=False)
+    network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    return network.eval().requires_grad_(False)
