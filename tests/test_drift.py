@@ -168,7 +168,7 @@ def test_features_are_those_of_a_classifier(tmp_path):
     with pytest.raises(FileNotFoundError):
         encoder.features(str(tmp_path / "none.npz"), digits.x[:5])
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    with pytest.raises(ValueError, match="holds no classifier of flowleap.*flowleap data classifier"):
+    with pytest.raises(ValueError, match=r"holds no classifier of flowleap.*flowleap data classifier"):
         encoder.features(str(tmp_path / "other.npz"), digits.x[:5])
 
 
