@@ -57,5 +57,5 @@ def load(file: str, device: torch.device, dtype: torch.dtype = torch.float32) ->
     width, channels = found["prep.0.weight"].shape[:2]
     network = Classifier(channels, width, len(found["head.bias"]))
     network.load_state_dict({name: found[name].float() for name in LAYERS}, strict=False)
-    network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)
-    return network.eval().requires_grad_(False)
+    network = network.to(device, dtype).eval().requires_grad_(False)
+    return network.to(memory_format=torch.channels_last)
