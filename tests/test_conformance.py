@@ -23,7 +23,6 @@ from torch import Tensor
 
 from flowleap import FlowMap, Objective, methods
 from flowleap.derivatives import CentralDifference, Derivative, ExactJVP, TwoPass
-from flowleap.losses import ShortJumpsFirst
 from flowleap.objectives import Annealed, Consistency, Eulerian, GridEMA, Lagrangian, Self, SelfConsistency
 from flowleap.oracles import FiniteData, Gaussian, TwoPoints
 from flowleap.parameterization import (
@@ -97,6 +96,7 @@ OBJECTIVES = (
     "psd_midpoint",
     "split_meanflow",
     "tvm",
+    "tim",
     "sct",
     "sct_linear",
     "consistency_training",
@@ -136,6 +136,10 @@ def on(objective: Objective, path: Path, meaning: Parameterization) -> Objective
         target = replace(target, weighting="cos2", through_time=False)  # which changes no value
     if isinstance(target, Annealed) and meaning.eulerian_singularity(path):
         target = replace(target, weighting="cos2")
+    if isinstance(target, Eulerian) and target.derivative.follows_pair:
+        target = replace(
+            target, derivative=TwoPass()
+        )  # along any velocity, without the error of a difference
     if isinstance(target, SelfConsistency):
         target = replace(target, clip=None)
     times, frozen = objective.times, objective.frozen
@@ -264,9 +268,8 @@ def test_exact_map_is_a_fixed_point(method: str, path: str, meaning: str, oracle
     oracle = oracle_on(oracle_name, PATHS[path])
     flow = FlowMap.of(oracle, MEANINGS[meaning])
     objective = methods.get(method)
-    if (isinstance(objective.times, GRIDS) or isinstance(objective.loss, ShortJumpsFirst)) and PATHS[
-        path
-    ].t_max > 1:
+    in_times = method in ("v_first", "tim")  # their weights are functions of times in [0, 1]
+    if (isinstance(objective.times, GRIDS) or in_times) and PATHS[path].t_max > 1:
         with pytest.raises(ValueError, match="noise levels"):
             on(objective, PATHS[path], MEANINGS[meaning])
         return
@@ -354,6 +357,19 @@ def test_conditional_velocity_is_right_in_the_mean(method: str, path: str, meani
     exact = flow.output(z, t, r)
     scale = exact.abs().clamp_min(1.0)
     assert ((mean_target(objective, flow, z, t, r) - exact).abs() / scale).max() <= 1e-9
+
+
+def test_a_difference_along_the_path_of_each_pair_is_right_in_the_mean() -> None:
+    """To second order in its step: averaged over x | x_t, where the velocities of the pairs are those of the flow."""
+    flow, errors = FlowMap.of(TwoPoints(LinearPath())), []
+    _, _, t, _, r = jumps(LinearPath(), dims=1)
+    keep = (t - r > 0.1) & (t < 0.9)
+    t, r, z = t[keep], r[keep], torch.linspace(-1, 1, int(keep.sum()), dtype=torch.float64)[:, None]
+    for eps in (2e-3, 1e-3):
+        target = Eulerian(CentralDifference(eps, along="path"))
+        found = mean_target(replace(methods.tim(), target=target), flow, z, t, r)
+        errors.append(float((found - flow.output(z, t, r)).abs().max()))
+    assert errors[1] < 1e-3 and errors[0] / errors[1] == pytest.approx(4.0, rel=0.05)
 
 
 def test_plug_in_over_the_whole_set_is_exact() -> None:

@@ -112,6 +112,11 @@ def _equilibrium(point: Point) -> Tensor:
     return 1 / ((1 + length / 2) * torch.sqrt(1 + length.square()))
 
 
+def _tangents(point: Point) -> Tensor:
+    t, _ = _wide(point)
+    return torch.rsqrt(torch.tan(t) - torch.tan(point.r.to(t)) + 1)
+
+
 def _min_snr(point: Point) -> Tensor:
     t, _ = _wide(point)
     path = point.path
@@ -119,6 +124,7 @@ def _min_snr(point: Point) -> Tensor:
     return torch.minimum(signal, 5 * noise) / (signal + noise)
 
 
+TANGENTS = "1/sqrt(tan(t) - tan(r) + 1)"
 WEIGHTS: dict[str, Callable[[Point], Tensor]] = {
     "1/(t - s)": _over_step,
     "1/(level(t) - level(s))": _over_levels,
@@ -126,6 +132,7 @@ WEIGHTS: dict[str, Callable[[Point], Tensor]] = {
     "alpha/(kappa sigma)": _signal_to_noise,
     "min(SNR, 5)/(SNR + 1)": _min_snr,
     "temporal equilibrium": _equilibrium,
+    TANGENTS: _tangents,
 }
 """Weights by the names that `Weighted` knows them by: point → (batch,); level = σ/α, which is t on `VEPath`."""
 
@@ -139,6 +146,7 @@ _PAPERS = {
     "(t - s)/(t - r)": ("zhang2025alphaflow",),
     "min(SNR, 5)/(SNR + 1)": ("hang2023efficient",),
     "temporal equilibrium": ("tu2026temporal",),
+    TANGENTS: ("wang2025transition",),
 }
 
 
@@ -154,13 +162,15 @@ class Weighted(Loss):
     | "alpha/(kappa sigma)"     | 1/(κ tan θ) at angle θ of `TrigPath`   | all   | sCT                     |
     | "min(SNR, 5)/(SNR + 1)"   | SNR = α²/(κσ)²                         | r = t | v-prediction, min-SNR   |
     | "temporal equilibrium"    | 1/((1 + d/2) √(1 + d²)), d = t − r     | all   | TEMF                    |
+    | "1/sqrt(tan(t) - tan(r) + 1)" | as it says, for times in [0, 1]    | all   | TiM, with σ_d = 1       |
 
     Rows that a weight is not for have w = 1.
 
     Raises: ValueError for an unknown weight, or around a learned one.
     Source: Song and Dhariwal 2023 (arXiv 2310.14189) for 1/(t − s); Lu and Song 2024 (arXiv 2410.11081) for
     1/(σ_d tan θ); Zhang et al. 2025 (arXiv 2510.20771) for (t − s)/(t − r); Hang et al. 2023 (arXiv 2303.09556),
-    min-SNR for velocities with γ = 5; Tu et al. 2026 (CVPR) for the temporal equilibrium.
+    min-SNR for velocities with γ = 5; Tu et al. 2026 (CVPR) for the temporal equilibrium; Wang et al. 2025
+    (arXiv 2509.04394) for the tangents, and its code.
     """
 
     inner: Loss = Squared()
@@ -196,6 +206,11 @@ class Weighted(Loss):
             return (
                 f'Weighted(by="{self.by}") weighs by the step t → s, and that of {type(o.target).__name__} is '
                 'infinitely short: use by="alpha/(kappa sigma)", or a discrete target such as Consistency()'
+            )
+        if self.by == TANGENTS and o.path.t_max > 1:
+            return (
+                f'Weighted(by="{self.by}") takes tangents of times in [0, 1], and those of {type(o.path).__name__} are '
+                'noise levels: use by="temporal equilibrium", or the loss inside it'
             )
         return None
 
