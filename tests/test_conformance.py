@@ -85,6 +85,7 @@ OBJECTIVES = (
     "progressive_distillation",
     "meanflow",
     "esc",
+    "imf",
     "de_cm",
     "lsd",
     "esd",
@@ -253,7 +254,7 @@ def pointwise() -> list[ParameterSet]:
 
 def in_the_mean() -> list[ParameterSet]:
     """Methods whose target is linear in the velocity, on every path in every parameterization."""
-    rows = enumerate(("meanflow", "esc", "sct"))
+    rows = enumerate(("meanflow", "esc", "sct", "imf"))
     return [
         fast_third(row, column, method, *place)
         for (row, method), (column, place) in itertools.product(rows, enumerate(pairs()))

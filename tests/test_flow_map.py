@@ -160,12 +160,17 @@ def test_the_log_variance_is_given_the_times_of_the_network():
             return t + 2 * r
 
     t, r = torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.5])
-    for conditioning, expected in (("t,r", [1.0, 1.5]), ("t", [1.5, 1.5]), ("t,end", [0.5, 1.5])):
+    for conditioning, expected in (
+        ("t,r", [1.0, 1.5]),
+        ("t-r", [0.25, 0.0]),
+        ("t", [1.5, 1.5]),
+        ("t,end", [0.5, 1.5]),
+    ):
         assert FlowMap(Net(), conditioning=conditioning).log_variance(t, r).tolist() == expected
 
 
 def test_an_unknown_second_time_is_refused():
-    with pytest.raises(ValueError, match='expected "t,r", "t" or "t,end"'):
+    with pytest.raises(ValueError, match='expected "t,r", "t-r", "t" or "t,end"'):
         FlowMap(zero, conditioning="departure")
 
 

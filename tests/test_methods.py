@@ -74,7 +74,7 @@ from flowleap.times import (
     Truncation,
     Uniform,
 )
-from flowleap.velocities import Conditional, PlugIn, Teacher
+from flowleap.velocities import Conditional, Own, PlugIn, Teacher
 
 ALL = pytest.mark.parametrize("name", methods.names())
 
@@ -96,7 +96,7 @@ def test_names_are_known():
         "flow_matching", "diffusion", "consistency_training", "consistency_training_original",
         "consistency_training_esc", "consistency_training_esc_linear", "ict", "ect",
         "live_reflow", "shortcut", "shortcut_repo", "shortcut_esc",
-        "meanflow", "esc", "de_cm",
+        "meanflow", "esc", "imf", "de_cm",
         "lsd", "esd",
         "temf", "v_first", "alpha_flow", "soflow",
         "psd", "psd_midpoint", "split_meanflow",
@@ -333,6 +333,18 @@ def test_esc():
     assert objective.loss == LearnedVariance(AdaptivePower(power=1.0, eps=1e-3, reduce="sum"))
 
 
+def test_imf():
+    """Geng et al.: half of the rows r = t, the derivative along the network's own velocity; MeanFlow in all else."""
+    objective = methods.imf()
+    assert objective.times == SortedPair(LogitNormal(-0.4, 1.0), diagonal=0.5)
+    assert objective.target == Eulerian(tangent=Own())
+    changed = {"name", "times", "target"}
+    assert changed == {
+        f.name for f in fields(objective) if getattr(objective, f.name) != getattr(methods.meanflow(), f.name)
+    }
+    assert "geng2025improved" in keys(objective) and "geng2025improved" not in keys(methods.meanflow())
+
+
 def test_de_cm():
     """Dong et al.: r = 0, r = t and t = 1; MeanFlow in all else but the sampler."""
     objective = methods.de_cm()
@@ -482,6 +494,7 @@ def papers_of(part: type) -> tuple[str, ...]:
             Weighted: [Weighted(by=name) for name in WEIGHTS],
             NoiseGrid: [NoiseGrid(growth="doubling")],
             Jumps: [Jumps(to_data=0.5)],
+            Eulerian: [Eulerian(tangent=Own())],
             Split: [Split(), Split(at=LinearSchedule(1.0, 0.0))],
         }
         return tuple(key for one in made.get(part, []) for key in one.cites)

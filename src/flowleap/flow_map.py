@@ -15,10 +15,12 @@ from flowleap.paths import LinearPath, Path
 from flowleap.randomness import generator
 from flowleap.tensors import Image, Label, Time, like
 
-__all__ = ["Conditioning", "ExactMap", "FlowMap", "dtype_of", "times_for"]
+__all__ = ["EVERY_JUMP", "Conditioning", "ExactMap", "FlowMap", "dtype_of", "times_for"]
 
-Conditioning = Literal["t,r", "t", "t,end"]
-"""The two times that a network is conditioned on, see `FlowMap`."""
+Conditioning = Literal["t,r", "t-r", "t", "t,end"]
+"""The times that a network is conditioned on, see `FlowMap`."""
+EVERY_JUMP = ("t,r", "t-r")
+"""The conditionings that tell one jump from t from another."""
 
 Network = Callable[[Image, Time, Time, Label], Image]
 
@@ -41,8 +43,9 @@ class FlowMap:
         network: any callable network(x, t, r, label) → tensor like x.
         parameterization: what F means; average velocity by default.
         path: the path the times belong to; linear by default.
-        conditioning: the times that the network is conditioned on, F_θ(x, t, ·). "t,r": both times of the jump. "t": t
-            alone (given twice), so that X_{t→r}(x) = a·x + b·F(x, t, t) for every r (consistency models, progressive
+        conditioning: the times that the network is conditioned on, F_θ(x, t, ·). "t,r": both times of the jump.
+            "t-r": the length of the jump alone, given as (t − r, 0), as x itself tells how noisy it is. "t": t alone
+            (given twice), so that X_{t→r}(x) = a·x + b·F(x, t, t) for every r (consistency models, progressive
             distillation). "t,end": t and the end t_min of the path where r < t, but (t, t) where r = t: one output
             predicts the data of a point, the other its velocity (live reflow).
         start: the time at which sampling begins, None for t_max of the path (`Sampling.start`).
@@ -74,7 +77,7 @@ class FlowMap:
                 f"start={self.start:g}: sampling begins at a time of {type(self.path).__name__} in {domain}"
             )
         if self.conditioning not in get_args(Conditioning):
-            raise ValueError(f'conditioning={self.conditioning!r}: expected "t,r", "t" or "t,end"')
+            raise ValueError(f'conditioning={self.conditioning!r}: expected "t,r", "t-r", "t" or "t,end"')
         reason = self.parameterization.singularity(self.path)
         if reason is not None:
             raise ValueError(
@@ -100,25 +103,27 @@ class FlowMap:
         return self.step(self.output(x, t, r, label), x, t, r)
 
     def output(self, x: Image, t: Time, r: Time, label: Label = None) -> Image:
-        """Return the raw network output F(x, t, r), like x; the network sees `second_time(t, r)` for r.
+        """Return the raw network output F(x, t, r), like x; the network sees `network_times(t, r)`.
 
         A module whose weights have another type than x, such as bfloat16, is given x in theirs and answers in that of
         x. Times stay as they are, in float32 or wider: differences of times are lost in half precision.
         """
         scale = self.parameterization.input_scale(self.path, t)
         x_in = x if scale is None else like(scale, x) * x
-        kind, second = dtype_of(self.network), self.second_time(t, r)
+        kind, (first, second) = dtype_of(self.network), self.network_times(t, r)
         if kind is None or kind == x_in.dtype:
-            return self.network(x_in, t, second, label)
-        return self.network(x_in.to(kind), t, second, label).to(x.dtype)
+            return self.network(x_in, first, second, label)
+        return self.network(x_in.to(kind), first, second, label).to(x.dtype)
 
-    def second_time(self, t: Time, r: Time) -> Time:
-        """Return the second time that the network is given for a jump from t to r, (batch,)."""
+    def network_times(self, t: Time, r: Time) -> tuple[Time, Time]:
+        """Return the two times that the network is given for a jump from t to r, each (batch,)."""
         if self.conditioning == "t,r":
-            return r
+            return t, r
+        if self.conditioning == "t-r":
+            return t - r, torch.zeros_like(t)
         if self.conditioning == "t":
-            return t
-        return torch.where(r < t, torch.full_like(t, self.path.t_min), t)
+            return t, t
+        return t, torch.where(r < t, torch.full_like(t, self.path.t_min), t)
 
     def velocity(
         self, x: Image, t: Time | float, r: Time | float | None = None, label: Label = None
@@ -168,7 +173,7 @@ class FlowMap:
     def log_variance(self, t: Time, r: Time) -> Tensor | None:
         """Return the network's learned log-variance ℓ(t, r), (batch,), or None where it has none."""
         head: Any = getattr(self.network, "log_variance", None)
-        return None if head is None else head(t, self.second_time(t, r))
+        return None if head is None else head(*self.network_times(t, r))
 
     def with_network(self, network: Network) -> FlowMap:
         """Return the same map with another network (a target copy, EMA weights)."""

@@ -109,6 +109,7 @@ __all__ = [
     "flow_matching",
     "get",
     "ict",
+    "imf",
     "imm",
     "live_reflow",
     "lsd",
@@ -313,6 +314,22 @@ def meanflow() -> Objective:
         target=Eulerian(),
         loss=AdaptivePower(power=1.0, eps=1e-2, reduce="sum"),
         sampling=Sampling(),
+    )
+
+
+def imf() -> Objective:
+    """MeanFlow whose derivative follows the network's own velocity (Geng et al., 2025), half of the rows on r = t.
+
+    Improved MeanFlow: V = u + (t − r) sg(du/dt) is regressed onto v, with du/dt along u(x, t, t) in place of the
+    velocity of the pair. V − v is u − (v − (t − r) du/dt), so that the target is MeanFlow's but for the tangent.
+    Unguided; published with the scale and the interval as inputs, `guidance=GuidanceInput()`, so that one run is
+    sampled at any scale. The paper also conditions on the length of a jump alone, `conditioning="t-r"`.
+    """
+    return replace(
+        meanflow(),
+        name="improved meanflow",
+        times=SortedPair(LogitNormal(mean=-0.4, std=1.0), diagonal=0.5),
+        target=Eulerian(tangent=Own()),
     )
 
 
@@ -667,6 +684,7 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     "shortcut_esc": lambda: shortcut("esc"),
     "meanflow": meanflow,
     "esc": esc,
+    "imf": imf,
     "de_cm": de_cm,
     "lsd": lsd,
     "esd": esd,

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from flowleap import Batch, FlowMap, Objective, Point, methods, networks, serialize
 from flowleap.derivatives import CentralDifference, ExactJVP
-from flowleap.guidance import Guidance
+from flowleap.guidance import Guidance, GuidanceInput
 from flowleap.objectives import Consistency, Eulerian
 from flowleap.parameterization import EDM, Velocity
 from flowleap.paths import TrigPath, VEPath
 from flowleap.schedules import LinearSchedule, SigmoidSchedule
+from flowleap.tensors import classes_of, like
 from flowleap.times import (
     FullJump,
     Jumps,
@@ -75,6 +76,8 @@ CASES: dict[str, Made] = {
     "tcm, another boundary": lambda: methods.tcm(boundary=0.5),
     "imm, groups of 2": lambda: methods.imm(group=2),
     "esc, guided": changed("esc", guidance=Guidance(omega=1.0, kappa=0.5)),
+    "imf, guidance as an input": changed("imf", guidance=GuidanceInput(power=2.0)),
+    "imf, lengths of jumps": changed("imf", conditioning="t-r"),
     "esc, all rows plug in": changed("esc", velocity=PlugIn(1.0)),
     "meanflow, guided": changed("meanflow", guidance=Guidance(0.2, 0.92, (0.0, 0.75))),
     "temf, guided": changed("temf", guidance=Guidance(2.0, 0.0, (0.0, 0.9), mix=LinearSchedule(0.3, 0.1))),
@@ -132,6 +135,17 @@ class Tiny(nn.Module):
         return self.spread[0] * t / (1 + t) + self.spread[1] * r / (1 + r)
 
 
+class Told(Tiny):
+    """The same, told its guidance."""
+
+    guidance_input = True
+
+    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor) -> Tensor:
+        classes, guidance = classes_of(label)
+        scale = 1.0 if guidance is None else 1 + torch.sin(guidance @ wave((3,), 1.3).to(guidance))
+        return super().forward(x, t, r, classes) * (scale if guidance is None else like(scale, x))
+
+
 def network_for(plain: Objective, shift: float) -> nn.Module:
     """Return a network as a run of the objective has it, with weights that are written down."""
     kinds = {part["type"] for part in serialize.to_dict(plain).values() if isinstance(part, dict)}
@@ -142,7 +156,7 @@ def network_for(plain: Objective, shift: float) -> nn.Module:
         for number, weight in enumerate(solver.predictor.parameters()):
             weight.data.copy_(wave(tuple(weight.shape), 0.9, shift + number))
         return solver
-    return Tiny(shift)
+    return Told(shift) if plain.guidance_input else Tiny(shift)
 
 
 def maps_for(name: str) -> tuple[Objective, FlowMap, FlowMap | None]:
@@ -199,6 +213,7 @@ def drawn(point: Point, x: Tensor) -> dict[str, Any]:
         **{name: "".join(map(str, each.int().tolist())) for name, each in rows.items() if each is not None},
         "keys": int(point.keys.sum()),
         **{name: few(each, SINGLE) for name, each in tensors.items() if each is not None},
+        **({} if point.guidance is None else {"guidance": few(point.guidance, SINGLE)}),
         **({} if point.extra_noise is None else {"extra noise": few(point.extra_noise, SINGLE)}),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flowleap.flow_map import EVERY_JUMP
 from flowleap.interfaces import Composition
 from flowleap.samplers import Sampling
 
@@ -20,7 +21,7 @@ def advice(o: Composition, sampling: Sampling, count: int, uniform: bool, scale:
 
 def _landing(o: Composition, sampling: Sampling, steps: int) -> str | None:
     """Return why a network that is not conditioned on r gives another distribution in so many steps, or None."""
-    if o.conditioning == "t,r" or steps < 2 or sampling.instantaneous(steps):
+    if o.conditioning in EVERY_JUMP or steps < 2 or sampling.instantaneous(steps):
         return None
     fresh = sampling.renoised(steps)
     if not o.times.has_stop:

@@ -40,6 +40,7 @@ class Eulerian(Identity):
         velocity: the regressed velocity v of the rows r < t, where it differs from that of the objective; None: the
             same. With `Own()` the rows r < t know of the data only what the rows r = t have taught the network.
         tangent: the velocity along which dF/dt is taken, where it differs from the regressed one; None: the same.
+            `Own()`, the network's velocity, is that of improved MeanFlow: it does not depend on the pair of the row.
         through_time: whether the gradient also runs through ∂_t F; (∇_x F) v and v have none. The values of prediction
             and target are the same.
         normalize: c, in units of F: the target is F + Δ/(rms(Δ) + c), Δ what would be added to F without, rms over the
@@ -71,7 +72,6 @@ class Eulerian(Identity):
         "second step s → r": "{output}, frozen",
         "one-step prediction": "{output}",
     }
-    cites: ClassVar[tuple[str, ...]] = ("geng2025mean",)
 
     def __post_init__(self) -> None:
         if self.weighting not in ("unit", "cos2"):
@@ -98,6 +98,11 @@ class Eulerian(Identity):
                 f"moved by weighting={self.weighting!r}, normalize={self.normalize}, clip={self.clip}: use "
                 'weighting="unit" alone, or through_time=False'
             )
+
+    @property
+    def cites(self) -> tuple[str, ...]:
+        improved = self.tangent is not None and self.tangent.own
+        return ("geng2025mean", *(("geng2025improved",) if improved else ()))
 
     @property
     def horizon(self) -> float | None:

@@ -14,8 +14,8 @@ a target asks the network for, and which ones the rows of a time law train.
 | ScoreGap        |                            |                           | no diagonal rows             |
 | LearnedSolver   |                            |                           | the intervals of its grid    |
 
-A network that is conditioned on t and r can learn every jump; others (conditioning="t" or "t,end") have one jump at
-each t.
+A network that is conditioned on t and r, or on t − r, can learn every jump; others (conditioning="t" or "t,end") have
+one jump at each t.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from flowleap import fields as fields_of_parts
-from flowleap.flow_map import FlowMap
+from flowleap.flow_map import EVERY_JUMP, FlowMap
 from flowleap.interfaces import Composition, Part
 from flowleap.objectives.consistency import SHORT
 from flowleap.tensors import Image, Label, Time
@@ -132,7 +132,11 @@ def _conditioning(o: Composition) -> str | None:
     """A network that is not conditioned on r has one output for every r below t."""
     lands, law, rather = o.times.lands, _kind(o.times), 'conditioning="t,r"'
     given = f'conditioning="{o.conditioning}"'
-    if o.conditioning == "t,r" or lands == "nowhere":
+    if o.conditioning == "t-r" and o.path.t_max > 1:
+        return (
+            f"{given}, but networks read the logarithms of the noise levels of {_kind(o.path)}: use {rather}"
+        )
+    if o.conditioning in EVERY_JUMP or lands == "nowhere":
         return None
     if lands == "anywhere":
         return f"{given}, but {law} draws any r below t, which one output cannot serve: use {rather}"
@@ -152,7 +156,7 @@ def _conditioning(o: Composition) -> str | None:
 def _velocity(o: Composition) -> str | None:
     """The velocity of the network, its output at r = t, is trained by rows r = t, or by rows that come near."""
     times = o.times
-    near = times.lands == "anywhere" and times.finest == 0 and o.conditioning == "t,r"
+    near = times.lands == "anywhere" and times.finest == 0 and o.conditioning in EVERY_JUMP
     if times.lands == "nowhere" or times.has_diagonal or near:
         return None
     asked = (
