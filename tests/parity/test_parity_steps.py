@@ -98,6 +98,18 @@ def test_alpha_flow_tends_to_meanflow():
     assert torch.equal(last.target, limit.target), "without a step it is MeanFlow"
 
 
+def test_a_jump_too_short_for_a_step_of_its_own_asks_for_nothing():
+    """Where rounding leaves s = t on some rows, these rows have themselves as their target, and the others theirs."""
+    objective = exact(methods.alpha_flow())
+    flow, p = objective.flow_map(Wrong()), point_of(objective, 0.3)
+    mixed = objective.point(p.x, p.noise, p.t, torch.where(torch.arange(7) == 3, p.t, p.s), p.r, step=50)
+    found, plain = objective.regress(flow, None, mixed), objective.regress(flow, None, p)
+    torch.testing.assert_close(found.target[3], found.prediction[3], rtol=1e-12, atol=1e-12)
+    others = [0, 1, 2, 4, 5, 6]
+    assert torch.equal(found.target[others], plain.target[others])
+    assert bool(objective.per_sample(found, mixed).isfinite().all())
+
+
 def test_alpha_flow_in_the_course_of_a_run():
     """α = 1 at the start, ½ half-way, 0 at the end, on draws of a run."""
     objective = exact(methods.alpha_flow())
