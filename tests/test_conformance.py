@@ -98,6 +98,7 @@ OBJECTIVES = (
     "split_meanflow",
     "tvm",
     "tim",
+    "pmf",
     "sct",
     "sct_linear",
     "consistency_training",

@@ -100,7 +100,7 @@ def test_names_are_known():
         "lsd", "esd",
         "temf", "v_first", "alpha_flow", "soflow",
         "psd", "psd_midpoint", "split_meanflow",
-        "tvm", "tim",
+        "tvm", "tim", "pmf",
         "sct", "sct_linear", "imm", "energy_distance", "w_flow", "drifting", "ctm_self",
         "progressive_distillation", "consistency_distillation", "reflow", "ctm", "sid",
         "amed", "ect_tuned", "tcm",
@@ -145,6 +145,7 @@ def test_every_method_speaks_of_average_velocity_on_the_linear_path(name):
         "sct",
         "imm",
         "tcm",
+        "pmf",
     )
     if name not in elsewhere:
         assert objective.parameterization == AverageVelocity() and isinstance(objective.path, LinearPath)

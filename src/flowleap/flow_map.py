@@ -179,6 +179,10 @@ class FlowMap:
         """Return the same map with another network (a target copy, EMA weights)."""
         return replace(self, network=network)
 
+    def as_velocity(self) -> FlowMap:
+        """Return the same map as that of a network whose output is the average velocity u, whatever F means here."""
+        return FlowMap(_Velocity(self), AverageVelocity(), self.path, "t,r", self.start, self.guidance_input)
+
     def held(self) -> FlowMap:
         """Return the same map with its weights held as they are: a graph runs through its input only."""
         return replace(self, network=_Held(self.network)) if isinstance(self.network, nn.Module) else self
@@ -213,6 +217,29 @@ def times_for(t: Time | float, x: Image) -> Time:
             raise ValueError(f"times have {len(t)} rows, images {len(x)}: one time per row is expected")
         return t
     return torch.full((len(x),), float(t), dtype=x.dtype, device=x.device)
+
+
+@dataclass(frozen=True)
+class _Velocity:
+    """The average velocity of a map as a network."""
+
+    flow: FlowMap = field(repr=False)
+
+    @property
+    def num_classes(self) -> int | None:
+        return self.flow.num_classes
+
+    @property
+    def guidance_input(self) -> bool:
+        return self.flow.guidance_input
+
+    @property
+    def log_variance(self) -> Callable[[Time, Time], Tensor | None] | None:
+        found = getattr(self.flow.network, "log_variance", None)
+        return None if found is None else self.flow.log_variance
+
+    def __call__(self, x: Image, t: Time, r: Time, label: Label) -> Image:
+        return self.flow.velocity(x, t, r, label)
 
 
 @dataclass(frozen=True)

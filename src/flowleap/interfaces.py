@@ -413,7 +413,10 @@ class Identity(Part):
 
     @property
     def space(self) -> str:
-        """What is compared: "output" for network outputs, "map" for points."""
+        """What is compared: "output" for network outputs, "map" for points, "velocity" for average velocities u.
+
+        For velocities, which are compared on every row, `__call__` is given maps whose outputs are velocities.
+        """
         return "output"
 
     @property

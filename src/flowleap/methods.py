@@ -60,7 +60,15 @@ from flowleap.objectives import (
     SelfConsistency,
     Trajectory,
 )
-from flowleap.parameterization import EDM, AverageVelocity, ConsistencyEDM, Noise, Preconditioned, Velocity
+from flowleap.parameterization import (
+    EDM,
+    AverageVelocity,
+    ConsistencyEDM,
+    ImagePrediction,
+    Noise,
+    Preconditioned,
+    Velocity,
+)
 from flowleap.paths import LinearPath, TrigPath, VEPath, VPPath
 from flowleap.samplers import Sampling
 from flowleap.schedules import ExponentialSchedule, SigmoidSchedule
@@ -115,6 +123,7 @@ __all__ = [
     "lsd",
     "meanflow",
     "names",
+    "pmf",
     "progressive_distillation",
     "psd",
     "reflow",
@@ -391,6 +400,25 @@ def tim() -> Objective:
         times=Jumps(share=0.5, to_data=0.2),
         target=Eulerian(CentralDifference(eps=5e-3, along="path")),
         loss=Weighted(AdaptivePower(power=1.0, eps=1e-5, reduce="mean"), by="1/sqrt(tan(t) - tan(r) + 1)"),
+    )
+
+
+def pmf() -> Objective:
+    """Pixel MeanFlow: improved MeanFlow of a network that predicts an image, errors of velocities (Lu et al., 2026).
+
+    u = (x_t − F)/max(t, 0.05), u* = v − (t − r) du/dt along the network's own velocity u(x_t, t, t), t and r two draws
+    of LN(0.8, 0.8²), half of the rows r = t. With du/dt along v it would be the loss of `meanflow` of another
+    parameterization. The published network has a second output for the velocity, and guidance as an input
+    (`guidance=GuidanceInput()`); its loss has perceptual terms besides, by features that you give:
+    `loss=WithPerceptual("lpips_vgg.pth")`. There (x_t − x)/max(t, 0.05) stands for v, which
+    differs below t = 0.05 alone, where this law draws a row in a million.
+    """
+    return replace(
+        imf(),
+        name="pixel meanflow",
+        parameterization=ImagePrediction(floor=0.05),
+        times=SortedPair(LogitNormal(mean=0.8, std=0.8), diagonal=0.5),
+        target=Eulerian(space="velocity", tangent=Own()),
     )
 
 
@@ -697,6 +725,7 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     "split_meanflow": split_meanflow,
     "tvm": tvm,
     "tim": tim,
+    "pmf": pmf,
     "sct": sct,
     "sct_linear": lambda: sct("linear"),
     "imm": imm,

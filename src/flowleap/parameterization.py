@@ -5,6 +5,7 @@
 | AverageVelocity  | 1, r − t                                | (X − x)/(r − t)        | nowhere                    |
 | Velocity         | the path's DDIM transfer                | a velocity of one pair | trigonometric full jump¹   |
 | Endpoint         | σ_r/σ_t, α_r − α_t σ_r/σ_t              | the clean image        | departure at σ = 0; r = 0¹ |
+| ImagePrediction  | 1 − (t − r)/m, (t − r)/m, m = max(t, floor) | the image that u leads to | full jump¹            |
 | Noise            | α_r/α_t, κ(σ_r − σ_t α_r/α_t)           | the noise              | departure at α = 0         |
 | EDM              | Endpoint ∘ (c_skip, c_out), input c_in  | EDM's network          | departure at σ = 0; r = 0¹ |
 | ConsistencyEDM   | c_skip(t − r), c_out(t − r), input c_in | a consistency model's  | nowhere; VEPath only       |
@@ -31,6 +32,7 @@ __all__ = [
     "AverageVelocity",
     "ConsistencyEDM",
     "Endpoint",
+    "ImagePrediction",
     "Noise",
     "Parameterization",
     "Preconditioned",
@@ -164,6 +166,42 @@ class Endpoint(Parameterization):
     def landing_rates(self, path: Path, t: Time) -> tuple[Tensor, Tensor]:
         rate = path.d_sigma(t) / path.sigma(t)
         return rate, path.d_alpha(t) - path.alpha(t) * rate
+
+
+@dataclass(frozen=True)
+class ImagePrediction(Parameterization):
+    """X = x + (r − t)·u with u = (x − F)/max(t, floor): F is where the average velocity leads at t = 0 (x-prediction).
+
+    The full jump ends at F itself, X_{t→0}(x) = F for t ≥ floor. With targets for F it would be singular there
+    (∂_t b = 0): use those of the velocity, `Eulerian(space="velocity")`.
+
+    Args:
+        floor: the least time that is divided by.
+
+    Raises: ValueError for a floor that is not positive.
+    Source: Lu et al. 2026 (arXiv 2601.22158), and its code (Lyy-iiis/pMF): floor 0.05.
+    """
+
+    floor: float = 0.05
+    cites: ClassVar[tuple[str, ...]] = ("lu2026one",)
+
+    def __post_init__(self) -> None:
+        if not self.floor > 0:
+            raise ValueError(
+                f"ImagePrediction(floor={self.floor}): a positive time is expected, such as 0.05"
+            )
+
+    def coefficients(self, path: Path, t: Time, r: Time) -> tuple[Tensor, Tensor]:
+        share = (t - r) / t.clamp_min(self.floor)
+        return 1 - share, share
+
+    def landing_rates(self, path: Path, t: Time) -> tuple[Tensor, Tensor]:
+        rate = 1 / t.clamp_min(self.floor)
+        return rate, -rate
+
+    def euler_refusal(self, path: Path) -> str | None:
+        reason = AverageVelocity().euler_refusal(path)
+        return reason and reason.replace("AverageVelocity", "ImagePrediction", 1)
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,8 @@ class Target:
             the place of F (`Lagrangian`); or None.
         derivative_norm: root mean square of dF/dt over the dimensions, (rows,), or of the multiple of it that the
             target adds up (`Eulerian(weighting="cos2")`), or of ∂_r X (`Lagrangian`); or None.
-        space: "output" where F is compared with F*, "map" where `value` and `prediction` are points.
+        space: "output" where F is compared with F*, "map" where `value` and `prediction` are points, "velocity" where
+            they are average velocities.
         sample: what the student made, with a graph, where it is judged by `value` and `prediction`; or None.
     """
 
@@ -208,7 +209,8 @@ class Regression:
         target: (batch, *dims), without one but where `sample` is given.
         log_variance: ℓ of the network at (t, r), or at (t, t) where the loss asks for `of="t"`; (batch,) with a graph,
             or None.
-        space: "output" where F is compared with F* on every row, "map" where points are compared on the rows r < t.
+        space: "output" where F is compared with F* on every row, "map" where points are compared on the rows r < t,
+            "velocity" where average velocities are on every row.
             Losses compare what they are given.
         derivative_norm: root mean square of dF/dt over the dimensions of the off-diagonal rows, or None.
         sample: what the student made, (batch, *dims) with a graph, where it is judged by the other two; or None.

@@ -11,6 +11,7 @@
 | ShortJumpsFirst | β(t − r, progress) m, m any of these              | Kim et al. 2025                      |
 | StepQuotient    | m of Δ divided by the step t → s                  | Luo et al. 2025 (SoFlow)             |
 | Perceptual      | Σ_l mean Σ_c w_lc (â_lc − b̂_lc)², of features     | Zhang et al. 2018 (LPIPS)            |
+| WithPerceptual  | m + w d/sg(d + c), d of the implied image         | Lu et al. 2026 (pMF)                 |
 | ScoreIdentity   | w ⟨G, (D_T − x) − α G⟩, G = D_T − D_ψ             | Zhou et al. 2024 (SiD)               |
 | MomentMatching  | w MMD² of the points of a group of rows           | Zhou et al. 2025 (IMM)               |
 | Drift           | ½‖V‖², V a field between two laws, see `drift`    | drifting; W-Flow; energy distance    |
@@ -24,7 +25,7 @@ from flowleap.interfaces import Loss
 from flowleap.losses.distances import AdaptivePower, Norm, PseudoHuber, Squared
 from flowleap.losses.drift import Drift, Energy, Field, Kernel, Sinkhorn
 from flowleap.losses.jumps import ShortJumpsFirst, StepQuotient
-from flowleap.losses.perceptual import Perceptual
+from flowleap.losses.perceptual import Perceptual, WithPerceptual
 from flowleap.losses.score_identity import ScoreIdentity
 from flowleap.losses.sets import MomentMatching
 from flowleap.losses.weights import WEIGHTS, Boundary, LearnedVariance, Weighted
@@ -49,4 +50,5 @@ __all__ = [
     "Squared",
     "StepQuotient",
     "Weighted",
+    "WithPerceptual",
 ]

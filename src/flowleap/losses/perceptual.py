@@ -11,11 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from flowleap.interfaces import Composition, Loss
+from flowleap.losses.distances import AdaptivePower
 from flowleap.networks import perceptual
+from flowleap.paths import LinearPath
 from flowleap.point import Point, Regression
 from flowleap.suggest import suggest
+from flowleap.tensors import Image, like
 
-__all__ = ["Perceptual"]
+__all__ = ["Perceptual", "WithPerceptual"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,11 @@ class Perceptual(Loss):
                 "Perceptual compares images, and here are rows that compare outputs of the network (r = t, or a target "
                 'of outputs): use Consistency(space="map") and times with r < t, such as NoiseGrid()'
             )
-        a, b = (self._images(each) for each in (regression.prediction, regression.target))
+        return self.distance(regression.prediction, regression.target)
+
+    def distance(self, first: Image, second: Image) -> Tensor:
+        """Return d of each pair of images, (batch,)."""
+        a, b = (self._images(each) for each in (first, second))
         if self.features is not None:
             return perceptual.distance(self.features(a), self.features(b))
         assert self.file is not None
@@ -104,3 +111,75 @@ class Perceptual(Loss):
         if self.size is None or x.shape[-2:] == (self.size, self.size):
             return x
         return functional.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class WithPerceptual(Loss):
+    """m + w d/sg(d + c) on rows t < `below`, d = LPIPS(x_t − t u, x): where a velocity leads, and the image itself.
+
+    m is another loss of velocities. The features compare images, so that a row must come near its image: the rows above
+    `below`, whose average velocity leads to a mean of many images, have m alone. For several networks, one around
+    another. Without the random crops of the published code.
+
+    Args:
+        file, linear, net, size, features: those of `Perceptual`.
+        inner: m.
+        weight: w.
+        below: the time up to which rows are compared by features.
+        eps: c.
+
+    Raises: ValueError as `Perceptual`, and for a weight, time or c that is not positive.
+    Source: Lu et al. 2026 (arXiv 2601.22158), and its code (Lyy-iiis/pMF): LPIPS by VGG with 0.4, ConvNeXt with 0.1,
+    t < 0.8, c = 0.01.
+    """
+
+    file: str | None
+    inner: Loss = AdaptivePower()
+    linear: str | None = None
+    net: str = "vgg"
+    size: int | None = 224
+    features: Callable[[Tensor], Sequence[Tensor]] | None = field(default=None, repr=False)
+    weight: float = 0.4
+    below: float = 0.8
+    eps: float = 0.01
+    cites: ClassVar[tuple[str, ...]] = ("lu2026one", "zhang2018unreasonable")
+
+    def __post_init__(self) -> None:
+        _ = self.perceptual  # which refuses what it cannot compare with
+        if not (self.weight > 0 and self.below > 0 and self.eps > 0):
+            raise ValueError(
+                f"WithPerceptual(weight={self.weight}, below={self.below}, eps={self.eps}): positive numbers are "
+                "expected"
+            )
+
+    @property
+    def perceptual(self) -> Perceptual:
+        """The distance of images."""
+        return Perceptual(self.file, self.linear, self.net, self.size, self.features)
+
+    @property
+    def template(self) -> dict[str, str]:
+        """The metric of the loss inside, and that of images."""
+        return {"loss metric": f"{{loss metric}} + {self.perceptual.template['loss metric']}"}
+
+    @property
+    def error_power(self) -> float:
+        return self.inner.error_power
+
+    @property
+    def horizon(self) -> float | None:
+        return self.inner.horizon
+
+    def refusal(self, o: Composition) -> str | None:
+        if o.target.space == "velocity" and isinstance(o.path, LinearPath):
+            return None
+        return (
+            "WithPerceptual compares x_t − t u with an image, which it is for average velocities u on LinearPath: use "
+            'target=Eulerian(space="velocity") there, or the loss inside it'
+        )
+
+    def __call__(self, regression: Regression, point: Point) -> Tensor:
+        image = point.x_t - like(point.t, point.x_t).to(point.x_t.dtype) * regression.prediction
+        distance = self.perceptual.distance(image, point.x)
+        term = torch.where(point.t < self.below, distance / (distance.detach() + self.eps), 0.0)
+        return self.inner(regression, point) + self.weight * term

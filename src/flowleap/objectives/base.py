@@ -295,6 +295,10 @@ class Objective(Cited):
     def _regress(self, flow: FlowMap, frozen: FlowMap, point: Point) -> Regression:
         for one in (flow, frozen):
             self._check(one)
+        if self.target.space == "velocity":
+            same = frozen.network is flow.network
+            flow, frozen = flow.as_velocity(), frozen.as_velocity()
+            frozen = flow if same else frozen
         jumps, own = point.num_jumps, frozen.network is flow.network
         start = jumps if self.target.predicts(own) else 0
         output = _output(flow, point, start)
@@ -306,7 +310,7 @@ class Objective(Cited):
         of_departure = any(loss.learned == "t" for loss in self.loss.chain())
         log_variance = flow.log_variance(point.t, point.t if of_departure else point.r)
         if jumps == 0:
-            return Regression(output, target, log_variance)
+            return Regression(output, target, log_variance, self.target.space)
         p = point.rows(0, jumps)
         jump = self.target(flow, frozen, p)
         prediction = output if jump.prediction is None else torch.cat([jump.prediction, answered])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class Eulerian(Identity):
             same. With `Own()` the rows r < t know of the data only what the rows r = t have taught the network.
         tangent: the velocity along which dF/dt is taken, where it differs from the regressed one; None: the same.
             `Own()`, the network's velocity, is that of improved MeanFlow: it does not depend on the pair of the row.
+        space: "output" as above; "velocity" differentiates and regresses the average velocity u in the place of F,
+            u* = v − (t − r) du/dt, whatever F means and also where ∂_t b = 0.
         through_time: whether the gradient also runs through ∂_t F; (∇_x F) v and v have none. The values of prediction
             and target are the same.
         normalize: c, in units of F: the target is F + Δ/(rms(Δ) + c), Δ what would be added to F without, rms over the
@@ -66,6 +68,7 @@ class Eulerian(Identity):
     clip: float | None = None
     velocity: VelocitySource | None = None
     through_time: bool = False
+    space: Literal["output", "velocity"] = "output"
     template: ClassVar[dict[str, str]] = {
         "model type": "continuous, s → t",
         "first step t → s": "DDIM, {velocity} velocity",
@@ -154,6 +157,8 @@ class Eulerian(Identity):
 
     def _singular(self, o: Composition) -> str | None:
         """Return where F* is infinite, or nothing is left to regress, or None."""
+        if self.space == "velocity":
+            return None
         if self.weighting == "unit":
             reason = o.parameterization.eulerian_singularity(o.path)
             way = 'where the Eulerian target is infinite: use AverageVelocity(), or weighting="cos2"'
@@ -204,7 +209,7 @@ class Eulerian(Identity):
         prediction = output if own else None
         if self.through_time:
             prediction = self._with_slope(flow, p, prediction)
-        return Target(value, prediction, squared_norm(rate, "mean").sqrt())
+        return Target(value, prediction, squared_norm(rate, "mean").sqrt(), self.space)
 
     def _with_slope(self, flow: FlowMap, p: Point, output: Image | None) -> Image:
         """Return the prediction with the gradient of w b/ḃ · ∂_t F added to its own, and the same value."""
