@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from flowleap import Batch, methods
 from flowleap.objectives import Refreshed
+from flowleap.paths import VEPath
 from flowleap.randomness import RowGenerator
 from flowleap.schedules import SigmoidSchedule
 from flowleap.times import (
@@ -495,3 +498,13 @@ def test_jumps_that_start_anywhere_cover_the_grid():
         starts = Counter((8 * t[jump == size]).tolist())
         assert set(starts) == set(range(int(8 * size), 9))
         assert len(starts) == 1 or stats.chisquare(list(starts.values())).pvalue > 1e-3
+
+
+def test_jumps_from_noise_start_at_the_highest_level_of_a_path_of_levels():
+    """t = σ_max and r = σ_min in a point, where the law itself says ∞ and 0."""
+    path = VEPath(t_min=0.002, t_max=80.0)
+    times = Jumps(1.0, LogNormal(), from_noise=0.25, to_data=0.25, full=0.5)
+    objective = replace(methods.meanflow(), path=path, times=times)
+    point = objective.draw(Batch(torch.zeros(64, 2)), 0, 0)
+    noise, data = point.t == 80, point.r == 0.002
+    assert bool((noise | data).all()) and 16 <= int((noise & data).sum()) < 64
