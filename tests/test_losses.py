@@ -37,6 +37,32 @@ def norms(r: Regression) -> np.ndarray:
     return ((r.prediction.detach().double() - r.target.double()).numpy() ** 2).sum((1, 2))
 
 
+@pytest.mark.parametrize(("dims", "least", "most"), [(2, 0.0, 0.01), (200, 0.95, 1.0)])
+def test_power_one_pulls_to_the_mean_of_its_targets_only_in_many_dimensions(dims, least, most):
+    """Targets on a sphere around their mean 0, a prediction off their mean: its pull to the mean, relative to ‖Δ‖².
+
+    In two dimensions E ln ‖Δ‖² is the same all over the disk, so that there is no pull at all.
+    """
+    random = torch.Generator().manual_seed(0)
+    if dims == 2:
+        angle = torch.arange(64, dtype=D) * (2 * math.pi / 64)
+        target = torch.stack([angle.cos(), angle.sin()], dim=1)
+    else:
+        target = torch.randn(20_000, dims, dtype=D, generator=random)
+        target = torch.cat([target, -target])
+        target = target / target.norm(dim=1, keepdim=True)
+    start = torch.zeros(dims, dtype=D)
+    start[0] = 0.1 if dims > 2 else 0.5
+    pulls = []
+    for loss in (AdaptivePower(1.0, 1e-6), Squared("sum")):
+        guess = start.clone().requires_grad_()
+        found = Regression(guess.expand_as(target), target)
+        x, t = torch.zeros(len(target), 1, dtype=D), torch.zeros(len(target), dtype=D)
+        loss(found, Point(LinearPath(), x, x, t, t, t, x, 0)).mean().backward()
+        pulls.append(float(guess.grad[0]))
+    assert least <= pulls[0] / pulls[1] <= most
+
+
 CLOSED = [
     (Squared("sum"), lambda m: m),
     (Squared(), lambda m: m / DIMS),
