@@ -211,3 +211,43 @@ def test_known_weights_multiply_any_loss(path, scale):
 def test_unknown_weights_are_refused_by_the_known_ones():
     with pytest.raises(ValueError, match=r"by='snr'.*1/\(t - s\), .*alpha/\(kappa sigma\)"):
         Weighted(by="snr")
+
+
+# what a loss learns where one point belongs to several data
+
+
+def learned(loss, x: torch.Tensor, t: float, share: float) -> torch.Tensor:
+    """The velocity at x_t = x of least expected loss, data 1 and −1, the latter with this share, noise N(0, 1); (n,)."""
+    ends = torch.tensor([1.0, -1.0], dtype=D)
+    velocity = (x[:, None] - ends) / t
+    weight = torch.log_softmax(
+        torch.tensor([1 - share, share], dtype=D).log() - (((x[:, None] - (1 - t) * ends) / t) ** 2) / 2,
+        dim=1,
+    )
+    asked = velocity[:, 1:] + (velocity[:, :1] - velocity[:, 1:]) * torch.linspace(0, 1, 301, dtype=D)
+    found = torch.zeros_like(asked)
+    for end in range(2):
+        prediction = asked.flatten()[:, None].requires_grad_()
+        target = velocity[:, end, None].expand_as(asked).reshape(-1, 1)
+        held = point(len(prediction))
+        (slope,) = torch.autograd.grad(loss(Regression(prediction, target), held).sum(), prediction)
+        found += weight[:, end, None].exp() * slope.view_as(
+            asked
+        )  # the loss itself is held fixed where it weighs
+    steps = asked.diff(dim=1)
+    risk = torch.cumsum((found[:, 1:] + found[:, :-1]) / 2 * steps, dim=1)
+    place = torch.cat([torch.zeros(len(x), 1, dtype=D), risk], 1).argmin(1, keepdim=True)
+    return asked.gather(1, place)[:, 0].detach()
+
+
+@pytest.mark.parametrize(
+    ("loss", "least", "most"),
+    [(Squared(), 0.18, 0.22), (AdaptivePower(0.5), 0.03, 0.08), (AdaptivePower(1.0), 0.03, 0.08)],
+)
+def test_a_weight_by_the_error_of_a_row_drops_what_is_rare(loss, least, most):
+    """Of data at 1 and −1, a fifth at −1, the flow of least squared error makes a fifth; weighed by the error of each
+    row it makes a twentieth: a row of the rarer kind has a large error, and so a small weight."""
+    x = torch.randn(600, dtype=D, generator=torch.Generator().manual_seed(0))
+    for step in range(32):
+        x = x - learned(loss, x, 1 - step / 32, share=0.2) / 32
+    assert least < float((x < 0).double().mean()) < most
