@@ -73,7 +73,7 @@ def squared() -> Objective:
 
 
 def learned_weight() -> Objective:
-    """The squared error over its mean at the times of a row, which the network learns: no row weighs by its own error."""
+    """The squared error over its mean at the times of a row, which the network learns."""
     return _lever(loss=LearnedVariance(Squared(reduce="mean")))
 
 
