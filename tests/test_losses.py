@@ -191,7 +191,7 @@ def test_norms_of_rows():
 
 
 def test_the_raw_error_is_unweighted_and_without_a_graph():
-    """Return the velocity at x_t = x of least expected loss: data 1 and −1, the latter with this share, noise N(0, 1)."""
+    """Mean squared residual over dimensions, whatever the loss."""
     found = regression(5)
     assert not found.raw.requires_grad and found.raw.shape == (5,)
     np.testing.assert_allclose(found.raw.numpy(), norms(found) / DIMS, rtol=1e-6)
@@ -217,7 +217,7 @@ def test_unknown_weights_are_refused_by_the_known_ones():
 
 
 def learned(loss, x: torch.Tensor, t: float, share: float) -> torch.Tensor:
-    """The velocity at x_t = x of least expected loss, data 1 and −1, the latter with this share, noise N(0, 1); (n,)."""
+    """Return the velocity of least expected loss at x_t = x: data 1 and −1, this share at −1, noise N(0, 1)."""
     ends = torch.tensor([1.0, -1.0], dtype=D)
     velocity = (x[:, None] - ends) / t
     weight = torch.log_softmax(
