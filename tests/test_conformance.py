@@ -99,6 +99,7 @@ OBJECTIVES = (
     "tvm",
     "tim",
     "pmf",
+    "dmf",
     "sct",
     "sct_linear",
     "consistency_training",

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from flowleap import Batch, FlowMap, Objective, methods, networks
 from flowleap.couplings import StoredPairs
 from flowleap.derivatives import CentralDifference, ExactJVP
-from flowleap.losses import AdaptivePower, LearnedVariance, Loss
+from flowleap.losses import AdaptivePower, LearnedCauchy, LearnedVariance, Loss
 from flowleap.objectives import LearnedSolver, Refreshed
 from flowleap.point import Point
 from flowleap.times import Truncation
@@ -72,7 +72,8 @@ def data(objective: Objective, labels: bool) -> Batch:
 
 def value_says_nothing(loss: Loss) -> bool:
     return any(
-        isinstance(part, LearnedVariance) or (isinstance(part, AdaptivePower) and part.power == 1)
+        isinstance(part, LearnedVariance | LearnedCauchy)
+        or (isinstance(part, AdaptivePower) and part.power == 1)
         for part in loss.chain()
     )
 

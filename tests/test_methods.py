@@ -100,7 +100,7 @@ def test_names_are_known():
         "lsd", "esd",
         "temf", "v_first", "alpha_flow", "soflow",
         "psd", "psd_midpoint", "split_meanflow",
-        "tvm", "tim", "pmf",
+        "tvm", "tim", "pmf", "dmf",
         "sct", "sct_linear", "imm", "energy_distance", "w_flow", "drifting", "ctm_self",
         "progressive_distillation", "consistency_distillation", "reflow", "ctm", "sid",
         "amed", "ect_tuned", "tcm",

@@ -6,6 +6,7 @@
 | PseudoHuber     | √(‖Δ‖² + c²) − c                                  | Song and Dhariwal 2023 (iCT)         |
 | AdaptivePower   | ‖Δ‖² / sg(‖Δ‖² + c)^p                             | Geng et al. 2025 (MeanFlow)          |
 | LearnedVariance | e^{−ℓ} m + ℓ, m any of the above, ℓ(t, r) learned | Karras et al. 2023 (EDM2); ESC       |
+| LearnedCauchy   | ln(e^{−ℓ} m + c) + ℓ, ℓ(t, r) learned             | Lee et al. 2025 (DMF)                |
 | Norm            | ‖Δ‖                                               | Geng et al. 2024 (ECT)               |
 | Weighted        | w m, m any of these, w by name                    | iCT, sCT, α-Flow, TEMF               |
 | ShortJumpsFirst | β(t − r, progress) m, m any of these              | Kim et al. 2025                      |
@@ -28,7 +29,7 @@ from flowleap.losses.jumps import ShortJumpsFirst, StepQuotient
 from flowleap.losses.perceptual import Perceptual, WithPerceptual
 from flowleap.losses.score_identity import ScoreIdentity
 from flowleap.losses.sets import MomentMatching
-from flowleap.losses.weights import WEIGHTS, Boundary, LearnedVariance, Weighted
+from flowleap.losses.weights import WEIGHTS, Boundary, LearnedCauchy, LearnedVariance, Weighted
 
 __all__ = [
     "WEIGHTS",
@@ -38,6 +39,7 @@ __all__ = [
     "Energy",
     "Field",
     "Kernel",
+    "LearnedCauchy",
     "LearnedVariance",
     "Loss",
     "MomentMatching",

@@ -14,7 +14,7 @@ from flowleap.losses.distances import Squared
 from flowleap.point import Point, Regression
 from flowleap.suggest import suggest
 
-__all__ = ["WEIGHTS", "Boundary", "LearnedVariance", "Weighted"]
+__all__ = ["WEIGHTS", "Boundary", "LearnedCauchy", "LearnedVariance", "Weighted"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,61 @@ class LearnedVariance(Loss):
             raise ValueError(f'LearnedVariance(of={self.of!r}): expected "t, r" or "t"')
 
     def __call__(self, regression: Regression, point: Point) -> Tensor:
-        log_variance = regression.log_variance
-        if log_variance is None:
-            raise ValueError(
-                "LearnedVariance needs a network with log_variance(t, r): build it with log_variance=True, or wrap it "
-                "in networks.WithLogVariance(network)"
-            )
+        log_variance = _learned(self, regression)
         return torch.exp(-log_variance) * self.inner(regression, point) + log_variance
+
+
+@dataclass(frozen=True)
+class LearnedCauchy(Loss):
+    """ln(e^{−ℓ} m + c) + ℓ = ln(m + c e^ℓ): the gradient of m is divided by m + c e^ℓ, so that outliers weigh little.
+
+    ∂/∂ℓ = c e^ℓ/(m + c e^ℓ) is positive: ℓ only falls, ever more slowly, from c beside m towards ln m alone.
+
+    Args:
+        inner: m.
+        eps: c.
+        of: the times that ℓ is a function of, as of `LearnedVariance`.
+
+    Raises: ValueError for a c that is not positive, other times, or where the network has no log-variance head.
+    Source: Lee et al. 2025 (arXiv 2510.24474), and its code (kyungmnlee/dmf): c = 0.01, m the mean squared error.
+    """
+
+    inner: Loss = Squared()
+    eps: float = 0.01
+    of: Literal["t, r", "t"] = "t, r"
+    template: ClassVar[dict[str, str]] = {"weight": "{weight}, 1/(m + {eps:g} e^ℓ), ℓ({of}) learned"}
+    cites: ClassVar[tuple[str, ...]] = ("lee2025decoupled",)
+
+    def __post_init__(self) -> None:
+        if self.of not in ("t, r", "t"):
+            raise ValueError(f'LearnedCauchy(of={self.of!r}): expected "t, r" or "t"')
+        if not self.eps > 0:
+            raise ValueError(f"LearnedCauchy(eps={self.eps}): a positive number is expected, such as 0.01")
+
+    @property
+    def learned(self) -> str:
+        return self.of
+
+    @property
+    def error_power(self) -> float:
+        return 1.0
+
+    def __call__(self, regression: Regression, point: Point) -> Tensor:
+        log_variance = _learned(self, regression)
+        return torch.log(self.inner(regression, point) + self.eps * torch.exp(log_variance))
+
+
+def _learned(loss: Loss, regression: Regression) -> Tensor:
+    """Return ℓ of the network.
+
+    Raises: ValueError where it has none.
+    """
+    if regression.log_variance is None:
+        raise ValueError(
+            f"{type(loss).__name__} needs a network with log_variance(t, r): build it with log_variance=True, or wrap "
+            "it in networks.WithLogVariance(network)"
+        )
+    return regression.log_variance
 
 
 def _wide(point: Point) -> tuple[Tensor, Tensor]:

@@ -115,6 +115,7 @@ class Options(TypedDict, total=False):
     time_scale: float
     double_norm: bool
     checkpointing: bool
+    decoder: int | None
 
 
 class Sized(Protocol):
@@ -145,10 +146,14 @@ class DiT(Conditioned):
     With `double_norm` the shifts and scales of the modulation are normalized over the channels, gates are not. Times
     are embedded as sinusoids of t in [0, 1], not of 1000 t, which keeps derivatives in t small. With `checkpointing`
     blocks are recomputed in the backward pass (`networks.recompute`).
+    With `decoder` n the last n blocks and the final layer are told r in the place of t, and the others t alone, by
+    the same embedding: c = t_embedder(t) + y_embedder(label), then c = t_embedder(r) + y_embedder(label). On r = t it
+    is a network of one time, so that the weights of a flow model can be taken as they are.
     Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last (with
         `guidance_input` also (batch, 4), see `tensors.guided_label`) → like x.
     Raises: ValueError for an image that does not split into patches, or an input of another shape.
-    Source: Peebles and Xie 2022 (arXiv 2212.09748) section 3.2; Lu and Song 2024 (arXiv 2410.11081) section 4.1.
+    Source: Peebles and Xie 2022 (arXiv 2212.09748) section 3.2; Lu and Song 2024 (arXiv 2410.11081) section 4.1; Lee
+    et al. 2025 (arXiv 2510.24474) for `decoder`, 8 blocks of 28.
     """
 
     def __init__(
@@ -168,6 +173,7 @@ class DiT(Conditioned):
         time_scale: float = 1.0,
         double_norm: bool = False,
         checkpointing: bool = False,
+        decoder: int | None = None,
     ) -> None:
         channels, *size = image
         if any(side % patch for side in size):
@@ -176,14 +182,22 @@ class DiT(Conditioned):
             )
         if width % heads or width % 4:
             raise ValueError(f"width is a multiple of heads and of 4; got width={width}, heads={heads}")
+        if decoder is not None and not 0 < decoder < depth:
+            raise ValueError(
+                f"decoder={decoder}: the number of the last blocks that are told r in the place of t is at least 1 and "
+                f"less than depth={depth}; None for a network that is told t and r everywhere"
+            )
         time = partial(TimeEmbedding, scale=time_scale)
-        super().__init__(width, classes, second, log_variance, time, guidance_input)
+        super().__init__(
+            width, classes, second, log_variance, time, guidance_input, one_embedder=decoder is not None
+        )
         self.image, self.patch, self.checkpointing = (channels, *size), patch, checkpointing
+        self.decoder = decoder or 0
         self.config: dict[str, Any] = {
             "kind": "DiT", "image": [channels, *size], "classes": classes, "patch": patch, "width": width,
             "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio, "second": second, "qk_norm": qk_norm,
             "log_variance": log_variance, "guidance_input": guidance_input, "time_scale": time_scale,
-            "double_norm": double_norm, "checkpointing": checkpointing,
+            "double_norm": double_norm, "checkpointing": checkpointing, "decoder": decoder,
         }  # fmt: skip
         self.x_embedder = PatchEmbedding(channels, patch, width)
         self.register_buffer("pos_embed", sincos_positions(width, size[0] // patch, size[1] // patch))
@@ -195,11 +209,21 @@ class DiT(Conditioned):
     def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
         if x.shape[1:] != self.image:
             raise ValueError(f"this network takes images of shape {self.image}; got a batch {tuple(x.shape)}")
-        c = self._condition(x, t, r, label)
+        first, last = self._conditions(x, t, r, label)
         tokens = self.x_embedder(x) + self.pos_embed
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
+            c = first if number < len(self.blocks) - self.decoder else last
             tokens = recomputed(block, tokens, c, wanted=self.checkpointing)
-        return self._unpatchify(self.final_layer(tokens, c))
+        return self._unpatchify(self.final_layer(tokens, last))
+
+    def _conditions(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the conditions of the first blocks and of the last ones."""
+        if self.decoder == 0:
+            c = self._condition(x, t, r, label)
+            return c, c
+        self._check(x, t, r)
+        first, last = (self._named(self.t_embedder(time), x, t, label) for time in (t, r))
+        return first, last
 
     def _unpatchify(self, tokens: Tensor) -> Tensor:
         (channels, height, width), p = self.image, self.patch

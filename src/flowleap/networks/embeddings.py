@@ -143,6 +143,7 @@ class Conditioned(nn.Module):
         log_variance: bool,
         time: Callable[[int], TimeEmbedding],
         guidance_input: bool = False,
+        one_embedder: bool = False,
     ) -> None:
         super().__init__()
         if guidance_input and classes is None:
@@ -155,7 +156,9 @@ class Conditioned(nn.Module):
         if classes is not None and classes < 1:
             raise ValueError(f"classes is at least 1, or None for an unconditional network; got {classes}")
         self.num_classes, self.second, self.guidance_input = classes, second, guidance_input
-        self.t_embedder, self.r_embedder = time(width), time(width)
+        self.t_embedder = time(width)
+        if not one_embedder:
+            self.r_embedder = time(width)
         if classes is not None:
             self.y_embedder = LabelEmbedding(classes, width)
         if guidance_input:
@@ -164,24 +167,33 @@ class Conditioned(nn.Module):
             self.logvar_linear = silent_linear(width, 1)
 
     def _times(self, t: Tensor, r: Tensor) -> Tensor:
+        if "r_embedder" not in self._modules:
+            return self.t_embedder(t) + self.t_embedder(r)
         return self.t_embedder(t) + self.r_embedder(t - r if self.second == "span" else r)
 
     def _condition(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None) -> Tensor:
+        self._check(x, t, r)
+        return self._named(self._times(t, r), x, t, label)
+
+    def _check(self, x: Tensor, t: Tensor, r: Tensor) -> None:
         if t.shape != x.shape[:1] or r.shape != x.shape[:1]:
             raise ValueError(
                 f"t and r have one entry per sample, shape ({len(x)},); "
                 f"got {tuple(t.shape)} and {tuple(r.shape)}"
             )
+
+    def _named(self, times: Tensor, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        """Return embedded times with the embedding of the label added."""
         if self.num_classes is None:
             if label is not None:
                 raise ValueError(
                     "this network is unconditional: build it with classes=..., or pass label=None"
                 )
-            return self._times(t, r)
+            return times
         if not self.guidance_input:
-            return self._times(t, r) + self.y_embedder(label, len(x))
+            return times + self.y_embedder(label, len(x))
         classes, guidance = (None, None) if label is None else classes_of(label)
-        return self._times(t, r) + self.y_embedder(classes, len(x)) + self.g_embedder(guidance, t)
+        return times + self.y_embedder(classes, len(x)) + self.g_embedder(guidance, t)
 
     def _log_variance(self, t: Tensor, r: Tensor) -> Tensor:
         with torch.autocast(t.device.type, enabled=False):

@@ -7,7 +7,7 @@
 | classes, and this one none      | the embedding of the null class, added to that of the time                        |
 | no classes, and this one some   | the embedding of the null class is 0, so that without a label both are equal      |
 | t − r as second time, and this  | the constant that its embedding adds on the diagonal, r = t                       |
-| one r                           |                                                                                   |
+| one r, or one embedding         |                                                                                   |
 
 All other weights keep their new values; a message lists them.
 """
@@ -37,6 +37,7 @@ FREE = (
     "second",
     "patch",
     "depth",
+    "decoder",
 )
 """Options that may differ: they only decide which weights fit, or do not change the function of weights."""
 
@@ -95,12 +96,15 @@ def begin_with(network: nn.Module, other: nn.Module, same: Mapping[int, int] | N
         )
     remarks = _other_options(here.config, there.config)
     with torch.no_grad():
-        if here.second != there.second:
+        both = all("r_embedder" in network._modules for network in (here, there))
+        if both and here.second != there.second:
             fit -= {name for name in own if name.startswith(TIME)}
         for name in fit:
             own[name].copy_(given[name])
-        if here.second != there.second:
+        if both and here.second != there.second:
             remarks.append(_second_time(here, there))
+        if not both and "r_embedder" in there._modules:
+            remarks.append(_one_embedding(own, there))
         if not alike:
             remarks.append(_classes(here, there, own, given, same))
     count = sum(weight.numel() for weight in own.values())
@@ -126,6 +130,15 @@ def _second_time(here: Any, there: Any) -> str:
     output.weight.zero_()
     output.bias.copy_(there.r_embedder.to(output.bias.device)(zero)[0])
     return "its second time is the span there and the landing here: on the diagonal both say the same"
+
+
+def _one_embedding(own: dict[str, Tensor], there: Any) -> str:
+    """Add the constant of the second time on the diagonal to the embedding of the time, the only one here."""
+    if there.second != "span":
+        return "its second time is r there, which has no embedding here: it begins as something else"
+    zero = torch.zeros(1, dtype=own[BIAS].dtype, device=own[BIAS].device)
+    own[BIAS] += there.r_embedder.to(own[BIAS].device)(zero)[0]
+    return "its second time has no embedding here: on the diagonal both say the same"
 
 
 def _classes(
