@@ -125,7 +125,13 @@ METHODS: dict[str, Objective] = {
     "meanflow, closed forms": replace(methods.meanflow(), target=Eulerian(TwoPass(closed_forms=True))),
     "meanflow, own tangent": replace(methods.meanflow(), target=Eulerian(tangent=velocities.Own())),
     "esc": methods.esc(),
+    "imf": methods.imf(),
     "shortcut": methods.shortcut(),
+    "psd": methods.psd(),
+    "lsd": methods.lsd(),
+    "esd": methods.esd(),
+    "tvm": methods.tvm(),
+    "temf": methods.temf(),
 }
 
 
