@@ -182,6 +182,29 @@ def test_without_intervals_all_times_are_guided() -> None:
     assert torch.equal(point.guided, kept.nonzero().squeeze(1))
 
 
+class TwoHeads(Spoilt):
+    """An exact network with a velocity head; both misread the same."""
+
+    def with_velocity(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        classes, guidance = classes_of(label)
+        read = guided_label(classes, self.change(guidance))
+        return self(x, t, r, label), Guided().velocity(x, t, read)
+
+
+def test_a_velocity_head_has_the_guided_flow_as_its_fixed_point_too() -> None:
+    objective = replace(methods.imf(head=True), guidance=GuidanceInput(by_head=True), velocity=OfClass())
+    exact, point = FlowMap.of(Guided()).network, rows_of(objective)
+
+    def errors(network: TwoHeads) -> tuple[float, float]:
+        found = objective.regress(objective.flow_map(network), None, point)
+        apart = found.prediction - found.target, found.velocity - found.velocity_target
+        return tuple(float(error.abs().max()) for error in apart)
+
+    assert max(errors(TwoHeads(exact, lambda g: g))) <= 1e-9
+    wrong = TwoHeads(exact, lambda g: torch.cat([torch.full_like(g[:, :1], 3.0), g[:, 1:]], 1))
+    assert min(errors(wrong)) >= 1e-2
+
+
 # what rows draw
 
 
@@ -434,12 +457,13 @@ def test_an_interval_is_refused_where_the_network_is_not_told() -> None:
         ({"label_dropout": 0.0}, "label_dropout"),
         ({"path": paths.VEPath(), "times": times.SortedPair(times.LogNormal())}, "interval=False"),
         ({"times": times.FullJump(), "conditioning": "t"}, "r = t"),
+        ({"guidance": GuidanceInput(by_head=True)}, "loss=VelocityHead"),
     ],
-    ids=["teacher", "pairs", "no null label", "noise levels", "no diagonal"],
+    ids=["teacher", "pairs", "no null label", "noise levels", "no diagonal", "no head"],
 )
 def test_compositions_that_mean_nothing_are_refused(change: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        replace(methods.meanflow(), guidance=GuidanceInput(), **change)
+        replace(methods.meanflow(), **{"guidance": GuidanceInput(), **change})
 
 
 @pytest.mark.parametrize("wrong", [{"largest": 1.0}, {"usual": 0.5}, {"usual": 9.0}, {"power": -1.0}])

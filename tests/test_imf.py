@@ -10,20 +10,23 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from flowleap import Batch, FlowMap, methods, paths, times
+from flowleap import Batch, FlowMap, losses, methods, paths, runs, times
 from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
-from flowleap.networks import MLP
+from flowleap.guidance import GuidanceInput
+from flowleap.networks import MLP, DiT
+from flowleap.networks.adapters import StepToken, WithLogVariance
 from flowleap.objectives import Eulerian
 from flowleap.point import Point
-from flowleap.velocities import Own
+from flowleap.tensors import guided_label
+from flowleap.velocities import Head, Own
 
 D = torch.float64
 
 
-def network() -> MLP:
+def network(**options: object) -> MLP:
     """A small network none of whose weights is 0."""
     torch.manual_seed(0)
-    made = MLP(3, classes=2, width=16, depth=2).double()
+    made = MLP(3, classes=2, width=16, depth=2, **options).double()
     random = torch.Generator().manual_seed(1)
     for weight in made.parameters():
         weight.data.add_(0.1 * torch.randn(weight.shape, generator=random).to(D))
@@ -83,6 +86,99 @@ def test_the_tangent_does_not_depend_on_the_pair() -> None:
     plain = replace(objective, target=Eulerian(TwoPass()))
     ours, theirs = (plain.regress(flow, None, p).target for p in (first, second))
     assert (theirs - ours - apart).abs().max() > 1e-2
+
+
+# the velocity head
+
+
+def test_both_losses_are_those_of_the_published_code() -> None:
+    """V onto v_g and v_head onto v_g, each with its adaptive weight, added up, in value and gradient:
+
+    v_g = v + (1 − 1/w)(v_head(y, w) − v_head(∅, 1)) inside the interval, and du/dt along v_head.
+    """
+    objective = replace(
+        methods.imf(head=True),
+        target=Eulerian(TwoPass(), tangent=Head()),
+        guidance=GuidanceInput(by_head=True),
+    )
+    model, p = network(velocity_head=1, guidance_input=True), point(objective)
+    assert bool(p.dropped.any()) and 0 < len(p.guided) < len(p)
+    found = objective.per_sample(objective.regress(objective.flow_map(model), None, p), p)
+
+    label, (scale, first, last) = p.network_label(2), p.guidance.unbind(1)
+    nothing = guided_label(
+        torch.full_like(p.label, 2), torch.tensor([[1.0, 0.0, 1.0]], dtype=D).expand(16, 3)
+    )
+    along, bare = (model.with_velocity(p.x_t, p.t, p.t, y)[1].detach() for y in (label, nothing))
+    inside = (p.t >= first) & (p.t <= last) & ~p.dropped
+    v_g = p.noise - p.x + torch.where(inside, 1 - 1 / scale, 0.0)[:, None] * (along - bare)
+
+    def u(x: Tensor, t: Tensor) -> Tensor:
+        return model(x, t, p.r, label)
+
+    _, rate = jvp(u, (p.x_t, p.t), (along, torch.ones_like(p.t)))
+    prediction, velocity = model.with_velocity(p.x_t, p.t, p.r, label)
+    compound = prediction + (p.t - p.r)[:, None] * rate.detach()
+    expected = torch.zeros(16, dtype=D)
+    for error in ((compound - v_g).square().sum(1), (velocity - v_g).square().sum(1)):
+        expected = expected + error / (error.detach() + 1e-2)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    for one, other in zip(gradients(found.mean(), model), gradients(expected.mean(), model), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["MLP", "DiT"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_head_leaves_the_map_as_it_is_and_is_not_computed_with_it(kind: str, count: int) -> None:
+    def made(head: int) -> torch.nn.Module:
+        torch.manual_seed(0)
+        if kind == "MLP":
+            return MLP((1, 4, 4), 2, width=16, depth=2, velocity_head=head)
+        return DiT((1, 4, 4), 2, patch=2, width=16, depth=2, heads=2, velocity_head=head)
+
+    plain, headed = made(0), made(count)
+    own = {name for name in headed.state_dict() if name.startswith("v_")}
+    assert len(headed.v_blocks) == count and set(headed.state_dict()) - own == set(plain.state_dict())
+    random = torch.Generator().manual_seed(1)
+    for name, weight in headed.named_parameters():
+        weight.data.add_(0.1 * torch.randn(weight.shape, generator=random))
+        if name not in own:
+            plain.get_parameter(name).data.copy_(weight)
+    x, t = torch.randn(3, 1, 4, 4, generator=random), torch.tensor([0.9, 0.5, 0.4])
+    given = x, t, t / 2, torch.tensor([0, 1, 2])
+    assert torch.equal(headed(*given), plain(*given))
+    output, velocity = headed.with_velocity(*given)
+    assert torch.equal(output, plain(*given)) and not torch.allclose(velocity, output)
+    headed(*given).sum().backward()
+    assert all(weight.grad is None for name, weight in headed.named_parameters() if name in own)
+
+
+def test_what_a_head_needs_is_said() -> None:
+    with pytest.raises(ValueError, match="loss=VelocityHead"):
+        replace(methods.imf(), target=Eulerian(tangent=Head()))
+    with pytest.raises(ValueError, match="TwoPass"):
+        replace(methods.imf(head=True), target=Eulerian(ExactJVP(), tangent=Head()))
+    with pytest.raises(ValueError, match="the loss inside it alone"):
+        replace(methods.sid(), loss=losses.VelocityHead())
+    with pytest.raises(ValueError, match="there are 2"):
+        network(velocity_head=3)
+    with pytest.raises(ValueError, match="velocity_head=0 or decoder=0"):
+        DiT((1, 4, 4), 2, width=16, depth=2, heads=2, velocity_head=1, decoder=1)
+    objective = methods.imf(head=True)
+    for without in (network(), StepToken(network(velocity_head=1))):
+        with pytest.raises(ValueError, match="has no velocity head"):
+            objective.regress(objective.flow_map(without), None, point(objective))
+    inner = network(velocity_head=1)
+    assert WithLogVariance(inner).with_velocity is not None and not hasattr(network(), "with_velocity")
+
+
+def test_a_run_gives_the_head_half_of_the_blocks() -> None:
+    settings = [("target.tangent", "Head"), ("loss", "VelocityHead")]
+    assert runs.configure("imf", settings=settings).network["velocity_head"] == 2
+    assert runs.configure("imf").network["velocity_head"] == 0
+    assert runs.configure("imf", settings=[*settings, ("network.depth", "1")]).network["velocity_head"] == 1
+    found = runs.configure("imf", settings=settings).objective
+    assert (found.target, found.loss) == (methods.imf(head=True).target, methods.imf(head=True).loss)
 
 
 # conditioning on the length of a jump

@@ -108,12 +108,33 @@ class FlowMap:
         A module whose weights have another type than x, such as bfloat16, is given x in theirs and answers in that of
         x. Times stay as they are, in float32 or wider: differences of times are lost in half precision.
         """
+        return self._asked(self.network, x, t, r, label)[0]
+
+    def with_velocity(self, x: Image, t: Time, r: Time, label: Label = None) -> tuple[Image, Image]:
+        """Return F(x, t, r) and what the velocity head of the network says of v(x, t), both like x, in one evaluation.
+
+        Raises: ValueError for a network without such a head.
+        """
+        asked: Any = getattr(self.network, "with_velocity", None)
+        if asked is None:
+            raise ValueError(
+                f"{type(self.network).__name__} has no velocity head: build DiT or MLP with velocity_head=1 or more, "
+                "the number of the last blocks that the head has copies of; or leave out VelocityHead and Head"
+            )
+        output, velocity = self._asked(asked, x, t, r, label)
+        return output, velocity
+
+    def _asked(
+        self, network: Callable[..., Any], x: Image, t: Time, r: Time, label: Label
+    ) -> tuple[Image, ...]:
+        """Return what a network answers, one or several tensors like x, in the type of x."""
         scale = self.parameterization.input_scale(self.path, t)
         x_in = x if scale is None else like(scale, x) * x
-        kind, (first, second) = dtype_of(self.network), self.network_times(t, r)
-        if kind is None or kind == x_in.dtype:
-            return self.network(x_in, first, second, label)
-        return self.network(x_in.to(kind), first, second, label).to(x.dtype)
+        kind, times = dtype_of(self.network), self.network_times(t, r)
+        other = kind is not None and kind != x_in.dtype
+        found = network(x_in.to(kind) if other else x_in, *times, label)
+        answers = found if isinstance(found, tuple) else (found,)
+        return tuple(answer.to(x.dtype) for answer in answers) if other else answers
 
     def network_times(self, t: Time, r: Time) -> tuple[Time, Time]:
         """Return the two times that the network is given for a jump from t to r, each (batch,)."""
@@ -237,6 +258,15 @@ class _Velocity:
     def log_variance(self) -> Callable[[Time, Time], Tensor | None] | None:
         found = getattr(self.flow.network, "log_variance", None)
         return None if found is None else self.flow.log_variance
+
+    @property
+    def with_velocity(self) -> Callable[[Image, Time, Time, Label], tuple[Image, Image]] | None:
+        found = getattr(self.flow.network, "with_velocity", None)
+        return None if found is None else self._with_velocity
+
+    def _with_velocity(self, x: Image, t: Time, r: Time, label: Label) -> tuple[Image, Image]:
+        output, velocity = self.flow.with_velocity(x, t, r, label)
+        return self.flow.velocity_of(output, x, t, r), velocity
 
     def __call__(self, x: Image, t: Time, r: Time, label: Label) -> Image:
         return self.flow.velocity(x, t, r, label)

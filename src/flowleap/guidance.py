@@ -64,7 +64,7 @@ class _Mixed(TrainedGuidance):
         named = rows[: jumps if _counts(kappa) else 0]
         bare = rows[: len(rows) if _counts(null) else 0]
         asked = torch.cat([label[named], _null(label[bare], flow.num_classes)])
-        answers = _velocity(flow, point, torch.cat([named, bare]), asked)
+        answers = _velocity(flow, point, torch.cat([named, bare]), asked, self.head)
         mixed = omega * velocity[rows]
         if _counts(kappa):
             answer = answers[: len(named)]
@@ -177,6 +177,7 @@ class GuidanceInput(_Mixed):
         power: β ≥ 0 of its density, proportional to w^−β; 1 draws log w uniformly, more favors small scales.
         interval: whether intervals are drawn, from U(0, ½) to U(½, 1); False guides all times, on any path.
         usual: the scale of samples where none is asked for.
+        by_head: whether u is that of a velocity head of the network, see `losses.VelocityHead`, as published.
 
     Raises: ValueError for scales below 1, or a negative power.
     Source: Geng et al. 2025 (arXiv 2512.02012), the flexible guidance of improved MeanFlow, and its code
@@ -187,6 +188,7 @@ class GuidanceInput(_Mixed):
     power: float = 1.0
     interval: bool = True
     usual: float = 2.0
+    by_head: bool = False
     is_input: ClassVar[bool] = True
     drives: ClassVar[bool] = True
     asks_null: ClassVar[bool] = True
@@ -208,11 +210,20 @@ class GuidanceInput(_Mixed):
     def intervals(self) -> bool:
         return self.interval
 
+    @property
+    def head(self) -> bool:
+        return self.by_head
+
     def refusal(self, o: Composition) -> str | None:
         if o.velocity.marginal or o.frozen.holds_teacher or o.coupling.ties_noise:
             return (
                 f"{o.name}: GuidanceInput trains flows of many scales, and a teacher, or noise tied to its samples, "
                 "belongs to one of them: use Guidance(omega, kappa), or that of the teacher, Teacher(guidance=…)"
+            )
+        if self.by_head and not any(loss.velocity_head for loss in o.loss.chain()):
+            return (
+                "GuidanceInput(by_head=True) asks a velocity head that nothing trains: use "
+                "loss=VelocityHead(AdaptivePower()), or by_head=False"
             )
         if self.interval and o.path.t_max > 1:
             return (
@@ -316,12 +327,13 @@ def _kept(inside: Tensor, point: Point) -> Tensor:
     return kept.nonzero().squeeze(1)
 
 
-def _velocity(flow: FlowMap, point: Point, rows: Tensor, label: Tensor) -> Image:
-    """Return u(x_t, t, t | label) on these rows; without rows the network is not asked."""
+def _velocity(flow: FlowMap, point: Point, rows: Tensor, label: Tensor, head: bool) -> Image:
+    """Return u(x_t, t, t | label), or that of the velocity head, on these rows; without rows no network is asked."""
     if len(rows) == 0:
         return point.x_t[rows]
+    x, t = point.x_t[rows], point.t[rows]
     with dropout.only(rows):
-        return flow.velocity(point.x_t[rows], point.t[rows], label=label)
+        return flow.with_velocity(x, t, t, label)[1] if head else flow.velocity(x, t, label=label)
 
 
 def _null(label: Tensor, num_classes: int | None) -> Tensor:

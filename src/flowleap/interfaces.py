@@ -316,6 +316,11 @@ class VelocitySource(Part):
         return False
 
     @property
+    def head(self) -> bool:
+        """Whether it is that of a velocity head, which the loss trains."""
+        return False
+
+    @property
     def averages(self) -> float:
         """The share of rows whose velocity is averaged over the rows of a batch."""
         return 0.0
@@ -327,6 +332,11 @@ class TrainedGuidance(Part):
     @property
     def is_input(self) -> bool:
         """Whether the network is told the scale of each row, so that samples of any scale take single evaluations."""
+        return False
+
+    @property
+    def head(self) -> bool:
+        """Whether it asks the velocity head of the network, which the loss trains, and not the map itself."""
         return False
 
     @property
@@ -350,8 +360,8 @@ class TrainedGuidance(Part):
         """Return the guided velocity, like `velocity`.
 
         Args:
-            known: u(x_t, t, t) of `flow` on the rows r = t under the labels that it sees, without a graph, where it has
-                been asked already; None where it has not.
+            known: u(x_t, t, t) of `flow`, or of its `head`, on the rows r = t under the labels that it sees, without a
+                graph, where it has been asked already; None where it has not.
         """
 
     @property
@@ -578,6 +588,11 @@ class Loss(Part):
     def error_power(self) -> float:
         """The power of the error that the loss is divided by: with 1 its value stays near 1 whatever the error is."""
         return 0.0
+
+    @property
+    def velocity_head(self) -> bool:
+        """Whether the velocity head of the network is trained as well."""
+        return False
 
     @property
     def learned(self) -> str | None:

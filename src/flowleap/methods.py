@@ -45,6 +45,7 @@ from flowleap.losses import (
     Sinkhorn,
     Squared,
     StepQuotient,
+    VelocityHead,
     Weighted,
 )
 from flowleap.objectives import (
@@ -94,7 +95,7 @@ from flowleap.times import (
     ToData,
     Uniform,
 )
-from flowleap.velocities import Own, PlugIn
+from flowleap.velocities import Head, Own, PlugIn
 
 __all__ = [
     "about",
@@ -328,20 +329,28 @@ def meanflow() -> Objective:
     )
 
 
-def imf() -> Objective:
+def imf(head: bool = False) -> Objective:
     """MeanFlow whose derivative follows the network's own velocity (Geng et al., 2025), half of the rows on r = t.
 
     Improved MeanFlow: V = u + (t − r) sg(du/dt) is regressed onto v, with du/dt along u(x, t, t) in place of the
     velocity of the pair. V − v is u − (v − (t − r) du/dt), so that the target is MeanFlow's but for the tangent.
     Unguided; published with the scale and the interval as inputs, `guidance=GuidanceInput()`, so that one run is
     sampled at any scale. The paper also conditions on the length of a jump alone, `conditioning="t-r"`.
+
+    Args:
+        head: whether the tangent comes from a second head of the network, which learns the velocity beside the map and
+            is dropped afterwards; `GuidanceInput(by_head=True)` asks it as well. On the command line:
+            `--set target.tangent=Head --set loss=VelocityHead`.
     """
-    return replace(
+    plain = replace(
         meanflow(),
         name="improved meanflow",
         times=SortedPair(LogitNormal(mean=-0.4, std=1.0), diagonal=0.5),
         target=Eulerian(tangent=Own()),
     )
+    if not head:
+        return plain
+    return replace(plain, target=Eulerian(tangent=Head()), loss=VelocityHead(plain.loss))
 
 
 def lsd() -> Objective:

@@ -214,6 +214,8 @@ class Regression:
             Losses compare what they are given.
         derivative_norm: root mean square of dF/dt over the dimensions of the off-diagonal rows, or None.
         sample: what the student made, (batch, *dims) with a graph, where it is judged by the other two; or None.
+        velocity: what the velocity head predicts, (batch, *dims) with a graph, where the loss trains one; or None.
+        velocity_target: the velocity that drives the target, guided, which it is regressed onto.
     """
 
     prediction: Image
@@ -222,6 +224,8 @@ class Regression:
     space: str = "output"
     derivative_norm: Tensor | None = None
     sample: Image | None = None
+    velocity: Image | None = None
+    velocity_target: Image | None = None
 
     @property
     def raw(self) -> Tensor:

@@ -4,6 +4,7 @@
 |-------------|----------------------------------------------------------|-------------------|---------------|
 | Conditional | α' x + σ' κε of the row's own (x, ε)                     | exact             | irreducible   |
 | PlugIn      | posterior mean over the batch's rows of the same class   | exact as B → ∞    | smaller       |
+| Head        | that of the velocity head of the network                 | the network's     | 0             |
 | Own         | u_θ(x_t, t, t)                                           | the network's     | 0             |
 | Teacher     | a frozen flow map's, guided or not                       | the teacher's     | 0             |
 """
@@ -22,7 +23,7 @@ from flowleap.interfaces import Composition, VelocitySource
 from flowleap.point import Point
 from flowleap.tensors import Image, like
 
-__all__ = ["Conditional", "Own", "PlugIn", "Teacher", "VelocitySource"]
+__all__ = ["Conditional", "Head", "Own", "PlugIn", "Teacher", "VelocitySource"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,26 @@ class Own(VelocitySource):
     def map(self, flow: FlowMap) -> FlowMap:
         """Return the map whose instantaneous velocity this is: that of the network."""
         return flow
+
+
+@dataclass(frozen=True)
+class Head(VelocitySource):
+    """v = what the velocity head of the network says at (x_t, t, t), which `losses.VelocityHead` trains.
+
+    Source: Geng et al. 2025 (arXiv 2512.02012), the auxiliary head of improved MeanFlow.
+    """
+
+    marginal: ClassVar[bool] = True
+    own: ClassVar[bool] = True
+    head: ClassVar[bool] = True
+    cites: ClassVar[tuple[str, ...]] = ("geng2025improved",)
+
+    def __call__(self, point: Point, flow: FlowMap | None = None) -> Image:
+        if flow is None:
+            raise ValueError("Head() is the network's velocity: call it as velocity(point, flow)")
+        label = point.network_label(flow.num_classes)
+        with torch.no_grad():
+            return flow.with_velocity(point.x_t, point.t, point.t, label)[1]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@
 | ScoreIdentity   | w ⟨G, (D_T − x) − α G⟩, G = D_T − D_ψ             | Zhou et al. 2024 (SiD)               |
 | MomentMatching  | w MMD² of the points of a group of rows           | Zhou et al. 2025 (IMM)               |
 | Drift           | ½‖V‖², V a field between two laws, see `drift`    | drifting; W-Flow; energy distance    |
+| VelocityHead    | m of F and m of a velocity head, m any of these   | Geng et al. 2025 (iMF)               |
 | Boundary        | rows on a boundary weighed as a set of their own  | Lee et al. 2024 (TCM)                |
 
 `template` says the metric and the weight in words, of its fields and of what `inner` says.
@@ -25,6 +26,7 @@
 from flowleap.interfaces import Loss
 from flowleap.losses.distances import AdaptivePower, Norm, PseudoHuber, Squared
 from flowleap.losses.drift import Drift, Energy, Field, Kernel, Sinkhorn
+from flowleap.losses.heads import VelocityHead
 from flowleap.losses.jumps import ShortJumpsFirst, StepQuotient
 from flowleap.losses.perceptual import Perceptual, WithPerceptual
 from flowleap.losses.score_identity import ScoreIdentity
@@ -51,6 +53,7 @@ __all__ = [
     "Sinkhorn",
     "Squared",
     "StepQuotient",
+    "VelocityHead",
     "Weighted",
     "WithPerceptual",
 ]

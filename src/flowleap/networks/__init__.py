@@ -47,7 +47,7 @@ _KINDS: dict[str, type[nn.Module]] = {
         DiT, MLP, MeanDirection, NoiseTime, Reversed, StepToken, Timestep, Truncated, UNet, WithLogVariance,
     )
 }  # fmt: skip
-FROM_ZERO = ("attention",)
+FROM_ZERO = ("attention", "velocity_head")
 """Options that count from 0, such as levels."""
 _OWN: dict[str, type[nn.Module]] = {}
 TAUGHT = (MeanDirection.__name__, Truncated.__name__)
@@ -148,6 +148,11 @@ def _kinds() -> dict[str, type[nn.Module]]:
 def knows(kind: str, option: str) -> bool:
     """Return whether a class of networks has an option of this name."""
     return known(kind) and option in signature(_kinds()[kind]).parameters
+
+
+def default(kind: str, option: str) -> Any:
+    """Return the default of an option of a class of networks."""
+    return signature(_kinds()[kind]).parameters[option].default
 
 
 def around(kind: str, network: Any) -> nn.Module:

@@ -41,6 +41,16 @@ class Border(nn.Module):
     def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
         return self.network(x, t, r, label)
 
+    @property
+    def with_velocity(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """F and what the velocity head of the network says; absent where that has none, or times are converted."""
+        if type(self).forward is not Border.forward:
+            raise AttributeError(
+                f"{type(self).__name__} passes on the output alone, not that of a velocity head"
+            )
+        inner: Callable[..., tuple[Tensor, Tensor]] = self.network.with_velocity
+        return inner
+
 
 class WithLogVariance(Border):
     """Adds a small network ℓ(t, r), for losses with a learned weight; ℓ = 0 at init.

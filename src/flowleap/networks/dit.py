@@ -3,6 +3,7 @@
 Source: Peebles and Xie 2022 (arXiv 2212.09748); parameter names as in SiT, Ma et al. 2024 (arXiv 2401.08740).
 """
 
+from copy import deepcopy
 from functools import partial
 from typing import Any, ClassVar, Protocol, TypedDict, Unpack
 
@@ -19,6 +20,8 @@ from flowleap.networks.embeddings import (
     modulate_normalized,
     modulation,
     sincos_positions,
+    tails,
+    velocity_blocks,
     zero_linear,
 )
 from flowleap.networks.recompute import recomputed
@@ -112,6 +115,7 @@ class Options(TypedDict, total=False):
     qk_norm: bool
     log_variance: bool
     guidance_input: bool
+    velocity_head: int
     time_scale: float
     double_norm: bool
     checkpointing: bool
@@ -149,6 +153,8 @@ class DiT(Conditioned):
     With `decoder` n the last n blocks and the final layer are told r in the place of t, and the others t alone, by
     the same embedding: c = t_embedder(t) + y_embedder(label), then c = t_embedder(r) + y_embedder(label). On r = t it
     is a network of one time, so that the weights of a flow model can be taken as they are.
+    A `velocity_head` has copies of so many of the last blocks, and predicts the velocity beside F, in training alone
+    (`with_velocity`); 0 for none.
     Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last (with
         `guidance_input` also (batch, 4), see `tensors.guided_label`) → like x.
     Raises: ValueError for an image that does not split into patches, or an input of another shape.
@@ -170,6 +176,7 @@ class DiT(Conditioned):
         qk_norm: bool = False,
         log_variance: bool = False,
         guidance_input: bool = False,
+        velocity_head: int = 0,
         time_scale: float = 1.0,
         double_norm: bool = False,
         checkpointing: bool = False,
@@ -196,8 +203,8 @@ class DiT(Conditioned):
         self.config: dict[str, Any] = {
             "kind": "DiT", "image": [channels, *size], "classes": classes, "patch": patch, "width": width,
             "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio, "second": second, "qk_norm": qk_norm,
-            "log_variance": log_variance, "guidance_input": guidance_input, "time_scale": time_scale,
-            "double_norm": double_norm, "checkpointing": checkpointing, "decoder": decoder,
+            "log_variance": log_variance, "guidance_input": guidance_input, "velocity_head": velocity_head,
+            "time_scale": time_scale, "double_norm": double_norm, "checkpointing": checkpointing, "decoder": decoder,
         }  # fmt: skip
         self.x_embedder = PatchEmbedding(channels, patch, width)
         self.register_buffer("pos_embed", sincos_positions(width, size[0] // patch, size[1] // patch))
@@ -205,16 +212,29 @@ class DiT(Conditioned):
             Block(width, heads, int(width * mlp_ratio), qk_norm, double_norm) for _ in range(depth)
         )
         self.final_layer = FinalLayer(width, patch * patch * channels, double_norm)
+        if velocity_head and decoder:
+            raise ValueError(
+                f"velocity_head={velocity_head}, decoder={decoder}: the last blocks are told r, and the velocity is "
+                "that at t: use velocity_head=0 or decoder=0"
+            )
+        if velocity_head:
+            self.v_blocks = velocity_blocks(self.blocks, velocity_head)
+            self.v_final_layer = deepcopy(self.final_layer)
 
-    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
+    def _heads(
+        self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None, velocity: bool
+    ) -> tuple[Tensor, ...]:
         if x.shape[1:] != self.image:
             raise ValueError(f"this network takes images of shape {self.image}; got a batch {tuple(x.shape)}")
         first, last = self._conditions(x, t, r, label)
         tokens = self.x_embedder(x) + self.pos_embed
-        for number, block in enumerate(self.blocks):
-            c = first if number < len(self.blocks) - self.decoder else last
-            tokens = recomputed(block, tokens, c, wanted=self.checkpointing)
-        return self._unpatchify(self.final_layer(tokens, last))
+        run = partial(recomputed, wanted=self.checkpointing)
+        edge = len(self.blocks) - self.decoder
+        steps = [(block, first if i < edge else last) for i, block in enumerate(self.blocks)]
+        own = [(block, last) for block in self.v_blocks] if velocity else None
+        heads = (self.final_layer, self.v_final_layer) if velocity else (self.final_layer,)
+        found = zip(heads, tails(run, tokens, steps, own), strict=True)
+        return tuple(self._unpatchify(head(h, last)) for head, h in found)
 
     def _conditions(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the conditions of the first blocks and of the last ones."""

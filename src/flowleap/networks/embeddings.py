@@ -5,7 +5,9 @@ Parameter names are those of SiT and DiT, so their checkpoints load.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -124,6 +126,40 @@ def sincos_positions(width: int, rows: int, columns: int) -> Tensor:
     return made.to(torch.get_default_device())
 
 
+def velocity_blocks(blocks: nn.ModuleList, count: int) -> nn.ModuleList:
+    """Return copies of the last blocks of a network, for a head of its own.
+
+    Raises: ValueError for more blocks than there are.
+    """
+    if count > len(blocks):
+        raise ValueError(
+            f"velocity_head={count}: the head has copies of the last blocks, and there are {len(blocks)}"
+        )
+    return nn.ModuleList(deepcopy(block) for block in list(blocks)[len(blocks) - count :])
+
+
+Step = tuple[nn.Module, Tensor]
+"""A block, and the condition that it is given."""
+
+
+def tails(
+    run: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    h: Tensor,
+    steps: Sequence[Step],
+    own: Sequence[Step] | None,
+) -> tuple[Tensor, ...]:
+    """Return what the last block makes of h, and that of a head that has blocks of its own in place of the last ones.
+
+    Args:
+        run: (block, h, condition) → what the block makes of h. own: the blocks of the head; None for no such head.
+    """
+    shared = len(steps) - len(own or ())
+    for block, c in steps[:shared]:
+        h = run(block, h, c)
+    ends = (steps[shared:],) if own is None else (steps[shared:], own)
+    return tuple(reduce(lambda y, step: run(step[0], y, step[1]), end, h) for end in ends)
+
+
 class Conditioned(nn.Module):
     """Base class of the networks: the embeddings of (t, r, label), of guidance, and the log-variance head.
 
@@ -198,6 +234,30 @@ class Conditioned(nn.Module):
     def _log_variance(self, t: Tensor, r: Tensor) -> Tensor:
         with torch.autocast(t.device.type, enabled=False):
             return self.logvar_linear(self._times(t, r)).squeeze(-1)
+
+    def _heads(
+        self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None, velocity: bool
+    ) -> tuple[Tensor, ...]:
+        """F, and with `velocity` what the velocity head says."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
+        return self._heads(x, t, r, label, velocity=False)[0]
+
+    def _with_velocity(
+        self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        return self._heads(x, t, r, label, velocity=True)
+
+    @property
+    def with_velocity(self) -> Callable[..., tuple[Tensor, ...]]:
+        """F and the velocity that a second head predicts, of one evaluation; absent unless built with velocity_head.
+
+        Shapes: as of the network → two tensors like x.
+        """
+        if "v_blocks" not in self._modules:
+            raise AttributeError("no velocity head: build with velocity_head=1 or more")
+        return self._with_velocity
 
     @property
     def log_variance(self) -> Callable[[Tensor, Tensor], Tensor]:

@@ -32,6 +32,7 @@ FREE = (
     "classes",
     "log_variance",
     "guidance_input",
+    "velocity_head",
     "checkpointing",
     "dropout",
     "second",

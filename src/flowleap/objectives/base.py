@@ -110,6 +110,11 @@ class Objective(Cited):
         return self.target.flow_map(network, *meaning)
 
     @property
+    def velocity_head(self) -> bool:
+        """Whether a velocity head of the network is trained, see `losses.VelocityHead`."""
+        return any(loss.velocity_head for loss in self.loss.chain())
+
+    @property
     def guidance_input(self) -> bool:
         """Whether the network takes the scale and the interval of guidance as inputs."""
         return self.guidance is not None and self.guidance.is_input
@@ -301,29 +306,40 @@ class Objective(Cited):
             frozen = flow if same else frozen
         jumps, own = point.num_jumps, frozen.network is flow.network
         start = jumps if self.target.predicts(own) else 0
-        output = _output(flow, point, start)
+        output, velocity = _output(flow, point, start, self.velocity_head)
         answered = output[jumps - start :]
         with torch.no_grad():
-            v = self._driving(frozen, point, answered.detach() if own else None)
+            v = self._driving(frozen, point, answered if own else None, velocity)
             point = replace(point, v=v, output=None if start else output)
             target = diagonal(flow, point.rows(jumps, len(point)))
         of_departure = any(loss.learned == "t" for loss in self.loss.chain())
         log_variance = flow.log_variance(point.t, point.t if of_departure else point.r)
+        onto = None if velocity is None else v
         if jumps == 0:
-            return Regression(output, target, log_variance, self.target.space)
+            return Regression(
+                output, target, log_variance, self.target.space, velocity=velocity, velocity_target=onto
+            )
         p = point.rows(0, jumps)
         jump = self.target(flow, frozen, p)
         prediction = output if jump.prediction is None else torch.cat([jump.prediction, answered])
         target = torch.cat([_resolved(flow, p, jump).to(target.dtype), target])
-        return Regression(prediction, target, log_variance, jump.space, jump.derivative_norm, jump.sample)
+        about = (jump.space, jump.derivative_norm, jump.sample)
+        return Regression(prediction, target, log_variance, *about, velocity, onto)
 
-    def _driving(self, frozen: FlowMap, point: Point, answered: Image | None) -> Image:
-        """Return the velocity that drives the target, guided; `answered` are outputs of `frozen` on the rows r = t."""
+    def _driving(self, frozen: FlowMap, point: Point, answered: Image | None, head: Image | None) -> Image:
+        """Return the velocity that drives the target, guided.
+
+        `answered` are outputs of `frozen` on the rows r = t, where it has been asked; `head` those of a velocity head.
+        """
         v = self.velocity(point, frozen)
         if self.guidance is None:
             return v
+        if answered is None:
+            return self.guidance(frozen, point, v, None)
+        if self.guidance.head and head is not None:
+            return self.guidance(frozen, point, v, head[point.num_jumps :].detach())
         rest = point.rows(point.num_jumps, len(point))
-        known = None if answered is None else frozen.velocity_of(answered, rest.x_t, rest.t, rest.r)
+        known = frozen.velocity_of(answered.detach(), rest.x_t, rest.t, rest.r)
         return self.guidance(frozen, point, v, known)
 
     def per_sample(self, regression: Regression, point: Point) -> Tensor:
@@ -429,10 +445,14 @@ def _resolved(flow: FlowMap, point: Point, jump: Target) -> Image:
     return torch.where(still, diagonal(flow, point).to(jump.value.dtype), jump.value)
 
 
-def _output(flow: FlowMap, point: Point, start: int) -> Image:
-    """Return the output of the student on the rows from `start` on; with none left it is not asked."""
+def _output(flow: FlowMap, point: Point, start: int, head: bool) -> tuple[Image, Image | None]:
+    """Return the output of the student on the rows from `start` on, and that of its velocity head where there is one.
+
+    With no rows left it is not asked.
+    """
     p = point.rows(start, len(point))
     if len(p) == 0:
-        return p.x_t
+        return p.x_t, None
+    asked = p.x_t, p.t, p.r, p.network_label(flow.num_classes)
     with dropout.keyed(p.keys):
-        return flow.output(p.x_t, p.t, p.r, p.network_label(flow.num_classes))
+        return flow.with_velocity(*asked) if head else (flow.output(*asked), None)

@@ -40,7 +40,8 @@ class Eulerian(Identity):
         velocity: the regressed velocity v of the rows r < t, where it differs from that of the objective; None: the
             same. With `Own()` the rows r < t know of the data only what the rows r = t have taught the network.
         tangent: the velocity along which dF/dt is taken, where it differs from the regressed one; None: the same.
-            `Own()`, the network's velocity, is that of improved MeanFlow: it does not depend on the pair of the row.
+            `Own()`, the network's velocity, or `Head()`, that of its velocity head, is that of improved MeanFlow: it
+            does not depend on the pair of the row.
         space: "output" as above; "velocity" differentiates and regresses the average velocity u in the place of F,
             u* = v − (t − r) du/dt, whatever F means and also where ∂_t b = 0.
         through_time: whether the gradient also runs through ∂_t F; (∇_x F) v and v have none. The values of prediction
@@ -127,7 +128,17 @@ class Eulerian(Identity):
                 f"Eulerian ties the map at t to the map just below it, and {type(o.times).__name__} trains none below "
                 'its boundary, so that the first stage is never asked: use target=Consistency(space="map")'
             )
-        return self._untaught(o) or self._misled(o) or self._singular(o)
+        return self._untaught(o) or self._headless(o) or self._misled(o) or self._singular(o)
+
+    def _headless(self, o: Composition) -> str | None:
+        """Return why the velocity head that is asked is not trained, or None."""
+        trained = any(loss.velocity_head for loss in o.loss.chain())
+        if self.tangent is not None and self.tangent.head and not trained:
+            return (
+                "tangent=Head() asks a velocity head that nothing trains: use loss=VelocityHead(AdaptivePower()), or "
+                "tangent=Own()"
+            )
+        return None
 
     def _untaught(self, o: Composition) -> str | None:
         """Return why no row learns from data, or None."""

@@ -178,7 +178,7 @@ def inherited_network(options: Mapping[str, Any]) -> dict[str, Any]:
     from data and method, and without a solver or a first stage around it.
     """
     outer = inside(options)
-    derived = ("image", "shape", "classes", "log_variance", "guidance_input")
+    derived = ("image", "shape", "classes", "log_variance", "guidance_input", "velocity_head")
     return with_core(outer, {name: value for name, value in core(outer).items() if name not in derived})
 
 
@@ -236,6 +236,9 @@ def complete_network(config: TrainConfig, dataset: Dataset) -> TrainConfig:
             options.setdefault("classes", dataset.num_classes)
         if networks.knows(kind, "log_variance"):
             options.setdefault("log_variance", learned)
+        if networks.knows(kind, "velocity_head") and networks.knows(kind, "depth"):
+            depth = int(options.get("depth", networks.default(kind, "depth")))
+            options.setdefault("velocity_head", max(1, depth // 2) if objective.velocity_head else 0)
         if networks.knows(kind, "guidance_input"):
             options.setdefault("guidance_input", objective.guidance_input)
         elif learned and HEAD not in kinds(config.network):

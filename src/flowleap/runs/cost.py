@@ -113,6 +113,12 @@ class Meter(nn.Module):
     def _log_variance(self, t: Tensor, r: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
+    def with_velocity(
+        self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        made = self(x, t, r, label)
+        return made, made
+
     def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
         graph = torch.is_grad_enabled()
         each = 3 if graph and self.weight.requires_grad else 2 if graph and x.requires_grad else 1
