@@ -49,7 +49,10 @@ def rows_of(place: Path, second: bool, num: int) -> Iterable[Row]:
     for path in sorted(place.glob("runs/*/outcome.json")):
         outcome = json.loads(path.read_text(encoding="utf-8"))
         for row in outcome["rows"]:
-            kept = {name: row[name] for name in ("steps", "distance", "agreement", "precision", "recall", "metric")}
+            kept = {
+                name: row[name]
+                for name in ("steps", "distance", "agreement", "precision", "recall", "metric")
+            }
             kept |= {"lever": outcome["method"], "seed": outcome["seed"], "seconds": outcome["seconds"]}
             if second and row["steps"] == 1:
                 kept["second"] = judged(path.parent, num)
@@ -87,7 +90,13 @@ def section(part: str, kept: Row) -> list[str]:
     lines = []
     for lever in sorted(levers, key=lambda name: (name != "base", name)):
         cells = [lever]
-        for key, steps in (("distance", 1), ("second", 1), ("distance", 2), ("distance", 4), ("distance", 128)):
+        for key, steps in (
+            ("distance", 1),
+            ("second", 1),
+            ("distance", 2),
+            ("distance", 4),
+            ("distance", 128),
+        ):
             if not any(key in row and row["steps"] == steps for row in rows):
                 cells.append("")
                 continue
@@ -97,13 +106,25 @@ def section(part: str, kept: Row) -> list[str]:
         cells.append(f"{paired(rows, lever, 'seconds', 1)[0]:.0f}")
         lines.append(cells)
     metric = next(row["metric"] for row in rows)
-    head = ["lever", f"{metric} at 1", f"FD-{SECOND} at 1", "at 2", "at 4", "at 128", "precision", "recall", "seconds"]
+    head = [
+        "lever",
+        f"{metric} at 1",
+        f"FD-{SECOND} at 1",
+        "at 2",
+        "at 4",
+        "at 128",
+        "precision",
+        "recall",
+        "seconds",
+    ]
     return [f"## {PARTS[part][0]}: {kept['data']}", "", f"`{kept['command']}`, on {kept['machine']}.", "",
             *measuring.table(head, lines), ""]  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=PARTS, help="which family of levers")
     parser.add_argument("--data", default="digits", help="digits, or a file or folder of images")
     parser.add_argument("--budget", default="100s", help="of training each run, on one thread")
@@ -114,7 +135,15 @@ def main() -> None:
     _, levers, more = PARTS[args.part]
     data = Path(args.data).name.split(".")[0]
     place = args.out / f"{args.part}-{data}"
-    words = ["compare", "--methods", ",".join(("base", *levers)), "--import", str(LEVERS), "--data", args.data]
+    words = [
+        "compare",
+        "--methods",
+        ",".join(("base", *levers)),
+        "--import",
+        str(LEVERS),
+        "--data",
+        args.data,
+    ]
     words += ["--budget", args.budget, "--seeds", str(args.seeds), "--num", str(args.num), "--threads", "1"]
     asked = command([*words, "--show", ",".join(map(str, SHOWN)), *more, "--out", str(place)])
     extensions.imported(LEVERS)
@@ -130,7 +159,9 @@ def write() -> None:
             "[onestep/levers.py](onestep/levers.py). In parentheses the difference from `base`, seed by seed, with its "
             "standard error.", ""]  # fmt: skip
     kept = sorted(HERE.glob("*.json"), key=lambda path: list(PARTS).index(path.stem.rsplit("-", 1)[0]))
-    body = [line for path in kept for line in section(path.stem.rsplit("-", 1)[0], json.loads(path.read_text()))]
+    body = [
+        line for path in kept for line in section(path.stem.rsplit("-", 1)[0], json.loads(path.read_text()))
+    ]
     page = HERE.with_suffix(".md")
     page.write_text("\n".join([*head, *body]).rstrip() + "\n", encoding="utf-8")
     print(page.read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from flowleap.citations import CITATIONS, Citation
-from flowleap.couplings import LivePairs
+from flowleap.couplings import LivePairs, NearestPairs
 from flowleap.data.batching import ClassGroups
 from flowleap.derivatives import CentralDifference
 from flowleap.distillation import (
@@ -103,6 +103,7 @@ __all__ = [
     "aliases",
     "alpha_flow",
     "amed",
+    "best",
     "citations",
     "consistency_distillation",
     "consistency_training",
@@ -594,6 +595,25 @@ def esc() -> Objective:
     )
 
 
+def best() -> Objective:
+    """MeanFlow with what made its one step better on the same seconds of training, each one field (docs/log.md).
+
+    Squared error in place of an adaptive weight: digits, FD-pixel in one step after 1,200 steps, 0.658 → 0.539. Noise
+    paired with near data by optimal transport inside each class: 0.539 → 0.419. Half of the rows jump in place of a
+    quarter: 0.419 → 0.378.
+
+    Unguided; with labels, `guidance=Guidance(omega=1.0, kappa=0.5)` learns to be guided by 2.
+    """
+    return replace(
+        meanflow(),
+        name="best",
+        times=Jumps(share=0.5),
+        coupling=NearestPairs(),
+        loss=Squared(reduce="mean"),
+        batching=ClassGroups(),
+    )
+
+
 def de_cm() -> Objective:
     """MeanFlow on three kinds of rows: jumps to the data, jumps from noise, and the diagonal (Dong et al., 2026).
 
@@ -743,6 +763,7 @@ _METHODS: dict[str, Callable[[], Objective]] = {
     "shortcut_esc": lambda: shortcut("esc"),
     "meanflow": meanflow,
     "esc": esc,
+    "best": best,
     "imf": imf,
     "de_cm": de_cm,
     "lsd": lsd,
