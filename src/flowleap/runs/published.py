@@ -395,7 +395,7 @@ def _own() -> list[Recipe]:
             rows=1797,
             data="the 1,797 digits of scikit-learn", dataset="digits", network="dit-nano", steps=2200, batch=96,
             lr=4e-3, ema=(0.999,), precision="fp32", hardware="one CPU core, 5 minutes",
-            measured="FD-pixel 0.28, label accuracy 0.983 in one step; mean of three seeds (benchmarks/digits.md)",
+            measured="FD-pixel 0.28, label accuracy 0.984 in one step; mean of three seeds (benchmarks/digits.md)",
         ),
         Recipe(
             name="fashion-mnist", title="ESC, a small DiT, Fashion-MNIST, for a laptop", **(small | fashion),
