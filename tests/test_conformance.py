@@ -85,6 +85,7 @@ OBJECTIVES = (
     "progressive_distillation",
     "meanflow",
     "esc",
+    "best",
     "imf",
     "de_cm",
     "lsd",

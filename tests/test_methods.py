@@ -96,7 +96,7 @@ def test_names_are_known():
         "flow_matching", "diffusion", "consistency_training", "consistency_training_original",
         "consistency_training_esc", "consistency_training_esc_linear", "ict", "ect",
         "live_reflow", "shortcut", "shortcut_repo", "shortcut_esc",
-        "meanflow", "esc", "imf", "de_cm",
+        "meanflow", "esc", "best", "imf", "de_cm",
         "lsd", "esd",
         "temf", "v_first", "alpha_flow", "soflow",
         "psd", "psd_midpoint", "split_meanflow",
