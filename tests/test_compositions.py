@@ -402,6 +402,7 @@ JUMPS = Eulerian()
         (lambda: made(conditioning="t,end", times=DyadicGrid(), target=SelfConsistency()), "one output cannot serve"),
         (lambda: replace(methods.imm(), conditioning="t,end"), 'conditioning="t,end", but Particles draws any r'),
         (lambda: replace(methods.ctm_self(), conditioning="t,end"), '"t,end", but Trajectories draws any r'),
+        (lambda: replace(methods.live_reflow(), guidance=Guidance(2.0)), r"use coupling=LivePairs\(guidance=…\)"),
         (lambda: replace(methods.live_reflow(), conditioning="t"), "rows r = t beside those that jump"),
         (lambda: made(conditioning="t,end", times=Halving(), target=JUMPS), "has another r at every t"),
         (lambda: made(times=ToData(), target=SelfConsistency()), "ToData has s = r.*regressed onto themselves"),

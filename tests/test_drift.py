@@ -13,6 +13,7 @@ from torch import Tensor
 from flowleap import Batch, data, methods, networks
 from flowleap.data.batching import Shuffled
 from flowleap.evaluation import classifier, transport
+from flowleap.guidance import Guidance
 from flowleap.losses import Drift, Energy, Field, Kernel, Sinkhorn, Squared
 from flowleap.networks import encoder
 from flowleap.objectives import DataLaw
@@ -193,6 +194,7 @@ def test_the_gradient_runs_through_the_features_and_not_through_the_data():
         (lambda o: replace(o, loss=Drift(Sinkhorn(iterations=0))), "one iteration or more"),
         (lambda o: replace(o, loss=Drift(Kernel(()))), "one positive number or more"),
         (lambda o: NoiseToData(0), "at least one row"),
+        (lambda o: replace(o, guidance=Guidance(2.0), label_dropout=0.1), "compares samples with data: use guidance"),
     ],
 )  # fmt: skip
 def test_what_means_nothing_is_refused(change, said):

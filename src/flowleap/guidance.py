@@ -44,8 +44,21 @@ class _Mixed(TrainedGuidance):
 
     def refusal(self, o: Composition) -> str | None:
         target, name = type(o.target).__name__, type(self).__name__
-        if o.target.driven or not self.drives:
+        if not self.drives:
             return None
+        if o.coupling.ties_noise and o.times.lands != "nowhere" and o.target.regresses_pairs(o.times):
+            pairs = type(o.coupling).__name__
+            return (
+                f"{name} guides the straight velocity of the rows r < t, whose pairs of {pairs} are samples that are "
+                f"guided or not already: use coupling={pairs}(guidance=…) with guidance=None"
+            )
+        if o.target.driven:
+            return None
+        if o.loss.compares_sets:
+            return (
+                f"{name} changes a velocity, and {target} has none, since it compares samples with data: use "
+                "guidance=None"
+            )
         return (
             f"{name} changes the velocity of the rows r = t, and {target} takes that of its teacher for the others: "
             f"use target={target}(Teacher(guidance=…)) with guidance=None"
