@@ -27,8 +27,9 @@ from flowleap import data, evaluation, lock, methods, runs, studies
 from flowleap.cli import app
 from flowleap.couplings import Independent
 from flowleap.evaluation import evaluator
+from flowleap.runs import pace
 from flowleap.runs import run as run_module
-from flowleap.studies import budget, live, outcome, picture, plan, table
+from flowleap.studies import live, outcome, picture, plan, table
 from flowleap.training.guard import Diverged
 from flowleap.training.loop import Plan as Loop
 from flowleap.training.loop import draw_batch
@@ -50,7 +51,7 @@ ASKED = studies.Request(
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold against few rows."""
     monkeypatch.setattr(evaluator, "PAIRS", 300)
-    monkeypatch.setattr(budget, "POSITIONS", 2)
+    monkeypatch.setattr(pace, "POSITIONS", 2)
     monkeypatch.setattr(picture, "POINTS", 200)
 
 
@@ -105,7 +106,7 @@ def test_a_budget_that_is_none_says_what_one_is(text) -> None:
 
 @pytest.mark.slow
 def test_a_time_becomes_steps_by_measurement_and_flops_by_counting(monkeypatch: pytest.MonkeyPatch) -> None:
-    paces = {"flow_matching": budget.StepCost(3.0, 0.01), "shortcut": budget.StepCost(3.5, 0.02)}
+    paces = {"flow_matching": pace.StepCost(3.0, 0.01), "shortcut": pace.StepCost(3.5, 0.02)}
     monkeypatch.setattr(plan, "step_cost", lambda config, dataset, timed: paces[config.method])
     dataset = data.load("two-moons")
 
@@ -126,12 +127,12 @@ def test_a_time_becomes_steps_by_measurement_and_flops_by_counting(monkeypatch: 
 @pytest.mark.slow
 def test_a_measured_time_is_near_the_time_that_training_takes() -> None:
     config = runs.configure("flow-matching", "two-moons", batch=64)
-    pace = budget.step_cost(config, data.load("two-moons"), timed=True)
-    assert pace.seconds is not None
+    cost = pace.step_cost(config, data.load("two-moons"), timed=True)
+    assert cost.seconds is not None
     setup = runs.Setup(config, data.load("two-moons"))
     setup.timed(0, lambda spans: len(spans) == 5)
     spans = setup.timed(5, lambda spans: len(spans) == 60)
-    assert 0.3 < pace.seconds / (sum(span.work for span in spans) / 60) < 3.0
+    assert 0.3 < cost.seconds / (sum(span.work for span in spans) / 60) < 3.0
 
 
 @pytest.mark.slow
@@ -139,8 +140,8 @@ def test_other_work_on_the_machine_costs_a_budget_no_steps_and_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ten seconds of wall time for one of the processor between any two readings of the clocks."""
-    readings = (budget.clock.Moment(10.0 * count, float(count)) for count in range(100_000))
-    monkeypatch.setattr(budget.clock, "now", lambda device, waits=False: next(readings))
+    readings = (pace.clock.Moment(10.0 * count, float(count)) for count in range(100_000))
+    monkeypatch.setattr(pace.clock, "now", lambda device, waits=False: next(readings))
     said: list[str] = []
     (row, _) = plan.resolve(replace(ASKED, budget="400s"), data.load("two-moons"), said.append, given=1).rows
     assert row.steps == 400
@@ -153,8 +154,8 @@ def test_other_work_on_the_machine_costs_a_budget_no_steps_and_is_said(
 @pytest.mark.slow
 def test_two_phases_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     paces = {
-        "flow_matching": budget.StepCost(3.0, 0.01),
-        "progressive_distillation": budget.StepCost(5.0, 0.03),
+        "flow_matching": pace.StepCost(3.0, 0.01),
+        "progressive_distillation": pace.StepCost(5.0, 0.03),
     }
     monkeypatch.setattr(plan, "step_cost", lambda config, dataset, timed: paces[config.method])
     dataset, request = data.load("two-moons"), replace(ASKED, methods=("progressive-distillation",))

@@ -61,6 +61,7 @@ INSTEAD = {
     "--methods all": "--methods meanflow,esc",
     "--drop all": "--drop plug-in",
     "esc-xl2 --dry-run": "fashion-mnist --dry-run",
+    "--minutes 30": "",  # planned runs are those of test_sizing.py
 }
 """Placeholders, downloads and large jobs of the pages, and what is used here."""
 

@@ -15,6 +15,7 @@ from flowleap.cli.launcher import on_all_processes, spread
 
 if TYPE_CHECKING:
     from flowleap.data import Dataset
+    from flowleap.runs import Resolved
     from flowleap.training.config import TrainConfig
 
 SIGNALED = 128
@@ -60,6 +61,16 @@ Recipe = Annotated[
         show_default="digits where no method, data or network is named",
     ),
 ]
+Minutes = Annotated[
+    float | None,
+    Option(
+        metavar="N",
+        help="How long the run takes with its pictures and its table: network, batch, steps and more follow from data "
+        "and measured speed.",
+        show_default="for images of your own 10 on a CPU, 60 on a GPU",
+    ),
+]
+Hours = Annotated[float | None, Option(metavar="N", help="The same in hours.")]
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,8 @@ class Run(options.Training):
     """Options that are settings of a run."""
 
     steps: Annotated[
-        int | None, Option(help="Optimizer steps of the run.", show_default="chosen by the data")
+        int | None,
+        Option(help="Optimizer steps of the run.", show_default="those of --minutes, or of the data"),
     ] = None
     seed: Annotated[
         int | None,
@@ -150,6 +162,8 @@ def train(
     out: Out = None,
     resume: Resume = False,
     overwrite: options.Overwrite = False,
+    minutes: Minutes = None,
+    hours: Hours = None,
     settings: options.Settings = None,
     num: Num = None,
     no_eval: NoEval = False,
@@ -158,6 +172,9 @@ def train(
     recipe: Recipe = None,
 ) -> None:
     """Train a generator from scratch; where nothing is named, by the recipe digits, in minutes on a laptop.
+
+    Images of your own need no settings: --data photos/ --minutes 30 measures this machine, chooses network, batch and
+    steps, and prints the plan. Every option and --set changes it; with --steps or --recipe nothing is planned.
 
     Distillation methods (progressive-distillation, consistency-distillation, reflow, ctm, sid, amed, ect-tuned, tcm)
     learn from a finished run, --teacher RUN, and start from its averaged weights. Without --teacher, the first half of
@@ -179,7 +196,8 @@ def train(
     changes = options.renamed(settings)
     options.refuse_twice(about, changes)
     about["settings"] = changes
-    config, out, dataset = settled(about, out, recipe, resume=resume, dry_run=dry_run)
+    length = Length.of(minutes, hours)
+    config, out, dataset = settled(about, out, recipe, length, resume=resume, dry_run=dry_run)
     if dry_run:
         foretell(config, dataset, as_json)
         return
@@ -191,6 +209,29 @@ def train(
         raise typer.Exit(FAILED) from None
     if result.signal is not None or result.failed:
         raise typer.Exit(FAILED if result.signal is None else SIGNALED + result.signal)
+
+
+@dataclass(frozen=True)
+class Length:
+    """The time of a run in seconds, and as it was given."""
+
+    seconds: float
+    text: str
+
+    @classmethod
+    def of(cls, minutes: float | None, hours: float | None) -> Length | None:
+        """Return the time of --minutes or --hours, None where neither is given.
+
+        Raises: typer.BadParameter where both are.
+        """
+        given = [("minutes", minutes, 60), ("hours", hours, 3600)]
+        found = [cls(value * unit, f"--{name} {value:g}") for name, value, unit in given if value is not None]
+        if len(found) > 1:
+            raise typer.BadParameter(
+                f"{' and '.join(one.text for one in found)} are the same setting: leave one of them out",
+                param_hint="--hours",
+            )
+        return found[0] if found else None
 
 
 def foretell(config: TrainConfig, dataset: Dataset | None, as_json: bool) -> None:
@@ -207,7 +248,13 @@ def foretell(config: TrainConfig, dataset: Dataset | None, as_json: bool) -> Non
 
 
 def settled(
-    about: dict[str, Any], out: Path | None, recipe: str | None, *, resume: bool, dry_run: bool
+    about: dict[str, Any],
+    out: Path | None,
+    recipe: str | None,
+    length: Length | None,
+    *,
+    resume: bool,
+    dry_run: bool,
 ) -> tuple[TrainConfig, Path | None, Dataset | None]:
     """Return the config of a new or resumed run, its folder, and the data of a new one.
 
@@ -223,7 +270,7 @@ def settled(
                 f"the recipe {one.name} is for {one.data}: say where it is, --data PATH; or see what it takes, "
                 "--dry-run"
             )
-        found = runs.resolve(**known, recipe=recipe)
+        found = resolved(known | ({"recipe": recipe} if recipe else {}), length)
         for line in found.changes:
             say(line)
         return found.config, out, found.dataset
@@ -231,4 +278,27 @@ def settled(
         raise typer.BadParameter("a resumed run has its settings: leave it out", param_hint="--recipe")
     names = {name: known[name] for name in ("method", "data", "seed") if name in known}
     out = out or runs.resumed_folder(**names)
-    return runs.reconfigure(runs.read_config(out), **about), out, None
+    config = runs.reconfigure(runs.read_config(out), **about)
+    if length is not None:
+        say(
+            f"{length.text} is for a new run: this one keeps the {config.schedule.steps:,} steps of its plan, which "
+            "--steps N changes"
+        )
+    return config, out, None
+
+
+def resolved(known: dict[str, Any], length: Length | None) -> Resolved:
+    """Return a new run: planned, with its plan printed, for a time or for images of one's own; else as it is asked."""
+    from flowleap import runs
+    from flowleap.runs import planning
+
+    if length is None and planning.unplanned(known):
+        return runs.resolve(**known)
+    with waiting("planning: measuring a few steps …"):
+        if length is None:
+            found = planning.planned(**known)
+        else:
+            found = planning.planned(length.seconds, text=length.text, **known)
+    for line in found.lines:
+        say(f"plan: {line}")
+    return found.resolved

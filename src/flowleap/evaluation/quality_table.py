@@ -13,6 +13,8 @@ from flowleap.tables import Cell, Table
 
 MEMORIZED = 0.8
 """A memorization ratio below this suggests copied training data."""
+FEW = 2000
+"""Fewer training images than this can be memorized: a note then says in words what the memorization ratio means."""
 COPIED = 0.1
 """A share of `copies` above this is worth a warning."""
 Row = Mapping[str, Any]
@@ -167,6 +169,19 @@ def closer(ratios: Iterable[Any], rows_of: str = "training") -> list[str]:
     return []
 
 
+def memory(rows: Sequence[Row]) -> list[str]:
+    """Return in a plain sentence what the memorization ratio means, where the training images are few."""
+    first, count = rows[0], rows[0].get("reference_size")
+    ratio = next((row["nearest_ratio"] for row in rows if row.get("nearest_ratio") is not None), None)
+    if ratio is None or count is None or count >= FEW or not first.get("reference_seen"):
+        return []
+    meaning = "the network makes new images" if ratio >= MEMORIZED else "the network repeats training images"
+    return [
+        f"memorization ratio {ratio:.2f}: on average a sample is {ratio:.2g} times as far from the nearest of the "
+        f"{count:,} training images as they are from one another, so {meaning} (copies have 0, real images 1)"
+    ]
+
+
 def notes(rows: Sequence[Row]) -> list[str]:
     """Return notes on the reference, on intervals and on the protocol, and warnings."""
     first = rows[0]
@@ -192,7 +207,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
             f"{first['kernel_metric']} (in thousandths, ± standard error) is unbiased for any number of samples: "
             f"prefer it below {CERTAIN:,} samples"
         )
-    found += closer(ratios, rows_of)
+    found += [*memory(rows), *closer(ratios, rows_of)]
     copies = max((row.get("copies") or 0.0 for row in rows), default=0.0)
     if copies > COPIED:
         found.append(

@@ -76,6 +76,7 @@ def resolve(
     teacher: str | Path | None = None,
     init: str | Path | None = None,
     recipe: str | None = None,
+    preset: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Resolved:
     """Resolve a new run: the preset for its data or a recipe, changed by `options` and then by `settings`.
@@ -92,6 +93,7 @@ def resolve(
         options: fields of the config by their short names (None: not given); `objective` may be an `Objective` of your
             own.
         settings: pairs such as ("times.diagonal", "0.5"), see `change`.
+        preset: fields by dotted paths that take the place of those of `PRESETS`, as `sizing.preset` has them.
 
     Raises: ValueError for an unknown method, data set, network, field or option, naming its neighbors, and for a recipe
         of another method or another kind of data; FileNotFoundError for a teacher that is no run.
@@ -110,7 +112,9 @@ def resolve(
             seen = preprocessing_of((_preprocessing(data, known) | asked).items())
             data = data_sets.load(data, preprocessing=seen)
         dataset = data
-        base = _preset(method or METHOD, dataset) | _preprocessing(dataset.address, known)
+        base = (
+            _preset(method or METHOD, dataset) | dict(preset or {}) | _preprocessing(dataset.address, known)
+        )
         own = base.pop("network")
         if known:
             own = known["network"] if teacher is not None else inherited_network(known["network"])

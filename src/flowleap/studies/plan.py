@@ -16,8 +16,9 @@ from flowleap.files import replace_file
 from flowleap.lock import vacant
 from flowleap.provenance import NewerFormat, format_of, version
 from flowleap.runs import teachers
+from flowleap.runs.pace import StepCost, step_cost
 from flowleap.studies import ablation
-from flowleap.studies.budget import Budget, StepCost, parse, step_cost
+from flowleap.studies.budget import Budget, parse
 from flowleap.suggest import suggest
 from flowleap.training.config import present
 
