@@ -19,6 +19,8 @@ VARIES = {
 """Options that are not the same thing in all commands, and why."""
 OF_TRAINING_ONLY = {
     "--steps": "--budget",
+    "--minutes": "--budget 30m",
+    "--hours": "--budget 2h",
     "--seed": "--seeds",
     "--resume": "the same command goes on",
     "--overwrite": "a study is never replaced",
