@@ -107,14 +107,11 @@ def resolve(
     asked = given | {FLAT.get(name, name): value for name, value in settings}
     if recipe is None:
         if not isinstance(data, Dataset):
-            if data is None:
-                data = known.get("data", {}).get("name") or DATA
+            data = data or known.get("data", {}).get("name") or DATA
             seen = preprocessing_of((_preprocessing(data, known) | asked).items())
             data = data_sets.load(data, preprocessing=seen)
         dataset = data
-        base = (
-            _preset(method or METHOD, dataset) | dict(preset or {}) | _preprocessing(dataset.address, known)
-        )
+        base = _preset(method or METHOD, dataset, preset) | _preprocessing(dataset.address, known)
         own = base.pop("network")
         if known:
             own = known["network"] if teacher is not None else inherited_network(known["network"])
@@ -157,8 +154,10 @@ def _null_label(base: Mapping[str, Any], settings: Iterable[tuple[str, Any]]) ->
     return [("label_dropout", methods.get(base["method"]).label_dropout)]
 
 
-def _preset(method: str, dataset: Dataset) -> dict[str, Any]:
-    """Return the fields of a run by the kind of its data, unguided where the method is, or data have no labels."""
+def _preset(method: str, dataset: Dataset, changed: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields of a run by the kind of its data, unguided where the method is, or data have no labels; and
+    those that are `changed`.
+    """
     preset, objective = dict(PRESETS[dataset.kind]), methods.get(method)
     if objective.guidance is None or dataset.num_classes is None:
         objective = replace(objective, label_dropout=0.0, guidance=None)
@@ -167,6 +166,7 @@ def _preset(method: str, dataset: Dataset) -> dict[str, Any]:
         "objective": objective,
         "network": network_options.named(preset.pop("network")),
         **{dotted(name): value for name, value in preset.items()},
+        **(changed or {}),
     }
 
 
