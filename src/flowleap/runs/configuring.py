@@ -107,7 +107,7 @@ def resolve(
     asked = given | {FLAT.get(name, name): value for name, value in settings}
     if recipe is None:
         if not isinstance(data, Dataset):
-            data = data or known.get("data", {}).get("name") or DATA
+            data = (known.get("data", {}).get("name") or DATA) if data is None else data
             seen = preprocessing_of((_preprocessing(data, known) | asked).items())
             data = data_sets.load(data, preprocessing=seen)
         dataset = data
