@@ -810,9 +810,11 @@ def test_samples_of_all_methods_start_from_the_same_noise(done, monkeypatch) -> 
     seen = []
     healthy = type(methods.flow_matching()).sample
 
-    def sample(objective: object, flow: object, noise: torch.Tensor, **options: object) -> torch.Tensor:
+    def sample(
+        objective: object, flow: object, noise: torch.Tensor, *more: object, **options: object
+    ) -> torch.Tensor:
         seen.append(noise)
-        return healthy(objective, flow, noise, **options)
+        return healthy(objective, flow, noise, *more, **options)
 
     monkeypatch.setattr(type(methods.flow_matching()), "sample", sample)
     for method in ("flow-matching", "shortcut"):

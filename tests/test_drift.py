@@ -102,7 +102,7 @@ def test_the_loss_moves_samples_along_the_field(field: Field):
     value = Drift(field).of(made, real)
     (gradient,) = torch.autograd.grad(value.sum(), made)
     apart = torch.cdist(real, real)
-    unit = float(apart.sum() / (2 * 8 * 7))
+    unit = apart.sum((1, 2), keepdim=True) / (8 * 7)
     along = field(made.detach() / unit, real / unit)
     torch.testing.assert_close(gradient, -along / unit, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(value, along.square().sum(2) / 2, rtol=1e-9, atol=1e-12)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from flowleap import Batch, FlowMap, Objective, methods, networks
 from flowleap.couplings import StoredPairs
 from flowleap.derivatives import CentralDifference, ExactJVP
-from flowleap.losses import AdaptivePower, LearnedCauchy, LearnedVariance, Loss
+from flowleap.losses import AdaptivePower, Drift, Energy, Kernel, LearnedCauchy, LearnedVariance, Loss
 from flowleap.objectives import LearnedSolver, Refreshed
 from flowleap.point import Point
 from flowleap.times import Truncation
@@ -101,7 +101,11 @@ def fallen(
     def look() -> tuple[Tensor, float]:
         regression = objective.regress(flow, frozen, point)
         loss = objective.per_sample(regression, point).mean()
-        seen = regression.raw.mean() if value_says_nothing(objective.loss) else loss
+        seen = loss
+        if objective.loss == Drift(Kernel()):  # that field has the same length everywhere
+            seen = replace(objective.loss, field=Energy())(regression, point).mean()
+        elif value_says_nothing(objective.loss):
+            seen = regression.raw.mean()
         return loss, float(seen.detach())
 
     history = []

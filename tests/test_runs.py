@@ -87,13 +87,23 @@ def interrupt_at(monkeypatch, step: int, number: int = signal.SIGINT) -> None:
 
 def test_the_preset_of_the_digits_is_complete_and_survives_json() -> None:
     resolved = runs.configure()
-    assert (resolved.method, resolved.data.name, resolved.seed) == ("esc", "digits", 0)
+    assert (resolved.method, resolved.data.name, resolved.seed) == ("best", "digits", 0)
     assert resolved.network["image"] == [1, 8, 8] and resolved.network["classes"] == 10
-    assert resolved.network["log_variance"] is True  # the loss of ESC learns it
+    assert resolved.network["log_variance"] is False
+    assert runs.configure("esc").network["log_variance"] is True  # its loss learns it
     again = runs.from_dict(json.loads(json.dumps(runs.to_dict(resolved))))
     assert runs.to_dict(again) == runs.to_dict(resolved)
     assert networks.build(resolved.network).config == resolved.network
     assert runs.configure("flow-matching").network["log_variance"] is False
+
+
+def test_a_network_that_learns_its_weight_gets_no_head_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is told of guidance or not."""
+    healthy = networks.knows
+    monkeypatch.setattr(
+        networks, "knows", lambda kind, name: name != "guidance_input" and healthy(kind, name)
+    )
+    assert runs.configure("esc").network["kind"] == "DiT"
 
 
 @pytest.mark.slow

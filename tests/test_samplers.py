@@ -467,7 +467,7 @@ def test_a_method_that_is_learned_perfectly_gives_the_data_in_any_number_of_step
         assert float(found.std()) == pytest.approx(0.6, rel=left), steps
     some = {
         "flow_matching": [16], "diffusion": [16], "amed": [4], "sid": [1], "progressive_distillation": [1],
-        "consistency_distillation": [1],
+        "consistency_distillation": [1], "energy_distance": [1], "w_flow": [1], "drifting": [1],
     }  # fmt: skip
     dyadic = [1, 2, 4, 16] if name.startswith("shortcut") else [1, 2, 3, 4, 7, 16]
     assert made_for == some.get(name, dyadic)

@@ -226,8 +226,9 @@ def test_parts_of_a_batch_drop_what_the_whole_drops(name: str) -> None:
     def loss(here: Tensor) -> Tensor:
         others = objective.context(label, here, total)
         batch = Batch(
-            x[here], label[here], row=here, size=total, context=x[others], context_label=label[others]
-        )
+            x[here], label[here], row=here, size=total, context=x[others], context_label=label[others],
+            context_row=others,
+        )  # fmt: skip
         with torch.no_grad():
             return objective(flow, flow, batch, step=30, key=0).sum() / total
 

@@ -102,8 +102,9 @@ def test_averages_kept_by_the_cpu_are_the_same_and_nothing_waits(accelerator, mo
         assert all(torch.equal(each[name], expected[name]) for name in expected)
 
 
-WAITS = {"tcm": "truncated.py"}
-"""Methods whose steps wait, and where: `Truncated` chooses between two networks by times on the device."""
+WAITS = {"tcm": "truncated.py", "best": "couplings.py"}
+"""Methods whose steps wait, and where: `Truncated` chooses between two networks by times on the device, and pairs by
+optimal transport are found on the CPU."""
 
 
 @pytest.mark.parametrize("name", methods.names())

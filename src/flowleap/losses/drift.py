@@ -145,8 +145,9 @@ class Kernel(Field):
 class Drift(Loss):
     """½‖φ(x) − sg(φ(x) + V)‖², x what the student made of noise, V the field from there to the data of its group.
 
-    φ are one or more sets of features, each in units of the mean distance of the data; the loss is their mean, its
-    value ½‖V‖² and its gradient −V ∂φ/∂x. It is 0 where both laws are the same, up to the noise of finite sets.
+    φ are one or more sets of features, each in units of the mean distance of the data of the group; the loss is their
+    mean, its value ½‖V‖² and its gradient −V ∂φ/∂x. It is 0 where both laws are the same, up to the noise of finite
+    sets.
 
     Args:
         field: V.
@@ -195,13 +196,13 @@ class Drift(Loss):
         return torch.stack(found).mean(0).flatten()
 
     def of(self, made: Tensor, real: Tensor) -> Tensor:
-        """Return ½‖V‖² with the gradient −V, in units of the mean distance of the data of all groups.
+        """Return ½‖V‖² with the gradient −V, in units of the mean distance of the data of each group.
 
         Shapes: made (groups, M, d), real (groups, N, d) → (groups, M).
         """
         with torch.no_grad():
-            unit = _distances(real, real).sum((1, 2)).mean() / (real.shape[1] * max(1, real.shape[1] - 1))
-            unit = unit.clamp_min(LEAST)
+            pairs = real.shape[1] * max(1, real.shape[1] - 1)
+            unit = (_distances(real, real).sum((1, 2), keepdim=True) / pairs).clamp_min(LEAST)
             goal = made / unit + self.field(made.detach() / unit, real / unit)
         return (made / unit - goal).square().sum(2) / 2
 

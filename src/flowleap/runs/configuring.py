@@ -238,13 +238,16 @@ def complete_network(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         learned = any(loss.learned for loss in objective.losses)
         if networks.knows(kind, "classes"):
             options.setdefault("classes", dataset.num_classes)
-        if networks.knows(kind, "log_variance"):
-            options.setdefault("log_variance", learned)
         if networks.knows(kind, "velocity_head") and networks.knows(kind, "depth"):
-            depth = int(options.get("depth", networks.default(kind, "depth")))
-            options.setdefault("velocity_head", max(1, depth // 2) if objective.velocity_head else 0)
+            depth = options.get("depth", networks.default(kind, "depth"))
+            half = (
+                max(1, depth // 2) if isinstance(depth, int) else 1
+            )  # another depth is refused with the network
+            options.setdefault("velocity_head", half if objective.velocity_head else 0)
         if networks.knows(kind, "guidance_input"):
             options.setdefault("guidance_input", objective.guidance_input)
+        if networks.knows(kind, "log_variance"):
+            options.setdefault("log_variance", learned)
         elif learned and HEAD not in kinds(config.network):
             options = {"kind": HEAD, "network": options}
         side = [] if kind != "DiT" or dataset.kind != "image" else dataset.shape[1:]
