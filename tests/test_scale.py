@@ -265,7 +265,8 @@ def test_bf16_on_two_processes_is_that_on_one(alone, together):
 )
 def test_what_is_not_sound_is_found_before_the_first_step(name, words, together):
     assert words in together[0][name]["error"]
-    assert "Elsewhere" in together[1][name]["error"] or words in together[1][name]["error"]
+    # the other is told, finds it too, or finds the first one gone
+    assert any(said in together[1][name]["error"] for said in ("Elsewhere", words, "DistNetworkError"))
 
 
 @needs_processes
