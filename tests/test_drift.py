@@ -164,8 +164,17 @@ def test_features_are_those_of_a_classifier(tmp_path):
     a, _, c = network.maps(digits.x[:5])
     assert found[1].shape == (5, a.shape[1] * 16) and found[5].shape == (5, c[0].numel())
     torch.testing.assert_close(encoder.features(None, digits.x[:5])[0], digits.x[:5].flatten(1))
-    with pytest.raises(ValueError, match="features of images of 1 channel, and the data has shape"):
-        encoder.features(str(kept), torch.zeros(2, 3, 8, 8))
+    for shape in ((2, 3, 8, 8), (2, 64)):
+        with pytest.raises(ValueError, match=r"has features of images of shape .* and the data has"):
+            encoder.features(str(kept), torch.zeros(shape))
+    network.eval()
+    own = tmp_path / "own.npz"
+    np.savez(own, image_shape=np.array([1, 8, 8]), **{k: v.numpy() for k, v in network.state_dict().items()})
+    assert len(encoder.features(str(own), digits.x[:2])) == 6
+    with pytest.raises(
+        ValueError, match=r"shape \(1, 8, 8\), and the data has \(1, 12, 12\).*data classifier"
+    ):
+        encoder.features(str(own), torch.zeros(2, 1, 12, 12))
     with pytest.raises(FileNotFoundError):
         encoder.features(str(tmp_path / "none.npz"), digits.x[:5])
     np.savez(tmp_path / "other.npz", a=np.zeros(3))

@@ -1,9 +1,7 @@
 """A small classifier of small images: its pooled layers are features, its logits predict the class.
 
-    a₀ = ↓l1(prep(x)),  a = a₀ + r1(a₀),  b = ↓l2(a),  c₀ = ↓l3(b),  c = c₀ + r3(c₀);  features: means of a, b, c
-
-A 3 × 3 convolution, batch norm and ReLU each; ↓ halves the sides by maximum as long as they are 4 or more. Features
-are z-scored over the real data, so the distance of its own mean to 0 is 0, and every feature counts alike.
+The network is `networks.classifier`; features are the means of its three maps. They are z-scored over the real data, so
+the distance of its own mean to 0 is 0, and every feature counts alike.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from flowleap.data.npz import Archive
 from flowleap.data.rows import some
 from flowleap.evaluation.features import Features
 from flowleap.files import replace_file
-from flowleap.networks.classifier import LAYERS
+from flowleap.networks.classifier import LAYERS, from_tensors
 from flowleap.networks.classifier import Classifier as Network
 from flowleap.randomness import generator
 from flowleap.threads import limited
@@ -191,9 +189,9 @@ def read(path: Path | str) -> Classifier:
 
 
 def _assembled(name: str, arrays: dict[str, np.ndarray], shipped: Shipped | None) -> Classifier:
-    width, channels = arrays["prep.0.weight"].shape[:2]
-    network = Network(channels, width, len(arrays["head.bias"]))
     weights = {layer: torch.from_numpy(arrays[layer]).float() for layer in LAYERS}
+    network = from_tensors(weights)
+    width, channels = network.prep[0].out_channels, network.prep[0].in_channels
     mean, std, covariance = (torch.from_numpy(arrays[part]).float() for part in STATISTICS)
     dims = 14 * width
     for part, value in (("feat_mean", mean), ("feat_std", std), ("ref_cov", covariance)):
@@ -203,15 +201,13 @@ def _assembled(name: str, arrays: dict[str, np.ndarray], shipped: Shipped | None
             raise ValueError(f"{part} is not finite or not positive")
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise ValueError("its weights are not finite")
-    missing, _ = network.load_state_dict(weights, strict=False)
-    assert all(layer.endswith("num_batches_tracked") for layer in missing)
     made = str(arrays.get("made", ""))
     name = next((known for known, kept in SHIPPED.items() if made and kept.made == made), name)
     sides = arrays.get("image_shape", np.array(shipped.shape if shipped else (channels, 0, 0))).tolist()
     shape = (channels, sides[1] or None, sides[2] or None)
     return Classifier(
         name,
-        network.eval().requires_grad_(False),
+        network,
         mean,
         std,
         covariance.double(),

@@ -7,6 +7,8 @@ A 3 × 3 convolution, batch norm and ReLU each; ↓ halves the sides by maximum 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, cat, nn
 from torch.nn import functional
 
@@ -53,3 +55,15 @@ def convolution(channels: int, width: int) -> nn.Sequential:
 def halved(x: Tensor) -> Tensor:
     """Return the maximum over 2 × 2 pixels where there are at least 4 × 4."""
     return functional.max_pool2d(x, 2) if min(x.shape[2:]) >= 4 else x
+
+
+def from_tensors(found: Mapping[str, Tensor]) -> Classifier:
+    """Return the frozen classifier that tensors named as `LAYERS` make up; others are ignored.
+
+    Raises: KeyError, IndexError or RuntimeError for tensors that make up none.
+    """
+    width, channels = found["prep.0.weight"].shape[:2]
+    network = Classifier(channels, width, len(found["head.bias"]))
+    missing, _ = network.load_state_dict({name: found[name].float() for name in LAYERS}, strict=False)
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    return network.eval().requires_grad_(False)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flowleap.files import read_weights
-from flowleap.networks.classifier import LAYERS, Classifier
+from flowleap.networks.classifier import LAYERS, Classifier, from_tensors
 
 GRID = 4
 """The cells of a side over which a map is averaged."""
@@ -27,12 +27,13 @@ def features(file: str | None, x: Tensor) -> list[Tensor]:
     """
     if file is None:
         return [x.flatten(1)]
-    network = load(file, x.device, x.dtype)
-    channels = network.prep[0].in_channels
-    if x.ndim != 4 or x.shape[1] != channels:
+    network, shape = load(file, x.device, x.dtype)
+    if x.ndim != len(shape) + 1 or any(
+        side not in (0, length) for side, length in zip(shape, x.shape[1:], strict=True)
+    ):
         raise ValueError(
-            f"{file} has features of images of {channels} channel{'s' * (channels != 1)}, and the data has shape "
-            f"{tuple(x.shape[1:])}: train a classifier on this data (flowleap data classifier)"
+            f"{file} has features of images of shape {shape}, and the data has {tuple(x.shape[1:])}: train a "
+            "classifier on this data (flowleap data classifier)"
         )
     found = []
     for stage in network.maps(x):
@@ -42,8 +43,10 @@ def features(file: str | None, x: Tensor) -> list[Tensor]:
 
 
 @lru_cache(maxsize=4)
-def load(file: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Classifier:
-    """Return the classifier of a file with frozen weights; cached for each device and dtype.
+def load(
+    file: str, device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[Classifier, tuple[int, ...]]:
+    """Return the frozen classifier of a file and the shape of its images, 0 for any length; cached by device and dtype.
 
     Raises: ValueError for a file without one, FileNotFoundError for a missing file.
     """
@@ -54,8 +57,7 @@ def load(file: str, device: torch.device, dtype: torch.dtype = torch.float32) ->
             f"{file} holds no classifier of flowleap: {lacking[0]!r} and {len(lacking) - 1} more tensors are missing; "
             "make one by: flowleap data classifier DATA --out FILE.npz"
         )
-    width, channels = found["prep.0.weight"].shape[:2]
-    network = Classifier(channels, width, len(found["head.bias"]))
-    network.load_state_dict({name: found[name].float() for name in LAYERS}, strict=False)
-    network = network.to(device, dtype).eval().requires_grad_(False)
-    return network.to(memory_format=torch.channels_last)
+    network = from_tensors(found).to(device, dtype)
+    channels = network.prep[0].in_channels
+    shape = tuple(found["image_shape"].tolist()) if "image_shape" in found else (channels, 0, 0)
+    return network.to(memory_format=torch.channels_last), shape

@@ -240,9 +240,7 @@ def complete_network(config: TrainConfig, dataset: Dataset) -> TrainConfig:
             options.setdefault("classes", dataset.num_classes)
         if networks.knows(kind, "velocity_head") and networks.knows(kind, "depth"):
             depth = options.get("depth", networks.default(kind, "depth"))
-            half = (
-                max(1, depth // 2) if isinstance(depth, int) else 1
-            )  # another depth is refused with the network
+            half = max(1, depth // 2) if isinstance(depth, int) else 1  # the network refuses another
             options.setdefault("velocity_head", half if objective.velocity_head else 0)
         if networks.knows(kind, "guidance_input"):
             options.setdefault("guidance_input", objective.guidance_input)
