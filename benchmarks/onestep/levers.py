@@ -1,7 +1,6 @@
 """What may make one step better, each a method: `base` with one part changed. For `flowleap compare --import`.
 
-`base` is MeanFlow with guidance in training, the settings of the recipe fashion-mnist; a lever is named after what it
-changes. Levers of the network and the optimizer are `base` under another name, see `onestep.py`.
+`base` is MeanFlow with guidance in training; a lever is named after what it changes.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ def read(path: Path | str) -> Classifier:
 def _assembled(name: str, arrays: dict[str, np.ndarray], shipped: Shipped | None) -> Classifier:
     weights = {layer: torch.from_numpy(arrays[layer]).float() for layer in LAYERS}
     network = from_tensors(weights)
-    width, channels = network.prep[0].out_channels, network.prep[0].in_channels
+    width, channels = weights["prep.0.weight"].shape[:2]
     mean, std, covariance = (torch.from_numpy(arrays[part]).float() for part in STATISTICS)
     dims = 14 * width
     for part, value in (("feat_mean", mean), ("feat_std", std), ("ref_cov", covariance)):

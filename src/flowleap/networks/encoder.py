@@ -58,6 +58,6 @@ def load(
             "make one by: flowleap data classifier DATA --out FILE.npz"
         )
     network = from_tensors(found).to(device, dtype)
-    channels = network.prep[0].in_channels
+    channels = found["prep.0.weight"].shape[1]
     shape = tuple(found["image_shape"].tolist()) if "image_shape" in found else (channels, 0, 0)
     return network.to(memory_format=torch.channels_last), shape
