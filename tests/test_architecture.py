@@ -44,7 +44,7 @@ FLOORS = (
     ("evaluation", "pictures"),
     ("training",),
     ("runs", "importers"),
-    ("reports",),
+    ("model", "reports"),
     ("studies",),
     ("cli",),
     ("__main__",),

@@ -7,6 +7,11 @@ flow = objective.flow_map(network)
 loss = objective(flow, frozen=flow, batch=Batch(x, label), step=k, key=seed)
 images = objective.sample(flow, noise, label=y)
 
+or in two lines, as on the command line:
+
+result = flowleap.train("meanflow", "digits", steps=500)
+images = flowleap.load(result.folder).sample(16, label=3)
+
 Rooms are loaded when they are first asked for, so that `flowleap --help` need not wait for torch.
 """
 
@@ -33,8 +38,10 @@ if TYPE_CHECKING:
         velocities,
     )
     from flowleap.flow_map import FlowMap
+    from flowleap.model import Model, load
     from flowleap.objectives import Objective
     from flowleap.point import Batch, Point, Regression
+    from flowleap.runs.starting import train
 
 try:
     __version__ = version("flowleap")
@@ -44,6 +51,7 @@ except PackageNotFoundError:  # a source tree that is on the path without being 
 __all__ = [
     "Batch",
     "FlowMap",
+    "Model",
     "Objective",
     "Point",
     "Regression",
@@ -52,6 +60,7 @@ __all__ = [
     "derivatives",
     "evaluation",
     "guidance",
+    "load",
     "losses",
     "methods",
     "networks",
@@ -62,6 +71,7 @@ __all__ = [
     "samplers",
     "serialize",
     "times",
+    "train",
     "velocities",
 ]
 RENAMED = {"values": "serialize"}
@@ -69,9 +79,12 @@ RENAMED = {"values": "serialize"}
 HOMES = {
     "Batch": "point",
     "FlowMap": "flow_map",
+    "Model": "model",
     "Objective": "objectives",
     "Point": "point",
     "Regression": "point",
+    "load": "model",
+    "train": "runs.starting",
 }
 
 

@@ -47,6 +47,17 @@ def pixels(images: Tensor) -> Any:
     return colors.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
+def images(samples: Tensor) -> list[PillowImage.Image]:
+    """Return one Pillow image per sample in its own size, gray where there is one channel.
+
+    Shapes: (n, 1 or 3, height, width). Raises: ValueError as `pixels`.
+    """
+    from PIL import Image
+
+    gray = samples.ndim == 4 and samples.shape[1] == 1
+    return [Image.fromarray(colors[..., 0] if gray else colors) for colors in pixels(samples)]
+
+
 def tiles(images: Tensor, cell: int = CELL) -> list[PillowImage.Image]:
     """Return one Pillow image per sample, small ones enlarged smoothly by a whole number to at least `cell` pixels.
 

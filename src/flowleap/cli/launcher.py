@@ -1,9 +1,8 @@
-"""Commands on several processes, started by torchrun or `accelerate launch`, and the settings of the latter."""
+"""Commands on several processes, started by torchrun or `accelerate launch`."""
 
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
@@ -44,41 +43,3 @@ def on_all_processes(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(code)
 
     return run
-
-
-def spread(
-    precision: str | None,
-    per_device: int | None,
-    accumulate: int | None,
-    shard: bool | None,
-    compiled: bool | None,
-    check: bool,
-) -> dict[str, Any]:
-    """Return the settings of parallel training; options that are not given are those of `accelerate launch`.
-
-    Raises: typer.BadParameter for float16 and DeepSpeed, which training does not support.
-    """
-    told = os.environ.get
-    launched = told("ACCELERATE_MIXED_PRECISION", "no")
-    if launched not in ("no", "bf16") and precision is None:
-        raise typer.BadParameter(
-            f"{launched!r} of accelerate launch: training is in fp32 or bf16; derivatives of the network leave the "
-            "range of fp16",
-            param_hint="--mixed_precision",
-        )
-    if told("ACCELERATE_USE_DEEPSPEED", "false") == "true":
-        raise typer.BadParameter(
-            "DeepSpeed is not supported: divide weights among processes with --shard",
-            param_hint="--use_deepspeed",
-        )
-    steps = int(told("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
-    fsdp = told("ACCELERATE_USE_FSDP", "false") == "true"
-    dynamo = told("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO"
-    return {
-        "precision": precision or ("bf16" if launched == "bf16" else None),
-        "per_device": per_device,
-        "accumulate": accumulate or (steps if steps > 1 else None),
-        "shard": True if shard is None and fsdp else shard,
-        "compiled": True if compiled is None and dynamo else compiled,
-        "check": check or None,
-    }

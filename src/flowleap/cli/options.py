@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -409,34 +409,15 @@ def as_settings(settings: list[str] | None, **given: Any) -> tuple[tuple[str, st
     >>> as_settings(["schedule.warmup=0.1"], size=64, flip=True, lr=None)
     (('data.size', '64'), ('data.flip', 'true'), ('schedule.warmup', '0.1'))
 
-    Raises: typer.BadParameter as `refuse_twice`.
+    Raises: typer.BadParameter where the = is missing; ValueError as `refuse_twice`.
     """
     from flowleap.training.config import FLAT
+    from flowleap.training.settings import refuse_twice
 
     found = renamed(settings)
     refuse_twice(given, found)
     own = [(FLAT[name], str(value).lower()) for name, value in given.items() if value is not None]
     return (*own, *found)
-
-
-def refuse_twice(given: Mapping[str, Any], settings: Iterable[tuple[str, str]]) -> None:
-    """Raise typer.BadParameter where an option and --set give one field two values.
-
-    Args:
-        given: values of options by the short names of their fields, None where they were not given.
-    """
-    from flowleap.training.config import FLAT, present
-    from flowleap.training.settings import parse_field
-
-    options = {FLAT[name]: (name, value) for name, value in given.items() if name in FLAT}
-    for field, text in settings:
-        name, value = options.get(present(field), (field, None))
-        if value is not None and parse_field(present(field), text) != value:
-            raise typer.BadParameter(
-                f"--{name.replace('_', '-')} gives {value} and --set {field}={text}, which is the same field: leave "
-                "one of them out",
-                param_hint="--set",
-            )
 
 
 def import_all(sources: list[str] | None) -> None:

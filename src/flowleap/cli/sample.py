@@ -70,7 +70,6 @@ def sample(
     path = run / ("samples.npz" if latents else "samples.png") if out is None else out
 
     from flowleap import evaluation, processes, runs
-    from flowleap.evaluation.generation import Request
     from flowleap.runs import sample_files, samples
 
     def refuse_to_overwrite(path: Path) -> None:
@@ -79,27 +78,23 @@ def sample(
     sample_files.kind_of(path)
     refuse_to_overwrite(path)
     loaded = runs.load_run(run, weights=sampling.weights, device=options.device(sampling.device))
-    objective = options.renoised(loaded.objective, sampling.renoise)
-    ((budget, _),) = evaluation.samplings(loaded.flow, (steps or 1,), times)
+    loaded = replace(loaded, objective=options.renoised(loaded.objective, sampling.renoise))
     decoder = None if latents else loaded.decoder(sampling.vae)
     shown = loaded if decoder is None else replace(loaded, kind="image", shape=decoder.shape(loaded.shape))
     count = num or (2000 if len(loaded.shape) == 1 else 100)
     wanted, which = evaluation.labels.wanted(label, count, loaded.classes, loaded.class_counts)
-    files = sample_files.place(shown, path if latents else out, wanted)
-    refuse_to_overwrite(files.path)
-    request = Request(
-        loaded.flow,
-        objective,
-        loaded.shape,
-        seed=sampling.seed,
-        label=wanted,
-        steps=None if times else budget,
+    request = samples.requested(
+        loaded,
+        wanted,
+        steps=steps,
         times=times,
+        decoder=decoder,
+        seed=sampling.seed,
         guidance=scale,
         interval=interval,
-        bounds=evaluation.BOUNDS.get(loaded.kind),
-        decode=decoder,
     )
+    files = sample_files.place(shown, path if latents else out, wanted)
+    refuse_to_overwrite(files.path)
     if count > MANY:
         processes.from_first(lambda: samples.foretell(request, files, count, say))
     about = {
@@ -115,15 +110,16 @@ def sample(
         f"{seconds:.2f} s ({(count - done) / seconds:,.0f} {'images' if shown.kind == 'image' else things}/s)"
     )
     echo(
-        f"{files.path}: {count} {things}{which}, {way(request, budget)}, {speed}, seed {sampling.seed}, weights "
+        f"{files.path}: {count} {things}{which}, {way(request)}, {speed}, seed {sampling.seed}, weights "
         f"{loaded.weights}{samples.decoding(loaded, decoder)}"
     )
 
 
-def way(request: Request, steps: int) -> str:
-    """Return in words what was done for each sample in so many steps."""
+def way(request: Request) -> str:
+    """Return in words what was done for each sample."""
     from flowleap.evaluation.protocol import effective_guidance
 
+    steps = len(request.times) - 1 if request.times else request.steps or 1
     fresh = request.objective.sampling.renoised(steps)
     noise = f" with fresh noise between them (γ = {fresh:g})" if fresh else ""
     guided = effective_guidance(request.objective, request.guidance, request.interval)

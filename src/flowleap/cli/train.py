@@ -11,11 +11,10 @@ from typer import Argument, Option
 
 from flowleap.cli import options, recipes
 from flowleap.cli.group import print_json, say, show, waiting
-from flowleap.cli.launcher import on_all_processes, spread
+from flowleap.cli.launcher import on_all_processes
 
 if TYPE_CHECKING:
     from flowleap.data import Dataset
-    from flowleap.runs import Resolved
     from flowleap.training.config import TrainConfig
 
 SIGNALED = 128
@@ -145,12 +144,10 @@ class Run(options.Training):
     ] = False
 
     def given(self) -> dict[str, Any]:
-        """Return the settings of the run, None for those not given; see also `launcher.spread`."""
+        """Return the settings of the run, None for those not given."""
         told = {name: value for name, value in vars(self).items() if name != "imports"}
         told["show"] = None if self.show is None else options.numbers(self.show, "--show")
-        return told | spread(
-            self.precision, self.per_device, self.accumulate, self.shard, self.compiled, self.check
-        )
+        return told | {"check": self.check or None}
 
 
 @on_all_processes
@@ -186,52 +183,32 @@ def train(
     Started by torchrun or accelerate launch, all processes train one run together; --batch is the global batch.
     """
     from flowleap import processes, runs
+    from flowleap.runs import starting
 
     if recipe == recipes.LIST:
         recipes.recipes()
         return
     if as_json and not dry_run:
         raise typer.BadParameter("it belongs to --dry-run", param_hint="--json")
-    about = {**run.given(), "method": method, "eval_num": 0 if no_eval else num}
-    changes = options.renamed(settings)
-    options.refuse_twice(about, changes)
-    about["settings"] = changes
-    length = Length.of(minutes, hours)
-    config, out, dataset = settled(about, out, recipe, length, resume=resume, dry_run=dry_run)
+    asked = {**run.given(), "method": method, "eval_num": 0 if no_eval else num}
+    asked["settings"] = options.renamed(settings)
+    length = starting.Length.of(minutes, hours)
+    ready = starting.prepare(
+        asked, out, recipe, length, resume=resume, only_planned=dry_run, say=say, waiting=waiting
+    )
     if dry_run:
-        foretell(config, dataset, as_json)
+        foretell(ready.config, ready.dataset, as_json)
         return
     try:
-        result = runs.train(config, out, resume=resume, overwrite=overwrite, dataset=dataset)
+        result = runs.train(
+            ready.config, ready.out, resume=resume, overwrite=overwrite, dataset=ready.dataset
+        )
     except runs.Diverged as error:
         if processes.first():
             say(f"error: {error}")
         raise typer.Exit(FAILED) from None
     if result.signal is not None or result.failed:
         raise typer.Exit(FAILED if result.signal is None else SIGNALED + result.signal)
-
-
-@dataclass(frozen=True)
-class Length:
-    """The time of a run in seconds, and as it was given."""
-
-    seconds: float
-    text: str
-
-    @classmethod
-    def of(cls, minutes: float | None, hours: float | None) -> Length | None:
-        """Return the time of --minutes or --hours, None where neither is given.
-
-        Raises: typer.BadParameter where both are.
-        """
-        given = [("minutes", minutes, 60), ("hours", hours, 3600)]
-        found = [cls(value * unit, f"--{name} {value:g}") for name, value, unit in given if value is not None]
-        if len(found) > 1:
-            raise typer.BadParameter(
-                f"{' and '.join(one.text for one in found)} are the same setting: leave one of them out",
-                param_hint="--hours",
-            )
-        return found[0] if found else None
 
 
 def foretell(config: TrainConfig, dataset: Dataset | None, as_json: bool) -> None:
@@ -245,60 +222,3 @@ def foretell(config: TrainConfig, dataset: Dataset | None, as_json: bool) -> Non
         print_json({"config": runs.to_dict(config), "estimate": found.to_dict()})
     else:
         show(forecast.table(config, found))
-
-
-def settled(
-    about: dict[str, Any],
-    out: Path | None,
-    recipe: str | None,
-    length: Length | None,
-    *,
-    resume: bool,
-    dry_run: bool,
-) -> tuple[TrainConfig, Path | None, Dataset | None]:
-    """Return the config of a new or resumed run, its folder, and the data of a new one.
-
-    Raises: typer.BadParameter for --recipe with --resume.
-    """
-    from flowleap import runs
-
-    known = {name: value for name, value in about.items() if value is not None}
-    if not resume:
-        one = runs.recipes.get(recipe) if recipe else None
-        if one is not None and one.dataset is None and "data" not in known and not dry_run:
-            raise ValueError(
-                f"the recipe {one.name} is for {one.data}: say where it is, --data PATH; or see what it takes, "
-                "--dry-run"
-            )
-        found = resolved(known | ({"recipe": recipe} if recipe else {}), length)
-        for line in found.changes:
-            say(line)
-        return found.config, out, found.dataset
-    if recipe:
-        raise typer.BadParameter("a resumed run has its settings: leave it out", param_hint="--recipe")
-    names = {name: known[name] for name in ("method", "data", "seed") if name in known}
-    out = out or runs.resumed_folder(**names)
-    config = runs.reconfigure(runs.read_config(out), **about)
-    if length is not None:
-        say(
-            f"{length.text} is for a new run: this one keeps the {config.schedule.steps:,} steps of its plan, which "
-            "--steps N changes"
-        )
-    return config, out, None
-
-
-def resolved(known: dict[str, Any], length: Length | None) -> Resolved:
-    """Return a new run: planned, with its plan printed, for a time or for images of one's own; else as it is asked."""
-    from flowleap import runs
-    from flowleap.runs import planning
-
-    if length is None and planning.unplanned(known):
-        return runs.resolve(**known)
-    with waiting("planning: measuring a few steps …"):
-        if length is None:
-            found = planning.planned(**known)
-        else:
-            found = planning.planned(length.seconds, text=length.text, **known)
-    for line in found.lines:
-        say(f"plan: {line}")
-    return found.resolved

@@ -295,18 +295,28 @@ def generate(
 ) -> Tensor:
     """Return exactly `num` samples, on the CPU, in float32; sample i starts from the noise of (seed, i). See `Request`.
 
-    `shared`: every process makes its share and has all of them afterwards; all must call.
+    `shared`: see `gathered`.
 
     Shapes: shape is that of one sample, label (num,) or None -> (num, *shape).
     Raises: NotFinite where samples hold NaN or infinity; ValueError for a number or batch below 1, or for
         times that do not lead from noise to data.
     """
-    if num < 1:
-        raise ValueError(f"num={num} samples: at least 1 is needed")
     request = Request(
         flow, objective, shape, seed=seed, label=label, steps=steps, times=times, guidance=guidance, bounds=bounds,
         decode=decode, tick=tick,
     )  # fmt: skip
+    return gathered(request, num, batch, shared=shared)
+
+
+def gathered(request: Request, num: int, batch: int = 250, *, shared: bool = False) -> Tensor:
+    """Return exactly `num` samples of a request, on the CPU, in float32.
+
+    `shared`: every process makes its share and has all of them afterwards; all must call.
+
+    Shapes: (num, *shape). Raises: as `generate`.
+    """
+    if num < 1:
+        raise ValueError(f"num={num} samples: at least 1 is needed")
     rows = processes.share(num) if shared else range(num)
     own = [part for part, _ in request.stream(rows, batch)]  # none in a process without a share
     samples = torch.cat([part for parts in processes.every(own) for part in parts] if shared else own)

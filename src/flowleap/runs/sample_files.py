@@ -225,11 +225,8 @@ class Images(SampleFiles):
                 entry.unlink()
 
     def add(self, start: int, samples: Tensor) -> None:
-        from PIL import Image
-
-        for index, colors in enumerate(pictures.pixels(samples), start):
-            gray = colors[..., 0] if samples.shape[1] == 1 else colors
-            Image.fromarray(gray).save(self.path / f"{index:06d}.png")
+        for index, image in enumerate(pictures.images(samples), start):
+            image.save(self.path / f"{index:06d}.png")
 
     def close(self) -> None:
         if self.label is not None:

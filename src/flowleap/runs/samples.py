@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,39 @@ def first(run: Run, num: int, steps: int, decoder: Decoder | None = None) -> Ten
             bounds=evaluation.BOUNDS.get(run.kind),
             decode=decoder,
         )
+
+
+def requested(
+    run: Run,
+    label: Tensor | None,
+    *,
+    steps: int | None = None,
+    times: Sequence[float] | None = None,
+    decoder: Decoder | None = None,
+    **about: Any,
+) -> Request:
+    """Return what makes samples of a run, clamped as image files are.
+
+    Args:
+        label: of all samples, None without classes.
+        steps, times: one of them, or neither for one step.
+        about: seed, guidance and interval, as `Request` takes them.
+
+    Shapes: label (samples,) int64.
+    Raises: ValueError for times that do not suit the method, and as `Request`.
+    """
+    ((budget, grid),) = evaluation.samplings(run.flow, (1 if steps is None else steps,), times)
+    return Request(
+        run.flow,
+        run.objective,
+        run.shape,
+        label=label,
+        steps=None if grid else budget,
+        times=grid,
+        bounds=evaluation.BOUNDS.get(run.kind),
+        decode=decoder,
+        **about,
+    )
 
 
 def real(data: Dataset, num: int, decoder: Decoder | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, get_args, get_origin
 
@@ -12,7 +12,7 @@ from flowleap.data import Preprocessing
 from flowleap.networks import options as network_options
 from flowleap.objectives import Objective
 from flowleap.suggest import suggest
-from flowleap.training.config import FIELDS, FLAT, GROUPS, TrainConfig, dotted
+from flowleap.training.config import FIELDS, FLAT, GROUPS, TrainConfig, dotted, present
 
 WHOLE = {
     "method": "name the method itself",
@@ -71,6 +71,24 @@ def refuse_named(settings: Iterable[tuple[str, Any]]) -> None:
         path = FLAT.get(name, name)
         if path in NAMED and value is not None:
             raise ValueError(f"{name!r} is not set as a field: use {NAMED[path]} {value}")
+
+
+def refuse_twice(given: Mapping[str, Any], settings: Iterable[tuple[str, Any]]) -> None:
+    """Refuse settings that give a field another value than an option does.
+
+    Args:
+        given: values of options by the short names of their fields, None where they were not given.
+
+    Raises: ValueError.
+    """
+    options = {FLAT[name]: (name, value) for name, value in given.items() if name in FLAT}
+    for field, text in settings:
+        name, value = options.get(present(field), (field, None))
+        if value is not None and parse_field(present(field), text) != value:
+            raise ValueError(
+                f"--{name.replace('_', '-')} gives {value} and --set {field}={text}, which is the same field: leave "
+                "one of them out"
+            )
 
 
 def preprocessing_of(settings: Iterable[tuple[str, Any]]) -> Preprocessing | None:

@@ -1,0 +1,217 @@
+"""A trained generator in one object: load it, sample from it, use its parts.
+
+    model = load("runs/digits-esc-seed0")           # a run folder; or published weights, load("0600000.pt")
+    images = model.sample(16, label=3, seed=1)      # (16, 1, 8, 8) in [-1, 1]
+    pictures = model.images(4)                      # Pillow images, classes in turn
+
+Sample i is that of `flowleap sample` with the same seed, label and number of steps.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from flowleap import evaluation, extensions, importers, pictures
+from flowleap.autoencoders import Decoder
+from flowleap.evaluation.generation import gathered
+from flowleap.flow_map import FlowMap
+from flowleap.importers import hub
+from flowleap.objectives import Objective
+from flowleap.runs.reading import Run, load_run
+from flowleap.runs.samples import requested
+from flowleap.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Label = str | int | Sequence[int] | Tensor
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained generator.
+
+    Args:
+        run: the run that was read, see `runs.Run`.
+        vae: the autoencoder that decodes latents, None for the one they were made with.
+    """
+
+    run: Run
+    vae: str | None = None
+
+    @property
+    def flow_map(self) -> FlowMap:
+        """X_{t→r}(x) of the weights that were read."""
+        return self.run.flow
+
+    @property
+    def objective(self) -> Objective:
+        """What it was trained for, and how it is sampled."""
+        return self.run.objective
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, in evaluation mode, without gradients."""
+        return self.run.network
+
+    @property
+    def config(self) -> TrainConfig:
+        """All settings of its training."""
+        return self.run.config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of its classes, empty without."""
+        return self.run.classes
+
+    @cached_property
+    def decoder(self) -> Decoder | None:
+        """What makes images of its latents; None for images and points, and where the autoencoder is not at hand."""
+        return self.run.decoder(self.vae)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a sample: an image, a point, or a latent that is not decoded."""
+        return self.run.shape if self.decoder is None else self.decoder.shape(self.run.shape)
+
+    def sample(
+        self,
+        num: int = 100,
+        label: Label = "all",
+        steps: int | None = None,
+        seed: int = 0,
+        *,
+        times: Sequence[float] | None = None,
+        guidance: float | None = None,
+        interval: tuple[float, float] | None = None,
+        batch: int = 250,
+    ) -> Tensor:
+        """Return `num` samples as a tensor; sample i depends on the seed, its label and i only.
+
+        Args:
+            label: the class of all samples, by name or by number; "all" for classes in turn; "data" for shares as in
+                the training data; or the number of the class of each sample.
+            steps: from noise to data, 1 by default. times: those to visit instead, as [1, 0.6, 0].
+            guidance: the scale of classifier-free guidance. interval: the times that are guided.
+            batch: samples that are computed at a time.
+
+        Shapes: (num, *shape), float32 on the CPU; images are in [−1, 1]. Of latents, the decoded images.
+        Raises: ValueError for a class that is not known, times that do not suit the method, and both steps and times;
+            NotFinite where samples hold NaN or infinity.
+        """
+        if steps is not None and times is not None:
+            raise ValueError(f"steps={steps} and times={list(times)} are both given: leave one out")
+        request = requested(
+            self.run,
+            self.labels(num, label),
+            steps=steps,
+            times=times,
+            decoder=self.decoder,
+            seed=seed,
+            guidance=guidance,
+            interval=interval,
+        )
+        return gathered(request, num, batch)
+
+    def images(
+        self,
+        num: int = 100,
+        label: Label = "all",
+        steps: int | None = None,
+        seed: int = 0,
+        *,
+        times: Sequence[float] | None = None,
+        guidance: float | None = None,
+        interval: tuple[float, float] | None = None,
+        batch: int = 250,
+    ) -> list[Image.Image]:
+        """Return the samples of `sample` as Pillow images.
+
+        Raises: ValueError for a model of points, and of latents whose autoencoder is not at hand; as `sample`.
+        """
+        if len(self.shape) != 3:
+            raise ValueError(f"the samples of {self.run.folder} are points, not images: use sample()")
+        if self.run.kind == "latents" and self.decoder is None:
+            raise ValueError(
+                f"the samples of {self.run.folder} are latents: name what decodes them, load(…, vae=…), or use sample()"
+            )
+        samples = self.sample(
+            num, label, steps, seed, times=times, guidance=guidance, interval=interval, batch=batch
+        )
+        return pictures.images(samples)
+
+    def labels(self, num: int, label: Label = "all") -> Tensor | None:
+        """Return the labels of `num` samples, see `sample`; None without classes. Shapes: (num,), int64.
+
+        Raises: ValueError for a class that is not known, or another number of labels.
+        """
+        if isinstance(label, str):
+            return evaluation.labels.wanted(label, num, self.classes, self.run.class_counts)[0]
+        found = torch.as_tensor(label, dtype=torch.int64)
+        found = found.expand(num) if found.ndim == 0 else found
+        if found.shape != (num,):
+            raise ValueError(
+                f"label of shape {tuple(found.shape)}: expected one class, or one for each of {num}"
+            )
+        if num and not 0 <= int(found.min()) <= int(found.max()) < len(self.classes):
+            count = len(self.classes)
+            known = (
+                f"there are {count} classes, 0 to {count - 1}" if count else "it was trained without labels"
+            )
+            raise ValueError(f"label {label}: {known}")
+        return found
+
+    def __repr__(self) -> str:
+        size = " × ".join(map(str, self.shape))
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"Model({self.config.method} of {self.run.folder}, {self.run.weights}, samples of {size}{classes})"
+
+
+def load(
+    source: str | Path,
+    weights: str = "ema",
+    device: str | torch.device = "auto",
+    *,
+    vae: str | None = None,
+    imports: Iterable[str] = (),
+    published: Mapping[str, Any] | None = None,
+) -> Model:
+    """Load a trained generator from a run folder, or published weights.
+
+    Args:
+        source: a run folder, also of a run that is still in training; or a file of weights, or OWNER/NAME[:FILE] of the
+            Hugging Face hub, as `flowleap import` takes them.
+        weights: "ema", "raw", "best" or "width-W", as `runs.load_run`.
+        device: "cpu", "cuda", …; "auto" is a GPU where there is one.
+        vae: the autoencoder that decodes latents. imports: files and modules that define its parts.
+        published: what `importers.import_weights` takes for published weights, as {"layout": "sit", "heads": 12}.
+
+    Raises: FileNotFoundError where there is nothing to load; ValueError and CheckpointError as `runs.load_run` and
+        `importers.import_weights`.
+    """
+    for one in imports:
+        extensions.imported(one)
+    place = Path(source)
+    if place.is_file() or remote(str(source)):
+        return Model(imported(place, weights, device, published or {}), vae)
+    return Model(load_run(place, weights, device), vae)
+
+
+def remote(source: str) -> bool:
+    """Return whether a text names a model of the Hugging Face hub: nothing of that name, nor its folder, is here."""
+    return hub.is_id(source) and not Path(source).exists() and not Path(source).parent.exists()
+
+
+def imported(source: Path, weights: str, device: str | torch.device, about: Mapping[str, Any]) -> Run:
+    """Return the run that published weights are imported as; nothing of it is left on the disk."""
+    with tempfile.TemporaryDirectory() as home:
+        place = importers.import_weights(source, Path(home) / "run", weights=weights, **about).folder
+        return replace(load_run(place, weights, device), folder=source)

@@ -1,0 +1,220 @@
+"""Start or continue a run as `flowleap train` and `flowleap.train` are asked to.
+
+result = train("meanflow", "two-moons", steps=500)      # into runs/two-moons-meanflow-seed0
+result = train(data="photos/", minutes=30)              # network, batch and steps follow from a measurement
+result = train(out=result.folder, resume=True, steps=800)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flowleap import extensions, processes, threads
+from flowleap.data import Dataset
+from flowleap.runs import planning, recipes, run
+from flowleap.runs.configuring import Resolved, reconfigure, resolve
+from flowleap.runs.reading import read_config
+from flowleap.runs.resume import resumed_folder
+from flowleap.runs.run import RunResult
+from flowleap.training.config import TrainConfig
+from flowleap.training.log import Reporter
+from flowleap.training.settings import refuse_twice
+
+Say = Callable[[str], None]
+Waiting = Callable[[str], AbstractContextManager[None]]
+
+
+def silently(text: str) -> AbstractContextManager[None]:
+    """Show nothing while something is measured."""
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Length:
+    """The time that a run takes in seconds, and as it was given."""
+
+    seconds: float
+    text: str
+
+    @classmethod
+    def of(cls, minutes: float | None, hours: float | None) -> Length | None:
+        """Return the time of --minutes or --hours, None where neither is given.
+
+        Raises: ValueError where both are.
+        """
+        given = [("minutes", minutes, 60), ("hours", hours, 3600)]
+        found = [cls(value * unit, f"--{name} {value:g}") for name, value, unit in given if value is not None]
+        if len(found) > 1:
+            raise ValueError(
+                f"{' and '.join(one.text for one in found)} are the same setting: leave one of them out"
+            )
+        return found[0] if found else None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The config of a run that is to be trained or continued, its folder (None: the usual one), and its data.
+
+    `dataset` is None for a run that is continued, which reads its own.
+    """
+
+    config: TrainConfig
+    out: Path | None
+    dataset: Dataset | None
+
+
+def prepare(
+    asked: Mapping[str, Any],
+    out: Path | None = None,
+    recipe: str | None = None,
+    length: Length | None = None,
+    *,
+    resume: bool = False,
+    only_planned: bool = False,
+    say: Say = print,
+    waiting: Waiting = silently,
+) -> Prepared:
+    """Resolve a new run, or read the config of the one that is continued and change it by what is asked.
+
+    Args:
+        asked: what `resolve` takes, with the settings of `launched`; None for what is not given.
+        length: the time that a new run takes.
+        only_planned: a recipe may be resolved without the data that it is for.
+        say: given the plan and what is changed about a recipe, in lines. waiting: shown while steps are measured.
+
+    Raises: ValueError for what does not fit together, before any data are read; as `resolve` and `planned`.
+    """
+    known = {name: value for name, value in launched(asked).items() if value is not None}
+    refuse_twice(known, known.get("settings", ()))
+    if resume:
+        return continued(known, out, recipe, length, say)
+    one = recipes.get(recipe) if recipe else None
+    if one is not None and one.dataset is None and "data" not in known and not only_planned:
+        raise ValueError(
+            f"the recipe {one.name} is for {one.data}: say where it is, --data PATH; or see what it takes, --dry-run"
+        )
+    found = resolved(known | ({"recipe": recipe} if recipe else {}), length, say, waiting)
+    for line in found.changes:
+        say(line)
+    return Prepared(found.config, out, found.dataset)
+
+
+def continued(
+    known: Mapping[str, Any], out: Path | None, recipe: str | None, length: Length | None, say: Say
+) -> Prepared:
+    """Return the run in a folder, or the newest one by its method, data and seed, changed by what is known.
+
+    Raises: ValueError for a recipe.
+    """
+    if recipe:
+        raise ValueError(f"--recipe {recipe}: a resumed run has its settings: leave it out")
+    names = {name: known[name] for name in ("method", "data", "seed") if name in known}
+    place = out or resumed_folder(**names)
+    config = reconfigure(read_config(place), **known)
+    if length is not None:
+        say(
+            f"{length.text} is for a new run: this one keeps the {config.schedule.steps:,} steps of its plan, which "
+            "--steps N changes"
+        )
+    return Prepared(config, place, None)
+
+
+def resolved(known: dict[str, Any], length: Length | None, say: Say, waiting: Waiting) -> Resolved:
+    """Return a new run: planned, with its plan said, for a time or for images of one's own; else as it is asked."""
+    if length is None and planning.unplanned(known):
+        return resolve(**known)
+    time = () if length is None else (length.seconds,)
+    with waiting("planning: measuring a few steps …"):
+        found = planning.planned(*time, text="" if length is None else length.text, **known)
+    for line in found.lines:
+        say(f"plan: {line}")
+    return found.resolved
+
+
+def launched(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with those of `accelerate launch` where they are not given.
+
+    Raises: ValueError for float16 and DeepSpeed, which training does not support.
+    """
+    told = os.environ.get
+    given = {name: value for name, value in asked.items() if value is not None}
+    precision = told("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in ("no", "bf16") and "precision" not in given:
+        raise ValueError(
+            f"--mixed_precision {precision} of accelerate launch: training is in fp32 or bf16; derivatives of the "
+            "network leave the range of fp16"
+        )
+    if told("ACCELERATE_USE_DEEPSPEED", "false") == "true":
+        raise ValueError(
+            "--use_deepspeed of accelerate launch: DeepSpeed is not supported: divide weights among processes with "
+            "--shard"
+        )
+    steps = int(told("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
+    told_there = {
+        "precision": "bf16" if precision == "bf16" else None,
+        "accumulate": steps if steps > 1 else None,
+        "shard": True if told("ACCELERATE_USE_FSDP", "false") == "true" else None,
+        "compiled": True if told("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO" else None,
+    }
+    return {name: value for name, value in told_there.items() if value is not None} | given
+
+
+def train(
+    method: str | None = None,
+    data: str | Path | Dataset | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    recipe: str | None = None,
+    minutes: float | None = None,
+    hours: float | None = None,
+    num: int | None = None,
+    settings: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
+    imports: Iterable[str] = (),
+    console: Console | None = None,
+    **options: Any,
+) -> RunResult:
+    """Train a generator, as `flowleap train` does with the same options, into a run folder of its own.
+
+    Where nothing is named it is the recipe digits. Options that are not given have the defaults of the command.
+
+    Args:
+        data: a data set, its name, or a path. out: the run folder, by default runs/DATA-METHOD-seedN.
+        minutes, hours: the time that the run takes; network, batch and steps then follow from data and speed.
+        num: samples behind each number of the final table, 0 for no table.
+        settings: those of --set, as {"times.diagonal": 0.5}. imports: files and modules, as --import takes them.
+        console: where progress is printed, None for standard output.
+        options: every other option of the command by its name with underscores: steps, batch, lr, network, seed,
+            teacher, init, flip, size, …; compiled for --compile.
+
+    Raises: ValueError for an unknown option, and for settings that do not fit one another, before anything is written;
+        FileExistsError for a folder that holds a run; Diverged where too many steps in a row were not finite.
+    """
+    for source in imports:
+        extensions.imported(source)
+    own = dict(settings).items() if isinstance(settings, Mapping) else settings
+    named = data if data is None or isinstance(data, Dataset) else str(data)
+    asked = {**options, "method": method, "data": named, "eval_num": num, "settings": list(own)}
+    length, reporter = Length.of(minutes, hours), Reporter(console)
+    with (
+        processes.together(str(options.get("device") or "auto")),
+        threads.limited(options.get("threads") or threads.most()),
+    ):
+        place = None if out is None else Path(out)
+        ready = prepare(asked, place, recipe, length, resume=resume, say=reporter.say)
+        return run.train(
+            ready.config,
+            ready.out,
+            resume=resume,
+            overwrite=overwrite,
+            dataset=ready.dataset,
+            console=console,
+        )
