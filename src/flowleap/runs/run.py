@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from flowleap import data as data_sets
 from flowleap import processes, threads
@@ -26,6 +24,9 @@ from flowleap.runs.trainer import Trainer
 from flowleap.training import folder
 from flowleap.training.config import TrainConfig
 from flowleap.training.log import Reporter
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from flowleap import extensions, processes, threads
 from flowleap.data import Dataset
@@ -26,6 +24,9 @@ from flowleap.runs.run import RunResult
 from flowleap.training.config import TrainConfig
 from flowleap.training.log import Reporter
 from flowleap.training.settings import refuse_twice
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Say = Callable[[str], None]
 Waiting = Callable[[str], AbstractContextManager[None]]

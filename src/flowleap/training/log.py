@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
-from rich.live import Live
 from torch import Tensor
 
 from flowleap import processes, terminal
@@ -25,6 +23,9 @@ from flowleap.streams import keep_printing
 from flowleap.tensors import on_its_way
 from flowleap.training.guard import Guard
 from flowleap.training.state import State
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def explanation(objective: Objective) -> str:
@@ -156,6 +157,8 @@ class Reporter:
         """Print to a console, standard output by default; of several processes only the first prints."""
         keep_printing()
         if not processes.first():
+            from rich.console import Console
+
             console = Console(file=io.StringIO(), quiet=True)
         self.console = terminal.console() if console is None else console
         self.every = every
@@ -182,6 +185,8 @@ class Reporter:
         if not self.console.is_terminal or os.environ.get("TERM") == "dumb":
             yield
             return
+        from rich.live import Live
+
         self.shown = True
         try:
             with Live(self.bar, console=self.console, refresh_per_second=2):
