@@ -33,7 +33,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train one-step image generators from scratch, sample from them, and measure them.",
 )
 
 
@@ -52,7 +51,12 @@ def common(
         Option("--version", callback=show_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Train one-step image generators from scratch, sample from them, and measure them."""
+    """Train one-step image generators from scratch, sample from them, and measure them.
+
+    Exit codes: 0 done; 1 training diverged, a run of a study failed, or `data check --strict` found problems; 2 wrong
+    options, settings or files; 128 + N interrupted by signal N, so 130 after Ctrl-C. Results are printed on standard
+    output, notes, progress and errors on standard error; NO_COLOR=1 leaves out colors.
+    """
 
 
 app.command("train")(train.train)

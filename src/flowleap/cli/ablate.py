@@ -47,10 +47,6 @@ def ablate(
     With --over, train it with every combination of the values of some settings instead. All runs have the same initial
     weights and the same budget; each is compared with the complete method, seed by seed. Ctrl-C stops, and the same
     command continues. Writes table.md, table.csv, table.json, samples.png and report.html, as `flowleap compare`.
-
-    flowleap ablate esc --drop plug-in,gradual-end --data digits --seeds 3
-
-    flowleap ablate meanflow --over path=linear,trigonometric --over times.diagonal=0.25,0.5,0.75
     """
     from flowleap.studies.ablation import choices
 

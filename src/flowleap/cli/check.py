@@ -47,6 +47,7 @@ def check(
     ],
     out: Out = None,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
     strict: Strict = False,
     size: Annotated[
         int | None,

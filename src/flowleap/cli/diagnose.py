@@ -40,6 +40,7 @@ def diagnose(
     seed: Seed = 0,
     out: Out = None,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
     weights: options.Weights = "ema",
     device: options.Device = "auto",
     imports: options.Imports = None,

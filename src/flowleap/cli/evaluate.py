@@ -77,6 +77,7 @@ def evaluate(
     steps: options.Counts = None,
     num: Num = None,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
     protocol: ProtocolName = "flowleap",
     features: FeaturesName = None,
     reference: ReferenceName = None,

@@ -8,7 +8,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -28,6 +29,7 @@ USAGE = 2
 INTERRUPTED = 130
 EVERY = 30.0
 """Seconds between lines of progress without a terminal."""
+_QUIET = ContextVar("quiet", default=False)
 
 
 def traceback_wanted() -> bool:
@@ -35,8 +37,20 @@ def traceback_wanted() -> bool:
     return os.environ.get(TRACEBACK, "") not in ("", "0")
 
 
+def be_quiet(wanted: bool) -> None:
+    """Print no notes and no progress until this command line has ended, see --quiet."""
+    if wanted:
+        _QUIET.set(True)
+
+
 def say(text: str) -> None:
-    """Print a note, warning or error as one line on standard error."""
+    """Print a note as one line on standard error, unless --quiet."""
+    if not _QUIET.get():
+        warn(text)
+
+
+def warn(text: str) -> None:
+    """Print a warning or an error as one line on standard error."""
     typer.echo(fitted(" ".join(text.split()), sys.stderr), err=True)
 
 
@@ -74,7 +88,7 @@ def spoken_warnings() -> Iterator[None]:
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, UserWarning) and str(message) not in said:
             said.add(str(message))
-            say(f"warning: {message}")
+            warn(f"warning: {message}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
@@ -84,10 +98,10 @@ def spoken_warnings() -> Iterator[None]:
 
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """Show a spinner with a text on standard error if it is a terminal."""
+    """Show a spinner with a text on standard error if it is a terminal, unless --quiet."""
     from rich.console import Console
 
-    with Console(stderr=True).status(text):
+    with nullcontext() if _QUIET.get() else Console(stderr=True).status(text):
         yield
 
 
@@ -114,7 +128,7 @@ def counting(text: str, total: int) -> Iterator[Callable[[int], None]]:
             ending = "" if left is None else f", {duration(left)} left"
             say(f"{text}: {bar.done:,} of {total:,}, {bar.done / (now - bar.start):.1f}/s{ending}")
 
-    if screen.is_terminal and first:
+    if screen.is_terminal and first and not _QUIET.get():
         with Live(bar, console=screen, transient=True, refresh_per_second=4):
             yield tick
     else:
@@ -140,6 +154,7 @@ class OneLine(TyperGroup):
     ) -> Any:
         keep_printing()
         keep_printing_ascii()
+        _QUIET.set(False)
 
         def run(alone: bool) -> Any:
             return super(OneLine, self).main(
@@ -160,10 +175,10 @@ def exit_code(run: Callable[[], Any]) -> int:
             code = run()
         return code if isinstance(code, int) else 0
     except typer.Abort:
-        say("interrupted")
+        warn("interrupted")
         return INTERRUPTED
     except (ValueError, OSError) as error:
-        say(f"error: {describe(error)}")
+        warn(f"error: {describe(error)}")
         return USAGE
     except Exception as error:
         if not hasattr(error, "format_message"):
@@ -179,9 +194,9 @@ def usage_error(error: Any) -> int:
         if message:
             typer.echo(message)
     elif context is None:
-        say(f"error: {message}")
+        warn(f"error: {message}")
     else:
-        say(f"error: {message.rstrip('.')} (see {context.command_path} --help)")
+        warn(f"error: {message.rstrip('.')} (see {context.command_path} --help)")
     return int(error.exit_code)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from flowleap.cli.examples import EXAMPLES
 from flowleap.terminal import width_of, wrapped
 
 WIDEST = 100
@@ -18,15 +19,15 @@ NAMES = 26
 """Width of the column of option names; longer names have a line of their own."""
 
 
-def fit_help(command: Any) -> None:
-    """Let a command and its sub-commands print `help_text` as their help."""
+def fit_help(command: Any, name: str = "") -> None:
+    """Let a command of this name, as in "data check", and its sub-commands print `help_text` as their help."""
 
     def write(context: Any, formatter: Any) -> None:
-        formatter.write(help_text(command, context, columns()) + "\n")
+        formatter.write(help_text(command, context, columns(), EXAMPLES.get(name, ())) + "\n")
 
     command.format_help = write
-    for below in getattr(command, "commands", {}).values():
-        fit_help(below)
+    for word, below in getattr(command, "commands", {}).items():
+        fit_help(below, f"{name} {word}".strip())
 
 
 def columns() -> int:
@@ -36,8 +37,8 @@ def columns() -> int:
     return max(20, min(WIDEST, wide))
 
 
-def help_text(command: Any, context: Any, width: int) -> str:
-    """Return the help of a command: usage, description, arguments, options and sub-commands."""
+def help_text(command: Any, context: Any, width: int, examples: Sequence[str] = ()) -> str:
+    """Return the help of a command: usage, description, arguments, options, sub-commands and examples."""
     pieces = [plain(piece) for piece in command.collect_usage_pieces(context)]
     usage = f"Usage: {context.command_path} {' '.join(pieces)}"
     found = [wrapped(usage, width), *paragraphs(command.help or "", width)]
@@ -53,6 +54,8 @@ def help_text(command: Any, context: Any, width: int) -> str:
         (name, one.get_short_help_str(1000)) for name, one in below.items() if not one.hidden
     ]
     found += ["\n".join([title, *entries(rows, width)]) for title, rows in records.items() if rows]
+    if examples:
+        found.append("\n".join(["Examples:", *(wrapped(f"  {line}", width, "    ") for line in examples)]))
     return "\n\n".join(found)
 
 

@@ -16,7 +16,9 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_methods(as_json: options.AsJson = False, imports: options.Imports = None) -> None:
+def list_methods(
+    as_json: options.AsJson = False, quiet: options.Quiet = False, imports: options.Imports = None
+) -> None:
     """List all methods with a summary; --json adds their references."""
     options.import_all(imports)
     from flowleap import design, methods
@@ -46,6 +48,7 @@ def list_methods(as_json: options.AsJson = False, imports: options.Imports = Non
 def show_methods(
     names: Annotated[list[str], Argument(metavar="METHOD", help="One method, or several side by side.")],
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
     imports: options.Imports = None,
 ) -> None:
     """Show the components of methods side by side; each can be exchanged with --set."""
@@ -66,6 +69,7 @@ def table_methods(
         Argument(metavar="[METHOD]…", help="Methods, one column each.", show_default="all"),
     ] = None,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
     markdown: Annotated[bool, Option("--markdown", help="Print one Markdown table.")] = False,
     imports: options.Imports = None,
 ) -> None:
@@ -96,6 +100,7 @@ def diff_methods(
     first: Annotated[str, Argument(metavar="METHOD", help="One method.")],
     second: Annotated[str, Argument(metavar="METHOD", help="Another.")],
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
     imports: options.Imports = None,
 ) -> None:
     """Show only the components in which two methods differ."""

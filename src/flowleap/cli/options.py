@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 from typer import Argument, Option
 
+from flowleap.cli.group import be_quiet
 from flowleap.fields import SINGLE
 
 if TYPE_CHECKING:
@@ -63,6 +64,15 @@ Seed = Annotated[
     int, Option(min=0, help="Seed of all random draws; image i depends on the seed and on i only.")
 ]
 AsJson = Annotated[bool, Option("--json", help="Print JSON on standard output, and nothing else.")]
+Quiet = Annotated[
+    bool,
+    Option(
+        "--quiet",
+        "-q",
+        callback=be_quiet,
+        help="Print results, warnings and errors only: no notes, no progress.",
+    ),
+]
 Overwrite = Annotated[
     bool, Option("--overwrite", help="Replace what is at --out; a run is moved to NAME.old-N instead.")
 ]

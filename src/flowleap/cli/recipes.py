@@ -19,7 +19,7 @@ LIST = "list"
 """The value of --recipe that lists all."""
 
 
-def recipes(name: Name = None, as_json: options.AsJson = False) -> None:
+def recipes(name: Name = None, as_json: options.AsJson = False, quiet: options.Quiet = False) -> None:
     """List the recipes of `flowleap train --recipe NAME`, or show one with its settings and published results."""
     from flowleap.runs import recipes as known
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from flowleap.cli import options
-from flowleap.cli.group import echo, waiting
+from flowleap.cli.group import echo, print_json, waiting
 from flowleap.formatting import plural
 
 Runs = Annotated[list[Path], Argument(metavar="RUN…", help="Run folders that `flowleap train` wrote.")]
@@ -32,6 +32,8 @@ def report(
         Option(min=0, help="How many samples are shown; 0 for none.", show_default="20; 1500 points"),
     ] = None,
     overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
     weights: options.Weights = "ema",
     vae: options.Vae = None,
     device: options.Device = "auto",
@@ -60,4 +62,7 @@ def report(
         vae=vae,
         waiting=waiting,
     )
+    if as_json:
+        print_json({"file": str(path), "runs": [str(one) for one in run], "bytes": path.stat().st_size})
+        return
     echo(f"{path}: report of {plural(len(run), 'run')}, {path.stat().st_size / 1e6:.2f} MB")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Exit, Option
 
 from flowleap.cli import options
-from flowleap.cli.group import echo, say
+from flowleap.cli.group import echo, print_json, say
 from flowleap.cli.launcher import on_all_processes
 from flowleap.formatting import plural
 
@@ -56,6 +56,8 @@ def sample(
     out: Out = None,
     overwrite: options.Overwrite = False,
     latents: Latents = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
     *,
     sampling: options.Sampling,
 ) -> None:
@@ -105,6 +107,10 @@ def sample(
     }
     done = processes.from_first(lambda: files.begin(samples.asked(loaded, request) | about, overwrite))
     seconds = make(request, files, count, done, sampling.per_device)
+    if as_json:
+        told = {"file": str(files.path), "made": count - done, "nfe": request.nfe, "seed": sampling.seed}
+        print_json({**about, **told, "seconds": seconds})
+        return
     things = "latents" if shown.kind == "latents" else "samples"
     speed = (
         f"{seconds:.2f} s ({(count - done) / seconds:,.0f} {'images' if shown.kind == 'image' else things}/s)"

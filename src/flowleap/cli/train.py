@@ -10,7 +10,7 @@ import typer
 from typer import Argument, Option
 
 from flowleap.cli import options, recipes
-from flowleap.cli.group import print_json, say, show, waiting
+from flowleap.cli.group import print_json, say, show, waiting, warn
 from flowleap.cli.launcher import on_all_processes
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def train(
         )
     except runs.Diverged as error:
         if processes.first():
-            say(f"error: {error}")
+            warn(f"error: {error}")
         raise typer.Exit(FAILED) from None
     if result.signal is not None or result.failed:
         raise typer.Exit(FAILED if result.signal is None else SIGNALED + result.signal)
