@@ -177,9 +177,7 @@ def completed(shell: str, line: str) -> list[str]:
     }[shell]
     result = call(_FLOWLEAP_COMPLETE=f"complete_{shell}", **env)
     if shell == "zsh":
-        return re.findall(r'^"([^":]+)":', result.stdout, re.MULTILINE) or re.findall(
-            r'"([^":]+)":', result.stdout
-        )
+        return re.findall(r'"([^":]+)":"', result.stdout)
     return [row.split("\t")[0] for row in result.stdout.splitlines()]
 
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from flowleap import extensions
+from flowleap.networks.options import core
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 FIGURES = {"idea"}
@@ -29,7 +30,7 @@ def loop(told: str) -> None:
 
 def network(told: str) -> None:
     config = json.loads(Path("runs/own-network/config.json").read_text())["config"]
-    assert config["network"]["kind"] == "Convolutions" and config["schedule"]["steps"] == 3
+    assert core(config["network"])["kind"] == "Convolutions" and config["schedule"]["steps"] == 3
     assert Image.open("own_network.png").width > 100
 
 
