@@ -46,6 +46,7 @@ FLOORS = (
     ("runs", "importers"),
     ("model", "reports"),
     ("studies",),
+    ("export",),
     ("cli",),
     ("__main__",),
 )

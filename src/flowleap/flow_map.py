@@ -234,10 +234,10 @@ def times_for(t: Time | float, x: Image) -> Time:
     Raises: ValueError for another number of times than rows.
     """
     if isinstance(t, Tensor) and t.ndim == 1:
-        if len(t) != len(x):
+        if t.shape[0] != x.shape[0]:
             raise ValueError(f"times have {len(t)} rows, images {len(x)}: one time per row is expected")
         return t
-    return torch.full((len(x),), float(t), dtype=x.dtype, device=x.device)
+    return torch.full((x.shape[0],), float(t), dtype=x.dtype, device=x.device)
 
 
 @dataclass(frozen=True)

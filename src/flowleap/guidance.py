@@ -374,7 +374,7 @@ class _Guided:
             raise ValueError("guidance contrasts a label with none: give labels to sample with")
         both = torch.cat([label, _null(label, self.num_classes)])
         x, t, r = (torch.cat([v, v]) for v in (x, t, r))
-        with dropout.only(torch.arange(len(label))):
+        with dropout.only(torch.arange(label.shape[0])):
             known, unknown = self.network(x, t, r, both).chunk(2)
         return unknown + self.scale * (known - unknown)
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -33,7 +33,7 @@ from flowleap.guidance import guide
 from flowleap.parameterization import AverageVelocity
 from flowleap.paths import Path
 from flowleap.randomness import generator, key_of
-from flowleap.tensors import Image, Label, like
+from flowleap.tensors import Image, Label, Time, like
 from flowleap.times import spaced
 
 __all__ = ["Sampling", "chain", "ddim", "euler", "gamma", "grid", "heun", "is_grid", "noise", "solver"]
@@ -106,9 +106,13 @@ def ddim(
         raise ValueError(f"{refusal}, or samplers.heun")
     x = flow.prior(noise)
     for t, r in pairwise(grid(flow.path, steps, times, flow.start)):
-        time, landing = x.new_full((len(x),), t), x.new_full((len(x),), r)
-        x = flow.step(flow.output(x, time, time, label), x, time, landing)
+        x = ddim_step(flow, x, x.new_full((len(x),), t), x.new_full((len(x),), r), label)
     return x
+
+
+def ddim_step(flow: FlowMap, x: Image, t: Time, r: Time, label: Label = None) -> Image:
+    """Return a(t, r) x + b(t, r) F(x, t, t), a step of `ddim`. Shapes: t, r (batch,)."""
+    return flow.step(flow.output(x, t, t, label), x, t, r)
 
 
 def euler(
@@ -292,6 +296,13 @@ class Sampling(Cited):
         if self.evaluations == 2:
             return "solver"
         return f"gamma {self.renoise:g}" if self.renoised(steps) else "chain"
+
+    def step(self, steps: int) -> Callable[[FlowMap, Image, Time, Time, Label], Image]:
+        """Return one step of the sampler of a budget, (flow, x, t, r, label) → x at r, without fresh noise.
+
+        Shapes: t, r (batch,). A step of the learned solver goes over two of the `steps`.
+        """
+        return ddim_step if self.instantaneous(steps) else lambda flow, *jump: flow(*jump)
 
     def in_words(self) -> str:
         """Return what steps between noise and data are, such as "chain of maps; DDIM from 128 steps on"."""

@@ -43,11 +43,14 @@ class Decoder:
         return torch.cat(made) if made else torch.empty(0, *self.shape(tuple(latents.shape[1:])))
 
     def _images(self, latents: Tensor) -> Tensor:
-        images = self.autoencoder.decode(self.codec.unscaled(latents)).cpu()
-        if self.codec.channels == 1:
-            images = images.mean(dim=1, keepdim=True)
+        images = self.images(latents).cpu()
         sound = (latents.flatten(1).isfinite().all(dim=1).cpu())[:, None, None, None] & images.isfinite()
         return torch.where(sound, images.clamp(*BOUNDS), torch.nan)
+
+    def images(self, latents: Tensor) -> Tensor:
+        """Return the images of one batch of latents as the autoencoder makes them, not clamped, on its device."""
+        images = self.autoencoder.decode(self.codec.unscaled(latents))
+        return images.mean(dim=1, keepdim=True) if self.codec.channels == 1 else images
 
     def shape(self, latent: tuple[int, ...]) -> tuple[int, int, int]:
         """Return the shape of an image, given that of its latent."""

@@ -15,6 +15,7 @@ from flowleap.cli import (
     diagnose,
     ema,
     evaluate,
+    export,
     importing,
     methods,
     recipes,
@@ -69,6 +70,7 @@ app.command("ema")(ema.ema)
 app.command("report")(report.report)
 app.command("diagnose")(diagnose.diagnose)
 app.command("import")(importing.import_)
+app.add_typer(export.app, name="export")
 app.add_typer(data.app, name="data")
 app.add_typer(methods.app, name="methods")
 app.command("cite")(cite.cite)

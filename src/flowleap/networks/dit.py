@@ -247,8 +247,10 @@ class DiT(Conditioned):
 
     def _unpatchify(self, tokens: Tensor) -> Tensor:
         (channels, height, width), p = self.image, self.patch
-        x = tokens.view(len(tokens), height // p, width // p, p, p, channels)  # row, column, p, q, channel
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), channels, height, width)
+        x = tokens.view(
+            tokens.shape[0], height // p, width // p, p, p, channels
+        )  # row, column, p, q, channel
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(tokens.shape[0], channels, height, width)
 
     tiny: ClassVar["Sized"] = _sized(192, 6, 3, "6 layers, 192 wide.")
     small: ClassVar["Sized"] = _sized(384, 12, 6, "DiT-S: 12 layers, 384 wide, 33 M parameters.")

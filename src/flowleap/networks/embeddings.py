@@ -73,7 +73,7 @@ class LabelEmbedding(nn.Module):
                 f"labels are integers of shape ({batch},), one per sample; "
                 f"got {label.dtype} {tuple(label.shape)}"
             )
-        if label.device.type == "cpu" and batch and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and label.device.type == "cpu" and batch:
             low, high = (int(end) for end in label.aminmax())
             if low < 0 or high > self.classes:
                 raise ValueError(
@@ -214,7 +214,7 @@ class Conditioned(nn.Module):
     def _check(self, x: Tensor, t: Tensor, r: Tensor) -> None:
         if t.shape != x.shape[:1] or r.shape != x.shape[:1]:
             raise ValueError(
-                f"t and r have one entry per sample, shape ({len(x)},); "
+                f"t and r have one entry per sample, shape ({x.shape[0]},); "
                 f"got {tuple(t.shape)} and {tuple(r.shape)}"
             )
 
@@ -227,9 +227,9 @@ class Conditioned(nn.Module):
                 )
             return times
         if not self.guidance_input:
-            return times + self.y_embedder(label, len(x))
+            return times + self.y_embedder(label, x.shape[0])
         classes, guidance = (None, None) if label is None else classes_of(label)
-        return times + self.y_embedder(classes, len(x)) + self.g_embedder(guidance, t)
+        return times + self.y_embedder(classes, x.shape[0]) + self.g_embedder(guidance, t)
 
     def _log_variance(self, t: Tensor, r: Tensor) -> Tensor:
         with torch.autocast(t.device.type, enabled=False):

@@ -97,7 +97,7 @@ class MeanDirection(Border):
         path = flow.path
         with torch.no_grad(), self._recorded() as seen:
             velocity = flow.velocity(x, t, label=label)
-        features = seen[0][: len(x)] if seen else None  # a guided map evaluates with the label first
+        features = seen[0][: x.shape[0]] if seen else None  # a guided map evaluates with the label first
         rho = 1.0 if path.t_max <= 1 else 7.0
         start, end = t ** (1 / rho), r ** (1 / rho)
         fraction, direction, time = (value.to(t.dtype) for value in self.predictor(features, start, end))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from flowleap.networks import dropout
 from flowleap.networks.adapters import Border
+from flowleap.tensors import like
 
 NEAR = 1 - 1e-6
 """Times above this fraction of the boundary count as on it, for rounding."""
@@ -30,9 +31,11 @@ def chosen(
 ) -> Tensor:
     """Return above(x, t, r, label) for rows with t ≥ boundary, and below(…) without gradient for the others.
 
-    Each is evaluated on its own rows only, and not at all without rows.
+    Each is evaluated on its own rows only, and not at all without rows; in an exported graph both are, on all rows.
     """
     upper = t >= boundary * NEAR
+    if torch.compiler.is_exporting():  # in a graph the number of rows of each cannot depend on the times
+        return torch.where(like(upper, x), above(x, t, r, label), below(x, t, r, label))
     rows, rest = upper.nonzero().squeeze(1), (~upper).nonzero().squeeze(1)
     if not len(rest):
         return above(x, t, r, label)

@@ -1,0 +1,131 @@
+"""flowleap export: a trained run in the formats of other libraries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from typer import Argument, Option
+
+from flowleap.cli import options
+from flowleap.cli.group import echo, print_json, show, waiting
+
+if TYPE_CHECKING:
+    from flowleap.export.onnx import Comparison
+    from flowleap.tables import Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Write a trained run in the format of another library, for use without flowleap.",
+)
+
+
+@app.callback()
+def common() -> None:
+    """Write a trained run in the format of another library, for use without flowleap."""
+
+
+@app.command("onnx")
+def onnx(
+    run: options.RunFolder,
+    file: Annotated[Path, Argument(metavar="FILE.onnx", help="Where to write: the graph.")],
+    steps: Annotated[
+        str,
+        Option(
+            metavar="N,N,…",
+            help="Numbers of sampling steps. Other than 1 alone: the step times become an input of the graph, which "
+            "then takes any number of steps.",
+        ),
+    ] = "1",
+    output: Annotated[
+        Literal["float", "uint8"],
+        Option(
+            help="float: float32 (batch, C, H, W) in [-1, 1]; uint8: pixels (batch, H, W, C) from 0 to 255."
+        ),
+    ] = "float",
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"],
+        Option(help="How the weights are stored; the graph computes in float32."),
+    ] = "fp32",
+    decode: Annotated[bool, Option("--decode", help="Decode latents to images inside of the graph.")] = False,
+    vae: options.Vae = None,
+    guidance: Annotated[
+        float | None,
+        Option(
+            metavar="W",
+            help="Build this scale of classifier-free guidance into the graph, at two evaluations of the network per "
+            "step. A network that was trained with --set guidance=GuidanceInput takes it as an input instead.",
+            show_default="none",
+        ),
+    ] = None,
+    opset: Annotated[int, Option(min=18, max=23, help="Version of the ONNX operators.")] = 20,
+    renoise: options.Renoise = None,
+    weights: options.Weights = "ema",
+    check: Annotated[
+        bool,
+        Option(
+            "--check/--no-check",
+            help="Compare images of the graph in onnxruntime with those of torch, and measure both speeds.",
+        ),
+    ] = True,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace a file that exists.")] = False,
+    as_json: options.AsJson = False,
+    imports: options.Imports = None,
+) -> None:
+    """Write a run as one ONNX graph, from noise to image.
+
+    Inputs: noise, standard normal, float32 (batch, C, H, W); label, int64 (batch,), where the model has classes; times,
+    float32 (steps + 1,), with several numbers of --steps. Output: image. The metadata entry `flowleap` holds classes,
+    shapes, the times of each number of steps, and the method, as JSON. Needs: pip install 'flowleap[onnx]'.
+
+    Examples: `flowleap export onnx runs/digits-esc-seed0 digits.onnx`; smaller, and for one to four steps:
+    `flowleap export onnx runs/digits-esc-seed0 digits.onnx --steps 1,2,4 --precision int8 --output uint8`.
+    """
+    options.import_all(imports)
+    counts = options.numbers(steps, "--steps")
+    options.refuse_to_overwrite(file, overwrite)
+
+    from flowleap.export import source
+    from flowleap.export.onnx import compare, export
+
+    source.needs("onnxruntime" if check else "onnx", "onnx")
+    loaded = source.finished(run, weights)
+    loaded = replace(loaded, objective=options.renoised(loaded.objective, renoise))
+    with waiting(f"writing {file}"):
+        made = export(
+            loaded,
+            file,
+            steps=counts,
+            output=output,
+            precision=precision,
+            decode=decode,
+            vae=vae,
+            guidance=guidance,
+            opset=opset,
+        )
+    with waiting("comparing with torch"):
+        found = compare(made) if check else []
+    if as_json:
+        about = {"file": str(made.file), "bytes": made.size, "metadata": made.about}
+        print_json({**about, "comparison": [one.as_json() for one in found]})
+        return
+    echo(f"{made.file}: {made.size / 1e6:.2f} MB, weights {loaded.weights} in {precision}, opset {opset}")
+    if found:
+        show(table(found), "differences between onnxruntime and torch; images per second on the CPU")
+
+
+def table(found: list[Comparison]) -> Table:
+    """Return comparisons as a table."""
+    from flowleap.tables import Table
+
+    batches = list(found[0].torch)
+    speeds = [f"{name}/s, batch {batch}" for batch in batches for name in ("onnxruntime", "torch")]
+    made = Table(("steps", "largest difference", "mean difference", *speeds), text=())
+    for one in found:
+        taken = [kind[batch] for batch in batches for kind in (one.onnxruntime, one.torch)]
+        made.add(
+            str(one.steps), f"{one.largest:.1e}", f"{one.mean:.1e}", *(f"{speed:,.0f}" for speed in taken)
+        )
+    return made

@@ -1,0 +1,1 @@
+"""What was trained, in the formats of other libraries."""

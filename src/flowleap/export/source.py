@@ -1,0 +1,35 @@
+"""The run that is exported."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from pathlib import Path
+
+from flowleap import runs
+from flowleap.runs import Run
+from flowleap.training import checkpoint
+
+
+def finished(place: str | Path, weights: str = "ema", device: str = "cpu") -> Run:
+    """Read a run to export: as `runs.load_run`, which has ended.
+
+    Raises: ValueError for a run that is still in training.
+    """
+    run = runs.load_run(place, weights, device)
+    final = Path(place) / "network.safetensors"
+    step = checkpoint.step_of(final) if final.exists() else -1
+    if run.imported is None and step < run.length:
+        raise ValueError(
+            f"{place} is still in training, or was interrupted: its last weights are those of step {run.step} of "
+            f"{run.length}. Let it end, or go on with: flowleap train --resume --out {shlex.quote(str(place))}"
+        )
+    return run
+
+
+def needs(package: str, extra: str) -> None:
+    """Raise ValueError where a package is not installed, naming the extra that brings it along."""
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(
+            f"this needs the package {package}, which is not installed: pip install 'flowleap[{extra}]'"
+        )
