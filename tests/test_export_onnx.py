@@ -229,7 +229,8 @@ def test_a_truncated_network_is_exported_with_both_stages(tmp_path):
     run = replace(run, objective=replace(objective, sampling=replace(objective.sampling, renoise=0.0)))
     exported = exports.export(run, tmp_path / "t.onnx", steps=(1, 2))
     noise, label = samplers.noise(0, range(3), SHAPE), torch.tensor([4, 10, 0])
-    for times in ([80.0, 0.002], [80.0, 2.0, 0.5, 0.002]):
+    start, end = run.flow.path.t_max, run.flow.path.t_min
+    for times in ([start, end], [start, 2.0, 0.5, end]):
         wanted = samplers.chain(run.flow, noise, times=times, label=label).clamp(-1, 1)
         found = made(runner(exported.file), noise=noise, label=label, times=numpy.float32(times))
         assert abs(found - wanted.numpy()).max() <= BOUND
@@ -350,7 +351,7 @@ def test_bytes_of_points_and_latents_are_refused(tmp_path):
 def test_a_graph_that_is_too_large_is_refused(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(exports.exporting, "LARGEST", 10_000)
     monkeypatch.setattr(
-        exports.exporting, "built", lambda plan, opset: onnx.ModelProto(producer_name="x" * 20_000)
+        exports.exporting, "built", lambda plan, opset: onnx.ModelProto(doc_string="x" * 20_000)
     )
     with pytest.raises(ValueError, match="fp16 or int8"):
         exports.export(tiny, tmp_path / "x.onnx")
@@ -393,7 +394,7 @@ def test_the_command_writes_a_graph_and_compares_it(trained, tmp_path):
     again = call("export", "onnx", trained, file)
     assert again.exit_code == 2 and "exists already" in again.stderr
     said = call("export", "onnx", trained, file, "--overwrite", "--precision", "int8")
-    assert said.exit_code == 0 and "in int8" in said.stdout and "largest difference" in said.stdout
+    assert said.exit_code == 0 and "in int8" in said.stdout and "difference" in said.stdout
 
 
 def test_a_run_in_training_is_refused(trained, tmp_path):

@@ -375,7 +375,7 @@ class _Guided:
         both = torch.cat([label, _null(label, self.num_classes)])
         x, t, r = (torch.cat([v, v]) for v in (x, t, r))
         with dropout.only(torch.arange(label.shape[0])):
-            known, unknown = self.network(x, t, r, both).chunk(2)
+            known, unknown = self.network(x, t, r, both).unflatten(0, (2, -1)).unbind()
         return unknown + self.scale * (known - unknown)
 
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 Precision = Literal["fp32", "fp16", "int8"]
 Graph = Any
 """An onnx.ModelProto, GraphProto or NodeProto: the library is imported where it is needed."""
+MOST = 63
+"""Rows that graphs are traced for. They serve any number: from 64 on, code of diffusers only copies tensors first."""
 SMALLEST = 1024
 """Numbers that a weight has at least to be stored with fewer bits."""
 MATRICES = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "Transpose")
@@ -28,7 +30,7 @@ def traced(module: nn.Module, inputs: Mapping[str, Tensor], shared: tuple[str, .
 
     Raises: ValueError for a module that cannot be traced, or with an operator that ONNX lacks, naming it.
     """
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", max=MOST)
     shapes = {name: None if name in shared else {0: batch} for name in inputs}
     module.eval()
     with torch.no_grad(), warnings.catch_warnings():
@@ -49,7 +51,7 @@ def traced(module: nn.Module, inputs: Mapping[str, Tensor], shared: tuple[str, .
             )
         except Exception as error:
             raise ValueError(_unsupported(error, program)) from error
-    return cleaned(made.model_proto)
+    return _named(cleaned(made.model_proto))
 
 
 @contextmanager
@@ -74,7 +76,7 @@ def _located(module: nn.Module) -> Iterator[list[str]]:
 
 
 def _untraceable(error: Exception, trail: list[str]) -> str:
-    reason = str(error).strip().split("\n")[0]
+    reason = str(error).strip().split("\n")[0].rstrip(".")
     where = f"the module {trail[-1]}" if trail else "the network"
     return (
         f"{where} cannot be traced into a graph: {reason}. A graph is made of operations on tensors: without item(), "
@@ -92,11 +94,16 @@ def _unsupported(error: BaseException | None, program: Any) -> str:
     if found is None:
         return f"the network cannot be written as ONNX: {texts[-1].strip().splitlines()[0]}"
     name = ".".join(found.groups())
-    users = [node for node in program.graph.nodes if str(node.target) == name]
-    stacks = [list((node.meta.get("nn_module_stack") or {}).values()) for node in users]
-    modules = sorted({str(stack[-1][1]).rpartition(".")[2] for stack in stacks if stack})
+    modules = sorted(_users_of(name, program) | _users_of(name, program.run_decompositions()))
     inside = f", which {' and '.join(modules)} uses" if modules else ""
     return f"the operator {name}{inside} has no counterpart in ONNX: replace it there by others"
+
+
+def _users_of(operator: str, program: Any) -> set[str]:
+    """Return the classes of the modules in which an operator is used."""
+    users = [node for node in program.graph.nodes if str(node.target) == operator]
+    stacks = [list((node.meta.get("nn_module_stack") or {}).values()) for node in users]
+    return {str(stack[-1][1]).rpartition(".")[2] for stack in stacks if stack}
 
 
 def cleaned(model: Graph) -> Graph:
@@ -111,6 +118,15 @@ def cleaned(model: Graph) -> Graph:
         model.graph.ClearField(part)
     model.ClearField("metadata_props")
     model.ClearField("doc_string")
+    return model
+
+
+def _named(model: Graph) -> Graph:
+    """Call the first dimension of inputs and output of a traced model "batch", where it is not fixed."""
+    for value in [*model.graph.input, *model.graph.output]:
+        sizes = value.type.tensor_type.shape.dim
+        if sizes and sizes[0].dim_param:
+            sizes[0].dim_param = "batch"
     return model
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from flowleap.export.onnx.exporting import Exported, Plan
 from flowleap.export.source import needs
 
-ROWS = 8
+ROWS = 64
 """Images that are compared."""
 BATCHES = (1, 64)
 """Batch sizes that are timed."""
