@@ -197,7 +197,7 @@ def planned(
     _check_steps(plan)
     for count in plan.steps:
         for sentence in run.objective.advice(count, guidance=guidance):
-            warnings.warn(f"in {count} step{'s' * (count > 1)}, {sentence}", stacklevel=3)
+            warnings.warn(sentence, stacklevel=3)
     return plan
 
 
