@@ -43,6 +43,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "flowleap import OWNER/NAME:file.safetensors --layout sit --out runs/sit",
     ),
     "cite": ("flowleap cite esc meanflow",),
+    "export": ("flowleap export onnx runs/digits-esc-seed0 digits.onnx",),
+    "export onnx": (
+        "flowleap export onnx runs/digits-esc-seed0 digits.onnx",
+        "flowleap export onnx runs/digits-esc-seed0 small.onnx --steps 1,2,4 --precision int8 --output uint8",
+    ),
     "data": (
         "flowleap data check photos/ --out sheet.png",
         "flowleap data stats digits --features digits --out reference.npz",

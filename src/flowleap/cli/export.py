@@ -72,6 +72,7 @@ def onnx(
     ] = True,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a file that exists.")] = False,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
     imports: options.Imports = None,
 ) -> None:
     """Write a run as one ONNX graph, from noise to image.
@@ -79,9 +80,6 @@ def onnx(
     Inputs: noise, standard normal, float32 (batch, C, H, W); label, int64 (batch,), where the model has classes; times,
     float32 (steps + 1,), with several numbers of --steps. Output: image. The metadata entry `flowleap` holds classes,
     shapes, the times of each number of steps, and the method, as JSON. Needs: pip install 'flowleap[onnx]'.
-
-    Examples: `flowleap export onnx runs/digits-esc-seed0 digits.onnx`; smaller, and for one to four steps:
-    `flowleap export onnx runs/digits-esc-seed0 digits.onnx --steps 1,2,4 --precision int8 --output uint8`.
     """
     options.import_all(imports)
     counts = options.numbers(steps, "--steps")
