@@ -94,7 +94,8 @@ def _unsupported(error: BaseException | None, program: Any) -> str:
     if found is None:
         return f"the network cannot be written as ONNX: {texts[-1].strip().splitlines()[0]}"
     name = ".".join(found.groups())
-    parts = program.run_decompositions(dict(torch._decomp.decomposition_table))  # operators as ONNX is given them
+    table = dict(torch._decomp.decomposition_table)  # of the operators that ONNX is given
+    parts = program.run_decompositions(table)
     modules = sorted(_users_of(name, program) | _users_of(name, parts))
     inside = f", which {' and '.join(modules)} uses" if modules else ""
     return f"the operator {name}{inside} has no counterpart in ONNX: replace it there by others"
