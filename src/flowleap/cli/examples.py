@@ -12,6 +12,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "flowleap train",
         "flowleap train --data photos/ --minutes 30",
         "flowleap train meanflow --data two-moons --steps 3000 --set times.diagonal=0.5",
+        "flowleap train --track tensorboard --sample-every 200 --validation-labels 3,7",
         "flowleap train --resume --out runs/digits-esc-seed0",
     ),
     "recipes": ("flowleap recipes", "flowleap recipes esc-b2 --json"),

@@ -93,6 +93,26 @@ class Run(options.Training):
         int | None,
         Option(help="Steps between checkpoints; 0: at the end only.", show_default="500"),
     ] = None
+    checkpoints_total_limit: Annotated[
+        int | None,
+        Option(min=0, help="How many checkpoints are kept, the last ones; 0: all.", show_default="2"),
+    ] = None
+    validation_labels: Annotated[
+        str | None,
+        Option(
+            metavar="NAME,…",
+            help="Classes of the sample grids that are drawn while training, by name or number.",
+            show_default="all",
+        ),
+    ] = None
+    track: Annotated[
+        str | None,
+        Option(
+            metavar="NAME,…",
+            help="Send metrics, sample grids, settings and table to tensorboard, wandb, trackio or mlflow.",
+            show_default="none",
+        ),
+    ] = None
     show: options.Show = None
     pairs: Annotated[
         int | None,
@@ -147,6 +167,8 @@ class Run(options.Training):
         """Return the settings of the run, None for those not given."""
         told = {name: value for name, value in vars(self).items() if name != "imports"}
         told["show"] = None if self.show is None else options.numbers(self.show, "--show")
+        for name in ("track", "validation_labels"):
+            told[name] = options.words(told[name])
         return told | {"check": self.check or None}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def fetch(text: str) -> Path:
         ) from error
     repository, name = match["repository"], match["file"]
     try:
-        names = [name] if name else huggingface_hub.HfApi().list_repo_files(repository)
+        names = [name] if name else files_of(repository)
     except Exception as error:  # of several libraries, with long texts
         raise OSError(_unreachable(text, error)) from error
     weights = [found for found in names if found.endswith(SUFFIXES)]
@@ -46,6 +47,23 @@ def fetch(text: str) -> Path:
         raise OSError(_unreachable(text, error)) from error
 
 
+def files_of(repository: str) -> list[str]:
+    """Return the names of the files of a model; with HF_HUB_OFFLINE those that were downloaded before."""
+    import huggingface_hub
+
+    if not offline():
+        return list(huggingface_hub.HfApi().list_repo_files(repository))
+    folder = Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def offline() -> bool:
+    """Return whether HF_HUB_OFFLINE asks for no connection to the hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def _unreachable(text: str, error: Exception) -> str:
+    if offline():
+        return f"{text}: no such file here, and not in the cache of the hub, which alone is read with HF_HUB_OFFLINE"
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return f"{text}: no such file here, and the Hugging Face hub did not provide it ({reason})"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from flowleap import data as data_sets
-from flowleap import evaluation
+from flowleap import evaluation, networks
 from flowleap.data import Dataset
 from flowleap.runs.setup import Setup
+from flowleap.training import report
 from flowleap.training.config import TrainConfig
 from flowleap.training.log import Reporter
 from flowleap.training.online_evaluation import OnlineEvaluation
@@ -48,12 +51,19 @@ class Evaluators:
             return None
 
     def check(self) -> None:
-        """Raise ValueError where the samples of the final table are too few to be compared."""
+        """Raise ValueError where the samples of the final table are too few to be compared, and for unknown labels."""
+        count = networks.build_on_meta(self.config.network).num_classes
+        report.chosen_labels(self.dataset, count, self.config.evaluation.validation_labels)
         if self.config.evaluation.num and self.final is not None:
             evaluation.enough(self.config.evaluation.num, self.final)
 
-    def online_evaluation(self, place: Path, setup: Setup, reporter: Reporter) -> OnlineEvaluation | None:
-        """Return what measures quality while training; None where that is switched off or nothing can be compared."""
+    def online_evaluation(
+        self, place: Path, setup: Setup, reporter: Reporter, log: Callable[[dict[str, Any]], None]
+    ) -> OnlineEvaluation | None:
+        """Return what measures quality while training; None where that is switched off or nothing can be compared.
+
+        `log` is given each row of quality.jsonl.
+        """
         config = setup.config
         evaluator = self.online if config.evaluation.online_share else None
         if evaluator is None:
@@ -75,4 +85,5 @@ class Evaluators:
             num=config.evaluation.online_num,
             steps=config.evaluation.online_steps,
             say=reporter.say,
+            log=log,
         )

@@ -58,10 +58,10 @@ class Results:
         """Map, objective and data."""
         return self.setup.averaged, self.setup.objective, self.dataset
 
-    def sample(self, state: State) -> None:
-        """Draw samples/step-….png with the averaged weights."""
+    def sample(self, state: State) -> Path | None:
+        """Draw samples/step-….png with the averaged weights; return it, None where it is not drawn."""
         if not processes.first():
-            return
+            return None
         path = self.place / "samples" / f"step-{state.step:06d}.png"
         steps, left = report.fewest_steps(self.setup.objective), self.drawing_time / 2 - self.drawn
         nfe = self.setup.objective.nfe(steps)
@@ -73,12 +73,14 @@ class Results:
                     f"{report.SHARE:.0%} of the time of training"
                 )
             self.left_out = True
-            return
+            return None
         begin = time.perf_counter()
-        report.draw_samples(*self.about, path, self.reporter, num)
+        chosen = self.setup.config.evaluation.validation_labels
+        report.draw_samples(*self.about, path, self.reporter, num, chosen)
         if not self.drawn and path.exists():
             self.reporter.say(f"samples after step {state.step}: {path}; later ones beside it")
         self.drawn += time.perf_counter() - begin
+        return path if path.exists() else None
 
     def write(self, metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Write the weights, the pictures and the table of a run that came to its end; return the table."""

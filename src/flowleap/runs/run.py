@@ -21,7 +21,7 @@ from flowleap.runs.reading import Run, device_of, note, read_config, write_confi
 from flowleap.runs.resume import choose, compatible, not_shorter, resumable
 from flowleap.runs.setup import Setup
 from flowleap.runs.trainer import Trainer
-from flowleap.training import folder
+from flowleap.training import folder, trackers
 from flowleap.training.config import TrainConfig
 from flowleap.training.log import Reporter
 
@@ -79,6 +79,7 @@ def train(
         if resume:
             hold(locks, place, reporter)
             processes.from_first(lambda: resumable(place))
+        trackers.check(config.track)
         dataset = loaded(config, dataset, place if resume else None)
         config, start = warm.find(teachers.find(config, dataset), place, resume, dataset)
         if resume:

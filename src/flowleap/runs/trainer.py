@@ -22,6 +22,7 @@ from flowleap.training.log import Lines, Reporter
 from flowleap.training.loop import Events, fit
 from flowleap.training.start import make_ready
 from flowleap.training.state import State
+from flowleap.training.trackers import Trackers
 
 
 class Trainer:
@@ -51,6 +52,7 @@ class Trainer:
         self.results = Results(place, setup, dataset, reporter, self.evaluators)
         self.table: list[dict[str, Any]] = []
         self.signal: int | None = None
+        self.trackers = Trackers(setup.config.track, place, setup.state.step, reporter.warn)
         self.evaluate: Callable[[State], None] = lambda state: None
 
     def restore(self) -> None:
@@ -70,22 +72,34 @@ class Trainer:
         """
         self.open()
         describe(self.setup, self.evaluators, self.place, self.reporter)
-        signal = self.fit(adaptive)
-        if signal is None:
-            try:
-                with clock.named("table"):
-                    self.table = self.results.write(self.metrics.rows())
-            except KeyboardInterrupt:
-                self.reporter.say(f"the run is trained, its table is not made; {self.remains()}")
-                raise
+        try:
+            signal = self.fit(adaptive)
+            if signal is None:
+                self.write_results()
+        finally:
+            self.trackers.finish()
         processes.wait()
         return signal
+
+    def write_results(self) -> None:
+        """Write weights, pictures and table of the run, which came to its end."""
+        try:
+            with clock.named("table"):
+                self.table = self.results.write(self.metrics.rows())
+        except KeyboardInterrupt:
+            self.reporter.say(f"the run is trained, its table is not made; {self.remains()}")
+            raise
+        self.trackers.table(self.table, self.state.step)
 
     def open(self) -> None:
         """Open metrics.jsonl and quality.jsonl up to the present step."""
         self.metrics = Lines(self.place / "metrics.jsonl", self.state.step)
         Lines(self.place / "quality.jsonl", self.state.step)
-        online = self.evaluators.online_evaluation(self.place, self.setup, self.reporter)
+        self.trackers.step = self.state.step
+        self.trackers.start(self.setup.config.flat())
+        online = self.evaluators.online_evaluation(
+            self.place, self.setup, self.reporter, self.trackers.quality
+        )
         self.evaluate = online or self.evaluate
 
     def fit(self, adaptive: threads.Adaptive | None = None) -> int | None:
@@ -101,7 +115,7 @@ class Trainer:
         ):
             events = Events(
                 log=self.log,
-                sample=self.results.sample,
+                sample=self.sample,
                 save=self.save,
                 measure=self.evaluate,
                 keep=self.keep,
@@ -132,6 +146,13 @@ class Trainer:
         """Write and show the numbers of a log interval."""
         self.metrics.append(row)
         self.reporter.row(row)
+        self.trackers.log(row)
+
+    def sample(self, state: State) -> None:
+        """Draw samples, and send the picture to the trackers."""
+        drawn = self.results.sample(state)
+        if drawn is not None:
+            self.trackers.picture(drawn, state.step)
 
     def keep(self, state: State) -> None:
         """Store the power-function averages every `width_every` steps and at the end."""
@@ -141,7 +162,7 @@ class Trainer:
 
     def save(self, state: State) -> None:
         """Write a checkpoint."""
-        checkpoint.save(self.place / "checkpoints", state)
+        checkpoint.save(self.place / "checkpoints", state, self.setup.plan.checkpoints_total_limit)
 
     def note_threads(self, adaptive: threads.Adaptive) -> None:
         """Write the CPU threads since resume into environment.json, also into that of the run it is a phase of."""

@@ -32,8 +32,6 @@ from flowleap.files import new_folder, open_tensors, replace_file
 from flowleap.training.distributed import whole
 from flowleap.training.state import AUXILIARY, State, TrainedNetwork
 
-KEPT = 2
-"""How many checkpoints of a run stay on disk."""
 FORMAT = 2
 """Of checkpoints. Those of format 1 are of versions that drew the numbers of a step otherwise, and hold the same."""
 OPTIMIZER = "optimizer.safetensors"
@@ -61,8 +59,8 @@ class Progress:
         return self.format != FORMAT
 
 
-def save(folder: Path, state: State) -> Path:
-    """Write the checkpoint of `state` into `folder`, point `latest` at it and remove all but the last two.
+def save(folder: Path, state: State, kept: int = 2) -> Path:
+    """Write the checkpoint of `state` into `folder`, point `latest` at it and remove all but the last `kept`, 0: none.
 
     Its files are the same whatever the number of processes, all of which call this and the first of which writes.
 
@@ -75,6 +73,8 @@ def save(folder: Path, state: State) -> Path:
         for name, tensors in files_of(state.trained).items()
     }
     processes.from_first(lambda: _write(folder, path, files, state))
+    if kept and processes.first():
+        _prune(folder, path, kept)
     return path
 
 
@@ -92,7 +92,6 @@ def _write(folder: Path, path: Path, files: dict[str, Tensors], state: State) ->
         left = _existing(folder)
         kept = f"the checkpoint {left[-1].name} is untouched" if left else "there is no earlier checkpoint"
         raise CheckpointError(f"could not write the checkpoint {path}: {error}; {kept}") from error
-    _prune(folder, path)
 
 
 def latest(folder: Path) -> Path | None:
@@ -301,8 +300,8 @@ def _alternative(path: Path) -> str:
     return f"; to go back to {others[-1]}, write that name into {path.parent / 'latest'}"
 
 
-def _prune(folder: Path, newest: Path) -> None:
-    """Remove the checkpoints before the last `KEPT`, counting `newest`; later steps are not touched."""
+def _prune(folder: Path, newest: Path, kept: int) -> None:
+    """Remove the checkpoints before the last `kept`, counting `newest`; later steps are not touched."""
     earlier = [path for path in _existing(folder) if path.name < newest.name]
-    for path in earlier[: max(0, len(earlier) - (KEPT - 1))]:
+    for path in earlier[: max(0, len(earlier) - (kept - 1))]:
         shutil.rmtree(path, ignore_errors=True)

@@ -118,6 +118,7 @@ class ScheduleConfig:
         decay: the fraction at its end over which it falls to zero as a cosine.
         log_every, sample_every, checkpoint_every: intervals in steps; 0 switches pictures or checkpoints off
             (the last step always makes both). The first picture comes with the first numbers.
+        checkpoints_total_limit: how many checkpoints are kept, 0 for all; older ones are removed.
     """
 
     steps: PositiveInt
@@ -126,6 +127,7 @@ class ScheduleConfig:
     log_every: PositiveInt = 50
     sample_every: NonNegativeInt = 500
     checkpoint_every: NonNegativeInt = 500
+    checkpoints_total_limit: NonNegativeInt = 2
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -207,6 +209,7 @@ class EvaluationConfig:
         features: what distances compare, see `evaluation.library.named`; "auto" follows from the data.
         online_share: the share of the time that online evaluation may take, 0 for none.
         online_steps, online_num: the numbers of steps that it measures, and the samples behind each number.
+        validation_labels: the classes, by name or number, of the pictures that are drawn while training; None for all.
     """
 
     num: NonNegativeInt = 1000
@@ -215,6 +218,7 @@ class EvaluationConfig:
     online_share: Fraction = 0.05
     online_steps: Counts = (1, 2, 4)
     online_num: PositiveInt = 1000
+    validation_labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -227,6 +231,7 @@ class TrainConfig:
         network: what `networks.build` takes.
         seed: of all random draws and of the initial weights.
         recipe: the name of the recipe that the settings began as.
+        track: the experiment trackers that are sent the log, see `training.trackers`.
         imports: what was imported (`extensions`) when the run was configured, by name, and the SHA-256 of each file.
 
     Raises: ValueError (pydantic's) for a value out of range or of another type.
@@ -244,6 +249,7 @@ class TrainConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: NonNegativeInt = 0
     recipe: str | None = None
+    track: tuple[str, ...] = ()
     imports: dict[str, str] = Field(default_factory=dict)
 
     def flat(self) -> dict[str, Any]:
@@ -299,6 +305,7 @@ field of the objective.
 """
 FREE = (
     *("schedule.steps", "schedule.log_every", "schedule.sample_every", "schedule.checkpoint_every"),
+    *("schedule.checkpoints_total_limit", "evaluation.validation_labels", "track"),
     *("data.name", "data.strict", "data.workers", "optimizer.patience", "teacher.path"),
     *("evaluation.num", "evaluation.show", "evaluation.online_share"),
     *(path for path in FIELDS if path.startswith("parallel.") and path != "parallel.precision"),

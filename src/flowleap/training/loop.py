@@ -35,6 +35,7 @@ class Plan:
     """How long, in what order and with which steps to train; `warmup` is a fraction of the run, 0 for none.
 
     `clip` bounds the gradient norm (None: no bound). `patience` is how many steps in a row may not be finite.
+    `checkpoints_total_limit` is how many checkpoints are kept, 0 for all.
     """
 
     steps: int
@@ -48,6 +49,7 @@ class Plan:
     log_every: int = 50
     sample_every: int = 500
     checkpoint_every: int = 500
+    checkpoints_total_limit: int = 2
 
     def learning_rate(self, step: int) -> float:
         """Return lr · min(1, (k + 1)/(warmup · K)) · ½(1 + cos πf), f how far step k is into the last decay · K."""

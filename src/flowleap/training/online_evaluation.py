@@ -63,7 +63,7 @@ class OnlineEvaluation:
         share: of the time of the run, 0 to measure never.
         last: the last step of the run.
         step: how many steps of it are done already.
-        say: called when a new best is found.
+        say: called when a new best is found. log: given each row of quality.jsonl.
     """
 
     place: Path
@@ -76,6 +76,7 @@ class OnlineEvaluation:
     num: int = 1000
     steps: tuple[int, ...] = (1, 2, 4)
     say: Callable[[str], None] = lambda text: None
+    log: Callable[[dict[str, Any]], None] = lambda row: None
 
     def __post_init__(self) -> None:
         """Read what was measured up to `step`; later lines, which may be made again, are removed."""
@@ -156,6 +157,7 @@ class OnlineEvaluation:
             "cost": round(cost, 4),
         }
         self.lines.append(row)
+        self.log(row)
         if steps == self.selected_at and distance is not None and distance < self.lowest:
             self.lowest = distance
             if processes.first():

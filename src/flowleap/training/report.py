@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flowleap import autoencoders, evaluation, pictures, processes
-from flowleap.data import Dataset
+from flowleap.data import Dataset, classes
 from flowleap.files import replace_file
 from flowleap.flow_map import FlowMap
 from flowleap.objectives import Objective
@@ -79,12 +80,15 @@ def shown(
     steps: int,
     num: int,
     tick: Callable[[int], None] = lambda evaluations: None,
+    chosen: Sequence[str] | None = None,
 ) -> Tensor:
     """Return the first samples that every picture of a run shows: always from the same noise, labels cycling.
 
+    `chosen`: the classes that are shown, None for all.
+
     Raises: Undecoded for latents whose autoencoder cannot be had.
     """
-    label = named(flow, data, num)["label"]
+    label = named(flow, data, num, chosen)["label"]
     decode = autoencoders.decoder_or_none(data.codec, evaluation.device_of(flow))
     if data.kind == "latents" and decode is None:
         raise Undecoded("the autoencoder behind its latents is not at hand")
@@ -92,23 +96,46 @@ def shown(
     return make(bounds=evaluation.BOUNDS.get(data.kind), decode=decode, tick=tick)
 
 
-def named(flow: FlowMap, data: Dataset, num: int) -> dict[str, Any]:
+def chosen_labels(data: Dataset, num_classes: int | None, chosen: Sequence[str] | None) -> list[int] | None:
+    """Return the numbers of the classes that pictures show, None for all.
+
+    Raises: ValueError for a class that the network does not know.
+    """
+    names = evaluation.labels.names_of(data, num_classes)
+    if chosen and not names:
+        raise ValueError(f"--validation-labels {','.join(chosen)}: the network has no labels: leave it out")
+    return [classes.find(name, names) for name in chosen] if chosen else None
+
+
+def named(flow: FlowMap, data: Dataset, num: int, chosen: Sequence[str] | None = None) -> dict[str, Any]:
     """Return the classes of `shown` samples and their names, as `pictures.grid` takes them."""
-    label = evaluation.cycle(num, flow.num_classes)
+    numbers = chosen_labels(data, flow.num_classes, chosen)
+    label = evaluation.cycle(num, len(numbers) if numbers else flow.num_classes)
+    if numbers and label is not None:
+        label = torch.tensor(numbers)[label]
     return {"label": label, "names": evaluation.labels.names_of(data, flow.num_classes)}
 
 
 def draw_samples(
-    flow: FlowMap, objective: Objective, data: Dataset, path: Path, reporter: Reporter, num: int
+    flow: FlowMap,
+    objective: Objective,
+    data: Dataset,
+    path: Path,
+    reporter: Reporter,
+    num: int,
+    chosen: Sequence[str] | None = None,
 ) -> None:
-    """Draw one grid (or point cloud) with the smallest number of steps that the method is made for."""
+    """Draw one grid (or point cloud) with the smallest number of steps that the method is made for.
+
+    `chosen`: the classes that are shown, None for all.
+    """
     try:
-        samples = shown(flow, objective, data, fewest_steps(objective), num)
+        samples = shown(flow, objective, data, fewest_steps(objective), num, chosen=chosen)
     except (evaluation.NotFinite, Undecoded) as error:
         reporter.warn(f"no picture {path.name}: {error}")
         return
     if data.kind != "points":
-        pictures.save(pictures.grid(samples, columns=10, **named(flow, data, num)), path)
+        pictures.save(pictures.grid(samples, columns=10, **named(flow, data, num, chosen)), path)
     else:
         pictures.scatter({path.stem: samples}, path, real=data.x[: len(samples)])
 
