@@ -58,6 +58,7 @@ def call(*words: str, **env: str) -> Any:
 # Examples and exit codes
 
 
+@pytest.mark.slow
 def test_every_help_ends_with_examples_of_its_command() -> None:
     assert EXAMPLES.keys() == COMMANDS.keys()
     for name, examples in EXAMPLES.items():
@@ -96,6 +97,7 @@ def test_reading_commands_take_json_and_quiet() -> None:
         assert {"--json", "--quiet", "-q"} <= known, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
