@@ -115,7 +115,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         mode = stat.S_IMODE(temporary.stat().st_mode) & 0o666
-        for file in temporary.iterdir():
+        for file in temporary.rglob("*"):
             if file.is_file():
                 file.chmod(mode)  # as above
             sync(file)

@@ -344,6 +344,11 @@ class TrainedGuidance(Part):
         """Whether it is told an interval of times for each row, too."""
         return False
 
+    @property
+    def largest(self) -> float:
+        """The largest scale that the network is told in training, where it is told one."""
+        return 1.0
+
     def draw(self, generator: RowGenerator) -> Tensor | None:
         """Return what the network is told of each row, (rows, 3): the scale, the first and the last guided time.
 

@@ -74,19 +74,35 @@ def gamma(
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength}: γ in [0, 1] is expected")
     path, x = flow.path, flow.prior(noise)
-    random = [_generator_of(row, seed) for row in noise]
+    random = generators(noise, seed)
     for t, r in pairwise(grid(path, steps, times, flow.start)):
         if r <= path.t_min:
             return flow(x, t, path.t_min, label)
-        landing, kept = torch.tensor(r, dtype=torch.float64), math.sqrt(1 - strength**2)
-        ratio = path.sigma(landing) / path.alpha(landing)
-        below = path.time_at(ratio * kept)
-        x = flow(x, t, float(below), label) * float(path.alpha(landing) / path.alpha(below))
-        # as a share of the noise level at r
-        carried = max(kept, float(path.sigma(below) / path.alpha(below) / ratio))
-        fresh = torch.stack([torch.randn(x.shape[1:], generator=own) for own in random]).to(x)
-        x = x + fresh * (path.noise_scale * float(path.sigma(landing)) * math.sqrt(max(0.0, 1 - carried**2)))
+        below, scale, spread = renoising(path, r, strength)
+        x = flow(x, t, below, label) * scale
+        x = x + fresh(random, x) * spread
     return x
+
+
+def renoising(path: Path, r: float, strength: float) -> tuple[float, float, float]:
+    """Return where `gamma` jumps in place of r: r', the factor α(r)/α(r'), and the deviation κ τ of the fresh noise."""
+    landing, kept = torch.tensor(r, dtype=torch.float64), math.sqrt(1 - strength**2)
+    ratio = path.sigma(landing) / path.alpha(landing)
+    below = path.time_at(ratio * kept)
+    # as a share of the noise level at r
+    carried = max(kept, float(path.sigma(below) / path.alpha(below) / ratio))
+    spread = path.noise_scale * float(path.sigma(landing)) * math.sqrt(max(0.0, 1 - carried**2))
+    return float(below), float(path.alpha(landing) / path.alpha(below)), spread
+
+
+def generators(noise: Image, seed: int = 0) -> list[torch.Generator]:
+    """Return the generators of fresh noise, one for each row, which depend on the seed and the row's initial noise."""
+    return [_generator_of(row, seed) for row in noise]
+
+
+def fresh(random: Sequence[torch.Generator], x: Image) -> Image:
+    """Return standard normal noise like x, each row by its own generator."""
+    return torch.stack([torch.randn(x.shape[1:], generator=own) for own in random]).to(x)
 
 
 def ddim(

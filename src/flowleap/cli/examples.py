@@ -43,8 +43,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "flowleap import esc-b2.pt --out runs/esc-b2",
         "flowleap import OWNER/NAME:file.safetensors --layout sit --out runs/sit",
     ),
+    "export diffusers": (
+        "flowleap export diffusers runs/digits-esc-seed0 digits-pipeline",
+        "flowleap export diffusers RUN DIR --push-to-hub your-name/digits --private --license mit",
+    ),
     "cite": ("flowleap cite esc meanflow",),
-    "export": ("flowleap export onnx runs/digits-esc-seed0 digits.onnx",),
+    "export": (
+        "flowleap export diffusers runs/digits-esc-seed0 digits-pipeline",
+        "flowleap export onnx runs/digits-esc-seed0 digits.onnx",
+    ),
     "export onnx": (
         "flowleap export onnx runs/digits-esc-seed0 digits.onnx",
         "flowleap export onnx runs/digits-esc-seed0 small.onnx --steps 1,2,4 --precision int8 --output uint8",

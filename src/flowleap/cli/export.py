@@ -21,6 +21,32 @@ app = typer.Typer(
     help="Write a trained run in the format of another library, for use without flowleap.",
 )
 
+Latents = Annotated[
+    bool, Option("--latents", help="Write a model of latents without the autoencoder that decodes them.")
+]
+License = Annotated[
+    str | None,
+    Option(
+        metavar="ID",
+        help="License of the weights for the model card, such as mit or cc-by-4.0.",
+        show_default="unknown",
+    ),
+]
+DataLicense = Annotated[
+    str | None,
+    Option(
+        metavar="TEXT", help="License of the training data for the model card.", show_default="not stated"
+    ),
+]
+PushToHub = Annotated[
+    str | None,
+    Option(
+        metavar="OWNER/NAME",
+        help="Also upload the folder as a new model of the Hugging Face hub; nothing is sent without this.",
+    ),
+]
+Private = Annotated[bool, Option("--private", help="Make the model on the hub a private one.")]
+
 
 @app.callback()
 def common() -> None:
@@ -127,3 +153,66 @@ def table(found: list[Comparison]) -> Table:
             str(one.steps), f"{one.largest:.1e}", f"{one.mean:.1e}", *(f"{speed:,.0f}" for speed in taken)
         )
     return made
+
+
+@app.command("diffusers")
+def diffusers(
+    run: options.RunFolder,
+    out: Annotated[Path, Argument(metavar="DIR", help="Where to write: a folder.")],
+    weights: options.Weights = "ema",
+    vae: options.Vae = None,
+    latents: Latents = False,
+    license: License = None,
+    data_license: DataLicense = None,
+    push_to_hub: PushToHub = None,
+    private: Private = False,
+    imports: options.Imports = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a run as a pipeline of diffusers, which makes the images of `flowleap sample` without flowleap.
+
+    The folder holds all that is needed, its code included, and loads offline: DiffusionPipeline.from_pretrained(DIR,
+    trust_remote_code=True). Refused are runs of points, of learned solvers (AMED), and of networks of your own.
+    """
+    if private and push_to_hub is None:
+        raise typer.BadParameter(
+            "only a model on the hub is private: give --push-to-hub", param_hint="--private"
+        )
+    if vae is not None and latents:
+        raise typer.BadParameter("give --vae or --latents, not both", param_hint="--latents")
+    options.refuse_to_overwrite(out, overwrite)
+    options.import_all(imports)
+
+    from flowleap.export import hub, source
+
+    exporting = source.needed("flowleap.export.diffusers", "diffusers 0.42 or newer", "diffusers")
+    loaded = source.finished(run, weights)
+    exporting.check(loaded, out)
+    if push_to_hub is not None:
+        hub.check(push_to_hub)
+    decoder = None if latents else loaded.decoder(vae)
+    if loaded.kind == "latents" and decoder is None and not latents:
+        raise ValueError(
+            f"the samples of {run} are latents, and their autoencoder is not at hand: name it with --vae, or write the "
+            "pipeline without one, --latents"
+        )
+    with waiting(f"writing {out}"):
+        made = exporting.export(
+            loaded, out, decoder, name=push_to_hub, license=license, data_license=data_license
+        )
+    address = None
+    if push_to_hub is not None:
+        with waiting(f"uploading {out}"):
+            address = hub.push(out, push_to_hub, private)
+    if as_json:
+        print_json({"folder": str(out), "steps": made.steps, "difference": made.difference, "hub": address})
+        return
+    many = f", meant for {made.steps} steps (num_inference_steps={made.steps})" if made.steps > 1 else ""
+    echo(
+        f"{out}: a pipeline of diffusers, equal to flowleap sample up to {made.difference:.2g}{many}; load it with "
+        f"DiffusionPipeline.from_pretrained({str(out)!r}, trust_remote_code=True)"
+    )
+    if address is not None:
+        echo(f"{address}: uploaded {out}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from flowleap import runs
 from flowleap.runs import Run
@@ -33,3 +35,14 @@ def needs(package: str, extra: str) -> None:
         raise ValueError(
             f"this needs the package {package}, which is not installed: pip install 'flowleap[{extra}]'"
         )
+
+
+def needed(module: str, package: str, extra: str) -> Any:
+    """Return a module that imports a package which may not be installed, or may be too old.
+
+    Raises: ValueError where it cannot be imported, naming the extra that brings the package along.
+    """
+    try:
+        return import_module(module)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: diffusers imports its parts late
+        raise ValueError(f"this needs {package}: pip install 'flowleap[{extra}]' ({error})") from error

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowleap.networks import dropout
 from flowleap.networks.adapters import Border
+from flowleap.networks.dropout import only
 from flowleap.tensors import like
 
 NEAR = 1 - 1e-6
@@ -40,11 +40,11 @@ def chosen(
     if not len(rest):
         return above(x, t, r, label)
     known = None if label is None else label[rest]
-    with torch.no_grad(), dropout.only(rest):
+    with torch.no_grad(), only(rest):
         output = below(x[rest], t[rest], r[rest], known)
     if not len(rows):
         return output
-    with dropout.only(rows):
+    with only(rows):
         own = above(x[rows], t[rows], r[rows], None if label is None else label[rows])
     return torch.cat([own, output.to(own.dtype)])[torch.cat([rows, rest]).argsort()]
 
