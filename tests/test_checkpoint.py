@@ -30,10 +30,11 @@ def objective() -> Objective:
     return replace(methods.meanflow(), frozen=EMA(0.9))
 
 
-def begin(width: int = 16, seed: int = 0) -> State:
+def begin(width: int = 16, seed: int = 0, muon: float | None = None) -> State:
     torch.manual_seed(seed)
     network = networks.MLP(2, width=width, depth=1)
     options = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.01, "decays": (0.99, 0.5)}
+    options["muon"] = muon
     return State(new_trained_network(network, objective(), **options))
 
 
@@ -83,13 +84,13 @@ def test_a_checkpoint_holds_all_that_the_page_promises(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stops", [(5,), (1, 7), (3, 4, 11)])
+@pytest.mark.parametrize(("stops", "muon"), [((5,), None), ((1, 7), None), ((3, 4, 11), None), ((1, 7), 2.5)])
 def test_resume_is_bitwise_whatever_the_interruptions_and_intervals(
-    tmp_path: Path, stops: tuple[int, ...]
+    tmp_path: Path, stops: tuple[int, ...], muon: float | None
 ) -> None:
-    whole = advance(begin(), 12)
+    whole = advance(begin(muon=muon), 12)
     for number, stop in enumerate((*stops, 12)):
-        state, path = begin(seed=number), checkpoint.latest(tmp_path)
+        state, path = begin(seed=number, muon=muon), checkpoint.latest(tmp_path)
         if path is not None:
             checkpoint.restore(path, state)
         advance(state, stop, tmp_path, checkpoint_every=number + 2)

@@ -70,8 +70,9 @@ def show_one(recipe: Recipe) -> None:
         "method": "; ".join([recipe.method.replace("_", "-"), *changes(recipe)]),
         "network": " ".join([recipe.network, *(f"{name}={value}" for name, value in recipe.options.items())]),
         "training": f"{recipe.steps:,} steps of {recipe.batch}, {recipe.precision}",
-        "optimizer": f"Adam, lr {recipe.lr:g}, betas {recipe.betas}, weight decay {recipe.weight_decay:g}, clipped at "
-        f"{recipe.clip}, warm-up {recipe.warmup:g} and decay {recipe.decay:g} of the run",
+        "optimizer": f"Adam, lr {recipe.lr:g}, betas {recipe.betas}, weight decay {recipe.weight_decay:g}"
+        + ("" if recipe.muon is None else f", Muon for the matrices of blocks, {recipe.muon:g} × lr")
+        + f", clipped at {recipe.clip}, warm-up {recipe.warmup:g} and decay {recipe.decay:g} of the run",
         "averages": ", ".join(f"{decay:g}" for decay in recipe.ema),
         "published": "\n".join(f"{n.value:g}: {n.what} ({n.source})" for n in recipe.numbers) or "–",
         "settings from": recipe.source,

@@ -41,6 +41,10 @@ class Border(nn.Module):
     def forward(self, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
         return self.network(x, t, r, label)
 
+    def matrices(self) -> list[Tensor]:
+        """Those of the network inside."""
+        return list(self.network.matrices())
+
     @property
     def with_velocity(self) -> Callable[..., tuple[Tensor, Tensor]]:
         """F and what the velocity head of the network says; absent where that has none, or times are converted."""

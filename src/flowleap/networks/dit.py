@@ -71,6 +71,10 @@ class Block(nn.Module):
         x = torch.addcmul(x, gate_1, self.attn(self.modulate(self._norm(x), shift_1, scale_1)))
         return torch.addcmul(x, gate_2, self.mlp(self.modulate(self._norm(x), shift_2, scale_2)))
 
+    def matrices(self) -> list[Tensor]:
+        """The weights of attention and MLP, without those of the modulation."""
+        return [part.weight for part in (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2)]
+
     def _norm(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (self.width,), eps=1e-6)
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import reduce
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -201,6 +201,12 @@ class Conditioned(nn.Module):
             self.g_embedder = GuidanceEmbedding(width, time)
         if log_variance:
             self.logvar_linear = silent_linear(width, 1)
+
+    def matrices(self) -> list[Tensor]:
+        """The weights of the linear maps and convolutions inside the blocks, which Muon trains where it is asked to."""
+        own: Any = self
+        heads: Any = self._modules.get("v_blocks", ())
+        return [weight for block in (*own.blocks, *heads) for weight in block.matrices()]
 
     def _times(self, t: Tensor, r: Tensor) -> Tensor:
         if "r_embedder" not in self._modules:

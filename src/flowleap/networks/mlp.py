@@ -38,6 +38,10 @@ class ResidualBlock(nn.Module):
         normed = F.layer_norm(h, (self.width,), eps=1e-6)
         return torch.addcmul(h, gate, self.fc2(F.silu(self.fc1(modulate(normed, shift, scale)))))
 
+    def matrices(self) -> list[Tensor]:
+        """The weights of both layers, without those of the modulation."""
+        return [self.fc1.weight, self.fc2.weight]
+
 
 def _run(block: nn.Module, h: Tensor, c: Tensor) -> Tensor:
     made: Tensor = block(h, c)

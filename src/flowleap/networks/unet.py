@@ -91,6 +91,11 @@ class Residual(nn.Module):
         h = self.conv2(self.dropout(h, keys))
         return self.attention((self.skip(self._resampled(x, size)) + h) * HALF)
 
+    def matrices(self) -> list[Tensor]:
+        """The weights of its convolutions and of its attention, without that of the condition."""
+        parts = (self.conv1, self.conv2, self.skip, self.attention)
+        return [weight for part in parts for weight in part.parameters() if weight.ndim == 4]
+
     def _resampled(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
         if self.resample == "down":
             return F.avg_pool2d(x, 2, ceil_mode=True)

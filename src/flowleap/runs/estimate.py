@@ -4,7 +4,7 @@
 |-----------------------|------------------------------------------------------------------------------------------|
 | parameters            | counted                                                                                  |
 | weights, gradients    | 4 bytes a parameter, 4 for each that is trained                                          |
-| optimizer             | 8 bytes for each that is trained: the two moments of Adam                                |
+| optimizer             | 8 bytes for each that is trained, the two moments of Adam; 4 where Muon trains it       |
 | averages, other nets  | 4 bytes a parameter of each copy: averages, target and auxiliary network, teacher |
 | averages of the CPU   | 8 bytes a parameter of each, with the weights that are copied to it                      |
 | activations           | the peak of a step beside all of these, see `activations`                                |
@@ -42,6 +42,7 @@ from flowleap.runs.reading import device_of
 from flowleap.runs.setup import Setup
 from flowleap.training.config import TrainConfig
 from flowleap.training.distributed import micro_batches
+from flowleap.training.optimizer import matrices_of
 
 SECONDS = 20.0
 """How long measuring the speed may take, once the first step is done."""
@@ -151,9 +152,10 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
         seconds: how long measuring the speed may take. speed: whether to measure it.
     """
     with torch.device("meta"):
-        network = networks.build(config.network)
+        network: Any = networks.build(config.network)
     every = sum(weight.numel() for weight in network.parameters())
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    by_muon = 0 if config.optimizer.muon is None else sum(weight.numel() for weight in matrices_of(network))
     (copies, others), on_cpu = _copies(config), _averages_on_cpu(config)
     micro_batches(
         config.objective, config.data.batch, config.parallel.per_device, config.parallel.accumulate
@@ -168,7 +170,7 @@ def estimate(config: TrainConfig, rows: int, *, seconds: float = SECONDS, speed:
         rows=at_once,
         weights=4 * every * (1 + others),
         gradients=4 * trained * (1 + others),
-        optimizer=8 * trained * (1 + others),
+        optimizer=8 * trained * (1 + others) - 4 * by_muon,
         copies=4 * every * (copies - on_cpu),
         host=8 * every * on_cpu,
         activations=kept.at(at_once),

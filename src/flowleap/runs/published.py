@@ -48,8 +48,8 @@ class Recipe:
         dataset: the name of these data where they come with the package; None where they are the user's.
         rows: how many there are, 0 where that is the user's.
         any_classes: whether another number of classes, or none, is as good.
-        steps, batch, lr, betas, weight_decay, warmup, decay, clip, ema, precision, eval_num, pair_guidance: as of
-            `TrainConfig`; `batch` is that of all processes together.
+        steps, batch, lr, betas, weight_decay, muon, warmup, decay, clip, ema, precision, eval_num, pair_guidance: as
+            of `TrainConfig`; `batch` is that of all processes together.
         source: where the settings are published. numbers: what is published for them.
         hardware: what it takes. notes: what is not published, and was chosen.
         measured: what came out here.
@@ -70,6 +70,7 @@ class Recipe:
     rows: int = 0
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
+    muon: float | None = None
     warmup: float = 0.0
     decay: float = 0.0
     clip: float | None = 1.0

@@ -30,7 +30,7 @@ from flowleap.training.config import TrainConfig, dotted
 from flowleap.training.settings import preprocessing_of
 
 SET = (
-    "steps", "batch", "lr", "betas", "weight_decay", "warmup", "decay", "clip", "ema", "precision", "eval_num",
+    "steps", "batch", "lr", "betas", "weight_decay", "muon", "warmup", "decay", "clip", "ema", "precision", "eval_num",
     "pair_guidance",
 )  # fmt: skip
 """The fields of a config that a recipe sets."""

@@ -34,7 +34,8 @@ def engine_of(
 ) -> Engine:
     """Return where and how the losses of a run are computed.
 
-    Raises: ValueError for a batch that cannot be split so, or averages that would lie in two places.
+    Raises: ValueError for a batch that cannot be split so, averages that would lie in two places, or matrices
+        that would be divided.
     """
     asked = config.parallel
     shard = asked.shard and processes.count() > 1
@@ -42,6 +43,11 @@ def engine_of(
         raise ValueError(
             "averages_device=cpu: --shard divides the averages among the devices of all processes; leave one of the "
             "two out"
+        )
+    if shard and config.optimizer.muon is not None:
+        raise ValueError(
+            f"optimizer.muon={config.optimizer.muon:g}: Muon needs whole matrices, and --shard divides them among the "
+            "processes; leave one of the two out"
         )
     return Engine(
         device=device,
@@ -97,6 +103,7 @@ class Setup:
             lr=config.optimizer.lr,
             betas=config.optimizer.betas,
             weight_decay=config.optimizer.weight_decay,
+            muon=config.optimizer.muon,
             decays=config.optimizer.ema,
             widths=config.optimizer.widths,
             averages_device=config.parallel.averages_device,

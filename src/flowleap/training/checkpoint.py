@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -165,8 +164,7 @@ def _moments(trained: TrainedNetwork, *, fill: bool) -> Tensors:
     for name, parameter in trained.network.named_parameters():
         state = trained.optimizer.state.get(parameter, {})
         if not state and fill:
-            zeros = torch.zeros_like(parameter)
-            state = {"step": torch.zeros((), device=parameter.device), "exp_avg": zeros, "exp_avg_sq": zeros}
+            state = trained.optimizer.empty_state(parameter)
         tensors |= {f"{moment}/{name}": value for moment, value in state.items()}
     return tensors
 
@@ -177,7 +175,9 @@ def _fill(trained: TrainedNetwork, files: dict[str, Tensors], step: int) -> None
         network.load_state_dict(files[name])
     for copy in trained.every_average():
         copy.updates = trained.updates(step)
-    places = {name: place for place, (name, _) in enumerate(trained.network.named_parameters())}
+    ordered = [weight for group in trained.optimizer.param_groups for weight in group["params"]]
+    numbers = {id(weight): number for number, weight in enumerate(ordered)}
+    places = {name: numbers[id(weight)] for name, weight in trained.network.named_parameters()}
     state: dict[int, Tensors] = {}
     for key, value in files[OPTIMIZER].items():
         moment, name = key.split("/", 1)

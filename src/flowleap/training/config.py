@@ -90,6 +90,8 @@ class OptimizerConfig:
     Args:
         lr: the learning rate before warm-up and decay, see `ScheduleConfig`.
         betas, weight_decay: as of `torch.optim.AdamW`.
+        muon: the rate of the matrices inside the blocks of the network, which then learn by Muon, as a multiple of
+            `lr`, see `training.optimizer`; None for AdamW everywhere.
         clip: the largest gradient norm, None for no bound.
         patience: steps in a row that may be skipped because loss or gradient were not finite.
         ema: decays of the running averages of the weights; the first is what is sampled and measured.
@@ -100,6 +102,7 @@ class OptimizerConfig:
     lr: PositiveFloat
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: NonNegativeFloat = 0.0
+    muon: PositiveFloat | None = None
     clip: PositiveFloat | None = 1.0
     patience: PositiveInt = 20
     ema: Annotated[tuple[Decay, ...], Field(min_length=1)] = (0.999,)

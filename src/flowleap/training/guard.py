@@ -7,6 +7,7 @@ from torch import Tensor
 
 from flowleap.point import Batch, Regression
 from flowleap.tensors import onto
+from flowleap.training.optimizer import Optimizer
 
 VAGUE = "the loss is finite but its gradient is not"
 """The cause where data, prediction, derivative, target and loss are all finite."""
@@ -28,10 +29,10 @@ class Guard:
         self.counts = onto(torch.tensor([skipped, streak]), device)
         self.bad = torch.zeros((), dtype=torch.int64, device=device)
 
-    def step(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    def step(self, optimizer: Optimizer, finite: Tensor) -> None:
         """Let `optimizer` step where the boolean scalar `finite` is true, else record that it did not."""
         bad = (~finite).to(torch.int64)
-        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        optimizer.found_inf = bad.float()
         optimizer.step()
         self.bad = torch.maximum(self.bad, bad)
 

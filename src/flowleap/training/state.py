@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from flowleap.flow_map import FlowMap
@@ -16,6 +15,7 @@ from flowleap.objectives import Objective
 from flowleap.randomness import key_of
 from flowleap.training import power
 from flowleap.training.ema import Average, AverageOnCPU
+from flowleap.training.optimizer import Optimizer
 
 STUDENT, AUXILIARY = "student", "rival"
 """The roles of networks in training; draws and checkpoint files are keyed by them."""
@@ -34,7 +34,7 @@ class TrainedNetwork:
     network: nn.Module
     flow: FlowMap
     frozen: FlowMap
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     averages: dict[float, Average]
     target: Average | None
     powers: dict[float, Average] = field(default_factory=dict)
@@ -121,18 +121,21 @@ def new_trained_network(
     betas: tuple[float, float],
     weight_decay: float,
     decays: tuple[float, ...],
+    muon: float | None = None,
     widths: tuple[float, ...] = (),
     averages_device: str = "same",
 ) -> TrainedNetwork:
-    """Return a network at its first step: fused AdamW, one average per decay and width, a target network if needed.
+    """Return a network at its first step: its optimizer, one average per decay and width, a target network if needed.
 
     The averages, the copy of a method whose frozen map is refreshed, and an auxiliary network start from its weights.
-    With `averages_device="cpu"` the CPU keeps the averages, but not the target network, which each step evaluates.
+    A method with betas of its own has AdamW everywhere. With `averages_device="cpu"` the CPU keeps the averages, but
+    not the target network, which each step evaluates.
     """
     flow, auxiliary, targets = objective.flow_map(network), None, objective.frozen
     on_cpu = averages_device == "cpu" and next(network.parameters()).device.type != "cpu"
     average = AverageOnCPU if on_cpu else Average
-    betas = targets.betas or betas
+    if targets.betas is not None:
+        betas, muon = targets.betas, None
     if objective.auxiliary is not None:
         settings: dict[str, Any] = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "decays": ()}
         auxiliary = new_trained_network(deepcopy(network), objective.auxiliary, **settings)
@@ -145,9 +148,7 @@ def new_trained_network(
         network=network,
         flow=flow,
         frozen=frozen if auxiliary is None else auxiliary.flow,
-        optimizer=torch.optim.AdamW(
-            network.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=True
-        ),
+        optimizer=Optimizer(network, lr=lr, betas=betas, weight_decay=weight_decay, muon=muon),
         averages={decay: average(network, decay) for decay in decays},
         target=target,
         powers={width: average(network, partial(power.decay, power.exponent(width))) for width in widths},
