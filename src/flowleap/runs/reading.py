@@ -220,11 +220,24 @@ def load_run(place: str | Path, weights: str = "ema", device: str | torch.device
             'that measured best while training) or "width-W" (an average of that width, which flowleap ema makes)'
         )
     content = folder.read(place)
-    config, known, imported = _config(content["config"], place), content["dataset"], content["imported"]
+    config, imported = _config(content["config"], place), content["imported"]
     path, step = weights_file(place, config, weights)
     network = networks.build(config.network)
     checkpoint.load_weights(path, network)
-    network.to(device_of(device)).eval().requires_grad_(False)
+    name = weights_name(config, weights, step) if imported is None else imported_name(imported)
+    return assembled(place, config, content, network.to(device_of(device)), name, step)
+
+
+def assembled(
+    place: Path, config: TrainConfig, content: Mapping[str, Any], network: nn.Module, weights: str, step: int
+) -> Run:
+    """Return a run of its config, its trained network, and the rest of what config.json says.
+
+    Args:
+        content: dataset and imported, as `folder.read` returns them. weights, step: what the weights are called.
+    """
+    known, imported = content["dataset"], content["imported"]
+    network.eval().requires_grad_(False)
     objective = config.objective.for_run(length(config))
     count: int | None = network.num_classes  # type: ignore[assignment]
     names = tuple(known.get("class_names") or ())
@@ -235,7 +248,7 @@ def load_run(place: str | Path, weights: str = "ema", device: str | torch.device
         objective=objective,
         network=network,
         flow=objective.flow_map(network),
-        weights=weights_name(config, weights, step) if imported is None else imported_name(imported),
+        weights=weights,
         step=step,
         kind=known["kind"],
         shape=tuple(known["shape"]),
