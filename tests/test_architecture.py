@@ -44,9 +44,10 @@ FLOORS = (
     ("evaluation", "pictures"),
     ("training",),
     ("runs", "importers"),
-    ("model", "reports"),
+    ("reports",),
     ("studies",),
     ("export",),
+    ("model",),
     ("cli",),
     ("__main__",),
 )

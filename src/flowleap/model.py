@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from flowleap import evaluation, extensions, importers, pictures
 from flowleap.autoencoders import Decoder
 from flowleap.evaluation.generation import gathered
+from flowleap.export import origin
 from flowleap.flow_map import FlowMap
 from flowleap.importers import hub
 from flowleap.objectives import Objective
@@ -184,11 +185,11 @@ def load(
     imports: Iterable[str] = (),
     published: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Load a trained generator from a run folder, or published weights.
+    """Load a trained generator from a run folder, an exported folder of diffusers, or published weights.
 
     Args:
-        source: a run folder, also of a run that is still in training; or a file of weights, or OWNER/NAME[:FILE] of the
-            Hugging Face hub, as `flowleap import` takes them.
+        source: a run folder, also of a run that is still in training; a folder that `flowleap export diffusers` wrote; or
+            a file of weights, or OWNER/NAME[:FILE] of the Hugging Face hub, as `flowleap import` takes them.
         weights: "ema", "raw", "best" or "width-W", as `runs.load_run`.
         device: "cpu", "cuda", …; "auto" is a GPU where there is one.
         vae: the autoencoder that decodes latents. imports: files and modules that define its parts.
@@ -200,6 +201,12 @@ def load(
     for one in imports:
         extensions.imported(one)
     place = Path(source)
+    if origin.written(place):
+        if weights != "ema":
+            raise ValueError(
+                f"weights={weights!r}: {place} is exported, with one set of weights: leave it out"
+            )
+        return Model(origin.read(place, device), vae)
     if place.is_file() or remote(str(source)):
         return Model(imported(place, weights, device, published or {}), vae)
     return Model(load_run(place, weights, device), vae)

@@ -177,10 +177,10 @@ def read_config(place: str | Path) -> TrainConfig:
 
     Raises: FileNotFoundError, ValueError where there is none.
     """
-    return _config(folder.read(Path(place))["config"], Path(place))
+    return config_of(folder.read(Path(place))["config"], Path(place))
 
 
-def _config(content: dict[str, Any], place: Path) -> TrainConfig:
+def config_of(content: dict[str, Any], place: Path) -> TrainConfig:
     """Return a config from the values in the folder of a run; fields that its version did not know have defaults.
 
     Raises: ValueError where it needs parts that are not known, naming the file to import.
@@ -220,7 +220,7 @@ def load_run(place: str | Path, weights: str = "ema", device: str | torch.device
             'that measured best while training) or "width-W" (an average of that width, which flowleap ema makes)'
         )
     content = folder.read(place)
-    config, imported = _config(content["config"], place), content["imported"]
+    config, imported = config_of(content["config"], place), content["imported"]
     path, step = weights_file(place, config, weights)
     network = networks.build(config.network)
     checkpoint.load_weights(path, network)
