@@ -40,7 +40,13 @@ def objective(told: str) -> None:
         assert [row.split()[-2] for row in rows] == ["1", "4"], told
 
 
+def in_diffusers(told: str) -> None:
+    assert "8 images of (8, 8) pixels, of class 7" in told
+    assert Path("digits-pipeline/model_index.json").exists() and Image.open("in_diffusers.png").width > 100
+
+
 CHECKS: dict[str, Callable[[str], None]] = {
+    "in_diffusers": in_diffusers,
     "own_loop": loop,
     "own_network": network,
     "own_objective": objective,
@@ -63,6 +69,7 @@ def script(
     monkeypatch.setitem(sys.modules, request.param, module)  # where dataclasses look names up
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "STEPS", 3)
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.chdir(tmp_path)
     before = extensions.loaded()
     yield module

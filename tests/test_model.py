@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 import flowleap
 from flowleap import importers, runs
 from flowleap.cli import app
-from flowleap.runs import run as running
 from flowleap.runs import starting
 from flowleap.training.config import FLAT
 from test_import import filled, saved, torch_shapes
@@ -157,8 +156,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> None:
     def instead(config: Any, out: Any, **about: Any) -> None:
         raise Asked(runs.to_dict(config), out, about["resume"], about["overwrite"])
 
-    for module in (running, runs):
-        monkeypatch.setattr(module, "train", instead)
+    monkeypatch.setattr(runs, "train", instead)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +204,7 @@ def test_train_resolves_what_the_command_resolves(asked: None, words: tuple[str,
 
 def test_train_takes_every_option_of_the_command() -> None:
     hints = typing.get_type_hints(app_command("train"))
-    own = inspect.signature(starting.train).parameters
+    own = inspect.signature(flowleap.train).parameters
     elsewhere = {"no_eval": "num=0", "dry_run": "see runs.forecast", "as_json": "belongs to --dry-run"}
     missing = [
         name

@@ -31,6 +31,8 @@ OF_TRAINING_ONLY = {
     "--checkpoints-total-limit": "--set checkpoints_total_limit=N",
     "--validation-labels": "runs of a study draw at their end",
     "--track": "--set track=tensorboard",
+    "--push-to-hub": "flowleap export diffusers RUN DIR --push-to-hub",
+    "--private": "flowleap export diffusers RUN DIR --push-to-hub",
     "--pairs": "of one method: --set reflow:pairs=N",
     "--pair-steps": "of one method: --set reflow:pair_steps=N",
     "--per-device": "the runs of a study have a process each: --set per_device=N",

@@ -38,10 +38,9 @@ if TYPE_CHECKING:
         velocities,
     )
     from flowleap.flow_map import FlowMap
-    from flowleap.model import Model, load
+    from flowleap.model import Model, load, train
     from flowleap.objectives import Objective
     from flowleap.point import Batch, Point, Regression
-    from flowleap.runs.starting import train
 
 try:
     __version__ = version("flowleap")
@@ -84,7 +83,7 @@ HOMES = {
     "Point": "point",
     "Regression": "point",
     "load": "model",
-    "train": "runs.starting",
+    "train": "model",
 }
 
 

@@ -1,5 +1,7 @@
-"""A trained generator in one object: load it, sample from it, use its parts.
+"""Train a generator in one call; load it, sample from it, use its parts.
 
+    result = train("meanflow", "two-moons", steps=500)      # into runs/two-moons-meanflow-seed0
+    result = train(data="photos/", minutes=30)              # network, batch and steps follow from a measurement
     model = load("runs/digits-esc-seed0")           # a run folder; or published weights, load("0600000.pt")
     images = model.sample(16, label=3, seed=1)      # (16, 1, 8, 8) in [-1, 1]
     pictures = model.images(4)                      # Pillow images, classes in turn
@@ -19,19 +21,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from flowleap import evaluation, extensions, importers, pictures
+from flowleap import evaluation, extensions, importers, pictures, processes, threads
 from flowleap.autoencoders import Decoder
+from flowleap.data import Dataset
 from flowleap.evaluation.generation import gathered
-from flowleap.export import origin
+from flowleap.export import origin, publishing
 from flowleap.flow_map import FlowMap
 from flowleap.importers import hub
 from flowleap.objectives import Objective
+from flowleap.runs import RunResult
 from flowleap.runs.reading import Run, load_run
 from flowleap.runs.samples import requested
+from flowleap.runs.starting import Length, prepare
 from flowleap.training.config import TrainConfig
+from flowleap.training.log import Reporter
 
 if TYPE_CHECKING:
     from PIL import Image
+    from rich.console import Console
 
 Label = str | int | Sequence[int] | Tensor
 
@@ -176,6 +183,59 @@ class Model:
         return f"Model({self.config.method} of {self.run.folder}, {self.run.weights}, samples of {size}{classes})"
 
 
+def train(
+    method: str | None = None,
+    data: str | Path | Dataset | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    recipe: str | None = None,
+    minutes: float | None = None,
+    hours: float | None = None,
+    num: int | None = None,
+    settings: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
+    imports: Iterable[str] = (),
+    push_to_hub: str | None = None,
+    private: bool = False,
+    console: Console | None = None,
+    **options: Any,
+) -> RunResult:
+    """Train a generator, as `flowleap train` does with the same options, into a run folder of its own.
+
+    Where nothing is named it is the recipe digits. Options that are not given have the defaults of the command.
+
+    Args:
+        data: a data set, its name, or a path. out: the run folder, by default runs/DATA-METHOD-seedN.
+        minutes, hours: the time that the run takes; network, batch and steps then follow from data and speed.
+        num: samples behind each number of the final table, 0 for no table.
+        settings: those of --set, as {"times.diagonal": 0.5}. imports: files and modules, as --import takes them.
+        push_to_hub, private: the id of the model on the Hugging Face hub that the finished run becomes.
+        console: where progress is printed, None for standard output.
+        options: every other option of the command by its name with underscores: steps, batch, lr, network, seed,
+            teacher, init, flip, size, …; compiled for --compile.
+
+    Raises: ValueError for an unknown option, and for settings that do not fit one another, before anything is written;
+        FileExistsError for a folder that holds a run; Diverged where too many steps in a row were not finite.
+    """
+    for source in imports:
+        extensions.imported(source)
+    own = dict(settings).items() if isinstance(settings, Mapping) else settings
+    named = data if data is None or isinstance(data, Dataset) else str(data)
+    asked = {**options, "method": method, "data": named, "eval_num": num, "settings": list(own)}
+    length, reporter = Length.of(minutes, hours), Reporter(console)
+    with (
+        processes.together(str(options.get("device") or "auto")),
+        threads.limited(options.get("threads") or threads.most()),
+    ):
+        place = None if out is None else Path(out)
+        ready = prepare(asked, place, recipe, length, resume=resume, say=reporter.say)
+        publication = publishing.Publication(push_to_hub, private)
+        return publishing.train(
+            ready, publication, reporter.say, resume=resume, overwrite=overwrite, console=console
+        )
+
+
 def load(
     source: str | Path,
     weights: str = "ema",
@@ -188,8 +248,8 @@ def load(
     """Load a trained generator from a run folder, an exported folder of diffusers, or published weights.
 
     Args:
-        source: a run folder, also of a run that is still in training; a folder that `flowleap export diffusers` wrote; or
-            a file of weights, or OWNER/NAME[:FILE] of the Hugging Face hub, as `flowleap import` takes them.
+        source: a run folder, also of a run that is still in training; a folder that `flowleap export diffusers` wrote;
+            or a file of weights, or OWNER/NAME[:FILE] of the Hugging Face hub, as `flowleap import` takes them.
         weights: "ema", "raw", "best" or "width-W", as `runs.load_run`.
         device: "cpu", "cuda", …; "auto" is a GPU where there is one.
         vae: the autoencoder that decodes latents. imports: files and modules that define its parts.

@@ -38,14 +38,6 @@ DataLicense = Annotated[
         metavar="TEXT", help="License of the training data for the model card.", show_default="not stated"
     ),
 ]
-PushToHub = Annotated[
-    str | None,
-    Option(
-        metavar="OWNER/NAME",
-        help="Also upload the folder as a new model of the Hugging Face hub; nothing is sent without this.",
-    ),
-]
-Private = Annotated[bool, Option("--private", help="Make the model on the hub a private one.")]
 
 
 @app.callback()
@@ -164,8 +156,8 @@ def diffusers(
     latents: Latents = False,
     license: License = None,
     data_license: DataLicense = None,
-    push_to_hub: PushToHub = None,
-    private: Private = False,
+    push_to_hub: options.PushToHub = None,
+    private: options.Private = False,
     imports: options.Imports = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,

@@ -265,6 +265,15 @@ Precision = Annotated[
     ),
 ]
 
+PushToHub = Annotated[
+    str | None,
+    Option(
+        metavar="OWNER/NAME",
+        help="Also upload the exported run as a new model of the Hugging Face hub; nothing is sent without this.",
+    ),
+]
+Private = Annotated[bool, Option("--private", help="Make the model on the hub a private one.")]
+
 
 @dataclass(frozen=True)
 class Training:

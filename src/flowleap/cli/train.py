@@ -10,7 +10,7 @@ import typer
 from typer import Argument, Option
 
 from flowleap.cli import options, recipes
-from flowleap.cli.group import print_json, say, show, waiting, warn
+from flowleap.cli.group import echo, print_json, say, show, waiting, warn
 from flowleap.cli.launcher import on_all_processes
 
 if TYPE_CHECKING:
@@ -189,6 +189,8 @@ def train(
     dry_run: DryRun = False,
     as_json: AsJson = False,
     recipe: Recipe = None,
+    push_to_hub: options.PushToHub = None,
+    private: options.Private = False,
 ) -> None:
     """Train a generator from scratch; where nothing is named, by the recipe digits, in minutes on a laptop.
 
@@ -205,6 +207,7 @@ def train(
     Started by torchrun or accelerate launch, all processes train one run together; --batch is the global batch.
     """
     from flowleap import processes, runs
+    from flowleap.export import publishing
     from flowleap.runs import starting
 
     if recipe == recipes.LIST:
@@ -214,7 +217,7 @@ def train(
         raise typer.BadParameter("it belongs to --dry-run", param_hint="--json")
     asked = {**run.given(), "method": method, "eval_num": 0 if no_eval else num}
     asked["settings"] = options.renamed(settings)
-    length = starting.Length.of(minutes, hours)
+    publication, length = publishing.Publication(push_to_hub, private), starting.Length.of(minutes, hours)
     ready = starting.prepare(
         asked, out, recipe, length, resume=resume, only_planned=dry_run, say=say, waiting=waiting
     )
@@ -222,9 +225,7 @@ def train(
         foretell(ready.config, ready.dataset, as_json)
         return
     try:
-        result = runs.train(
-            ready.config, ready.out, resume=resume, overwrite=overwrite, dataset=ready.dataset
-        )
+        result = publishing.train(ready, publication, echo, resume=resume, overwrite=overwrite)
     except runs.Diverged as error:
         if processes.first():
             warn(f"error: {error}")

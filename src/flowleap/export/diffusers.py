@@ -5,6 +5,7 @@ pipe = FlowleapPipeline.from_pretrained(DIR)                 # with flowleap, wh
 pipe = DiffusionPipeline.from_pretrained(DIR, trust_remote_code=True)             # without, by the code in DIR
 
 model_index.json  pipeline.py  README.md  samples.png        parts and classes, code, model card
+flowleap.json                                                the settings of the run, see `export.origin`
 network/config.json  network/*.safetensors  network/modeling_flowleap.py
 scheduler/scheduler_config.json                              FlowMapEulerDiscreteScheduler
 vae/                                                         the autoencoder of latents
@@ -22,7 +23,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, FlowMapEulerDiscreteSchedu
 
 from flowleap import evaluation, pictures, samplers, serialize
 from flowleap.autoencoders import Decoder
-from flowleap.export import card, modeling, pipeline
+from flowleap.export import card, modeling, origin, pipeline
 from flowleap.export.modeling import MEANINGS, NETWORKS, PATHS, FlowleapModel
 from flowleap.export.standalone import standalone
 from flowleap.files import new_folder
@@ -80,18 +81,18 @@ def kinds_in(config: Any) -> list[str]:
     return [str(config.get("kind")), *(kind for value in config.values() for kind in kinds_in(value))]
 
 
-def refusal(run: Run) -> str | None:
-    """Return why a run cannot be a pipeline, or None."""
-    parts = described(run.objective)
-    if run.kind == "points":
+def refusal(kind: str, objective: Objective, network: dict[str, Any]) -> str | None:
+    """Return why a run of this kind of data, objective and network cannot be a pipeline, or None."""
+    parts = described(objective)
+    if kind == "points":
         return "its samples are points, and a pipeline makes images"
-    if run.objective.sampling.evaluations > 1:
+    if objective.sampling.evaluations > 1:
         return (
-            f"{run.objective.name} steps with a learned solver, of two evaluations and its own times each, and the "
+            f"{objective.name} steps with a learned solver, of two evaluations and its own times each, and the "
             "scheduler of diffusers takes one velocity for each step"
         )
     known = (
-        ("network", NETWORKS, run.config.network),
+        ("network", NETWORKS, network),
         ("path", PATHS, parts[0]),
         ("parameterization", MEANINGS, parts[1]),
     )
@@ -104,7 +105,7 @@ def refusal(run: Run) -> str | None:
 
 def check(run: Run, place: Path) -> None:
     """Raise ValueError for a run that cannot be a pipeline, or a folder of something else."""
-    reason = refusal(run)
+    reason = refusal(run.kind, run.objective, run.config.network)
     if reason is not None:
         raise ValueError(f"{run.folder} cannot be exported to diffusers: {reason}")
     if place.is_dir() and any(place.iterdir()) and not (place / FlowleapPipeline.config_name).is_file():
@@ -204,6 +205,7 @@ def export(
     made, steps = pipeline_of(run, decoder), steps_of(run.objective)
     with new_folder(place) as folder:
         made.save_pretrained(folder)
+        origin.write(run, dict(made.network.config.architecture), folder)
         guidance = "" if made.config.guidance is None else made.config.guidance["by"]
         how = {
             "input": "`guidance_scale`, one evaluation a step",

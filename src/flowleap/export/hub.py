@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from flowleap.importers.hub import offline
+
 ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -28,6 +30,10 @@ def check(name: str) -> None:
     """
     if ID.fullmatch(name) is None:
         raise ValueError(f"--push-to-hub {name}: an id such as your-name/digits is expected")
+    if offline():
+        raise ValueError(
+            f"--push-to-hub {name}: HF_HUB_OFFLINE is set, which forbids it: leave one of them out"
+        )
     if _asked(lambda: api().repo_exists(name), name):
         raise ValueError(
             f"--push-to-hub {name}: the hub has a model of this name, and it is left as it is; choose another name, or "

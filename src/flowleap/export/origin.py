@@ -1,6 +1,6 @@
 """The run that an exported folder came from, in flowleap.json beside its weights, and read back.
 
-The file holds what config.json of the run holds, without the places of data and other runs on the machine that wrote it.
+The file holds what config.json of the run holds, without the places of data and of other runs on this machine.
 """
 
 from __future__ import annotations

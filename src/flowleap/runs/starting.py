@@ -8,25 +8,19 @@ result = train(out=result.folder, resume=True, steps=800)
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flowleap import extensions, processes, threads
 from flowleap.data import Dataset
-from flowleap.runs import planning, recipes, run
+from flowleap.runs import planning, recipes
 from flowleap.runs.configuring import Resolved, reconfigure, resolve
 from flowleap.runs.reading import read_config
 from flowleap.runs.resume import resumed_folder
-from flowleap.runs.run import RunResult
 from flowleap.training.config import TrainConfig
-from flowleap.training.log import Reporter
 from flowleap.training.settings import refuse_twice
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 Say = Callable[[str], None]
 Waiting = Callable[[str], AbstractContextManager[None]]
@@ -165,57 +159,3 @@ def launched(asked: Mapping[str, Any]) -> dict[str, Any]:
         "compiled": True if told("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO" else None,
     }
     return {name: value for name, value in told_there.items() if value is not None} | given
-
-
-def train(
-    method: str | None = None,
-    data: str | Path | Dataset | None = None,
-    *,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    recipe: str | None = None,
-    minutes: float | None = None,
-    hours: float | None = None,
-    num: int | None = None,
-    settings: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
-    imports: Iterable[str] = (),
-    console: Console | None = None,
-    **options: Any,
-) -> RunResult:
-    """Train a generator, as `flowleap train` does with the same options, into a run folder of its own.
-
-    Where nothing is named it is the recipe digits. Options that are not given have the defaults of the command.
-
-    Args:
-        data: a data set, its name, or a path. out: the run folder, by default runs/DATA-METHOD-seedN.
-        minutes, hours: the time that the run takes; network, batch and steps then follow from data and speed.
-        num: samples behind each number of the final table, 0 for no table.
-        settings: those of --set, as {"times.diagonal": 0.5}. imports: files and modules, as --import takes them.
-        console: where progress is printed, None for standard output.
-        options: every other option of the command by its name with underscores: steps, batch, lr, network, seed,
-            teacher, init, flip, size, …; compiled for --compile.
-
-    Raises: ValueError for an unknown option, and for settings that do not fit one another, before anything is written;
-        FileExistsError for a folder that holds a run; Diverged where too many steps in a row were not finite.
-    """
-    for source in imports:
-        extensions.imported(source)
-    own = dict(settings).items() if isinstance(settings, Mapping) else settings
-    named = data if data is None or isinstance(data, Dataset) else str(data)
-    asked = {**options, "method": method, "data": named, "eval_num": num, "settings": list(own)}
-    length, reporter = Length.of(minutes, hours), Reporter(console)
-    with (
-        processes.together(str(options.get("device") or "auto")),
-        threads.limited(options.get("threads") or threads.most()),
-    ):
-        place = None if out is None else Path(out)
-        ready = prepare(asked, place, recipe, length, resume=resume, say=reporter.say)
-        return run.train(
-            ready.config,
-            ready.out,
-            resume=resume,
-            overwrite=overwrite,
-            dataset=ready.dataset,
-            console=console,
-        )
