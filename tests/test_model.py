@@ -209,7 +209,7 @@ def test_train_takes_every_option_of_the_command() -> None:
     missing = [
         name
         for name in hints
-        if name not in {*own, *FLAT, *elsewhere, "return", "seed", "init", "teacher", "network"}
+        if name not in {*own, *FLAT, *elsewhere, "return", "seed", "init", "teacher", "network", "track"}
     ]
     assert missing == []
     assert {"seed", "init.path", "teacher.path", "network"} <= set(runs.configure().flat())
