@@ -17,18 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from torch import nn
 from typer.testing import CliRunner
 
 import scale_worker
 from flowleap import data, methods, networks, processes, runs
 from flowleap.cli import app
-from flowleap.cli.launcher import spread
 from flowleap.derivatives import CentralDifference, ExactJVP, TwoPass
 from flowleap.objectives import Eulerian, Objective
 from flowleap.point import Batch
 from flowleap.runs.reading import note
+from flowleap.runs.starting import launched
 from flowleap.training import posthoc, power, start
 from flowleap.training.distributed import Engine, micro_batches
 from flowleap.training.loop import Events, Plan, draw_batch, fit
@@ -711,21 +710,25 @@ def test_an_average_is_made_by_a_command_and_used_by_its_name(tmp_path):
 
 
 def test_the_settings_of_accelerate_launch_hold_where_the_command_says_nothing(monkeypatch):
-    none = (None, None, None, None, None, False)
-    assert set(spread(*none).values()) == {None}
+    assert launched({"precision": None}) == {}
     told = {"MIXED_PRECISION": "bf16", "USE_FSDP": "true", "DYNAMO_BACKEND": "INDUCTOR"}
     told |= {"GRADIENT_ACCUMULATION_STEPS": "4"}
     for name, value in told.items():
         monkeypatch.setenv(f"ACCELERATE_{name}", value)
-    assert spread(*none) == {
-        "precision": "bf16", "per_device": None, "accumulate": 4, "shard": True, "compiled": True, "check": None,
-    }  # fmt: skip
-    found = spread("fp32", 8, 2, False, False, True)
-    assert list(found.values()) == ["fp32", 8, 2, False, False, True]
+    assert launched({}) == {"precision": "bf16", "accumulate": 4, "shard": True, "compiled": True}
+    given = {
+        "precision": "fp32",
+        "per_device": 8,
+        "accumulate": 2,
+        "shard": False,
+        "compiled": False,
+        "check": True,
+    }
+    assert launched(given) == given
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    with pytest.raises(typer.BadParameter, match="leave the range of fp16"):
-        spread(*none)
+    with pytest.raises(ValueError, match="leave the range of fp16"):
+        launched({})
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(typer.BadParameter, match="--shard"):
-        spread(*none)
+    with pytest.raises(ValueError, match="--shard"):
+        launched({})
