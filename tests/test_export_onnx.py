@@ -145,6 +145,22 @@ def test_the_metadata_says_what_a_page_needs(one):
     assert found["method"] == "tiny" and found["weights"] == "ema-0.999@8" and found["guidance"] is None
 
 
+def test_the_metadata_has_the_measured_rows_of_these_weights(tiny, tmp_path):
+    row = {
+        "steps": 1,
+        "metric": "FD-pixel",
+        "distance": 0.5,
+        "interval": [0.4, 0.6],
+        "protocol": "p",
+        "seconds": 1.0,
+    }
+    others = [{**row, "weights": "raw@8"}, {**row, "weights": tiny.weights, "steps": 128}]
+    (tmp_path / "table.json").write_text(json.dumps([{**row, "weights": tiny.weights}, *others]))
+    del row["seconds"]
+    assert exports.exporting.measured(replace(tiny, folder=tmp_path), (1, 2)) == [row]
+    assert exports.exporting.measured(tiny, (1, 2)) == []
+
+
 def test_the_file_says_nothing_of_the_machine(one):
     content = one.read_bytes()
     assert str(Path(flowleap.__file__).parent).encode() not in content

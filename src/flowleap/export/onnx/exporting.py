@@ -26,6 +26,8 @@ from flowleap.runs import Run
 
 FORMAT = 1
 """Of the metadata."""
+MEASURED = ("steps", "metric", "distance", "interval", "protocol")
+"""What of a measured row is in the metadata."""
 OPSETS = range(18, 24)
 LARGEST = 2**31 - 2**20
 """Bytes that a file in the format of ONNX, a protobuf message, holds at most."""
@@ -261,7 +263,8 @@ def about(plan: Plan) -> dict[str, Any]:
     format, flowleap: versions. kind: image, latents or points, `shape` that of one noise, `image` that of what is made,
     channels first. classes: their names; null_label: the label of no class. start, times: where sampling begins, and
     the times of each number of steps. method, recipe, weights, sampler: of the run. guidance: the usual scale where it
-    is an input, otherwise the one that is built in.
+    is an input, otherwise the one that is built in. measured: the distance of samples to the data with its interval and
+    protocol, where the table of the run is of these weights.
     """
     run, objective = plan.run, plan.run.objective
     times = plan.times
@@ -283,7 +286,16 @@ def about(plan: Plan) -> dict[str, Any]:
         "recipe": run.config.recipe,
         "weights": run.weights,
         "guidance": plan.usual_guidance if plan.asks_guidance or plan.guidance is not None else None,
+        "measured": measured(run, plan.steps),
     }
+
+
+def measured(run: Run, steps: Sequence[int]) -> list[dict[str, Any]]:
+    """Return what the table of a run says of its weights in some numbers of steps, each row with its protocol."""
+    table = run.folder / "table.json"
+    rows = json.loads(table.read_text(encoding="utf-8")) if table.is_file() else []
+    kept = [row for row in rows if row.get("weights") == run.weights and row.get("steps") in steps]
+    return [{name: row.get(name) for name in MEASURED} for row in kept]
 
 
 def _checked(model: Any) -> int:
