@@ -167,6 +167,7 @@ def test_the_file_says_nothing_of_the_machine(one):
     assert b"stack_trace" not in content and b".py" not in content
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_pictures(tmp_path):
     run = run_of("meanflow", UNet((3, 7, 7), None, width=8, multipliers=(1, 2), depth=1), (3, 7, 7))
     exported = exports.export(run, tmp_path / "u.onnx", output="uint8")
@@ -200,6 +201,7 @@ def test_weights_inside_of_the_loop_are_stored_with_fewer_bits_too(several):
     assert 0 < difference.max() < 6e-2
 
 
+@pytest.mark.slow
 def test_guidance_that_the_network_is_told_is_an_input(tmp_path):
     objective = replace(methods.get("meanflow"), guidance=GuidanceInput())
     run = run_of(objective, MLP(SHAPE, 10, width=32, depth=1, guidance_input=True))
@@ -216,6 +218,7 @@ def test_guidance_that_the_network_is_told_is_an_input(tmp_path):
         exports.export(run, tmp_path / "h.onnx", guidance=2.0)
 
 
+@pytest.mark.slow
 def test_guidance_by_two_evaluations_is_built_in(tmp_path):
     run = run_of("meanflow", MLP(SHAPE, 10, width=32, depth=1))
     exported = exports.export(run, tmp_path / "g.onnx", guidance=3.0, steps=(2,))
@@ -237,13 +240,15 @@ def test_the_comparison_sees_what_differs(tiny, several):
     assert exports.compare(other, batches=(1,))[0].largest > 5e-3
 
 
+@pytest.mark.slow
 def test_a_truncated_network_is_exported_with_both_stages(tmp_path):
     objective, small = methods.get("tcm"), MLP(SHAPE, 10, width=32, depth=1)
     run = run_of(objective, Truncated(NoiseTime(small)))
     with pytest.raises(ValueError, match="fresh noise between steps"):
         exports.export(run, tmp_path / "t.onnx", steps=(1, 2))
     run = replace(run, objective=replace(objective, sampling=replace(objective.sampling, renoise=0.0)))
-    exported = exports.export(run, tmp_path / "t.onnx", steps=(1, 2))
+    with pytest.warns(UserWarning, match="shorter jumps"):
+        exported = exports.export(run, tmp_path / "t.onnx", steps=(1, 2))
     noise, label = samplers.noise(0, range(3), SHAPE), torch.tensor([4, 10, 0])
     start, end = run.flow.path.t_max, run.flow.path.t_min
     for times in ([start, end], [start, 2.0, 0.5, end]):
@@ -252,6 +257,7 @@ def test_a_truncated_network_is_exported_with_both_stages(tmp_path):
         assert abs(found - wanted.numpy()).max() <= BOUND
 
 
+@pytest.mark.slow
 def test_a_learned_solver_is_exported_with_its_predictor(tmp_path):
     run = run_of(methods.amed(4), MeanDirection(dit()))
     with pytest.raises(ValueError, match="two evaluations"):
@@ -265,6 +271,7 @@ def test_a_learned_solver_is_exported_with_its_predictor(tmp_path):
     assert abs(found - wanted.numpy()).max() <= BOUND
 
 
+@pytest.mark.slow
 def test_flow_matching_steps_with_its_velocity_and_says_how_many_it_needs(tmp_path):
     run = run_of("flow_matching", MLP(SHAPE, None, width=32, depth=1))
     with pytest.warns(UserWarning, match="needs many steps"):
@@ -330,7 +337,7 @@ class Choosing(Counting):
             return x if float(x.sum()) > 0 else -x
 
 
-@pytest.mark.parametrize("kind", [Counting, Choosing])
+@pytest.mark.parametrize("kind", [pytest.param(Counting, marks=pytest.mark.slow), Choosing])
 def test_a_module_that_onnx_cannot_hold_is_named(kind, tmp_path):
     with pytest.raises(ValueError, match="Inner"):
         exports.export(run_of("meanflow", kind()), tmp_path / "x.onnx")
@@ -397,6 +404,7 @@ def trained(tmp_path_factory) -> Path:
     return runs.train(config, tmp_path_factory.mktemp("runs") / "digits").folder
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_graph_and_compares_it(trained, tmp_path):
     file = tmp_path / "new" / "digits.onnx"
     result = call("export", "onnx", trained, file, "--steps", "1,2", "--json")
