@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from flowleap.networks.published import Published
 from flowleap.tensors import UNGUIDED, classes_of
 
 Second = Literal["span", "landing"]
@@ -160,7 +161,7 @@ def tails(
     return tuple(reduce(lambda y, step: run(step[0], y, step[1]), end, h) for end in ends)
 
 
-class Conditioned(nn.Module):
+class Conditioned(Published):
     """Base class of the networks: the embeddings of (t, r, label), of guidance, and the log-variance head.
 
     Args:
