@@ -172,6 +172,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "train meanflow",
             "train flow-matching",
             "data encode photos/ --vae vae --out photos-latents",
+            "export diffusers runs/digits-esc-seed0 digits-pipeline",
         ):
             assert not call(shortened(f"flowleap {line}"))
     return place
