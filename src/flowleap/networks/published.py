@@ -33,7 +33,8 @@ class Published(nn.Module):
 
         Raises: ValueError without huggingface_hub, or for a pipeline of another network.
         """
-        kind, folder = _on_hub(cls), Path(place)
+        own_class: Any = cls
+        kind, folder = _on_hub(own_class), Path(place)
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
@@ -63,7 +64,8 @@ class Published(nn.Module):
 
     def _of_hub(self) -> Any:
         """Return a copy that has the methods of the mixin."""
-        copy = _on_hub(type(self))(**{name: value for name, value in self.config.items() if name != "kind"})
+        kind: Any = type(self)
+        copy = _on_hub(kind)(**{name: value for name, value in self.config.items() if name != "kind"})
         copy.load_state_dict(self.state_dict())
         return copy
 
