@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 import flowleap
 from flowleap import importers, runs
 from flowleap.cli import app
-from flowleap.runs import starting
 from flowleap.training.config import FLAT
 from test_import import filled, saved, torch_shapes
 
@@ -243,13 +242,3 @@ def test_a_run_is_continued(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="2 steps become 3"):
         result = flowleap.train(out=place, resume=True, steps=3)
     assert result.step == 3 and flowleap.load(place).run.step == 3
-
-
-def test_accelerate_launch_gives_what_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
-    assert starting.launched({"lr": None}) == {"precision": "bf16", "accumulate": 4}
-    assert starting.launched({"precision": "fp32", "accumulate": 2}) == {"precision": "fp32", "accumulate": 2}
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    with pytest.raises(ValueError, match="--mixed_precision fp16"):
-        starting.launched({})
