@@ -129,7 +129,9 @@ def onnx(
         return
     echo(f"{made.file}: {made.size / 1e6:.2f} MB, weights {loaded.weights} in {precision}, opset {opset}")
     if found:
-        show(table(found), "differences between onnxruntime and torch; images per second on the CPU")
+        show(
+            table(found), "differences between onnxruntime and torch, from the same noise; speeds on the CPU"
+        )
 
 
 def table(found: list[Comparison]) -> Table:
@@ -137,7 +139,7 @@ def table(found: list[Comparison]) -> Table:
     from flowleap.tables import Table
 
     batches = list(found[0].torch)
-    speeds = [f"{name}/s, batch {batch}" for batch in batches for name in ("onnxruntime", "torch")]
+    speeds = [f"{name}, images/s, batch {batch}" for batch in batches for name in ("onnxruntime", "torch")]
     made = Table(("steps", "largest difference", "mean difference", *speeds), text=())
     for one in found:
         taken = [kind[batch] for batch in batches for kind in (one.onnxruntime, one.torch)]
