@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -24,6 +25,13 @@ huggingface_hub = pytest.importorskip("huggingface_hub")
 pytest.importorskip("diffusers", minversion="0.42")
 
 pytestmark = pytest.mark.slow
+
+
+SHA = "0" * 40
+
+
+def oid(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -49,11 +57,28 @@ class Hub(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
-        self.asked.append(f"GET {self.path}")
-        name = "/".join(self.path.split("?")[0].split("/")[3:5])
-        if self.path.startswith("/api/models/") and name in self.models:
-            self._answer({"id": name, "sha": "0" * 40, "private": self.private[name], "siblings": []})
+        self.asked.append(f"{self.command} {self.path}")
+        place = self.path.split("?")[0].split("/")
+        name, owner = "/".join(place[3:5]), "/".join(place[1:3])
+        if name in self.models and "/tree/" in self.path:
+            about = [(path, content) for path, content in self.models[name].items()]
+            self._answer([{"type": "file", "path": p, "size": len(c), "oid": oid(c)} for p, c in about])
+        elif self.path.startswith("/api/models/") and name in self.models:
+            files = [{"rfilename": file} for file in self.models[name]]
+            self._answer({"id": name, "sha": SHA, "private": self.private[name], "siblings": files})
+        elif "/resolve/" in self.path and "/".join(place[5:]) in self.models.get(owner, {}):
+            content = self.models[owner]["/".join(place[5:])]
+            self.send_response(200)
+            self.send_header("ETag", f'"{oid(content)}"')
+            self.send_header("X-Repo-Commit", SHA)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
         else:
             self.send_response(404)
             self.send_header("X-Error-Code", "RepoNotFound")
@@ -109,9 +134,7 @@ class Hub(BaseHTTPRequestHandler):
                     self.models[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
                 elif line["key"] == "lfsFile":
                     self.models[name][line["value"]["path"]] = self.stored[line["value"]["oid"]]
-            self._answer(
-                {"success": True, "commitOid": "0" * 40, "commitUrl": f"{address}/{name}/commit/{'0' * 40}"}
-            )
+            self._answer({"success": True, "commitOid": SHA, "commitUrl": f"{address}/{name}/commit/{SHA}"})
         else:
             self._answer({})
 
@@ -146,6 +169,44 @@ def test_a_pipeline_is_uploaded_whole(tmp_path, hub):
     assert b'from_pretrained("someone/digits"' in sent["README.md"]
     assert "someone/digits" in done.stdout and "uploaded" in done.stdout
     assert set(hub.stored) >= {hashlib.sha256(files["samples.png"]).hexdigest()}
+
+
+BY_ID = """
+import torch
+from diffusers import DiffusionPipeline
+from flowleap import networks
+from flowleap.export.diffusers import FlowleapPipeline
+
+pipes = [
+    DiffusionPipeline.from_pretrained("someone/digits", trust_remote_code=True),
+    FlowleapPipeline.from_pretrained("someone/digits"),
+    FlowleapPipeline.from_pretrained("out"),
+]
+assert type(pipes[0]).__module__.startswith("diffusers_modules")
+first, *others = (pipe(3, 2, seed=3, output_type="latent").images for pipe in pipes)
+assert all(torch.equal(first, other) for other in others)
+bare = networks.DiT.from_pretrained("someone/digits").state_dict()
+assert all(torch.equal(value, bare[name]) for name, value in networks.DiT.from_pretrained("out").state_dict().items())
+"""
+
+
+def test_what_is_on_the_hub_is_loaded_by_its_id(tmp_path, hub):
+    """In a process of its own: huggingface_hub reads the address of the hub when it is imported."""
+    place, out = run_folder(tmp_path / "run"), tmp_path / "out"
+    assert call(place, out, "--push-to-hub", "someone/digits").exit_code == 0
+    more = {
+        "HF_ENDPOINT": huggingface_hub.constants.ENDPOINT,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", BY_ID],
+        cwd=tmp_path,
+        env=os.environ | more | {"HF_HUB_DISABLE_XET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_nothing_is_sent_without_being_asked(tmp_path, hub):
