@@ -51,10 +51,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export": (
         "flowleap export diffusers runs/digits-esc-seed0 digits-pipeline",
         "flowleap export onnx runs/digits-esc-seed0 digits.onnx",
+        "flowleap export web runs/digits-esc-seed0 page",
     ),
     "export onnx": (
         "flowleap export onnx runs/digits-esc-seed0 digits.onnx",
         "flowleap export onnx runs/digits-esc-seed0 small.onnx --steps 1,2,4 --precision int8 --output uint8",
+    ),
+    "export web": (
+        "flowleap export web runs/digits-esc-seed0 page",
+        "flowleap export web runs/digits-esc-seed0 page --runtime onnxruntime-web-1.30.0.tgz",
     ),
     "data": (
         "flowleap data check photos/ --out sheet.png",

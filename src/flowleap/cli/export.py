@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -40,6 +41,22 @@ DataLicense = Annotated[
 ]
 
 
+Precision = Annotated[
+    Literal["fp32", "fp16", "int8"],
+    Option(help="How the weights are stored; the graph computes in float32."),
+]
+Decode = Annotated[bool, Option("--decode", help="Decode latents to images inside of the graph.")]
+Guidance = Annotated[
+    float | None,
+    Option(
+        metavar="W",
+        help="Build this scale of classifier-free guidance into the graph, at two evaluations of the network per "
+        "step. A network that was trained with --set guidance=GuidanceInput takes it as an input instead.",
+        show_default="none",
+    ),
+]
+
+
 @app.callback()
 def common() -> None:
     """Write a trained run in the format of another library, for use without flowleap."""
@@ -63,21 +80,10 @@ def onnx(
             help="float: float32 (batch, C, H, W) in [-1, 1]; uint8: pixels (batch, H, W, C) from 0 to 255."
         ),
     ] = "float",
-    precision: Annotated[
-        Literal["fp32", "fp16", "int8"],
-        Option(help="How the weights are stored; the graph computes in float32."),
-    ] = "fp32",
-    decode: Annotated[bool, Option("--decode", help="Decode latents to images inside of the graph.")] = False,
+    precision: Precision = "fp32",
+    decode: Decode = False,
     vae: options.Vae = None,
-    guidance: Annotated[
-        float | None,
-        Option(
-            metavar="W",
-            help="Build this scale of classifier-free guidance into the graph, at two evaluations of the network per "
-            "step. A network that was trained with --set guidance=GuidanceInput takes it as an input instead.",
-            show_default="none",
-        ),
-    ] = None,
+    guidance: Guidance = None,
     opset: Annotated[int, Option(min=18, max=23, help="Version of the ONNX operators.")] = 20,
     renoise: options.Renoise = None,
     weights: options.Weights = "ema",
@@ -210,3 +216,77 @@ def diffusers(
     )
     if address is not None:
         echo(f"{address}: uploaded {out}")
+
+
+@app.command("web")
+def web(
+    run: options.RunFolder,
+    folder: Annotated[Path, Argument(metavar="DIR", help="Where to write: the folder of the page.")],
+    title: Annotated[
+        str | None, Option(help="The title of the page.", show_default="names the data and the steps")
+    ] = None,
+    steps: Annotated[
+        str, Option(metavar="N,N", help="The two numbers of sampling steps that the page compares.")
+    ] = "1,4",
+    precision: Precision = "fp32",
+    decode: Decode = False,
+    vae: options.Vae = None,
+    guidance: Guidance = None,
+    renoise: options.Renoise = None,
+    weights: options.Weights = "ema",
+    runtime: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE.tgz|DIR",
+            help="onnxruntime-web as `npm pack` writes it, or unpacked; for machines without a network.",
+            show_default="that of the installed package or of the cache folder, where npm puts it once",
+        ),
+    ] = None,
+    webgpu: Annotated[
+        bool,
+        Option(
+            "--webgpu", help="Compute on the GPU where the browser can; the runtime then has 27 MB, not 14."
+        ),
+    ] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace a folder that exists.")] = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    imports: options.Imports = None,
+) -> None:
+    """Write a run as a folder of static files that generates images in a browser.
+
+    The page shows one image in few and in more steps from the same noise, images between four noises, and 64 images.
+    Its seeds mean the same images as in `flowleap sample`. It fetches the files of its folder and nothing else, so that
+    any web server of static files can publish it: look at it with `python -m http.server --directory DIR`. Needs: pip
+    install 'flowleap[web]'.
+    """
+    options.import_all(imports)
+    counts = options.numbers(steps, "--steps")
+    options.refuse_to_overwrite(folder, overwrite)
+
+    from flowleap.export import runtime as runtimes
+    from flowleap.export import source
+    from flowleap.export import web as pages
+
+    loaded = source.finished(run, weights)
+    loaded = replace(loaded, objective=options.renoised(loaded.objective, renoise))
+    with waiting(f"writing {folder}"):
+        made = pages.write(
+            loaded,
+            folder,
+            title=title,
+            steps=counts,
+            given=runtime,
+            build=runtimes.GPU if webgpu else runtimes.CPU,
+            precision=precision,
+            decode=decode,
+            vae=vae,
+            guidance=guidance,
+        )
+    if as_json:
+        print_json({"folder": str(made.folder), "bytes": made.size, "metadata": made.exported.about})
+        return
+    echo(
+        f"{made.folder}: model and page have {made.size / 1e6:.2f} MB, beside the runtime; look at it with: python -m "
+        f"http.server --directory {shlex.quote(str(made.folder))}"
+    )

@@ -67,7 +67,7 @@ def page(
     labels = unique(entry.label for entry in entries)
     named = [replace(entry, label=label) for entry, label in zip(entries, labels, strict=True)]
     found = groups(named)
-    script, style = (TEMPLATES / "script.js").read_text("utf-8"), (TEMPLATES / "style.css").read_text("utf-8")
+    script, style = theme_script(), theme() + (TEMPLATES / "style.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest())  # lets the page run this script only
     return environment().get_template("report.html.jinja").render(
         title=title, subtitle=subtitle, made=made, generator=GENERATOR, version=version("flowleap"),
@@ -84,13 +84,23 @@ def same_protocol(entries: Sequence[Entry]) -> None:
         same(rows)
 
 
+def theme() -> str:
+    """Return the style that all pages share: colors, light and dark, fonts, and the bar at the top."""
+    return (TEMPLATES / "theme.css").read_text("utf-8")
+
+
+def theme_script() -> str:
+    """Return the script that all pages share: the button of light and dark colors, and printing."""
+    return (TEMPLATES / "script.js").read_text("utf-8")
+
+
 @cache
-def environment() -> jinja2.Environment:
-    """The templates; they escape what is not marked as safe."""
+def environment(folder: Path = TEMPLATES) -> jinja2.Environment:
+    """Return the templates of a folder; they escape what is not marked as safe."""
     import jinja2
 
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
