@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -148,6 +149,8 @@ def test_the_page_shows_images_and_times_and_fetches_its_folder_alone(browser, s
         assert (grid - levels(images)[:, 0]).abs().max() <= 1
         assert took(visit, "#many-took") > 0
         assert visit.page.evaluate("document.documentElement.scrollWidth") == width
+        if kept := os.environ.get("FLOWLEAP_SCREENSHOTS"):
+            visit.page.screenshot(path=Path(kept, f"web-{width}-{scheme}.png"), full_page=True)
         names = {
             url.removeprefix(site.address).partition("?")[0] for url in visit.fetched if "data:" not in url
         }

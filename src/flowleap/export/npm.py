@@ -46,7 +46,11 @@ class Package:
             if not self.is_whole(made):
                 raise OSError(f"{self.archive}: npm brought another file than expected, its checksum differs")
             place.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(place, lambda temporary: temporary.write_bytes(made.read_bytes()) and None)
+
+            def copy(temporary: Path) -> None:
+                shutil.copyfile(made, temporary)
+
+            replace_file(place, copy)
         return place
 
     def is_whole(self, archive: Path) -> bool:

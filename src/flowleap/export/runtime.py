@@ -86,6 +86,7 @@ def main() -> None:
     except OSError as error:
         sys.exit(str(error))
     with new_folder(SHIPPED) as folder:
+        (folder / "LICENSES.txt").write_text(licenses(), encoding="utf-8")
         for name, content in held.items():
             (folder / name).write_bytes(content)
     print(f"{SHIPPED}: onnxruntime-web {PACKAGE.version}")
