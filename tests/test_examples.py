@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 
 from flowleap import extensions
+from flowleap.export import runtime
 from flowleap.networks.options import core
+from served import or_skip
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 FIGURES = {"idea"}
@@ -40,12 +42,18 @@ def objective(told: str) -> None:
         assert [row.split()[-2] for row in rows] == ["1", "4"], told
 
 
+def folder_to_web(told: str) -> None:
+    assert len(list(Path("photos").rglob("*.png"))) == 1797 and "page: model and page have" in told
+    assert {"index.html", "model.onnx", "onnxruntime.wasm"} <= {path.name for path in Path("page").iterdir()}
+
+
 def in_diffusers(told: str) -> None:
     assert "8 images of (8, 8) pixels, of class 7" in told
     assert Path("digits-pipeline/model_index.json").exists() and Image.open("in_diffusers.png").width > 100
 
 
 CHECKS: dict[str, Callable[[str], None]] = {
+    "folder_to_web": folder_to_web,
     "in_diffusers": in_diffusers,
     "own_loop": loop,
     "own_network": network,
@@ -80,6 +88,8 @@ def script(
 @pytest.mark.slow
 @pytest.mark.parametrize("script", CHECKS, indirect=True)
 def test_a_script_runs(script: ModuleType, with_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
+    if script.__name__ == "folder_to_web":
+        or_skip(runtime.found)
     script.main()
     CHECKS[script.__name__](capsys.readouterr().out)
 
