@@ -203,14 +203,20 @@ def test_one_call_of_twice_the_rows_is_the_difference_of_two_calls(kind, toleran
     assert float((rate - expected).norm() / expected.norm()) < tolerance * (1 if kind == D else 10)
 
 
+DROPPING = {
+    "UNet": lambda: networks.UNet((1, 4, 4), width=8, multipliers=(1,), depth=1, attention=(), dropout=0.3),
+    "DiT": lambda: networks.DiT((1, 4, 4), width=8, depth=1, heads=2, dropout=0.3),
+}
+
+
 @pytest.mark.parametrize("keyed", [True, False], ids=["keys of rows", "random state"])
-def test_one_call_drops_the_same_at_both_points(keyed):
+@pytest.mark.parametrize("kind", DROPPING)
+def test_one_call_drops_the_same_at_both_points(kind, keyed):
     """Through a training step of a network with dropout, with fewer jumps than half of the batch."""
     torch.manual_seed(3)
-    network = networks.UNet((1, 4, 4), width=8, multipliers=(1,), depth=1, attention=(), dropout=0.3).to(D)
-    nn.init.normal_(network.conv_out.weight, std=0.1)
-    for block in network.blocks:
-        nn.init.normal_(block.conv2.weight, std=0.1)
+    network = DROPPING[kind]().to(D)
+    for weight in network.parameters():
+        nn.init.normal_(weight, std=0.1)
     targets = []
     for derivative in (TwoPass(), CentralDifference(1e-5)):
         meanflow = methods.meanflow()

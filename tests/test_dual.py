@@ -92,6 +92,7 @@ def test_a_change_in_place_is_refused(change):
 
 NETWORKS = {
     "DiT": lambda: networks.DiT((1, 4, 4), 3, width=16, depth=2, heads=2),
+    "DiT with dropout": lambda: networks.DiT((1, 4, 4), 3, width=16, depth=2, heads=2, dropout=0.3),
     "DiT with normed queries": lambda: networks.DiT(
         (1, 4, 4), width=16, depth=1, heads=2, qk_norm=True, double_norm=True, second="landing"
     ),

@@ -175,6 +175,31 @@ def test_nearest_ratio_of_copies_is_nil_and_of_fresh_data_about_one():
     assert some["copies"] == pytest.approx(0.2, abs=0.02), "a share of copies shows where a mean hides it"
 
 
+def test_mirror_images_of_training_images_are_copies_where_training_mirrored():
+    generator = torch.Generator().manual_seed(6)
+    train, fresh = (torch.rand(2, 400, 3, 4, 4, generator=generator) * 2 - 1).unbind()
+    plain = data.Dataset("photos", train)
+    asked = [evaluation.evaluator_for(plain.turned(flip)) for flip in (False, True)]
+    copies, new = train[:100].flip(-1).flatten(1).double(), fresh.flatten(1).double()
+    without, mirrored = (numbers.memorized(copies, evaluator) for evaluator in asked)
+    assert without["nearest_ratio"] > 0.9 and without["copies"] < 0.1
+    assert (mirrored["nearest_ratio"], mirrored["copies"]) == (pytest.approx(0.0, abs=1e-5), 1.0)
+    assert numbers.memorized(copies.view(-1, 3, 4, 4).flip(-1).flatten(1), asked[1])["copies"] == 1.0
+    found = numbers.memorized(
+        new, asked[1]
+    )  # of new images, against the spacing of images and mirror images alike
+    assert found["nearest_ratio"] == pytest.approx(1.0, abs=0.01)
+    assert [evaluator.mirrored for evaluator in asked] == [False, True]
+
+
+def test_the_nearest_other_image_is_not_the_mirror_image_of_the_same():
+    rows = torch.tensor([[0.0, 0.1], [1.0, 1.0], [0.2, 0.0]])
+    dataset = data.Dataset("few", rows.view(3, 1, 1, 2)).turned(True)
+    evaluator = evaluation.Evaluator("few", evaluation.named("pixel"), dataset=dataset)
+    found = sorted(evaluator.spacing.tolist())  # the first and the mirrored last; (1, 1) to the mirrored last
+    assert found == pytest.approx([0.1, 0.1, 1.64**0.5])
+
+
 def test_nearest_leaves_the_row_itself_out():
     line = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)
     assert distances.nearest(line, line).tolist() == [0.0, 0.0, 0.0]
@@ -235,6 +260,7 @@ def test_rows_hold_exact_counts_and_every_promised_key(still, digits, evaluator)
         "num",
         *numbers.NUMBERS,
         *("metric", "kernel_metric", "reference", "reference_split", "reference_size", "reference_seen"),
+        "reference_mirrored",
         *("checksum", "features_checksum", "weights", "labels", "guidance", "seed", "commit", "version"),
     }
     assert all(keys <= row.keys() for row in rows)

@@ -19,12 +19,18 @@ from flowleap.networks.dropout import keyed
 IMAGE = (1, 8, 8)
 KINDS = {
     "DiT": {"kind": "DiT", "image": IMAGE, "classes": 3, "width": 16, "depth": 3, "heads": 2, "log_variance": True},
+    "DiT with dropout": {
+        "kind": "DiT", "image": IMAGE, "classes": 3, "width": 16, "depth": 2, "heads": 2, "dropout": 0.3,
+        "log_variance": True,
+    },
     "UNet": {
         "kind": "UNet", "image": IMAGE, "classes": 3, "width": 8, "multipliers": [1, 2], "depth": 1, "attention": [1],
         "dropout": 0.3, "log_variance": True,
     },
 }  # fmt: skip
-each_kind = pytest.mark.parametrize("kind", ["DiT", pytest.param("UNet", marks=pytest.mark.slow)])
+each_kind = pytest.mark.parametrize(
+    "kind", ["DiT", "DiT with dropout", pytest.param("UNet", marks=pytest.mark.slow)]
+)
 D = torch.float64
 
 

@@ -44,7 +44,7 @@ TINY = [
         (GREY, "cpu", 10, 5e10, "DiT", 64, 49, True, False, 0.0),
         (GREY, "cpu", 37, 5e10, "DiT", 64, 49, True, False, 0.0),
         (GREY, "cuda", 60, 2e13, "DiT", 192, 196, True, False, 0.0),
-        (FOLDER, "cpu", 10, 5e10, "DiT", 64, 256, False, True, 0.0),
+        (FOLDER, "cpu", 10, 5e10, "DiT", 64, 256, False, True, 0.2),
         (FOLDER, "cpu", 600, 1e11, "UNet", 16, 0, False, True, 0.2),
         (FOLDER, "cuda", 60, 2e13, "UNet", 32, 0, False, True, 0.2),
         (replace(FOLDER, rows=1000), "cuda", 60, 2e13, "UNet", 32, 0, False, True, 0.1),
@@ -69,6 +69,7 @@ def test_sizes_follow_from_data_device_time_and_pace(
         assert Plan(seconds, True, device, pace.seconds(size), 10.0, 0.1).steps >= 1500
     network = build_on_meta({**size.network, "image": list(about.shape), "classes": about.classes})
     assert not about.few or sum(weight.numel() for weight in network.parameters()) < 3e6
+    assert network.config["dropout"] == dropout
 
 
 def test_a_faster_device_and_a_longer_run_have_larger_networks() -> None:
@@ -128,6 +129,11 @@ def test_the_memorization_ratio_of_few_images_is_said_in_words() -> None:
     (new,), (copied,) = quality_table.memory([row(0.95, 300)]), quality_table.memory([row(0.2, 300)])
     assert "memorization ratio 0.95" in new and "makes new images" in new
     assert "repeats training images" in copied
+    (turned,) = quality_table.memory([row(0.95, 300) | {"reference_mirrored": True}])
+    assert (
+        "the nearest of the 300 training images and their mirror images as they are from one another"
+        in turned
+    )
     assert not quality_table.memory([row(0.95, sizing.FEW)])
     assert not quality_table.memory([row(0.95, 300) | {"reference_seen": False}])
 

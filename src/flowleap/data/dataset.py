@@ -113,7 +113,7 @@ class Dataset:
         """
         if flip and self.kind != "image":
             raise ValueError(f"--flip mirrors images, and {self.name} holds {self.kind}: leave it out")
-        return replace(self, flip=bool(flip))
+        return self if bool(flip) == self.flip else replace(self, flip=bool(flip))
 
     def chosen(self, count: int | None = None) -> Tensor:
         """The row numbers that `batches` gives: all, or a fixed random part of them, in order.

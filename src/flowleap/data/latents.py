@@ -124,7 +124,8 @@ class Latents(Dataset):
             raise ValueError(
                 f"--flip: {self.address} holds no latents of mirrored images: encode it again without --no-flip"
             )
-        return replace(self, mirrored=flip is not False)
+        wanted = flip is not False
+        return self if wanted == self.mirrored else replace(self, mirrored=wanted)
 
     @property
     def whole(self) -> bool:

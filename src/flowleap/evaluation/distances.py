@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import torch
@@ -182,10 +183,14 @@ def nearest(rows: Tensor, reference: Tensor, own: Tensor | None = None) -> Tenso
     return torch.cat(found)
 
 
-def spacing(reference: Tensor, order: Tensor) -> Tensor:
-    """Return the distance of real rows to their nearest other real row, for the first rows of a permutation.
+def spacing(references: Sequence[Tensor], order: Tensor) -> Tensor:
+    """Return the distance of real rows to the nearest row of other data, for the first rows of a permutation.
 
-    Shapes: reference (m, d), order (m,) -> (≤ `NEIGHBOR_ROWS`,), each against the whole set.
+    Args:
+        references: the real rows, and the same rows seen in other ways, such as mirrored.
+
+    Shapes: references (m, d) each, order (m,) -> (≤ `NEIGHBOR_ROWS`,), each against the whole sets.
     """
     chosen = order[:NEIGHBOR_ROWS]
-    return nearest(reference[chosen], reference, own=chosen)
+    rows = references[0][chosen]
+    return torch.stack([nearest(rows, other, own=chosen) for other in references]).amin(0)

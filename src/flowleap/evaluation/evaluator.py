@@ -19,6 +19,8 @@ from flowleap.randomness import generator
 
 PART = 50_000
 """Rows used of larger data that stay on the disk: a fixed random part, which the split in the protocol id names."""
+TURNED = 1_000
+"""Images that are mirrored at a time."""
 PAIRS = 10_000
 """Rows used of each set by what compares all pairs: kernel distance, precision, nearest row."""
 
@@ -88,6 +90,22 @@ class Evaluator:
         """Feature rows of the data set, (n, d)."""
         return None if self.dataset is None else self._extracted[0]
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether training mirrors these rows at random, which are images: mirror images are training images, too."""
+        return self.dataset is not None and self.dataset.kind == "image" and self.dataset.mirrors
+
+    @cached_property
+    def trained(self) -> tuple[Tensor, ...]:
+        """What training showed: the feature rows, and those of the mirror images where it mirrors; each (n, d)."""
+        if self.dataset is None or self.rows is None:
+            return ()
+        if not self.mirrored:
+            return (self.rows,)
+        x = self.dataset.x
+        turned = (rows for part in x.split(TURNED) for rows, _ in self.features.stream(part.flip(-1)))
+        return self.rows, torch.cat(list(turned))
+
     @cached_property
     def paired(self) -> Tensor | None:
         """The rows that all pairs are made with."""
@@ -116,8 +134,8 @@ class Evaluator:
 
     @cached_property
     def spacing(self) -> Tensor | None:
-        """The distance of real rows, a fixed random part of them, to their nearest other row, (≤ 2000,)."""
-        return None if self.rows is None else distances.spacing(self.rows, self._order("neighbors"))
+        """The distance of real rows, a fixed random part of them, to the nearest other of `trained`, (≤ 2000,)."""
+        return distances.spacing(self.trained, self._order("neighbors")) if self.trained else None
 
     def check_labels(self, label: Tensor) -> None:
         """Refuse labels that the real data does not have.
@@ -173,7 +191,7 @@ def evaluator_for(dataset: Dataset, kind: features.Features | None = None) -> Ev
     """
     kind = kind or features.default(dataset)
     if dataset.kind == "latents" and not kind.latents:
-        dataset = originals(dataset)
+        dataset = originals(dataset).turned(dataset.mirrors)
     if isinstance(dataset.x, Rows) and dataset.x.on_disk:
         dataset = dataset.part(PART)
     evaluator = Evaluator(dataset.name, kind, dataset.split, dataset)

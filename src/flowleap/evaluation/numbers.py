@@ -124,12 +124,14 @@ def paired(rows: Tensor, evaluator: Evaluator) -> dict[str, Any]:
 def memorized(rows: Tensor, evaluator: Evaluator) -> dict[str, Any]:
     """Return the memorization ratio, mean distance to the nearest real row over that between real rows, and copies.
 
+    Where training mirrors images, mirror images are real rows, too; that of a row itself is not its neighbor.
     `copies` is the share of samples that are nearer to a real row than all but 1 % of real rows are to another:
     0.01 for fresh data.
     Shapes: rows (n, d).
     """
-    assert evaluator.rows is not None and evaluator.spacing is not None
-    found, typical = distances.nearest(rows, evaluator.rows), float(evaluator.spacing.mean())
+    assert evaluator.spacing is not None
+    found = torch.stack([distances.nearest(rows, real) for real in evaluator.trained]).amin(0)
+    typical = float(evaluator.spacing.mean())
     close = evaluator.spacing.quantile(0.01)
     ratio = float(found.mean()) / typical if typical > 0.0 else None
     return {"nearest_ratio": ratio, "copies": float((found < close).double().mean())}

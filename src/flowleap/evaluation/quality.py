@@ -300,6 +300,7 @@ def stated(protocol: Protocol, evaluator: Evaluator, seen: bool | None) -> dict[
         "reference_split": evaluator.split,
         "reference_size": evaluator.size,
         "reference_seen": seen,
+        "reference_mirrored": evaluator.mirrored,
         "checksum": evaluator.checksum,
         "weights": protocol.weights,
         "labels": protocol.labels,

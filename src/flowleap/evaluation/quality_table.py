@@ -175,10 +175,11 @@ def memory(rows: Sequence[Row]) -> list[str]:
     ratio = next((row["nearest_ratio"] for row in rows if row.get("nearest_ratio") is not None), None)
     if ratio is None or count is None or count >= FEW or not first.get("reference_seen"):
         return []
+    mirrors = " and their mirror images" if first.get("reference_mirrored") else ""
     meaning = "the network makes new images" if ratio >= MEMORIZED else "the network repeats training images"
     return [
         f"memorization ratio {ratio:.2f}: on average a sample is {ratio:.2g} times as far from the nearest of the "
-        f"{count:,} training images as they are from one another, so {meaning} (copies have 0, real images 1)"
+        f"{count:,} training images{mirrors} as they are from one another, so {meaning} (copies have 0, real images 1)"
     ]
 
 
@@ -186,12 +187,13 @@ def notes(rows: Sequence[Row]) -> list[str]:
     """Return notes on the reference, on intervals and on the protocol, and warnings."""
     first = rows[0]
     rows_of = "training" if first.get("reference_seen") else "reference"
+    mirrors = " or mirror image" if first.get("reference_mirrored") else ""
     ratios = [row.get("nearest_ratio") for row in rows]
     bounded = [row for row in rows if row.get("interval") is not None]
     found = ["NFE: network evaluations"]
     if any(ratio is not None for ratio in ratios):
         found[0] += (
-            f"; memorization ratio: distance to the nearest {rows_of} row, relative to that between real rows"
+            f"; memorization ratio: distance to the nearest {rows_of} row{mirrors}, relative to that between real rows"
         )
     if first["floor"] is not None:
         accuracy = "; classifier accuracy" if first["judge"] is not None else ""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowleap.networks.dropout import Dropout, row_keys
 from flowleap.networks.embeddings import (
     Conditioned,
     Second,
@@ -57,19 +58,34 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x + gate · branch(modulated LayerNorm x), for attention, then for the MLP; the identity at init."""
+    """x + gate · dropout(branch(modulated LayerNorm x)), for attention, then for the MLP; the identity at init.
 
-    def __init__(self, width: int, heads: int, hidden: int, qk_norm: bool, double_norm: bool = False) -> None:
+    Args:
+        dropout: that of attention and that of the MLP.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        dropout: tuple[Dropout, Dropout],
+        qk_norm: bool = False,
+        double_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.width, self.modulate = width, modulate_normalized if double_norm else modulate
         self.attn = Attention(width, heads, qk_norm)
         self.mlp = Mlp(width, hidden)
+        self.attn_dropout, self.mlp_dropout = dropout
         self.adaLN_modulation = modulation(width, 6 * width)
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, keys: Tensor | None = None) -> Tensor:
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.adaLN_modulation(c)[:, None].chunk(6, -1)
-        x = torch.addcmul(x, gate_1, self.attn(self.modulate(self._norm(x), shift_1, scale_1)))
-        return torch.addcmul(x, gate_2, self.mlp(self.modulate(self._norm(x), shift_2, scale_2)))
+        h = self.attn(self.modulate(self._norm(x), shift_1, scale_1))
+        x = torch.addcmul(x, gate_1, self.attn_dropout(h, keys))
+        h = self.mlp(self.modulate(self._norm(x), shift_2, scale_2))
+        return torch.addcmul(x, gate_2, self.mlp_dropout(h, keys))
 
     def matrices(self) -> list[Tensor]:
         """The weights of attention and MLP, without those of the modulation."""
@@ -115,6 +131,7 @@ class Options(TypedDict, total=False):
     """The options of `DiT` that its named sizes leave open."""
 
     mlp_ratio: float
+    dropout: float
     second: Second
     qk_norm: bool
     log_variance: bool
@@ -159,11 +176,14 @@ class DiT(Conditioned):
     is a network of one time, so that the weights of a flow model can be taken as they are.
     A `velocity_head` has copies of so many of the last blocks, and predicts the velocity beside F, in training alone
     (`with_velocity`); 0 for none.
+    `dropout` is the share of the outputs of attention and MLP that is dropped in training before the gate, the same in
+    every evaluation of a row (`networks.dropout`); 0 for none.
     Shapes: x (batch, *image), t and r (batch,), label None or int64 (batch,), null class last (with
         `guidance_input` also (batch, 4), see `tensors.guided_label`) → like x.
     Raises: ValueError for an image that does not split into patches, or an input of another shape.
     Source: Peebles and Xie 2022 (arXiv 2212.09748) section 3.2; Lu and Song 2024 (arXiv 2410.11081) section 4.1; Lee
-    et al. 2025 (arXiv 2510.24474) for `decoder`, 8 blocks of 28.
+    et al. 2025 (arXiv 2510.24474) for `decoder`, 8 blocks of 28; Vaswani et al. 2017 (arXiv 1706.03762) section 5.4 for
+    the place of `dropout`.
     """
 
     def __init__(
@@ -176,6 +196,7 @@ class DiT(Conditioned):
         depth: int = 6,
         heads: int = 3,
         mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
         second: Second = "span",
         qk_norm: bool = False,
         log_variance: bool = False,
@@ -206,14 +227,18 @@ class DiT(Conditioned):
         self.decoder = decoder or 0
         self.config: dict[str, Any] = {
             "kind": "DiT", "image": [channels, *size], "classes": classes, "patch": patch, "width": width,
-            "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio, "second": second, "qk_norm": qk_norm,
-            "log_variance": log_variance, "guidance_input": guidance_input, "velocity_head": velocity_head,
-            "time_scale": time_scale, "double_norm": double_norm, "checkpointing": checkpointing, "decoder": decoder,
+            "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio, "dropout": dropout, "second": second,
+            "qk_norm": qk_norm, "log_variance": log_variance, "guidance_input": guidance_input,
+            "velocity_head": velocity_head, "time_scale": time_scale, "double_norm": double_norm,
+            "checkpointing": checkpointing, "decoder": decoder,
         }  # fmt: skip
         self.x_embedder = PatchEmbedding(channels, patch, width)
         self.register_buffer("pos_embed", sincos_positions(width, size[0] // patch, size[1] // patch))
         self.blocks = nn.ModuleList(
-            Block(width, heads, int(width * mlp_ratio), qk_norm, double_norm) for _ in range(depth)
+            Block(width, heads, int(width * mlp_ratio), drop, qk_norm, double_norm)
+            for drop in (
+                (Dropout(dropout, 2 * layer), Dropout(dropout, 2 * layer + 1)) for layer in range(depth)
+            )
         )
         self.final_layer = FinalLayer(width, patch * patch * channels, double_norm)
         if velocity_head and decoder:
@@ -232,7 +257,11 @@ class DiT(Conditioned):
             raise ValueError(f"this network takes images of shape {self.image}; got a batch {tuple(x.shape)}")
         first, last = self._conditions(x, t, r, label)
         tokens = self.x_embedder(x) + self.pos_embed
-        run = partial(recomputed, wanted=self.checkpointing)
+        keys = row_keys(x) if self.training and self.config["dropout"] else None
+
+        def run(block: nn.Module, h: Tensor, c: Tensor) -> Tensor:
+            return recomputed(block, h, c, keys, wanted=self.checkpointing)
+
         edge = len(self.blocks) - self.decoder
         steps = [(block, first if i < edge else last) for i, block in enumerate(self.blocks)]
         own = [(block, last) for block in self.v_blocks] if velocity else None

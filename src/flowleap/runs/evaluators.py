@@ -32,7 +32,7 @@ class Evaluators:
     @cached_property
     def online(self) -> evaluation.Evaluator | None:
         """All data, for quality while training; None where they are too few."""
-        return self.evaluator_for(self.dataset)
+        return self.evaluator_for(self.dataset.turned(self.config.data.flip))
 
     @cached_property
     def final(self) -> evaluation.Evaluator | None:

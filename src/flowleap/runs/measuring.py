@@ -91,7 +91,7 @@ def trained_on(run: Run, reference: str | None, say: Say) -> Dataset:
     """
     if run.config.data.name:
         try:
-            return run.dataset()
+            return run.dataset().turned(run.config.data.flip)
         except (OSError, ValueError) as error:
             if reference is None:
                 raise

@@ -101,6 +101,13 @@ class Facts:
         return self.rows < FEW
 
     @property
+    def dropout(self) -> float:
+        """The share of activations that a network for few images drops in training."""
+        if not self.few:
+            return 0.0
+        return 0.2 if 4 * self.rows < FEW else 0.1
+
+    @property
     def guided(self) -> bool:
         """Whether there are labels to guide by, with enough images of each class."""
         return (self.classes or 0) > 1 and self.rows >= PER_CLASS * (self.classes or 0)
@@ -118,7 +125,7 @@ class Size:
     """A network with its batch.
 
     Args:
-        kind: "DiT" or "UNet". patch: of a DiT, 0 for none. multipliers: of a UNet.
+        kind: "DiT" or "UNet". patch: of a DiT, 0 for none. multipliers: of a UNet. dropout: see `Facts.dropout`.
         operations: of one evaluation of one image, about; a multiply-add counts as two.
     """
 
@@ -140,11 +147,11 @@ class Size:
             "width": self.width,
             "depth": self.depth,
             "heads": self.heads,
+            "dropout": self.dropout,
         }
         if self.kind == "DiT":
             return options | {"patch": self.patch}
-        levels = {"multipliers": list(self.multipliers), "attention": [len(self.multipliers) - 1]}
-        return options | levels | {"dropout": self.dropout}
+        return options | {"multipliers": list(self.multipliers), "attention": [len(self.multipliers) - 1]}
 
     @property
     def lr(self) -> float:
@@ -335,20 +342,19 @@ def transformer(data: Facts, width: int, depth: int, heads: int, batch: int, pat
     tokens = height * side // patch**2
     block = 12 * tokens * width**2 + 2 * tokens**2 * width + 6 * width**2
     ends = 2 * tokens * width * channels * patch**2
-    return Size("DiT", width, depth, heads, batch, patch, operations=2.0 * (depth * block + ends))
+    return Size("DiT", width, depth, heads, batch, patch, (), data.dropout, 2.0 * (depth * block + ends))
 
 
 def u_nets(data: Facts) -> list[Size]:
     """Return U-Nets with their operations, about: 3 × 3 convolutions, and four tenths of that for all else."""
     sides, most = levels(min(data.shape[1:])), WIDEST_FOR_FEW if data.few else math.inf
     multipliers = tuple(1 if not index or side > WIDE_BELOW else 2 for index, side in enumerate(sides))
-    dropout = (0.2 if 4 * data.rows < FEW else 0.1) if data.few else 0.0
     found = []
     for width, depth, heads, batch in U_NETS:
         if width <= most:
             blocks = sum((side * m * width) ** 2 for side, m in zip(sides, multipliers, strict=True))
             operations = 1.4 * 18 * blocks * (5 * depth + 3)
-            found.append(Size("UNet", width, depth, heads, batch, 0, multipliers, dropout, operations))
+            found.append(Size("UNet", width, depth, heads, batch, 0, multipliers, data.dropout, operations))
     return found
 
 
@@ -448,8 +454,8 @@ def expectations(plan: Plan) -> list[str]:
     data, found = plan.data, []
     if data is not None and data.few:
         found.append(
-            f"fewer than {FEW:,} images can be memorized, so the network is small; the memorization "
-            "ratio in the final table tells copies (0) from new images (1)"
+            f"fewer than {FEW:,} images can be memorized, so the network is small and drops a share of its "
+            "activations; the memorization ratio in the final table tells copies (0) from new images (1)"
         )
     if data is not None and plan.steps < USUAL_STEPS:
         longer = minutes(plan.around + USUAL_STEPS * plan.step * (1 + plan.extra))

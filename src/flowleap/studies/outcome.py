@@ -72,7 +72,8 @@ class Study:
     @cached_property
     def evaluator(self) -> evaluation.Evaluator:
         """The evaluator of all runs."""
-        return evaluation.held_out(self.dataset, self.plan.rows[0].configured(0).evaluation.features)
+        first = self.plan.rows[0].configured(0)
+        return evaluation.held_out(self.dataset.turned(first.data.flip), first.evaluation.features)
 
     def jobs(self) -> list[Job]:
         """Return all runs, in the order in which they are made."""
