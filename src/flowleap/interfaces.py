@@ -590,6 +590,11 @@ class Loss(Part):
         return False if self.inner is None else self.inner.compares_sets
 
     @property
+    def encoder(self) -> str | None:
+        """The file of features that samples and data are compared in; None for the values themselves."""
+        return None if self.inner is None else self.inner.encoder
+
+    @property
     def error_power(self) -> float:
         """The power of the error that the loss is divided by: with 1 its value stays near 1 whatever the error is."""
         return 0.0

@@ -229,7 +229,7 @@ def train(
         threads.limited(options.get("threads") or threads.most()),
     ):
         place = None if out is None else Path(out)
-        ready = prepare(asked, place, recipe, length, resume=resume, say=reporter.say)
+        ready = prepare(asked, place, recipe, length, resume=resume, overwrite=overwrite, say=reporter.say)
         publication = publishing.Publication(push_to_hub, private)
         return publishing.train(
             ready, publication, reporter.say, resume=resume, overwrite=overwrite, console=console

@@ -219,7 +219,15 @@ def train(
     asked["settings"] = options.renamed(settings)
     publication, length = publishing.Publication(push_to_hub, private), starting.Length.of(minutes, hours)
     ready = starting.prepare(
-        asked, out, recipe, length, resume=resume, only_planned=dry_run, say=say, waiting=waiting
+        asked,
+        out,
+        recipe,
+        length,
+        resume=resume,
+        overwrite=overwrite,
+        only_planned=dry_run,
+        say=say,
+        waiting=waiting,
     )
     if dry_run:
         foretell(ready.config, ready.dataset, as_json)

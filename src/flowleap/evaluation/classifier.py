@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from torch.nn import functional
 from flowleap.data import Dataset, Samples
 from flowleap.data.npz import Archive
 from flowleap.data.rows import some
-from flowleap.evaluation.features import Features
+from flowleap.evaluation.features import Extracted, Features
 from flowleap.files import replace_file
 from flowleap.networks.classifier import LAYERS, from_tensors
 from flowleap.networks.classifier import Classifier as Network
@@ -43,9 +45,30 @@ class Shipped:
     made: str | None = None
 
 
-def how(checksum: str, seed: int) -> str:
-    """Return the version of `fit`, the checksum of the data and the seed as text."""
-    return f"fit/1 data={checksum} seed={seed}"
+def how(checksum: str, seed: int, task: str = "fit/1") -> str:
+    """Return the version of `fit` or of another task, the checksum of the data and the seed as text."""
+    return f"{task} data={checksum} seed={seed}"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The data that a network was trained on; `name` and `classes` are None where its file does not say them."""
+
+    checksum: str
+    name: str | None = None
+    classes: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Origin:
+        """Return what is noted about a data set."""
+        return cls(dataset.checksum, dataset.name, dataset.class_names)
+
+    def __str__(self) -> str:
+        count = len(self.classes or ())
+        named = (
+            f"{count} classes ({', '.join((self.classes or ())[:5])}{', …' * (count > 5)}), " if count else ""
+        )
+        return f"{self.name or 'data'} ({named}checksum {self.checksum})"
 
 
 SHIPPED: dict[str, Shipped] = {
@@ -86,6 +109,8 @@ class Classifier:
 
     `accuracy`: on held-out rows, None where it is not known. `eight_bit`: images are rounded to 256 levels, as those it
     was fitted on. `covariance`: of the z-scored features. `made`: `how` it was fitted, empty where it is not known.
+    `data`, `classes`: name and classes of the data, None where they are not known. `encodes`: whether its logits are no
+    classes of the data, as those of `contrastive`.
 
     Shapes: mean, std (d,); covariance (d, d); shape: of one image.
     """
@@ -99,17 +124,30 @@ class Classifier:
     eight_bit: bool = True
     accuracy: float | None = None
     made: str = ""
+    data: str | None = None
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def encodes(self) -> bool:
+        return bool(self.made) and not self.made.startswith("fit/")
+
+    @property
+    def origin(self) -> Origin | None:
+        """What it was trained on; None where that is not known."""
+        found = re.search(r"data=(\S+)", self.made)
+        return None if found is None else Origin(found[1], self.data, self.classes)
 
     def features(self, checksum: str | None = None, device: torch.device | str | None = None) -> Features:
-        """Return the features, with logits; `checksum`: of their file, by default of the one that `save` writes."""
+        """Return the features, with logits of classes; `checksum`: of their file, by default of what `save` writes."""
         network = copy.deepcopy(self.network).to(device or "cpu")
         network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         where = next(network.parameters()).device
         mean, std = self.mean.to(where), self.std.to(where)
 
-        def extract(samples: Tensor) -> tuple[Tensor, Tensor]:
+        def extract(samples: Tensor) -> Extracted:
             found, logits = network(self.levels(samples.to(where, torch.float32)))
-            return (found - mean) / std, logits
+            rows = (found - mean) / std
+            return rows if self.encodes else (rows, logits)
 
         fingerprint = checksum or hashlib.sha256(self.packed()).hexdigest()
         return Features(
@@ -123,7 +161,7 @@ class Classifier:
         return (127.5 * (samples + 1)).round().clamp(0, 255) / 127.5 - 1
 
     def packed(self) -> bytes:
-        """Return the file: an .npz of the weights in float16, the statistics in float32, and `made` unless shipped."""
+        """Return the file: an .npz of weights in float16, statistics in float32 and, unless shipped, their origin."""
         state = self.network.state_dict()
         arrays = {name: state[name].half().cpu().numpy() for name in LAYERS}
         for name, value in zip(STATISTICS, (self.mean, self.std, self.covariance), strict=True):
@@ -134,7 +172,12 @@ class Classifier:
             arrays["accuracy"] = np.array(self.accuracy)
         plain = _npz(arrays)
         shipped = hashlib.sha256(plain).hexdigest() in {kept.checksum for kept in SHIPPED.values()}
-        return plain if shipped or not self.made else _npz(arrays | {"made": np.array(self.made)})
+        if shipped or not self.made:
+            return plain
+        about = {"made": self.made, "data": self.data, "classes": self.classes}
+        return _npz(
+            arrays | {key: np.array(value, dtype=str) for key, value in about.items() if value is not None}
+        )
 
     def save(self, path: Path | str) -> None:
         """Write the file that `load` reads."""
@@ -201,8 +244,9 @@ def _assembled(name: str, arrays: dict[str, np.ndarray], shipped: Shipped | None
             raise ValueError(f"{part} is not finite or not positive")
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise ValueError("its weights are not finite")
-    made = str(arrays.get("made", ""))
+    made = str(arrays.get("made", shipped.made or "" if shipped else ""))
     name = next((known for known, kept in SHIPPED.items() if made and kept.made == made), name)
+    data = name if shipped else str(arrays["data"]) if "data" in arrays else None
     sides = arrays.get("image_shape", np.array(shipped.shape if shipped else (channels, 0, 0))).tolist()
     shape = (channels, sides[1] or None, sides[2] or None)
     return Classifier(
@@ -215,34 +259,76 @@ def _assembled(name: str, arrays: dict[str, np.ndarray], shipped: Shipped | None
         eight_bit=bool(arrays.get("eight_bit", True)),
         accuracy=float(arrays["accuracy"]) if "accuracy" in arrays else None,
         made=made,
+        data=data,
+        classes=tuple(arrays["classes"].tolist()) if "classes" in arrays else None,
     )
 
 
-def fit(dataset: Dataset, seed: int = 0) -> Classifier:
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network learns about images.
+
+    Args:
+        name: with its version, for `how`. outputs: how many numbers its head makes of an image.
+        ask: (network, images, label, random numbers) → for each image, or each view of one, logits of answers, and the
+            number of the right one. Random numbers are None where the network is examined.
+        rate: the learning rate for batches of `BATCH`. smoothing: of the answers. fewest: images of a batch.
+    """
+
+    name: str
+    outputs: int
+    ask: Callable[[Network, Tensor, Tensor, torch.Generator | None], tuple[Tensor, Tensor]]
+    rate: float = RATE
+    smoothing: float = SMOOTHING
+    fewest: int = 1
+
+
+def told(network: Network, x: Tensor, label: Tensor, g: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Ask for the class of images, which are shifted at random in training."""
+    return network(x if g is None else shifted(x, g))[1], label
+
+
+def fit(dataset: Dataset, seed: int = 0, tick: Tick = lambda passes: None) -> Classifier:
     """Fit a classifier to a labelled data set of images of 4 × 4 pixels or more, deterministically on one machine.
 
     Nesterov momentum with a one-cycle rate, label smoothing, crops shifted by up to an eighth of the side, mirrored
     color images. The accuracy is that of a held-out part of the rows; the statistics of the features are those of all
     rows. It runs in one thread, so that sums have one order; digits take seconds.
 
+    Args:
+        tick: called with 1 after each pass over the images, of `epochs` in all.
+
     Raises: ValueError without labels or images.
     """
     if dataset.label is None or dataset.num_classes is None:
         raise ValueError(f"data set {dataset.name!r} has no labels: a classifier cannot be fitted to it")
+    return trained(dataset, dataset.label, Task("fit/1", dataset.num_classes, told), seed, tick)
+
+
+def trained(dataset: Dataset, label: Tensor, task: Task, seed: int, tick: Tick) -> Classifier:
+    """Train the network of a task on a data set, see `fit`.
+
+    Raises: ValueError for other data than images of 4 × 4 pixels or more.
+    """
     if dataset.kind != "image" or len(dataset.shape) != 3 or min(dataset.shape[1:]) < 4:
         raise ValueError(
-            f"a classifier needs images of 4 × 4 pixels or more, {dataset.name!r} has {dataset.shape}"
+            f"features need images of 4 × 4 pixels or more, {dataset.name!r} has {dataset.shape}"
         )
     channels, height, width = dataset.shape
     rows = torch.randperm(len(dataset), generator=generator(seed, "classifier/held out"))
     out = min(HELD_OUT, len(dataset) // 5)
     with limited(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "classifier/start").initial_seed() % 2**63))
-        network = Network(channels, NARROW if min(height, width) < 16 else WIDE, dataset.num_classes)
-        _train(network, some(dataset.x, rows[out:]), dataset.label[rows[out:]], seed)
+        network = Network(channels, NARROW if min(height, width) < 16 else WIDE, task.outputs)
+        _train(network, some(dataset.x, rows[out:]), label[rows[out:]], task, seed, tick)
         network.half().float().eval().requires_grad_(False)  # as it is stored
-        found, logits = _applied(network, dataset.x)
-    right = logits[rows[:out]].argmax(1) == dataset.label[rows[:out]]
+        found, _ = _applied(network, dataset.x)
+        right = [
+            _right(network, task, dataset.x[part], label[part]) for part in rows[:out].split(BATCH) if out
+        ]
     mean, std = found.mean(0), found.std(0).clamp(min=1e-6)
     return Classifier(
         dataset.name,
@@ -252,9 +338,16 @@ def fit(dataset: Dataset, seed: int = 0) -> Classifier:
         torch.cov(((found - mean) / std).T),
         (channels, height, width),
         eight_bit=all(_eight_bit(part) for part in dataset.x.split(500)),
-        accuracy=float(right.double().mean()) if out else None,
-        made=how(dataset.checksum, seed),
+        accuracy=float(torch.cat(right).double().mean()) if out else None,
+        made=how(dataset.checksum, seed, task.name),
+        data=dataset.name,
+        classes=dataset.class_names,
     )
+
+
+def epochs(rows: int) -> int:
+    """Return how often `fit` passes over the training part of a data set of so many rows."""
+    return MORE if rows - min(HELD_OUT, rows // 5) < FEW else EPOCHS
 
 
 def _eight_bit(x: Tensor) -> bool:
@@ -262,22 +355,31 @@ def _eight_bit(x: Tensor) -> bool:
     return bool((rough - rough.round()).abs().max() < 1e-3)
 
 
-def _train(network: Network, x: Samples, label: Tensor, seed: int) -> None:
-    batch = min(BATCH, max(1, len(x) // 16))
-    epochs = MORE if len(x) < FEW else EPOCHS
-    total = epochs * (len(x) // batch)
-    optimizer = torch.optim.SGD(network.parameters(), RATE, momentum=0.9, nesterov=True, weight_decay=DECAY)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE * (batch / BATCH), total_steps=total)
+def _train(network: Network, x: Samples, label: Tensor, task: Task, seed: int, tick: Tick) -> None:
+    batch = min(BATCH, len(x), max(task.fewest, len(x) // 16))
+    passes = MORE if len(x) < FEW else EPOCHS
+    total = passes * (len(x) // batch)
+    optimizer = torch.optim.SGD(
+        network.parameters(), task.rate, momentum=0.9, nesterov=True, weight_decay=DECAY
+    )
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, task.rate * (batch / BATCH), total_steps=total)
     network.train()
-    for epoch in range(epochs):
+    for epoch in range(passes):
         g = generator(seed, "classifier/epoch", epoch)
         for rows in torch.randperm(len(x), generator=g)[: len(x) // batch * batch].split(batch):
-            _, logits = network(shifted(x[rows], g))
-            loss = functional.cross_entropy(logits, label[rows], label_smoothing=SMOOTHING)
+            logits, answer = task.ask(network, x[rows], label[rows], g)
+            loss = functional.cross_entropy(logits, answer, label_smoothing=task.smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             rate.step()
+        tick(1)
+
+
+@torch.no_grad()
+def _right(network: Network, task: Task, x: Tensor, label: Tensor) -> Tensor:
+    logits, answer = task.ask(network, x, label, None)
+    return logits.argmax(1) == answer
 
 
 def shifted(x: Tensor, g: torch.Generator) -> Tensor:

@@ -151,8 +151,9 @@ class Drift(Loss):
 
     Args:
         field: V.
-        features: the file of a classifier (`flowleap data classifier`), whose maps are φ: means over all places and
-            over a grid of 4 × 4 of each of its three stages. None: φ(x) = x, for points and other small data.
+        features: the file of a classifier (`flowleap data classifier`) or, for images without labels, of an encoder
+            (`flowleap data encoder`), trained on the data of the run, whose maps are φ: means over all places and over
+            a grid of 4 × 4 of each of its three stages. None: φ(x) = x, for points and other small data.
 
     Raises: ValueError for groups that are too small, or a file that holds no classifier.
     Source: the loss of drifting models, arXiv 2602.04770, for any field.
@@ -162,6 +163,10 @@ class Drift(Loss):
     features: str | None = None
     compares_sets: ClassVar[bool] = True
     template: ClassVar[dict[str, str]] = {"loss metric": "field between laws", "weight": "1"}
+
+    @property
+    def encoder(self) -> str | None:
+        return self.features
 
     @property
     def cites(self) -> tuple[str, ...]:

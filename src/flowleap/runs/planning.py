@@ -22,7 +22,7 @@ from flowleap import data as data_sets
 from flowleap.data import Dataset
 from flowleap.formatting import scaled
 from flowleap.networks.options import core
-from flowleap.runs import sizing
+from flowleap.runs import sizing, suitable
 from flowleap.runs.configuring import Resolved, resolve
 from flowleap.runs.pace import step_cost
 from flowleap.runs.phases import needs_pairs, own_teacher, teacher_config
@@ -113,6 +113,7 @@ def planned(seconds: float | None = None, *, text: str = "", **asked: Any) -> Pl
             f"{first.config.method} lets a teacher make pairs, and the time of that is not planned: give --steps "
             "instead of a time"
         )
+    suitable.check(first.config, first.dataset)
     device = device_of(first.config.parallel.device).type
     whole = sizing.DEFAULT_SECONDS[device] if seconds is None else seconds
     about = None if data_sets.is_name(first.config.data.name) else sizing.facts(first.dataset)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flowleap import data as data_sets
 from flowleap import processes, threads
 from flowleap.data import Dataset
-from flowleap.runs import pairs, teachers, warm
+from flowleap.runs import pairs, suitable, teachers, warm
 from flowleap.runs.cost import report as report_cost
 from flowleap.runs.evaluators import Evaluators
 from flowleap.runs.phases import PAIRS, STUDENT, TEACHER, Phase, own_teacher, phases, teacher_config
@@ -87,6 +87,8 @@ def train(
 
         work = Work(place, config, dataset, start, reporter, locks, Evaluators(config, dataset))
         work.evaluators.check()
+        for line in suitable.check(config, dataset):
+            reporter.warn(line)
         setup = None if resume else work.trial_steps()
         work.adaptive = take_threads(config, place, None if setup is None else setup.fastest_threads)
         del setup  # its memory is needed

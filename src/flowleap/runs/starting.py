@@ -19,6 +19,7 @@ from flowleap.runs import planning, recipes
 from flowleap.runs.configuring import Resolved, reconfigure, resolve
 from flowleap.runs.reading import read_config
 from flowleap.runs.resume import resumed_folder
+from flowleap.training import folder
 from flowleap.training.config import TrainConfig
 from flowleap.training.settings import refuse_twice
 
@@ -72,6 +73,7 @@ def prepare(
     length: Length | None = None,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     only_planned: bool = False,
     say: Say = print,
     waiting: Waiting = silently,
@@ -81,15 +83,19 @@ def prepare(
     Args:
         asked: what `resolve` takes, with the settings of `launched`; None for what is not given.
         length: the time that a new run takes.
-        only_planned: a recipe may be resolved without the data that it is for.
+        overwrite: whether `out` may hold another run.
+        only_planned: a recipe may be resolved without the data that it is for, and `out` may be taken.
         say: given the plan and what is changed about a recipe, in lines. waiting: shown while steps are measured.
 
-    Raises: ValueError for what does not fit together, before any data are read; as `resolve` and `planned`.
+    Raises: FileExistsError for an `out` that is taken, ValueError for what does not fit together, both before any data
+        are read; as `resolve` and `planned`.
     """
     known = {name: value for name, value in launched(asked).items() if value is not None}
     refuse_twice(known, known.get("settings", ()))
     if resume:
         return continued(known, out, recipe, length, say)
+    if out is not None and not only_planned:
+        folder.refuse_taken(out, overwrite=overwrite)
     one = recipes.get(recipe) if recipe else None
     if one is not None and one.dataset is None and "data" not in known and not only_planned:
         raise ValueError(

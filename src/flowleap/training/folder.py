@@ -112,18 +112,24 @@ def held(folder: Path, *, new: bool = False, overwrite: bool = False) -> Iterato
         raise
 
 
-def _claim(folder: Path, *, overwrite: bool) -> Path | None:
-    """Make the folder of a new run; return where a run that was there has been moved to."""
-    old = None
+def refuse_taken(folder: Path, *, overwrite: bool) -> None:
+    """Raise FileExistsError for a folder that no new run can be written to: it holds one, or something else."""
     if is_run(folder):
         if not overwrite:
             raise FileExistsError(_taken(folder))
+    elif folder.exists() and (not folder.is_dir() or not vacant(folder)):
+        raise FileExistsError(f"{folder} is there but is not a run: name a new or an empty folder with --out")
+
+
+def _claim(folder: Path, *, overwrite: bool) -> Path | None:
+    """Make the folder of a new run; return where a run that was there has been moved to."""
+    refuse_taken(folder, overwrite=overwrite)
+    old = None
+    if is_run(folder):
         with locked(folder):
             old = free_name(folder, ".old-", 1)
             os.rename(folder, old)
         (old / LOCK).unlink(missing_ok=True)
-    elif folder.exists() and (not folder.is_dir() or not vacant(folder)):
-        raise FileExistsError(f"{folder} is there but is not a run: name a new or an empty folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
     return old
 
