@@ -535,7 +535,8 @@ def energy_distance(features: str | None = None, group: int = 16) -> Objective:
     (arXiv 2607.18198). Trained for one step. On images it needs features: raw pixels are compared as points.
 
     Args:
-        features: the file of a classifier (`flowleap data classifier`); None compares raw coordinates.
+        features: the file of a classifier or an encoder (`flowleap data classifier`, `data encoder`); None compares raw
+            coordinates.
         group: how many rows, of one class, are compared as a set; it must divide the batch.
     """
     return replace(

@@ -1,7 +1,8 @@
-"""flowleap data: check and encode images; make reference statistics and classifiers for `flowleap evaluate`."""
+"""flowleap data: check and encode images; make reference statistics and features for `flowleap evaluate`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,10 +10,11 @@ import typer
 from typer import Argument, Option
 
 from flowleap.cli import check, encode, options
-from flowleap.cli.group import counting, echo, say, waiting
+from flowleap.cli.group import counting, echo, say
 
 if TYPE_CHECKING:
     from flowleap.data import Dataset
+    from flowleap.evaluation.classifier import Classifier
 
 app = typer.Typer(
     no_args_is_help=True, help="Check or encode images before training; make statistics to evaluate with."
@@ -114,17 +116,72 @@ def classifier(
     """
     refuse_output(out, overwrite)
 
-    from flowleap import data
     from flowleap.evaluation.classifier import fit
+
+    dataset = read_images(source, split, square, size)
+    made, held = learned(fit, "a classifier", dataset, seed, out)
+    echo(f"{out}: {len(made.mean)} features of {dataset.name}{held}; use it with --features {out}")
+
+
+@app.command("encoder")
+def encoder(
+    source: Annotated[
+        str,
+        Argument(
+            metavar="PATH|hf:NAME|NAME",
+            help="Images: a folder, an .npz, hf:NAME, or a data set by name; labels are not used.",
+        ),
+    ],
+    out: Annotated[Path, Option(metavar="FILE.npz", help="Where to write: the file.")],
+    seed: Annotated[
+        int, Option(min=0, help="Seed of all random draws: initial weights and held-out part.")
+    ] = 0,
+    split: options.Split = None,
+    square: options.SquarePolicy = None,
+    size: options.Size = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Train features on images without labels: for losses in features, and for `--features FILE.npz`.
+
+    A small network learns, on these images alone, which two views show the same image: crops of another brightness, and
+    mirrored where they have colors (SimCLR, Chen et al. 2020). Train on the same images in its features: flowleap train
+    drifting --data PATH --set loss.features=FILE.npz. It uses one core: 8 × 8 digits take a minute, large data sets
+    much longer.
+    """
+    refuse_output(out, overwrite)
+
+    from flowleap.evaluation.contrastive import fit
+
+    dataset = read_images(source, split, square, size)
+    made, held = learned(fit, "an encoder", dataset, seed, out)
+    echo(
+        f"{out}: {len(made.mean)} features of {dataset.name}{held}; use it with --features {out}, and in training with "
+        f"flowleap train drifting --data {source} --set loss.features={out}"
+    )
+
+
+def read_images(source: str, split: str | None, square: Any, size: int | None) -> Dataset:
+    """Return the images of a place or a name as training reads them, and say its notes."""
+    from flowleap import data
 
     dataset = data.load(source, split=split, preprocessing=preprocessing(square, size))
     for note in dataset.notes:
         say(note)
-    with waiting(f"training a classifier on {len(dataset):,} images of {dataset.name}"):
-        made = fit(dataset, seed)
+    return dataset
+
+
+def learned(
+    fit: Callable[..., Classifier], what: str, dataset: Dataset, seed: int, out: Path
+) -> tuple[Classifier, str]:
+    """Train a network on images and save it; return it, and in words how often it is right."""
+    from flowleap.evaluation.classifier import epochs
+
+    with counting(
+        f"training {what} on {len(dataset):,} images of {dataset.name}", epochs(len(dataset))
+    ) as tick:
+        made = fit(dataset, seed, tick)
     made.save(out)
-    held = "" if made.accuracy is None else f", {made.accuracy:.1%} right on held-out images"
-    echo(f"{out}: {len(made.mean)} features of {dataset.name}{held}; use it with --features {out}")
+    return made, "" if made.accuracy is None else f", {made.accuracy:.1%} right on held-out images"
 
 
 def refuse_output(out: Path, overwrite: bool) -> None:

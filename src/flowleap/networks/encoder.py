@@ -1,4 +1,4 @@
-"""Features in which sets of samples are compared in training: the maps of a classifier that was trained before."""
+"""Features in which sets of samples are compared in training: maps of a classifier or encoder trained before."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def features(file: str | None, x: Tensor) -> list[Tensor]:
     ):
         raise ValueError(
             f"{file} has features of images of shape {shape}, and the data has {tuple(x.shape[1:])}: train a "
-            "classifier on this data (flowleap data classifier)"
+            "classifier on this data (flowleap data classifier; without labels, flowleap data encoder)"
         )
     found = []
     for stage in network.maps(x):
@@ -55,7 +55,7 @@ def load(
     if lacking:
         raise ValueError(
             f"{file} holds no classifier of flowleap: {lacking[0]!r} and {len(lacking) - 1} more tensors are missing; "
-            "make one by: flowleap data classifier DATA --out FILE.npz"
+            "make one by: flowleap data classifier DATA --out FILE.npz, without labels flowleap data encoder"
         )
     network = from_tensors(found).to(device, dtype)
     channels = found["prep.0.weight"].shape[1]
