@@ -48,6 +48,7 @@ FLOORS = (
     ("studies",),
     ("export",),
     ("model",),
+    ("app",),
     ("cli",),
     ("__main__",),
 )

@@ -44,6 +44,7 @@ EXEMPT = {
     r"uv run python .*": "benchmarks, and scripts that write into the repository",
     r"python -m http\.server .*": "serves until it is stopped",
     r"flowleap export web .*": "needs the runtime of the page, which test_web.py takes where it is",
+    r"flowleap app.*": "serves a page until it is interrupted",
     r"flowleap .*inception.*": "needs the weights of Inception",
     r"flowleap .*adm-in256.*": "needs the weights of Inception",
 }

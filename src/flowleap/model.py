@@ -100,6 +100,7 @@ class Model:
         times: Sequence[float] | None = None,
         guidance: float | None = None,
         interval: tuple[float, float] | None = None,
+        noise: Tensor | None = None,
         batch: int = 250,
     ) -> Tensor:
         """Return `num` samples as a tensor; sample i depends on the seed, its label and i only.
@@ -109,14 +110,17 @@ class Model:
                 the training data; or the number of the class of each sample.
             steps: from noise to data, 1 by default. times: those to visit instead, as [1, 0.6, 0].
             guidance: the scale of classifier-free guidance. interval: the times that are guided.
+            noise: standard normal noise to start from in place of that of the seed, (num, *run.shape).
             batch: samples that are computed at a time.
 
         Shapes: (num, *shape), float32 on the CPU; images are in [−1, 1]. Of latents, the decoded images.
-        Raises: ValueError for a class that is not known, times that do not suit the method, and both steps and times;
-            NotFinite where samples hold NaN or infinity.
+        Raises: ValueError for a class that is not known, times that do not suit the method, both steps and times, and
+            noise of another shape; NotFinite where samples hold NaN or infinity.
         """
         if steps is not None and times is not None:
             raise ValueError(f"steps={steps} and times={list(times)} are both given: leave one out")
+        if noise is not None and noise.shape != (num, *self.run.shape):
+            raise ValueError(f"noise of shape {tuple(noise.shape)}: expected {(num, *self.run.shape)}")
         request = requested(
             self.run,
             self.labels(num, label),
@@ -126,6 +130,7 @@ class Model:
             seed=seed,
             guidance=guidance,
             interval=interval,
+            noise=noise,
         )
         return gathered(request, num, batch)
 

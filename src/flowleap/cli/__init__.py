@@ -23,6 +23,7 @@ from flowleap.cli import (
     sample,
     train,
 )
+from flowleap.cli.app import app as show_app
 from flowleap.cli.group import OneLine
 from flowleap.threads import bound_spinning
 
@@ -69,6 +70,7 @@ app.command("ablate")(ablate.ablate)
 app.command("ema")(ema.ema)
 app.command("report")(report.report)
 app.command("diagnose")(diagnose.diagnose)
+app.command("app")(show_app)
 app.command("import")(importing.import_)
 app.add_typer(export.app, name="export")
 app.add_typer(data.app, name="data")

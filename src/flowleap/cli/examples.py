@@ -39,6 +39,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "flowleap report runs/digits-esc-seed0 runs/digits-meanflow-seed0 --out both.html",
     ),
     "diagnose": ("flowleap diagnose runs/digits-esc-seed0 --json",),
+    "app": ("flowleap app", "flowleap app runs/digits-esc-seed0 runs/digits-meanflow-seed0 --port 0"),
     "import": (
         "flowleap import esc-b2.pt --out runs/esc-b2",
         "flowleap import OWNER/NAME:file.safetensors --layout sit --out runs/sit",

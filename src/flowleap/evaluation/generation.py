@@ -151,6 +151,7 @@ class Request:
         steps, times, guidance, interval: as in `Objective.sample`.
         bounds: what values are clamped to, as image files do.
         tick: called with the network evaluations that are done.
+        noise: of all samples, (all samples, *shape) standard normal, in place of that of the seed.
 
     Raises: ValueError for times that do not lead from noise to data, or an interval that the network is not told.
     """
@@ -167,6 +168,7 @@ class Request:
     bounds: tuple[float, float] | None = None
     decode: Decode | None = None
     tick: Tick = lambda nfe: None
+    noise: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.objective.check_interval(self.interval)
@@ -187,8 +189,9 @@ class Request:
 
     def sample(self, rows: range) -> Tensor:
         """Return the samples of these numbers as the network makes them, (rows, *shape), on its device, no gradient."""
-        noise = samplers.noise(self.seed, rows, tuple(self.shape)).to(self.device)
-        label = self.labels(rows)
+        own = self.noise
+        noise = samplers.noise(self.seed, rows, tuple(self.shape)) if own is None else own[list(rows)]
+        noise, label = noise.to(self.device), self.labels(rows)
         there = None if label is None else label.to(self.device)
         with evaluating(self.flow), counting(self.flow, self.nfe * len(rows), self.tick):
             return self.objective.sample(

@@ -25,6 +25,7 @@ from flowleap import evaluation, pictures, samplers, serialize
 from flowleap.autoencoders import Decoder
 from flowleap.export import card, modeling, origin, pipeline
 from flowleap.export.modeling import MEANINGS, NETWORKS, PATHS, FlowleapModel
+from flowleap.export.source import guidance_of, steps_of
 from flowleap.export.standalone import standalone
 from flowleap.files import new_folder
 from flowleap.networks.options import core, with_core
@@ -155,24 +156,6 @@ def pipeline_of(run: Run, decoder: Decoder | None = None) -> FlowleapPipeline:
         guidance=guidance_of(run),
         codec=None if codec is None else asdict(codec),
     )
-
-
-def guidance_of(run: Run) -> dict[str, Any] | None:
-    """Return how guidance is asked for at sampling: as an input, by two evaluations, or why it is not."""
-    objective = run.objective
-    if run.num_classes is None:
-        return None
-    if objective.guidance is not None and objective.guidance_input:
-        own = objective.guidance
-        return {"by": "input", "usual": own.scale, "largest": own.largest, "intervals": own.intervals}
-    steps = steps_of(objective)
-    reasons = set(objective.advice(steps, guidance=2.0)) - set(objective.advice(steps))
-    return {"by": next(iter(reasons), "two evaluations")}
-
-
-def steps_of(objective: Objective) -> int:
-    """Return the fewest steps that a method is meant for."""
-    return max(objective.sampling.least, min(objective.trained or (1,)))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The run that is exported."""
+"""The run that is exported, and how it is meant to be sampled."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flowleap import runs
+from flowleap.objectives import Objective
 from flowleap.runs import Run
 from flowleap.training import checkpoint
 
@@ -27,6 +28,24 @@ def finished(place: str | Path, weights: str = "ema", device: str = "cpu") -> Ru
             f"{run.length}. Let it end, or go on with: flowleap train --resume --out {shlex.quote(str(place))}"
         )
     return run
+
+
+def guidance_of(run: Run) -> dict[str, Any] | None:
+    """Return how guidance is asked for at sampling: as an input, by two evaluations, or why it is not."""
+    objective = run.objective
+    if run.num_classes is None:
+        return None
+    if objective.guidance is not None and objective.guidance_input:
+        own = objective.guidance
+        return {"by": "input", "usual": own.scale, "largest": own.largest, "intervals": own.intervals}
+    steps = steps_of(objective)
+    reasons = set(objective.advice(steps, guidance=2.0)) - set(objective.advice(steps))
+    return {"by": next(iter(reasons), "two evaluations")}
+
+
+def steps_of(objective: Objective) -> int:
+    """Return the fewest steps that a method is meant for."""
+    return max(objective.sampling.least, min(objective.trained or (1,)))
 
 
 def needs(package: str, extra: str) -> None:

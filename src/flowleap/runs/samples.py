@@ -60,7 +60,7 @@ def requested(
     Args:
         label: of all samples, None without classes.
         steps, times: one of them, or neither for one step.
-        about: seed, guidance and interval, as `Request` takes them.
+        about: seed, guidance, interval and noise, as `Request` takes them.
 
     Shapes: label (samples,) int64.
     Raises: ValueError for times that do not suit the method, and as `Request`.
