@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +18,7 @@ from flowleap.cli import app
 from flowleap.data import Dataset
 from flowleap.evaluation import classifier, contrastive, label_accuracy
 from flowleap.networks import encoder
-from flowleap.runs import starting, suitable
+from flowleap.runs import planning, starting, suitable
 
 
 def photos(rows: int = 32, classes: int = 2, name: str = "photos", seed: int = 0) -> Dataset:
@@ -145,6 +146,21 @@ def test_features_of_other_data_are_refused(
     with pytest.raises(ValueError, match=message):
         runs.train(config, tmp_path / "run", dataset=dataset)
     assert not (tmp_path / "run").exists()
+
+
+def test_features_of_other_data_are_refused_before_a_run_is_planned(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "step_cost", lambda *given, **options: pytest.fail("steps were measured"))
+    with pytest.raises(ValueError, match=r"trained on photos .*, and this run is on colors .*data encoder"):
+        np.savez(tmp_path / "colors.npz", np.zeros((20, 8, 8, 1), np.uint8))
+        planning.planned(
+            600.0,
+            data=str(tmp_path / "colors.npz"),
+            method="energy-distance",
+            settings=[("loss.features", str(kept))],
+            device="cpu",
+        )
 
 
 def test_features_that_may_be_of_other_data_are_warned_of(kept: Path, tmp_path: Path) -> None:
