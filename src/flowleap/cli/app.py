@@ -9,6 +9,7 @@ from typer import Argument, Option
 
 from flowleap.cli import options
 from flowleap.cli.group import echo, say, warn
+from flowleap.formatting import plural
 
 Runs = Annotated[
     list[Path] | None,
@@ -56,7 +57,7 @@ def app(
 
     if not server.is_loopback(host):
         warn(f"warning: everyone who reaches {host} can use the page: it has no password")
-    say(f"{len(library.places)} runs: starting, which takes a few seconds")
+    say(f"{plural(len(library.places), 'run')}: starting, which takes a few seconds")
 
     def ready(address: str) -> None:
         echo(f"{address} (end with Ctrl-C)")
