@@ -36,6 +36,7 @@ LAUNCHED = re.compile(r"^(uv run )?((torchrun|accelerate launch) .*?-m (-- )?)?f
 
 EXEMPT = {
     r"pip install .*": "installs packages",
+    r"uv sync .*": "installs packages",
     r"uvx? .*pre-commit .*": "installs packages",
     r"git clone .*": "downloads the repository",
     r"cd .*": "part of git clone",
@@ -92,7 +93,7 @@ SHORTER = {
 
 ELSEWHERE = {
     "--nproc-per-node", "--mixed_precision", "--use_fsdp", "--gradient_accumulation_steps",
-    "--dynamo_backend", "--tgt-decay",
+    "--dynamo_backend", "--tgt-decay", "--extra",
 }  # fmt: skip
 """Options in the pages that belong to other programs."""
 

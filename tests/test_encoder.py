@@ -19,6 +19,11 @@ from flowleap.data import Dataset
 from flowleap.evaluation import classifier, contrastive, label_accuracy
 from flowleap.networks import encoder
 from flowleap.runs import planning, starting, suitable
+from flowleap.training.config import TrainConfig
+
+
+def checked(config: TrainConfig, dataset: Dataset) -> list[str]:
+    return suitable.check(dataset, config.network, config.objective.loss.encoder)
 
 
 def photos(rows: int = 32, classes: int = 2, name: str = "photos", seed: int = 0) -> Dataset:
@@ -108,7 +113,7 @@ def test_the_command_writes_what_a_drift_takes(tmp_path: Path, monkeypatch: pyte
     assert [part.shape[1] for part in encoder.features(str(out), folder.x[:3])] == [8, 128, 16, 64, 32, 128]
     rows, logits = next(found.features().stream(folder.x[:3]))
     assert rows.shape == (3, 56) and logits is None  # they are no classes
-    assert suitable.check(drifting(out, folder), folder) == []
+    assert checked(drifting(out, folder), folder) == []
     again = CliRunner().invoke(app, ["data", "encoder", str(place), "--out", str(out)])
     assert again.exit_code != 0 and "--overwrite" in again.output
 
@@ -124,7 +129,7 @@ def test_what_an_encoder_answers_is_never_taken_for_classes() -> None:
 
 
 def test_features_of_the_data_of_a_run_are_taken(kept: Path) -> None:
-    assert suitable.check(drifting(kept, photos()), photos()) == []
+    assert checked(drifting(kept, photos()), photos()) == []
     assert classifier.read(kept).origin == classifier.Origin.of(photos())
 
 
@@ -164,28 +169,28 @@ def test_features_of_other_data_are_refused_before_a_run_is_planned(
 
 
 def test_features_that_may_be_of_other_data_are_warned_of(kept: Path, tmp_path: Path) -> None:
-    (more,) = suitable.check(drifting(kept, photos(seed=1)), photos(seed=1))
+    (more,) = checked(drifting(kept, photos(seed=1)), photos(seed=1))
     assert "trained on other images than those of this run" in more
     old = tmp_path / "old.npz"
     replace(classifier.read(kept), made="").save(old)
-    (unknown,) = suitable.check(drifting(old, photos()), photos())
+    (unknown,) = checked(drifting(old, photos()), photos())
     assert (
         "does not say which data it was trained on" in unknown
         and "flowleap data classifier photos" in unknown
     )
     digits, shipped = data.load("digits"), classifier.WEIGHTS / "digits.npz"
-    assert suitable.check(drifting(shipped, digits), digits) == []
+    assert checked(drifting(shipped, digits), digits) == []
     with pytest.raises(ValueError, match=r"trained on digits .*this run is on photos"):
-        suitable.check(drifting(shipped, photos()), photos())
+        checked(drifting(shipped, photos()), photos())
 
 
 def test_more_classes_than_images_are_refused() -> None:
     dataset = replace(photos(rows=4, classes=2), num_classes=9, classes=())
     config = runs.configure("meanflow", dataset, steps=2)
     with pytest.raises(ValueError, match=r"photos has 9 classes and 4 images.*network.classes=none"):
-        suitable.check(config, dataset)
+        checked(config, dataset)
     unlabeled = runs.configure("meanflow", dataset, steps=2, settings=[("network.classes", "none")])
-    assert suitable.check(unlabeled, dataset) == []
+    assert checked(unlabeled, dataset) == []
 
 
 def test_a_folder_that_is_taken_is_refused_before_anything_is_measured(

@@ -127,8 +127,9 @@ def row(ratio: float, count: int) -> dict[str, object]:
 
 def test_the_memorization_ratio_of_few_images_is_said_in_words() -> None:
     (new,), (copied,) = quality_table.memory([row(0.95, 300)]), quality_table.memory([row(0.2, 300)])
-    assert "memorization ratio 0.95" in new and "makes new images" in new
+    assert "memorization ratio 0.95" in new and "samples are no copies" in new
     assert "repeats training images" in copied
+    assert "far from all real images" in quality_table.memory([row(1.8, 300)])[0]
     (turned,) = quality_table.memory([row(0.95, 300) | {"reference_mirrored": True}])
     assert (
         "the nearest of the 300 training images and their mirror images as they are from one another"

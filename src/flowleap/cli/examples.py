@@ -69,10 +69,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "data stats": ("flowleap data stats digits --features digits --out reference.npz",),
     "data check": ("flowleap data check photos/ --size 64 --out sheet.png",),
     "data encode": ("flowleap data encode photos/ --vae stabilityai/sd-vae-ft-ema --out photos-latents",),
-    "data encoder": (
-        "flowleap data encoder photos/ --size 32 --out photos-features.npz",
-        "flowleap train drifting --data photos/ --size 32 --set loss.features=photos-features.npz",
-    ),
+    "data encoder": ("flowleap data encoder photos/ --size 32 --out photos-features.npz",),
     "data classifier": ("flowleap data classifier photos/ --size 32 --out photos-features.npz",),
     "methods": ("flowleap methods list", "flowleap methods diff meanflow esc"),
     "methods list": ("flowleap methods list --json",),

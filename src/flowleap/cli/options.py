@@ -515,4 +515,4 @@ def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
     """Raise ValueError, unless `overwrite`, if the output exists: a file, or a folder that is not empty."""
     taken = any(path.iterdir()) if path.is_dir() else path.exists()
     if taken and not overwrite:
-        raise ValueError(f"{path} exists already: choose another --out, or replace it with --overwrite")
+        raise ValueError(f"{path} exists already: choose another place, or replace it with --overwrite")

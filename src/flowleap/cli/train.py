@@ -23,7 +23,11 @@ FAILED = 1
 
 Method = Annotated[
     str | None,
-    Argument(metavar="[METHOD]", help="See `flowleap methods list`.", show_default="esc"),
+    Argument(
+        metavar="[METHOD]",
+        help="See `flowleap methods list`.",
+        show_default="esc; best where data and network are not named either",
+    ),
 ]
 Out = Annotated[
     Path | None,

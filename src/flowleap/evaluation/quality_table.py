@@ -11,8 +11,8 @@ from flowleap.evaluation.protocol import same
 from flowleap.formatting import number
 from flowleap.tables import Cell, Table
 
-MEMORIZED = 0.8
-"""A memorization ratio below this suggests copied training data."""
+MEMORIZED, FAR = 0.8, 1.5
+"""A memorization ratio below the first suggests copied training data; above the second samples are unlike any."""
 FEW = 2000
 """Fewer training images than this can be memorized: a note then says in words what the memorization ratio means."""
 COPIED = 0.1
@@ -176,7 +176,13 @@ def memory(rows: Sequence[Row]) -> list[str]:
     if ratio is None or count is None or count >= FEW or not first.get("reference_seen"):
         return []
     mirrors = " and their mirror images" if first.get("reference_mirrored") else ""
-    meaning = "the network makes new images" if ratio >= MEMORIZED else "the network repeats training images"
+    meaning = (
+        "samples are far from all real images: a longer run is needed"
+        if ratio > FAR
+        else "samples are no copies"
+        if ratio >= MEMORIZED
+        else "the network repeats training images"
+    )
     return [
         f"memorization ratio {ratio:.2f}: on average a sample is {ratio:.2g} times as far from the nearest of the "
         f"{count:,} training images{mirrors} as they are from one another, so {meaning} (copies have 0, real images 1)"

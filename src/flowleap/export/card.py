@@ -72,7 +72,7 @@ def escaped(name: str) -> str:
     """Return a name so that Markdown and HTML show it as it is.
 
     >>> escaped("a_<b>|'c'")
-    'a\\\\_&lt;b&gt;\\\\|&#x27;c&#x27;'
+    'a\\\\_&lt;b&gt;\\\\|&\\\\#x27;c&\\\\#x27;'
     """
     return SPECIAL.sub(r"\\\1", html.escape(printable(name, most=200)).replace("\n", " "))
 

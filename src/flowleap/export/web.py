@@ -140,7 +140,7 @@ def command(plan: Plan) -> str:
     The run has its name alone: where it lies on this machine is nothing to publish.
     """
     run, few = plan.run, plan.steps[0]
-    words = ["flowleap", "sample", run.folder.resolve().name]
+    words = ["flowleap", "sample", f"runs/{run.folder.resolve().name}"]
     kind = run.weights.partition("@")[0]
     if not kind.startswith("ema"):
         words += ["--weights", kind if kind.startswith("width") else kind.partition("-")[0]]

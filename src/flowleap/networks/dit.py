@@ -82,10 +82,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, keys: Tensor | None = None) -> Tensor:
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.adaLN_modulation(c)[:, None].chunk(6, -1)
-        h = self.attn(self.modulate(self._norm(x), shift_1, scale_1))
-        x = torch.addcmul(x, gate_1, self.attn_dropout(h, keys))
-        h = self.mlp(self.modulate(self._norm(x), shift_2, scale_2))
-        return torch.addcmul(x, gate_2, self.mlp_dropout(h, keys))
+        # no variable for what a branch makes: it would hold memory while the next one computes
+        x = torch.addcmul(
+            x, gate_1, self.attn_dropout(self.attn(self.modulate(self._norm(x), shift_1, scale_1)), keys)
+        )
+        return torch.addcmul(
+            x, gate_2, self.mlp_dropout(self.mlp(self.modulate(self._norm(x), shift_2, scale_2)), keys)
+        )
 
     def matrices(self) -> list[Tensor]:
         """The weights of attention and MLP, without those of the modulation."""

@@ -113,7 +113,7 @@ def planned(seconds: float | None = None, *, text: str = "", **asked: Any) -> Pl
             f"{first.config.method} lets a teacher make pairs, and the time of that is not planned: give --steps "
             "instead of a time"
         )
-    suitable.check(first.config, first.dataset)
+    suitable.check(first.dataset, first.config.network, first.config.objective.loss.encoder)
     device = device_of(first.config.parallel.device).type
     whole = sizing.DEFAULT_SECONDS[device] if seconds is None else seconds
     about = None if data_sets.is_name(first.config.data.name) else sizing.facts(first.dataset)

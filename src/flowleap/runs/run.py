@@ -87,7 +87,7 @@ def train(
 
         work = Work(place, config, dataset, start, reporter, locks, Evaluators(config, dataset))
         work.evaluators.check()
-        for line in suitable.check(config, dataset):
+        for line in suitable.check(dataset, config.network, config.objective.loss.encoder):
             reporter.warn(line)
         setup = None if resume else work.trial_steps()
         work.adaptive = take_threads(config, place, None if setup is None else setup.fastest_threads)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flowleap.data import Dataset
 from flowleap.evaluation import classifier
 from flowleap.evaluation.classifier import Classifier
 from flowleap.networks.options import core
-from flowleap.training.config import TrainConfig
 
 
-def check(config: TrainConfig, dataset: Dataset) -> list[str]:
+def check(dataset: Dataset, network: Mapping[str, Any], file: str | None) -> list[str]:
     """Return warnings about data that may not be what the settings of a run are for.
+
+    Args:
+        network: the options of the network. file: the features that the loss is taken in, None for none.
 
     Raises: ValueError for more classes than images, and for a loss in the features of other data; as
         `classifier.read`.
     """
     classes, rows = dataset.num_classes or 0, len(dataset)
-    if classes > rows and core(config.network).get("classes") is not None:
+    if classes > rows and core(network).get("classes") is not None:
         raise ValueError(
             f"{dataset.name} has {classes} classes and {rows} images, and each class needs at least one: correct the "
             "labels, or train without them, --set network.classes=none"
         )
-    file = config.objective.loss.encoder
     if file is None or Path(file).suffix != ".npz":
         return []
     return features_of(file, classifier.read(file), dataset)
