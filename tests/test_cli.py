@@ -744,13 +744,14 @@ def test_labels_are_read():
     shoes, numbers = ("bag", "sneaker"), ("0", "1", "10", "2")
     assert evaluation.labels.wanted("all", 4, shoes, ())[0].tolist() == [0, 1, 0, 1]
     assert evaluation.labels.wanted("all", 4, (), ()) == (None, "")
+    assert evaluation.labels.wanted("all", 3, ("all", "data"), (1, 2))[0].tolist() == [0, 1, 0]
     for text, names, index, words in (
         ("sneaker", shoes, 1, " of class sneaker (number 1)"),
         ("1", shoes, 1, " of class sneaker (number 1)"),
         ("2", numbers, 3, " of class 2 (number 3)"),
         ("1", numbers, 1, " of class 1"),
-        ("all", ("all", "data"), 0, " of class all (number 0)"),
-        ("data", ("all", "data"), 1, " of class data (number 1)"),
+        ("0", ("all", "data"), 0, " of class all (number 0)"),
+        ("1", ("all", "data"), 1, " of class data (number 1)"),
     ):
         found, said = evaluation.labels.wanted(text, 2, names, ())
         assert found.tolist() == [index, index] and said == words

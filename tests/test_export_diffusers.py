@@ -439,3 +439,17 @@ def test_latents_are_decoded(tmp_path, vae):
     with pytest.raises(ValueError, match='ask for output_type="latent"'):
         pipe(2, seed=3)
     assert torch.allclose(pipe(2, seed=3, output_type="latent").images, sampled(run, 2, 1), atol=1e-5)
+
+
+def test_only_a_pipeline_of_flowleap_is_replaced(tmp_path):
+    (tmp_path / "file.txt").write_text("kept")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model_index.json").write_text("{}")
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "flowleap.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    for name in ("file.txt", "other"):
+        with pytest.raises(ValueError, match="something else than a pipeline of flowleap"):
+            source.replaceable(tmp_path / name, "flowleap.json", "a pipeline of flowleap")
+    for name in ("ours", "empty", "new"):
+        source.replaceable(tmp_path / name, "flowleap.json", "a pipeline of flowleap")

@@ -361,6 +361,15 @@ def test_what_is_asked_for_wrongly_is_refused_before_tracing(tiny, tmp_path, giv
         exports.export(tiny, tmp_path / "x.onnx", **given)
 
 
+@pytest.mark.parametrize("name", ["network.safetensors", "digits", "folder.onnx"])
+def test_no_other_file_than_a_graph_is_replaced(tiny, tmp_path, name):
+    (tmp_path / "network.safetensors").write_bytes(b"weights")
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(ValueError, match=r"ends in \.onnx"):
+        exports.export(tiny, tmp_path / name)
+    assert (tmp_path / "network.safetensors").read_bytes() == b"weights"
+
+
 def test_bytes_of_points_and_latents_are_refused(tmp_path):
     points = run_of("meanflow", MLP((2,), None, width=8, depth=1), (2,), "points")
     with pytest.raises(ValueError, match="are points"):

@@ -157,6 +157,14 @@ def test_what_the_page_cannot_show_is_refused_before_anything_is_written(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "model.onnx").write_text("another")
+    with pytest.raises(ValueError, match="something else than a page of flowleap, and is left as it is"):
+        web.write(RUN, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"thesis.txt", "model.onnx"}
+
+
 # ------------------------------------------------------------------ runtime
 
 

@@ -101,20 +101,20 @@ def given(label: Tensor | None, names: tuple[str, ...], evaluator: Evaluator) ->
 def wanted(text: str, num: int, names: Sequence[str], counts: Sequence[int]) -> tuple[Tensor | None, str]:
     """Return labels and their description: "all" classes in turn, "data" in proportion to counts, or one class.
 
-    The name of a class goes before: one called "all" or "data" is that class.
+    These words go before the names of classes: a class that is called so is asked for by its number.
 
     Args:
         names: of the classes; empty without labels. counts: rows of each in the training data; empty where unknown.
 
     Raises: ValueError for a class that is not known, and for counts that are not.
     """
-    if text == "all" and text not in names:
+    if text == "all":
         return generation.cycle(num, len(names) or None), ""
     if not names:
         raise ValueError(
             f"--label {text} was asked for, but this run was trained without labels: leave the label out"
         )
-    by_counts = text == "data" and text not in names
+    by_counts = text == "data"
     if by_counts and not counts:
         raise ValueError(
             "--label data: this run does not say how many images of each class it was trained on; give a class, or all"

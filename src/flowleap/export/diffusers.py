@@ -25,7 +25,7 @@ from flowleap import evaluation, pictures, samplers, serialize
 from flowleap.autoencoders import Decoder
 from flowleap.export import card, modeling, origin, pipeline
 from flowleap.export.modeling import MEANINGS, NETWORKS, PATHS, FlowleapModel
-from flowleap.export.source import guidance_of, steps_of
+from flowleap.export.source import guidance_of, replaceable, steps_of
 from flowleap.export.standalone import standalone
 from flowleap.files import new_folder
 from flowleap.networks.options import core, with_core
@@ -109,10 +109,7 @@ def check(run: Run, place: Path) -> None:
     reason = refusal(run.kind, run.objective, run.config.network)
     if reason is not None:
         raise ValueError(f"{run.folder} cannot be exported to diffusers: {reason}")
-    if place.is_dir() and any(place.iterdir()) and not (place / FlowleapPipeline.config_name).is_file():
-        raise ValueError(
-            f"{place} holds something else than a pipeline, and is left as it is: choose another folder"
-        )
+    replaceable(place, origin.NAME, "a pipeline of flowleap")
 
 
 def described(objective: Objective) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -30,6 +30,19 @@ def finished(place: str | Path, weights: str = "ema", device: str = "cpu") -> Ru
     return run
 
 
+def replaceable(place: Path, mark: str, what: str) -> None:
+    """Refuse a place that holds something else than a former export, which has a file of the name `mark`.
+
+    Raises: ValueError for a file, and for a folder that is not empty and has no such file.
+    """
+    if place.is_dir() and (not any(place.iterdir()) or (place / mark).is_file()):
+        return
+    if place.exists():
+        raise ValueError(
+            f"{place} holds something else than {what}, and is left as it is: choose another folder"
+        )
+
+
 def guidance_of(run: Run) -> dict[str, Any] | None:
     """Return how guidance is asked for at sampling: as an input, by two evaluations, or why it is not."""
     objective = run.objective

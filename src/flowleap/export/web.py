@@ -28,7 +28,7 @@ from typing import Any
 from flowleap.export import onnx, runtime
 from flowleap.export.onnx import Exported
 from flowleap.export.onnx.exporting import Plan
-from flowleap.export.source import needs
+from flowleap.export.source import needs, replaceable
 from flowleap.files import new_folder
 from flowleap.formatting import plural
 from flowleap.provenance import version
@@ -82,6 +82,7 @@ def write(
         as `runtime.found` and `export.onnx.export`; all before anything is written.
     """
     needs("onnxruntime", "web")
+    replaceable(out, runtime.BINARY, "a page of flowleap")
     _check(run, steps, bool(graph.get("decode")))
     held = runtime.found(build, given)
     with new_folder(out) as folder:

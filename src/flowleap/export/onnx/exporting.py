@@ -131,7 +131,7 @@ def export(
 
     Args:
         run: as `export.source.finished` reads it.
-        file: replaced where it exists.
+        file: ends in .onnx; replaced where it exists.
         steps: numbers of steps; with another than 1 alone, the times are an input of the graph.
         output: "float" or "uint8". precision: of the stored weights; the graph computes in float32.
         decode: whether the graph decodes latents, by `vae` or by the autoencoder that they were made with.
@@ -141,6 +141,9 @@ def export(
     Raises: ValueError for what the run or ONNX does not have, before anything is written.
     Warns: where the run is not trained for a number of steps.
     """
+    path = Path(file)
+    if path.suffix != ".onnx" or path.is_dir():
+        raise ValueError(f"{path}: the name of a file that ends in .onnx is expected, such as digits.onnx")
     for package in ("onnx", "onnxscript"):
         needs(package, "onnx")
     plan = planned(run, steps, output, precision, decode, vae, guidance, opset)
@@ -150,7 +153,6 @@ def export(
     entry.key, entry.value = "flowleap", json.dumps(found)
     model.producer_name, model.producer_version = "flowleap", version("flowleap") or ""
     size = _checked(model)
-    path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, partial(_write, content=model.SerializeToString()))
     return Exported(plan, path, size, found)
