@@ -18,6 +18,10 @@ SMALL = {
     "dit": (("network.kind", "DiT"), ("network.width", "16"), ("network.depth", "2"), ("network.heads", "2")),
 }
 
+COMMAND = ("--batch", "20", "--no-eval", "--device", "cpu", "--threads", "1", "--set", "network.depth=1")
+COMMAND += ("--set", "evaluation.online_share=0")
+"""Options of a small `flowleap train`."""
+
 
 def images(
     names: tuple[str, ...] = ("cat", "dog", "owl"), shape: tuple[int, ...] = (1, 8, 8), **changes: Any

@@ -31,6 +31,18 @@ FLAGS = [
 ]
 
 
+SKIPPED = pytest.mark.skipif(BROWSER is None, reason=f"none of the browsers {', '.join(NAMES)} is installed")
+
+
+@contextmanager
+def opened(playwright: Any) -> Iterator[Any]:
+    """Yield the browser, by the module `playwright.sync_api`."""
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield browser
+        browser.close()
+
+
 def or_skip(bring: Callable[[], Any]) -> Any:
     """Return what comes from npm; skip the test where it cannot be had."""
     try:
@@ -84,6 +96,10 @@ class Visit:
 
     def __exit__(self, *_: object) -> None:
         self.context.close()
+
+    def background(self) -> str:
+        """Return the color of the page."""
+        return str(self.page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
     def settled(self) -> None:
         """Wait until the model is loaded and the page has no more to compute."""

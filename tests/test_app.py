@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,14 @@ def test_only_listed_runs_are_opened(library: Library, home: Path) -> None:
         library.model(str(home / "images"))
     with pytest.raises(FileNotFoundError, match="has no weights yet"):
         library.model("begun")
+
+
+def test_a_run_that_is_gone_is_said(tmp_path: Path) -> None:
+    export_runs.run_folder(tmp_path / "gone")
+    library = Library([tmp_path])
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(ValueError, match="there is no run 'gone': reload the page"):
+        library.model("gone")
 
 
 def test_a_model_is_read_again_where_its_weights_have_changed(tmp_path: Path) -> None:

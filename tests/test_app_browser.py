@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,18 +12,18 @@ from typing import Any
 import pytest
 
 import export_runs
+import served
 from flowleap import data
 from flowleap.app.library import Library
+from served import SKIPPED, opened
 from test_app import HOSTILE, log
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("gradio", reason="gradio is not installed")
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason=f"none of the browsers {', '.join(NAMES)} is installed"),
+    SKIPPED,
 ]
 WAIT = 120_000
 """Milliseconds that the page may take for anything; it takes about one second by itself."""
@@ -75,34 +74,22 @@ def address(tmp_path_factory: pytest.TempPathFactory, asked: list[str]) -> Itera
         thread = threading.Thread(target=running.run, kwargs={"sockets": [taken]}, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{port}/"
-        running.should_exit = True
+        running.should_exit = running.force_exit = True  # the page keeps its connection
         thread.join(30)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as engine:
-        opened = engine.chromium.launch(
-            executable_path=BROWSER,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"],
-        )
-        yield opened
-        opened.close()
+    with opened(playwright) as found:
+        yield found
 
 
-class Visit:
-    """A page of the app, and all that it fetched or complained of."""
+class Visit(served.Visit):
+    """A page of the app, whose first samples are there."""
 
     def __init__(self, browser: Any, address: str, width: int = 1280, scheme: str = "light") -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        self.page = self.context.new_page()
+        super().__init__(browser, address, width, scheme)
         self.page.set_default_timeout(WAIT)
-        self.said: list[str] = []
-        self.fetched: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.fetched.append(request.url))
-        self.page.goto(address)
         self.page.wait_for_selector("#generated img")
 
     def choose(self, place: str, name: str) -> None:

@@ -243,6 +243,15 @@ def test_guidance_by_two_evaluations(tmp_path):
     assert torch.allclose(made, sampled(run, 4, 2, guidance=2.5), atol=1e-5)
 
 
+def test_shortcut_models_are_guided_in_their_finest_steps(tmp_path):
+    run = source.finished(run_folder(tmp_path / "run", "shortcut", label_dropout=0.1))
+    pipe = quietly(pipeline_of(run))
+    with pytest.raises(ValueError, match="guided in 128 steps or more"):
+        pipe(2, 8, 2.0)
+    made = pipe(2, 128, 2.0, seed=3, output_type="latent").images
+    assert torch.allclose(made, sampled(run, 2, 128, guidance=2.0), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("method", "names", "options", "reason"),
     [

@@ -104,11 +104,28 @@ def test_images_are_gray_or_in_color_in_their_own_size(digits: Path) -> None:
         ({"steps": 0}, "steps=0"),
         ({"times": [0.0, 1.0]}, "times"),
         ({"num": 0}, "num=0 samples"),
+        ({"num": -1}, "num=-1: a whole number"),
+        ({"num": 2.0}, "num=2.0: a whole number"),
+        ({"seed": -1}, "seed=-1: a whole number"),
+        ({"label": 3.7}, "is expected"),
+        ({"label": [1.0, 2.0, 3.0]}, "by whole number"),
+        ({"label": True}, "by whole number"),
+        ({"label": None}, "label None"),
+        ({"label": ["1", "cat", "2"]}, "there is no class 'cat'"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(digits: Path, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         flowleap.load(digits).sample(**{"num": 3, **asked})
+
+
+def test_classes_are_given_by_name_or_number(digits: Path) -> None:
+    model = flowleap.load(digits)
+    named = model.labels(3, ["1", "0", "9"])
+    assert named is not None and named.tolist() == [1, 0, 9]
+    assert torch.equal(model.sample(3, ["1", 0, "9"]), model.sample(3, torch.tensor([1, 0, 9])))
+    pictures = model.images(2, 3, steps=1, noise=torch.zeros(2, *model.run.shape))
+    assert numpy.array_equal(numpy.array(pictures[0]), numpy.array(pictures[1]))
 
 
 def test_points_are_no_images_and_have_no_classes(moons: Path) -> None:
@@ -199,6 +216,17 @@ def test_train_resolves_what_the_command_resolves(asked: None, words: tuple[str,
         flowleap.train(**about)
     assert isinstance(result.exception, Asked), result.output
     assert result.exception.args == mine.value.args
+
+
+def test_words_and_imports_are_given_as_text_or_as_a_sequence(asked: None) -> None:
+    configs = []
+    for track in ("tensorboard", ("tensorboard",)):
+        with pytest.raises(Asked) as found:
+            flowleap.train("meanflow", "two-moons", steps=1, track=track)
+        configs.append(str(found.value.args))
+    assert configs[0] == configs[1] and "tensorboard" in configs[0]
+    with pytest.raises(FileNotFoundError, match="nothing.py: no such file"):
+        flowleap.train("meanflow", "two-moons", steps=1, imports="nothing.py")
 
 
 def test_train_takes_every_option_of_the_command() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from export_runs import images, run_folder
+from export_runs import COMMAND, images, run_folder
 from flowleap import runs
 from flowleap.cli import app
 
@@ -20,20 +20,7 @@ from flowleap.export import hub, origin
 from flowleap.export.diffusers import FlowleapPipeline, export
 
 pytestmark = pytest.mark.slow
-SMALL = (
-    "--steps",
-    "2",
-    "--batch",
-    "20",
-    "--no-eval",
-    "--device",
-    "cpu",
-    "--threads",
-    "1",
-    "--sample-every",
-    "0",
-)
-SMALL += ("--set", "network.width=16", "--set", "network.depth=1", "--set", "evaluation.online_share=0")
+SMALL = (*COMMAND, "--steps", "2", "--sample-every", "0", "--set", "network.width=16")
 
 
 @pytest.fixture(autouse=True)

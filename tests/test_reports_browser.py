@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,10 @@ import pytest
 import torch
 
 from flowleap import methods, reports, serialize
+from served import SKIPPED, Visit, opened
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(BROWSER is None, reason=f"none of the browsers {', '.join(NAMES)} is installed"),
-]
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--no-first-run",
-    "--disable-sync",
-]
+pytestmark = [pytest.mark.browser, SKIPPED]
 LONG = "a-run-with-a-name-" + "that-never-ends" * 8
 HOSTILE = "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
 
@@ -94,35 +82,8 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as engine:
-        opened = engine.chromium.launch(executable_path=BROWSER, args=QUIET)
-        yield opened
-        opened.close()
-
-
-class Visit:
-    """A page opened from disk, and all that it fetched or complained of."""
-
-    def __init__(self, browser: Any, path: Path, width: int, scheme: str = "light", **options: Any) -> None:
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 800}, color_scheme=scheme, **options
-        )
-        self.page = self.context.new_page()
-        self.said: list[str] = []
-        self.fetched: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.fetched.append(request.url))
-        self.page.goto(path.as_uri(), wait_until="load")
-
-    def __enter__(self) -> Visit:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
-
-    def background(self) -> str:
-        return str(self.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    with opened(playwright) as found:
+        yield found
 
 
 WIDER = """() => [...document.querySelectorAll("body *")]
@@ -134,7 +95,7 @@ WIDER = """() => [...document.querySelectorAll("body *")]
 @pytest.mark.parametrize("width", [375, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_is_quiet_complete_and_within_its_width(browser, report, width, scheme):
-    with Visit(browser, report, width, scheme) as visit:
+    with Visit(browser, report.as_uri(), width, scheme) as visit:
         visit.page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
         assert visit.said == []
         assert [url for url in visit.fetched if not url.startswith("data:")] == [report.as_uri()]
@@ -147,7 +108,7 @@ def test_a_page_is_quiet_complete_and_within_its_width(browser, report, width, s
 
 
 def test_charts_are_legible_on_a_phone(browser, report):
-    with Visit(browser, report, 375) as visit:
+    with Visit(browser, report.as_uri(), 375) as visit:
         heights = visit.page.evaluate(
             "[...document.querySelectorAll('.chart text')].map((t) => t.getBoundingClientRect().height)"
         )
@@ -159,7 +120,10 @@ def test_charts_are_legible_on_a_phone(browser, report):
 
 
 def test_colors_follow_the_system_and_the_button(browser, report):
-    with Visit(browser, report, 1280, "light") as visit, Visit(browser, report, 1280, "dark") as night:
+    with (
+        Visit(browser, report.as_uri(), 1280, "light") as visit,
+        Visit(browser, report.as_uri(), 1280, "dark") as night,
+    ):
         light, dark = visit.background(), night.background()
         assert light != dark
         button = visit.page.locator("#theme")
@@ -184,7 +148,7 @@ def test_words_stand_out_from_their_ground(browser, report, scheme):
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    with Visit(browser, report, 1280, scheme) as visit:
+    with Visit(browser, report.as_uri(), 1280, scheme) as visit:
         grounds = [visit.background(), color(visit, ".card", "backgroundColor")]
         for where in (".lead", ".remark", ".eyebrow", ".papers a", ".missing h2", "caption"):
             word = luminance(color(visit, where, "color"))
@@ -198,14 +162,14 @@ def color(visit: Visit, where: str, what: str) -> str:
 
 
 def test_the_report_is_whole_without_scripts(browser, report):
-    with Visit(browser, report, 375, "dark", java_script_enabled=False) as visit:
+    with Visit(browser, report.as_uri(), 375, "dark", java_script_enabled=False) as visit:
         assert visit.page.locator("#theme").is_hidden()
         assert visit.page.locator("h1").is_visible() and visit.page.locator(".chart").first.is_visible()
         assert [url for url in visit.fetched if not url.startswith("data:")] == [report.as_uri()]
 
 
 def test_sections_are_reached_by_links_and_keys(browser, report):
-    with Visit(browser, report, 1280, reduced_motion="reduce") as visit:
+    with Visit(browser, report.as_uri(), 1280, reduced_motion="reduce") as visit:
         visit.page.locator("nav a", has_text="Training").click()
         assert visit.page.evaluate("location.hash") == "#training"
         assert visit.page.evaluate("document.querySelector('#training').getBoundingClientRect().top < 200")

@@ -108,6 +108,16 @@ def test_a_tracker_that_fails_does_not_stop_a_run(
 
 
 @pytest.mark.slow
+def test_a_damaged_file_of_ids_begins_anew(tmp_path: Path, sent: list[tuple[Any, ...]]) -> None:
+    said: list[str] = []
+    for text in ("{", "[1]"):
+        (tmp_path / "trackers.json").write_text(text)
+        Trackers(["tensorboard"], tmp_path, 3, said.append).start({})
+        assert list(json.loads((tmp_path / "trackers.json").read_text())) == ["tensorboard"]
+    assert len(said) == 2 and all("trackers begin a new run" in line for line in said)
+    assert kinds(sent) == ["start", "config", "start", "config"]
+
+
 def test_tensorboard_holds_scalars_pictures_settings_and_table(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     picture, said = tmp_path / "step-000002.png", []

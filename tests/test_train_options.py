@@ -11,25 +11,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from export_runs import COMMAND
 from flowleap import pictures, runs
 from flowleap.cli import app
 from flowleap.training import checkpoint, report
 from test_import import filled, saved, torch_shapes
 
-SMALL = (
-    "--network",
-    "mlp",
-    "--steps",
-    "5",
-    "--batch",
-    "20",
-    "--no-eval",
-    "--device",
-    "cpu",
-    "--threads",
-    "1",
-)
-SMALL += ("--set", "network.width=32", "--set", "network.depth=1", "--set", "evaluation.online_share=0")
+SMALL = (*COMMAND, "--network", "mlp", "--steps", "5", "--set", "network.width=32")
 
 
 def train(out: Path, *words: str) -> Any:

@@ -22,7 +22,7 @@ from flowleap import evaluation, runs, samplers
 from flowleap.cli import app
 from flowleap.export import runtime
 from flowleap.runs import Run
-from served import BROWSER, FLAGS, NAMES, Visit, axe, or_skip, served
+from served import SKIPPED, Visit, axe, opened, or_skip, served
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -30,7 +30,7 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason=f"none of the browsers {', '.join(NAMES)} is installed"),
+    SKIPPED,
 ]
 HOSTILE = [
     "</script><img src=x onerror='window.broken = 1'>",
@@ -87,10 +87,8 @@ def site(tmp_path_factory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as engine:
-        opened = engine.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield opened
-        opened.close()
+    with opened(playwright) as found:
+        yield found
 
 
 def shown(visit: Visit, canvas: str, shape: tuple[int, ...]) -> Tensor:

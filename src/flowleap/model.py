@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from flowleap import evaluation, extensions, importers, pictures, processes, threads
 from flowleap.autoencoders import Decoder
-from flowleap.data import Dataset
+from flowleap.data import Dataset, classes
 from flowleap.evaluation.generation import gathered
 from flowleap.export import origin, publishing
 from flowleap.flow_map import FlowMap
@@ -32,7 +32,7 @@ from flowleap.objectives import Objective
 from flowleap.runs import RunResult
 from flowleap.runs.reading import Run, load_run
 from flowleap.runs.samples import requested
-from flowleap.runs.starting import Length, prepare
+from flowleap.runs.starting import WORDS, Length, prepare, words
 from flowleap.training.config import TrainConfig
 from flowleap.training.log import Reporter
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from rich.console import Console
 
-Label = str | int | Sequence[int] | Tensor
+Label = str | int | Sequence[int | str] | Tensor
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Model:
 
         Args:
             label: the class of all samples, by name or by number; "all" for classes in turn; "data" for shares as in
-                the training data; or the number of the class of each sample.
+                the training data; or the class of each sample, by name or by number.
             steps: from noise to data, 1 by default. times: those to visit instead, as [1, 0.6, 0].
             guidance: the scale of classifier-free guidance. interval: the times that are guided.
             noise: standard normal noise to start from in place of that of the seed, (num, *run.shape).
@@ -117,6 +117,9 @@ class Model:
         Raises: ValueError for a class that is not known, times that do not suit the method, both steps and times, and
             noise of another shape; NotFinite where samples hold NaN or infinity.
         """
+        for name, number in (("num", num), ("seed", seed)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+                raise ValueError(f"{name}={number!r}: a whole number from 0 up is expected")
         if steps is not None and times is not None:
             raise ValueError(f"steps={steps} and times={list(times)} are both given: leave one out")
         if noise is not None and noise.shape != (num, *self.run.shape):
@@ -134,19 +137,8 @@ class Model:
         )
         return gathered(request, num, batch)
 
-    def images(
-        self,
-        num: int = 100,
-        label: Label = "all",
-        steps: int | None = None,
-        seed: int = 0,
-        *,
-        times: Sequence[float] | None = None,
-        guidance: float | None = None,
-        interval: tuple[float, float] | None = None,
-        batch: int = 250,
-    ) -> list[Image.Image]:
-        """Return the samples of `sample` as Pillow images.
+    def images(self, num: int = 100, label: Label = "all", **asked: Any) -> list[Image.Image]:
+        """Return the samples of `sample` as Pillow images; it takes what `sample` takes.
 
         Raises: ValueError for a model of points, and of latents whose autoencoder is not at hand; as `sample`.
         """
@@ -156,10 +148,7 @@ class Model:
             raise ValueError(
                 f"the samples of {self.run.folder} are latents: name what decodes them, load(…, vae=…), or use sample()"
             )
-        samples = self.sample(
-            num, label, steps, seed, times=times, guidance=guidance, interval=interval, batch=batch
-        )
-        return pictures.images(samples)
+        return pictures.images(self.sample(num, label, **asked))
 
     def labels(self, num: int, label: Label = "all") -> Tensor | None:
         """Return the labels of `num` samples, see `sample`; None without classes. Shapes: (num,), int64.
@@ -168,8 +157,10 @@ class Model:
         """
         if isinstance(label, str):
             return evaluation.labels.wanted(label, num, self.classes, self.run.class_counts)[0]
-        found = torch.as_tensor(label, dtype=torch.int64)
-        found = found.expand(num) if found.ndim == 0 else found
+        found = torch.as_tensor(_numbers(label, self.classes))
+        if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+            raise ValueError(f"label {label}: classes by name or by whole number are expected")
+        found = found.long().expand(num) if found.ndim == 0 else found.long()
         if found.shape != (num,):
             raise ValueError(
                 f"label of shape {tuple(found.shape)}: expected one class, or one for each of {num}"
@@ -188,6 +179,19 @@ class Model:
         return f"Model({self.config.method} of {self.run.folder}, {self.run.weights}, samples of {size}{classes})"
 
 
+def _numbers(label: int | Sequence[int | str] | Tensor, known: tuple[str, ...]) -> Any:
+    """Return classes with the number of each that is given by its name.
+
+    Raises: ValueError for a name that is not known, and for what is no class.
+    """
+    if isinstance(label, int | Tensor):
+        return label
+    try:
+        return [classes.find(one, known) if isinstance(one, str) else one for one in label]
+    except TypeError:
+        raise ValueError(f'label {label!r}: a class, one for each sample, or "all" is expected') from None
+
+
 def train(
     method: str | None = None,
     data: str | Path | Dataset | None = None,
@@ -200,7 +204,7 @@ def train(
     hours: float | None = None,
     num: int | None = None,
     settings: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
-    imports: Iterable[str] = (),
+    imports: str | Iterable[str] = (),
     push_to_hub: str | None = None,
     private: bool = False,
     console: Console | None = None,
@@ -223,9 +227,10 @@ def train(
     Raises: ValueError for an unknown option, and for settings that do not fit one another, before anything is written;
         FileExistsError for a folder that holds a run; Diverged where too many steps in a row were not finite.
     """
-    for source in imports:
+    for source in [imports] if isinstance(imports, str) else imports:
         extensions.imported(source)
     own = dict(settings).items() if isinstance(settings, Mapping) else settings
+    options |= {name: words(options[name]) for name in WORDS & options.keys()}
     named = data if data is None or isinstance(data, Dataset) else str(data)
     asked = {**options, "method": method, "data": named, "eval_num": num, "settings": list(own)}
     length, reporter = Length.of(minutes, hours), Reporter(console)
@@ -247,7 +252,7 @@ def load(
     device: str | torch.device = "auto",
     *,
     vae: str | None = None,
-    imports: Iterable[str] = (),
+    imports: str | Iterable[str] = (),
     published: Mapping[str, Any] | None = None,
 ) -> Model:
     """Load a trained generator from a run folder, an exported folder of diffusers, or published weights.
@@ -263,7 +268,7 @@ def load(
     Raises: FileNotFoundError where there is nothing to load; ValueError and CheckpointError as `runs.load_run` and
         `importers.import_weights`.
     """
-    for one in imports:
+    for one in [imports] if isinstance(imports, str) else imports:
         extensions.imported(one)
     place = Path(source)
     if origin.written(place):

@@ -51,10 +51,14 @@ class Page:
         found = same_noise(self.library.model(run), Asked(num, label, 1, seed, guidance), COUNTS)
         sections = []
         for made in found:
-            rest = "" if made is found[-1] else markup.facts([markup.difference(made, found[-1])])
+            told = (
+                "what the others are compared with"
+                if made is found[-1]
+                else markup.difference(made, found[-1])
+            )
             title = f"{made.asked.steps} step{'s' * (made.asked.steps > 1)}"
             sections.append(
-                markup.section(title, markup.about(made), rest, markup.samples(made, captions=False))
+                markup.section(title, markup.about(made), markup.facts([told]), markup.samples(made))
             )
         return markup.beside(sections)
 

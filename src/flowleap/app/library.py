@@ -73,10 +73,10 @@ class Library:
 
     def place(self, label: str) -> Path:
         """Return where a run is. Raises: ValueError for another label: nothing but the listed runs is opened."""
-        try:
-            return self.places[label]
-        except KeyError:
-            raise ValueError(f"there is no run {label!r}: reload the page to see which there are") from None
+        place = self.places.get(label)
+        if place is None or not place.exists():
+            raise ValueError(f"there is no run {label!r}: reload the page to see which there are")
+        return place
 
     def model(self, label: str) -> Model:
         """Return the model of a run: its last weights, also while it is in training.

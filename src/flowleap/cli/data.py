@@ -91,6 +91,10 @@ app.command("check")(check.check)
 app.command("encode")(encode.encode)
 
 
+FeaturesFile = Annotated[Path, Option(metavar="FILE.npz", help="Where to write: the file.")]
+Seed = Annotated[int, Option(min=0, help="Seed of all random draws: initial weights and held-out part.")]
+
+
 @app.command("classifier")
 def classifier(
     source: Annotated[
@@ -100,10 +104,8 @@ def classifier(
             help="Labeled images: a folder with a sub-folder per class, an .npz with labels, or a data set by name.",
         ),
     ],
-    out: Annotated[Path, Option(metavar="FILE.npz", help="Where to write: the file.")],
-    seed: Annotated[
-        int, Option(min=0, help="Seed of all random draws: initial weights and held-out part.")
-    ] = 0,
+    out: FeaturesFile,
+    seed: Seed = 0,
     split: options.Split = None,
     square: options.SquarePolicy = None,
     size: options.Size = None,
@@ -132,10 +134,8 @@ def encoder(
             help="Images: a folder, an .npz, hf:NAME, or a data set by name; labels are not used.",
         ),
     ],
-    out: Annotated[Path, Option(metavar="FILE.npz", help="Where to write: the file.")],
-    seed: Annotated[
-        int, Option(min=0, help="Seed of all random draws: initial weights and held-out part.")
-    ] = 0,
+    out: FeaturesFile,
+    seed: Seed = 0,
     split: options.Split = None,
     square: options.SquarePolicy = None,
     size: options.Size = None,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
@@ -15,6 +15,7 @@ from flowleap.cli.group import echo, print_json, show, waiting
 
 if TYPE_CHECKING:
     from flowleap.export.onnx import Comparison
+    from flowleap.runs import Run
     from flowleap.tables import Table
 
 app = typer.Typer(
@@ -41,20 +42,39 @@ DataLicense = Annotated[
 ]
 
 
-Precision = Annotated[
-    Literal["fp32", "fp16", "int8"],
-    Option(help="How the weights are stored; the graph computes in float32."),
-]
-Decode = Annotated[bool, Option("--decode", help="Decode latents to images inside of the graph.")]
-Guidance = Annotated[
-    float | None,
-    Option(
-        metavar="W",
-        help="Build this scale of classifier-free guidance into the graph, at two evaluations of the network per "
-        "step. A network that was trained with --set guidance=GuidanceInput takes it as an input instead.",
-        show_default="none",
-    ),
-]
+@dataclass(frozen=True)
+class Graph:
+    """What the graph of an exported run is, for ONNX and for the page."""
+
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"],
+        Option(help="How the weights are stored; the graph computes in float32."),
+    ] = "fp32"
+    decode: Annotated[bool, Option("--decode", help="Decode latents to images inside of the graph.")] = False
+    vae: options.Vae = None
+    guidance: Annotated[
+        float | None,
+        Option(
+            metavar="W",
+            help="Build this scale of classifier-free guidance into the graph, at two evaluations of the network per "
+            "step. A network that was trained with --set guidance=GuidanceInput takes it as an input instead.",
+            show_default="none",
+        ),
+    ] = None
+    renoise: options.Renoise = None
+    weights: options.Weights = "ema"
+    imports: options.Imports = None
+
+    def read(self, run: Path) -> Run:
+        """Return the run that is exported, with the noise between steps that is asked for."""
+        from flowleap.export import source
+
+        loaded = source.finished(run, self.weights)
+        return replace(loaded, objective=options.renoised(loaded.objective, self.renoise))
+
+    def asked(self) -> dict[str, Any]:
+        """Return the options of `export.onnx.export`."""
+        return {name: getattr(self, name) for name in ("precision", "decode", "vae", "guidance")}
 
 
 @app.callback()
@@ -63,6 +83,7 @@ def common() -> None:
 
 
 @app.command("onnx")
+@options.grouped
 def onnx(
     run: options.RunFolder,
     file: Annotated[Path, Argument(metavar="FILE.onnx", help="Where to write: the graph.")],
@@ -80,13 +101,7 @@ def onnx(
             help="float: float32 (batch, C, H, W) in [-1, 1]; uint8: pixels (batch, H, W, C) from 0 to 255."
         ),
     ] = "float",
-    precision: Precision = "fp32",
-    decode: Decode = False,
-    vae: options.Vae = None,
-    guidance: Guidance = None,
     opset: Annotated[int, Option(min=18, max=23, help="Version of the ONNX operators.")] = 20,
-    renoise: options.Renoise = None,
-    weights: options.Weights = "ema",
     check: Annotated[
         bool,
         Option(
@@ -97,7 +112,8 @@ def onnx(
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a file that exists.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
-    imports: options.Imports = None,
+    *,
+    graph: Graph,
 ) -> None:
     """Write a run as one ONNX graph, from noise to image.
 
@@ -105,7 +121,6 @@ def onnx(
     float32 (steps + 1,), with several numbers of --steps. Output: image. The metadata entry `flowleap` holds classes,
     shapes, the times of each number of steps, and the method, as JSON. Needs: pip install 'flowleap[onnx]'.
     """
-    options.import_all(imports)
     counts = options.numbers(steps, "--steps")
     options.refuse_to_overwrite(file, overwrite)
 
@@ -113,27 +128,18 @@ def onnx(
     from flowleap.export.onnx import compare, export
 
     source.needs("onnxruntime" if check else "onnx", "onnx")
-    loaded = source.finished(run, weights)
-    loaded = replace(loaded, objective=options.renoised(loaded.objective, renoise))
+    loaded = graph.read(run)
     with waiting(f"writing {file}"):
-        made = export(
-            loaded,
-            file,
-            steps=counts,
-            output=output,
-            precision=precision,
-            decode=decode,
-            vae=vae,
-            guidance=guidance,
-            opset=opset,
-        )
+        made = export(loaded, file, steps=counts, output=output, opset=opset, **graph.asked())
     with waiting("comparing with torch"):
         found = compare(made) if check else []
     if as_json:
         about = {"file": str(made.file), "bytes": made.size, "metadata": made.about}
         print_json({**about, "comparison": [one.as_json() for one in found]})
         return
-    echo(f"{made.file}: {made.size / 1e6:.2f} MB, weights {loaded.weights} in {precision}, opset {opset}")
+    echo(
+        f"{made.file}: {made.size / 1e6:.2f} MB, weights {loaded.weights} in {graph.precision}, opset {opset}"
+    )
     if found:
         show(
             table(found), "differences between onnxruntime and torch, from the same noise; speeds on the CPU"
@@ -219,6 +225,7 @@ def diffusers(
 
 
 @app.command("web")
+@options.grouped
 def web(
     run: options.RunFolder,
     folder: Annotated[Path, Argument(metavar="DIR", help="Where to write: the folder of the page.")],
@@ -228,12 +235,6 @@ def web(
     steps: Annotated[
         str, Option(metavar="N,N", help="The two numbers of sampling steps that the page compares.")
     ] = "1,4",
-    precision: Precision = "fp32",
-    decode: Decode = False,
-    vae: options.Vae = None,
-    guidance: Guidance = None,
-    renoise: options.Renoise = None,
-    weights: options.Weights = "ema",
     runtime: Annotated[
         Path | None,
         Option(
@@ -251,7 +252,8 @@ def web(
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a folder that exists.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
-    imports: options.Imports = None,
+    *,
+    graph: Graph,
 ) -> None:
     """Write a run as a folder of static files that generates images in a browser.
 
@@ -260,16 +262,13 @@ def web(
     any web server of static files can publish it: look at it with `python -m http.server --directory DIR`. Needs: pip
     install 'flowleap[web]'.
     """
-    options.import_all(imports)
     counts = options.numbers(steps, "--steps")
     options.refuse_to_overwrite(folder, overwrite)
 
     from flowleap.export import runtime as runtimes
-    from flowleap.export import source
     from flowleap.export import web as pages
 
-    loaded = source.finished(run, weights)
-    loaded = replace(loaded, objective=options.renoised(loaded.objective, renoise))
+    loaded = graph.read(run)
     with waiting(f"writing {folder}"):
         made = pages.write(
             loaded,
@@ -278,10 +277,7 @@ def web(
             steps=counts,
             given=runtime,
             build=runtimes.GPU if webgpu else runtimes.CPU,
-            precision=precision,
-            decode=decode,
-            vae=vae,
-            guidance=guidance,
+            **graph.asked(),
         )
     if as_json:
         print_json({"folder": str(made.folder), "bytes": made.size, "metadata": made.exported.about})

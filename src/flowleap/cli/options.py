@@ -451,15 +451,6 @@ def import_all(sources: list[str] | None) -> None:
             extensions.imported(source)
 
 
-def words(text: str | None) -> tuple[str, ...] | None:
-    """Return the words of a text that are separated by commas, None without a text.
-
-    >>> words("tensorboard, wandb"), words(None)
-    (('tensorboard', 'wandb'), None)
-    """
-    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
-
-
 def numbers(text: str, option: str) -> tuple[int, ...]:
     """Parse whole numbers ≥ 1 separated by commas.
 

@@ -169,10 +169,11 @@ class Run(options.Training):
 
     def given(self) -> dict[str, Any]:
         """Return the settings of the run, None for those not given."""
+        from flowleap.runs import starting
+
         told = {name: value for name, value in vars(self).items() if name != "imports"}
         told["show"] = None if self.show is None else options.numbers(self.show, "--show")
-        for name in ("track", "validation_labels"):
-            told[name] = options.words(told[name])
+        told |= {name: starting.words(told[name]) for name in starting.WORDS}
         return told | {"check": self.check or None}
 
 

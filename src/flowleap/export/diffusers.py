@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL, AutoencoderTiny, FlowMapEulerDiscreteScheduler
+from safetensors import SafetensorError
 
 from flowleap import evaluation, pictures, samplers, serialize
 from flowleap.autoencoders import Decoder
@@ -184,7 +185,10 @@ def export(
     check(run, place)
     made, steps = pipeline_of(run, decoder), steps_of(run.objective)
     with new_folder(place) as folder:
-        made.save_pretrained(folder)
+        try:
+            made.save_pretrained(folder)
+        except SafetensorError as error:  # as on a full disk
+            raise OSError(f"{place} cannot be written: {error}") from error
         origin.write(run, dict(made.network.config.architecture), folder)
         guidance = "" if made.config.guidance is None else made.config.guidance["by"]
         how = {

@@ -42,7 +42,8 @@ class FlowleapPipeline(DiffusionPipeline):
         id2label: the names of the classes by their numbers, None for a model without classes.
         sampling: which numbers of steps the method is trained for, and how it steps, as `Sampling`.
         guidance: how classifier-free guidance is asked for, by "input" or "two evaluations"; else why it is not. With
-            "input" also the usual scale, the largest of training, and whether intervals are known.
+            "input" also the usual scale, the largest of training, and whether intervals are known; with "two
+            evaluations" the `least` steps that are guided.
         codec: how latents are scaled, as `Codec`.
     """
 
@@ -113,6 +114,10 @@ class FlowleapPipeline(DiffusionPipeline):
         labels = self._labels(class_labels, count)
         labels = None if labels is None else labels.to(device)
         told, scale = self._guided(labels, guidance_scale, guidance_interval)
+        least = (self.config.guidance or {}).get("least", 1)
+        count_of_steps = num_inference_steps if times is None else len(times) - 1
+        if scale != 1 and count_of_steps < least:
+            raise ValueError(f"guidance_scale={scale:g}: this model is guided in {least} steps or more")
         made = self._sampled(start, told, scale, num_inference_steps, times)
         images = self._finished(made, output_type)
         self.maybe_free_model_hooks()

@@ -44,7 +44,11 @@ def replaceable(place: Path, mark: str, what: str) -> None:
 
 
 def guidance_of(run: Run) -> dict[str, Any] | None:
-    """Return how guidance is asked for at sampling: as an input, by two evaluations, or why it is not."""
+    """Return how guidance is asked for at sampling: as an input, by two evaluations, or why it is not.
+
+    By two evaluations, `least` is the number of steps from which the method is guided: shortcut models in their finest
+    steps alone.
+    """
     objective = run.objective
     if run.num_classes is None:
         return None
@@ -52,8 +56,14 @@ def guidance_of(run: Run) -> dict[str, Any] | None:
         own = objective.guidance
         return {"by": "input", "usual": own.scale, "largest": own.largest, "intervals": own.intervals}
     steps = steps_of(objective)
-    reasons = set(objective.advice(steps, guidance=2.0)) - set(objective.advice(steps))
-    return {"by": next(iter(reasons), "two evaluations")}
+    against = {n: _against_guidance(objective, n) for n in (steps, objective.sampling.finest or steps)}
+    allowed = [n for n, reason in against.items() if reason is None]
+    return {"by": "two evaluations", "least": min(allowed)} if allowed else {"by": against[steps]}
+
+
+def _against_guidance(objective: Objective, steps: int) -> str | None:
+    """Return why a method is not guided by two evaluations in so many steps, or None."""
+    return next(iter(set(objective.advice(steps, guidance=2.0)) - set(objective.advice(steps))), None)
 
 
 def steps_of(objective: Objective) -> int:

@@ -3,6 +3,7 @@
 Source: Peebles and Xie 2022 (arXiv 2212.09748); parameter names as in SiT, Ma et al. 2024 (arXiv 2401.08740).
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any, ClassVar, Protocol, TypedDict, Unpack
@@ -166,6 +167,34 @@ def _sized(width: int, depth: int, heads: int, about: str) -> Any:
     return classmethod(make)
 
 
+def _check_sizes(
+    size: Sequence[int],
+    patch: int,
+    width: int,
+    depth: int,
+    heads: int,
+    decoder: int | None,
+    velocity_head: int,
+) -> None:
+    """Raise ValueError for sizes that make no network."""
+    if any(side % patch for side in size):
+        raise ValueError(
+            f"an image of {size[0]} x {size[1]} does not split into patches of {patch} x {patch}"
+        )
+    if width % heads or width % 4:
+        raise ValueError(f"width is a multiple of heads and of 4; got width={width}, heads={heads}")
+    if decoder is not None and not 0 < decoder < depth:
+        raise ValueError(
+            f"decoder={decoder}: the number of the last blocks that are told r in the place of t is at least 1 and "
+            f"less than depth={depth}; None for a network that is told t and r everywhere"
+        )
+    if velocity_head and decoder:
+        raise ValueError(
+            f"velocity_head={velocity_head}, decoder={decoder}: the last blocks are told r, and the velocity is "
+            "that at t: use velocity_head=0 or decoder=0"
+        )
+
+
 class DiT(Conditioned):
     """Transformer over image patches, conditioned on (t, r, label) by adaLN-Zero: exactly zero at init.
 
@@ -211,17 +240,7 @@ class DiT(Conditioned):
         decoder: int | None = None,
     ) -> None:
         channels, *size = image
-        if any(side % patch for side in size):
-            raise ValueError(
-                f"an image of {size[0]} x {size[1]} does not split into patches of {patch} x {patch}"
-            )
-        if width % heads or width % 4:
-            raise ValueError(f"width is a multiple of heads and of 4; got width={width}, heads={heads}")
-        if decoder is not None and not 0 < decoder < depth:
-            raise ValueError(
-                f"decoder={decoder}: the number of the last blocks that are told r in the place of t is at least 1 and "
-                f"less than depth={depth}; None for a network that is told t and r everywhere"
-            )
+        _check_sizes(size, patch, width, depth, heads, decoder, velocity_head)
         time = partial(TimeEmbedding, scale=time_scale)
         super().__init__(
             width, classes, second, log_variance, time, guidance_input, one_embedder=decoder is not None
@@ -244,11 +263,6 @@ class DiT(Conditioned):
             )
         )
         self.final_layer = FinalLayer(width, patch * patch * channels, double_norm)
-        if velocity_head and decoder:
-            raise ValueError(
-                f"velocity_head={velocity_head}, decoder={decoder}: the last blocks are told r, and the velocity is "
-                "that at t: use velocity_head=0 or decoder=0"
-            )
         if velocity_head:
             self.v_blocks = velocity_blocks(self.blocks, velocity_head)
             self.v_final_layer = deepcopy(self.final_layer)

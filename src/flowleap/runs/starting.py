@@ -1,14 +1,9 @@
-"""Start or continue a run as `flowleap train` and `flowleap.train` are asked to.
-
-result = train("meanflow", "two-moons", steps=500)      # into runs/two-moons-meanflow-seed0
-result = train(data="photos/", minutes=30)              # network, batch and steps follow from a measurement
-result = train(out=result.folder, resume=True, steps=800)
-"""
+"""Resolve a run as `flowleap train` and `flowleap.train` are asked for it: new or continued, by a plan or a recipe."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +20,25 @@ from flowleap.training.settings import refuse_twice
 
 Say = Callable[[str], None]
 Waiting = Callable[[str], AbstractContextManager[None]]
+
+
+WORDS = frozenset({"track", "validation_labels"})
+"""Options that are several words: in a command one text, with commas between them."""
+
+
+def words(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return words, which may be given as a text with commas between them; None for None.
+
+    >>> words("tensorboard, wandb"), words(["a"]), words(None)
+    (('tensorboard', 'wandb'), ('a',), None)
+    """
+    if given is None:
+        return None
+    return (
+        tuple(word.strip() for word in given.split(",") if word.strip())
+        if isinstance(given, str)
+        else tuple(given)
+    )
 
 
 def silently(text: str) -> AbstractContextManager[None]:

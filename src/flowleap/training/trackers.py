@@ -213,16 +213,30 @@ class Trackers:
         if not processes.first() or not self.names:
             return
         path = self.place / IDS
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = self.known(path)
         for name in self.names:
             try:
                 self.running[name] = KINDS[name](self.place, self.step, known.get(name))
             except Exception as error:
                 self.failed(name, error)
         ids = {name: tracker.id for name, tracker in self.running.items()}
-        replace_file(path, json.dumps(known | ids, indent=2) + "\n")
+        try:
+            replace_file(path, json.dumps(known | ids, indent=2) + "\n")
+        except OSError as error:
+            self.warn(
+                f"{path} could not be written, a resumed run will be a new one for its trackers: {error}"
+            )
         for name in [name for name in self.running if name not in known]:
             self.tell(name, lambda tracker: tracker.config(config))
+
+    def known(self, path: Path) -> dict[str, str]:
+        """Return the ids that an earlier start wrote; none, with a warning, where the file cannot be read."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            return {str(name): str(id) for name, id in found.items()}
+        except (OSError, ValueError, AttributeError) as error:
+            self.warn(f"{path} cannot be read ({error}): trackers begin a new run")
+            return {}
 
     def log(self, row: Mapping[str, Any], kind: str = "train", suffix: str = "") -> None:
         """Send the numbers of a row of metrics.jsonl or quality.jsonl, as train/loss."""
