@@ -225,7 +225,7 @@ def test_words_and_imports_are_given_as_text_or_as_a_sequence(asked: None) -> No
             flowleap.train("meanflow", "two-moons", steps=1, track=track)
         configs.append(str(found.value.args))
     assert configs[0] == configs[1] and "tensorboard" in configs[0]
-    with pytest.raises(FileNotFoundError, match="nothing.py: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.py: no such file"):
         flowleap.train("meanflow", "two-moons", steps=1, imports="nothing.py")
 
 
