@@ -52,7 +52,7 @@ class Page:
         sections = []
         for made in found:
             told = (
-                "what the others are compared with"
+                "the others are compared with these"
                 if made is found[-1]
                 else markup.difference(made, found[-1])
             )
@@ -202,7 +202,7 @@ def _steps(page: Page, shared: list[Any]) -> None:
         gr.HTML(
             markup.message(f"The same noise in {', '.join(map(str, COUNTS[:-1]))} and {COUNTS[-1]} steps.")
         )
-        own = _number("Images", 16, MOST // 2)
+        own = _number("Images", 10, MOST // 2)
         _action("Compare steps", page.steps, [*shared, own], "stepped")
 
 
